@@ -1,0 +1,3 @@
+"""Mutual Modality Learning on video. Nothing is imported here, so that the command line stays quick."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,149 @@
+"""Temporal shift: mixing neighbouring frames inside a 2-D network at no arithmetic cost.
+
+Legend: B batch, N segments (frames of one video), C channels, H W height and width.
+Source: Lin, Gan, Han, "TSM: Temporal Shift Module for Efficient Video Understanding", ICCV 2019.
+
+The shift is its own autograd function. Built from slices or `cat`, plain autograd allocates one full-size zero tensor
+per slice in the backward pass and returns contiguous gradients, so a channels_last network converts at every block.
+
+Naming: `TemporalShift` keeps what it wraps as its child `net`, so `layer1.0.conv1.weight` becomes
+`layer1.0.conv1.net.weight`. `match_shift_names` maps a state dict between any two of these forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+DEEP_STAGE = 23  # networks whose third stage has at least this many blocks shift every second block only
+PLACES = ("blockres", "block")
+
+
+def _shifted(x: Tensor, n_segments: int, fold: int, adjoint: bool) -> Tensor:
+    """Shift the first two channel groups of x [B*N, C, H, W] in opposite directions, zero-filled, layout kept."""
+    out = torch.empty_like(x)
+    source, target = x.unflatten(0, (-1, n_segments)), out.unflatten(0, (-1, n_segments))
+    first, second = slice(0, fold), slice(fold, 2 * fold)
+    ahead, behind = (second, first) if adjoint else (first, second)
+    target[:, :-1, ahead] = source[:, 1:, ahead]
+    target[:, -1, ahead] = 0
+    target[:, 1:, behind] = source[:, :-1, behind]
+    target[:, 0, behind] = 0
+    target[:, :, 2 * fold :] = source[:, :, 2 * fold :]
+    return out
+
+
+class _Shift(torch.autograd.Function):
+    """The shift is linear; its adjoint is the same shift with the two directions exchanged."""
+
+    @staticmethod
+    def forward(x: Tensor, n_segments: int, fold: int, adjoint: bool) -> Tensor:
+        return _shifted(x, n_segments, fold, adjoint)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.n_segments, ctx.fold, ctx.adjoint = inputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return _Shift.apply(grad, ctx.n_segments, ctx.fold, not ctx.adjoint), None, None, None
+
+
+def temporal_shift(x: Tensor, n_segments: int, n_div: int = 8) -> Tensor:
+    """Shift channels between the frames of each video.
+
+    Args:
+        x: [B*N, C, H, W], the N frames of a video in consecutive rows (trailing dimensions are free).
+        n_segments: N.
+        n_div: fold = C // n_div; channels [0, fold) come from the next frame, [fold, 2*fold) from the previous one,
+            the others stay. Where there is no such frame the value is 0.
+
+    Returns: [B*N, C, H, W] in the memory format of x.
+
+    Raises:
+        ValueError: rows do not divide into videos of N frames, or n_div < 2.
+    """
+    if n_div < 2:
+        raise ValueError(f"n_div={n_div}: two channel groups are shifted, so use n_div of 2 or more")
+    if n_segments < 1 or x.shape[0] % n_segments:
+        raise ValueError(f"{x.shape[0]} frames are not whole videos of {n_segments}: set n_segments to the clip's T")
+    fold = x.shape[1] // n_div
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Shift.apply(x, n_segments, fold, False)
+    return _shifted(x, n_segments, fold, False)  # plain tensor operations: what exporters understand
+
+
+class TemporalShift(nn.Module):
+    """Shift, then apply the wrapped module (child name `net`). No parameters of its own."""
+
+    def __init__(self, net: nn.Module, n_segments: int = 8, n_div: int = 8) -> None:
+        super().__init__()
+        self.net = net
+        self.n_segments = n_segments
+        self.n_div = n_div
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B*N, C, H, W] -> what the wrapped module returns for the shifted x."""
+        return self.net(temporal_shift(x, self.n_segments, self.n_div))
+
+    def extra_repr(self) -> str:
+        return f"n_segments={self.n_segments}, n_div={self.n_div}"
+
+
+def add_temporal_shift(
+    stages: Iterable[nn.Sequential], n_segments: int = 8, n_div: int = 8, place: str = "blockres"
+) -> list[TemporalShift]:
+    """Insert the shift into the residual blocks of a ResNet, in place.
+
+    Args:
+        stages: layer1 .. layer4; each block has a `conv1`.
+        place: `blockres` wraps the first convolution, inside the residual branch, in every block, or in every second
+            one (0, 2, ..) of each stage if the third stage has 23 blocks or more; `block` wraps every whole block, so
+            the shortcut is shifted as well.
+
+    Returns: the inserted modules in network order.
+
+    Raises:
+        ValueError: unknown place, or the network is shifted already.
+    """
+    stages = list(stages)
+    if place not in PLACES:
+        raise ValueError(f"shift_place={place!r} is unknown: use one of {', '.join(PLACES)}")
+    if any(isinstance(module, TemporalShift) for stage in stages for module in stage.modules()):
+        raise ValueError("the network has a temporal shift already: build a fresh one to change its place")
+    shifts: list[TemporalShift] = []
+    every = 2 if place == "blockres" and len(stages) > 2 and len(stages[2]) >= DEEP_STAGE else 1
+    for stage in stages:
+        for index in range(0, len(stage), every):
+            block: Any = stage[index]
+            shift = TemporalShift(block.conv1 if place == "blockres" else block, n_segments, n_div)
+            if place == "blockres":
+                block.conv1 = shift
+            else:
+                stage[index] = shift
+            shifts.append(shift)
+    return shifts
+
+
+def set_segments(shifts: Iterable[TemporalShift], n_segments: int) -> None:
+    """Tell every shift how many frames one video has in the coming forward pass."""
+    for shift in shifts:
+        shift.n_segments = n_segments
+
+
+def _plain_name(key: str) -> str:
+    head, *rest = key.split(".")  # a leading `net` is a network's own name, never a shift's child
+    return ".".join([head, *(part for part in rest if part != "net")])
+
+
+def match_shift_names(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """Rename the entries of a state dict to `names` where they differ only by the shift's `.net`.
+
+    One function for every direction: ImageNet or TSN weights into a TSM network, TSM into TSN, one place into another.
+    Entries without a counterpart keep their name, so that a strict load still reports them.
+    """
+    by_plain_name = {_plain_name(name): name for name in names}
+    return {by_plain_name.get(_plain_name(key), key): value for key, value in state.items()}

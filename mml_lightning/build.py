@@ -1,0 +1,287 @@
+"""Config to objects: the one place that validates a composed config and calls `instantiate`.
+
+Nothing is written here. Peers are named after their modality: rgb, flow, and rgb_1 for a second rgb network.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mml_lightning import weights
+from mml_lightning.backbones.recognizer import Recognizer
+from mml_lightning.cohort import Cohort, OptimiserPlan
+from mml_lightning.data.clips import ClipDataset, Geometries, Starts
+from mml_lightning.data.draws import FixedCrops, RandomCrop, TrainDraw, ValDraw, ViewsDraw
+from mml_lightning.data.flow import FlowCache, FlowSettings
+from mml_lightning.data.records import SPLITS, Dataset, validate
+from mml_lightning.data.sources import SOURCES, SourceOpener
+from mml_lightning.errors import UserError
+from mml_lightning.loaders import LoaderSettings
+from mml_lightning.modalities import Modality
+from mml_lightning.objectives.graph import Objective
+from mml_lightning.transforms import TestGeometry, TrainGeometry
+from mml_lightning.views import POOLINGS
+from mml_lightning.weights import Alias, Origin
+
+SHARED_GROUPS = ("setup", "data", "backbone", "paths", "init.base")
+
+
+def modalities(cfg: DictConfig) -> dict[str, Modality]:
+    """The modalities of the run, in the order they were typed.
+
+    Raises:
+        UserError: a field of a modality is unknown, missing or wrong.
+    """
+    result = {}
+    for name, values in plain(cfg.modality).items():
+        try:
+            result[name] = Modality(name=name, **values)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"modality {name}: {error}; see conf/modality/{name}.yaml") from None
+        if result[name].source not in SOURCES:
+            raise UserError(f"modality {name}: source {result[name].source!r} is unknown; use one of {list(SOURCES)}")
+    return result
+
+
+@dataclass(frozen=True)
+class PeerSpec:
+    """A peer before its network exists."""
+
+    name: str
+    modality: Modality
+    origin: Origin
+
+
+def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
+    """The peers of the stage with their origins.
+
+    Raises:
+        UserError: the stage does not fit the modalities, an origin is unknown or was never trained, or two peers of one
+            modality would start (and stay) identical.
+    """
+    chosen = modalities(cfg)
+    needed, copies, stage = int(cfg.stage.modalities), int(cfg.stage.copies), cfg.stage.name
+    if not chosen:
+        raise UserError("modality=[] leaves nothing to train; use modality=[rgb]")
+    if len(chosen) < needed:
+        raise UserError(f"stage={stage} needs two or more modalities (have {list(chosen)}): modality=[rgb,flow]; for one use stage=ml")
+    if copies < 1:
+        raise UserError(f"stage.copies={copies} must be 1 or more")
+    if cfg.objective.edges and len(chosen) * copies < 2:
+        raise UserError(f"objective={cfg.objective.name} teaches between peers but the run has one; use stage=ml, or objective=cross_entropy")
+    zoo = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
+    table = {name: Alias(a["run"], a["peer"], tuple(a["make"])) for name, a in plain(cfg.aliases).items()}
+    kept = [o for o in overrides if o.lstrip("+").startswith(SHARED_GROUPS)]
+    specs = []
+    for modality in chosen.values():
+        for number in range(copies):
+            copy = f"_{number}" if number else ""
+            origin = weights.resolve(str(cfg.init[modality.name]), modality.name, copy, table, zoo, kept, cfg.seed)
+            weights.require(origin, f"{modality.name}{copy}")
+            specs.append(PeerSpec(f"{modality.name}{copy}", modality, origin))
+    _refuse_twins(specs)
+    return specs
+
+
+def _refuse_twins(specs: Sequence[PeerSpec]) -> None:
+    seen: dict[tuple[str, Path], str] = {}
+    for spec in specs:
+        if spec.origin.path is None:
+            continue
+        key = (spec.modality.name, spec.origin.path)
+        if key in seen:
+            raise UserError(
+                f"peers {seen[key]} and {spec.name} would start from the same weights, {spec.origin.path}: identical networks "
+                "never differ, so there is nothing to teach; give them different files or init=scratch"
+            )
+        seen[key] = spec.name
+
+
+def dataset(cfg: DictConfig) -> Dataset:
+    """Records of all splits, validated.
+
+    Raises:
+        UserError: whatever the reader or the validation finds.
+    """
+    made = _instantiate(cfg.data.reader)
+    return validate(made, SPLITS if cfg.test else SPLITS[:2])
+
+
+def flow_cache(cfg: DictConfig, chosen: Mapping[str, Modality]) -> FlowCache | None:
+    """The flow cache of the data set; None in runs without flow."""
+    if all(modality.source != "flow" for modality in chosen.values()):
+        return None
+    return FlowCache(Path(cfg.paths.cache) / "flow" / cfg.data.name, FlowSettings(**plain(cfg.flow)))
+
+
+def clip_datasets(
+    cfg: DictConfig, data: Dataset, cache: FlowCache | None, chosen: Sequence[Modality]
+) -> dict[str, ClipDataset]:
+    """How samples are made, per split. Validation is one uniform clip and the central crop; `views` shape the test split."""
+    sampling, transforms, views = cfg.sampling, cfg.transforms, cfg.views
+    draw: dict[str, Any] = {"num_segments": sampling.num_segments, "policy": sampling.policy}
+    test_output = transforms.short_side if views.full_resolution else transforms.output
+    make = functools.partial(
+        ClipDataset,
+        modalities=list(chosen),
+        heads=data.heads,
+        opener=SourceOpener(cfg.data.decoder, cache),
+        seed=cfg.seed,
+        shared=sampling.shared,
+        span_margin=cfg.data.span_margin,
+        mirrored=data.mirrored,
+    )
+    try:
+        trained = TrainGeometry(transforms.output, tuple(transforms.scales), transforms.flip, sampling.policy)
+        starts: dict[str, Starts] = {
+            "train": TrainDraw(mode=sampling.mode, dense_length=sampling.dense_length, **draw),
+            "val": ValDraw(mode=sampling.mode, dense_length=sampling.dense_length, **draw),
+            "test": ViewsDraw(uniform=views.uniform, dense=views.dense, dense_length=views.dense_length, **draw),
+        }
+        crops: dict[str, Geometries] = {
+            "train": RandomCrop(trained),
+            "val": FixedCrops(TestGeometry(transforms.output, transforms.short_side, 1)),
+            "test": FixedCrops(TestGeometry(test_output, transforms.short_side, views.crops)),
+        }
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return {
+        split: make(records=list(data.splits[split]), starts=starts[split], geometries=crops[split], replace=split == "train")
+        for split in SPLITS
+        if data.splits.get(split)
+    }
+
+
+def loader_settings(cfg: DictConfig) -> LoaderSettings:
+    return LoaderSettings(cfg.data.batch_size, cfg.data.eval_batch_size, cfg.data.workers)
+
+
+def peers(
+    cfg: DictConfig, specs: Sequence[PeerSpec], data: Dataset
+) -> tuple[dict[str, Recognizer], dict[str, dict[str, Any]]]:
+    """Networks and their provenance. The seed of a peer depends on the run's seed and the peer's name alone."""
+    classes = {head: list(value.classes) for head, value in data.heads.items()}
+    nets: dict[str, Recognizer] = {}
+    provenance = {}
+    for spec in specs:
+        torch.manual_seed(_peer_seed(cfg.seed, spec.name))
+        make = _instantiate(cfg.backbone.net)
+        net = make(in_channels=spec.modality.channels, num_classes=data.num_classes)
+        provenance[spec.name] = weights.fill(
+            net, spec.origin, classes, cfg.backbone.net.depth, cfg.init.file, bool(cfg.init.new_head)
+        )
+        nets[spec.name] = net
+    return nets, provenance
+
+
+def cohort(
+    cfg: DictConfig,
+    specs: Sequence[PeerSpec],
+    nets: Mapping[str, Recognizer],
+    provenance: Mapping[str, Mapping[str, Any]],
+    data: Dataset,
+) -> Cohort:
+    """The LightningModule of the stage.
+
+    Raises:
+        UserError: the objective's graph, the optimiser or the pooling is wrong.
+    """
+    if cfg.views.pooling not in POOLINGS:
+        raise UserError(f"views.pooling={cfg.views.pooling!r} is unknown; use one of {list(POOLINGS)}")
+    return Cohort(
+        peers=nets,
+        modalities={spec.name: spec.modality for spec in specs},
+        objective=objective(cfg, list(nets)),
+        plan=optimiser_plan(cfg, provenance),
+        ids={split: [record.id for record in data.splits.get(split, ())] for split in SPLITS},
+        multi_label={head: value.multi_label for head, value in data.heads.items()},
+        partial_bn=bool(cfg.partial_bn),
+        pooling=cfg.views.pooling,
+        seed=cfg.seed,
+        description={"config": plain(cfg), "peers": describe_peers(cfg, specs, nets, data)},
+    )
+
+
+def describe_peers(
+    cfg: DictConfig, specs: Sequence[PeerSpec], nets: Mapping[str, Recognizer], data: Dataset
+) -> dict[str, dict[str, Any]]:
+    """What a zoo file or a checkpoint needs to rebuild each peer, in plain values."""
+    classes = {head: list(value.classes) for head, value in data.heads.items()}
+    multi_label = {head: value.multi_label for head, value in data.heads.items()}
+    return {
+        spec.name: {
+            "arch": nets[spec.name].arch,
+            "modality": {"name": spec.modality.name, **plain(cfg.modality[spec.modality.name])},
+            "classes": classes,
+            "multi_label": multi_label,
+        }
+        for spec in specs
+    }
+
+
+def objective(cfg: DictConfig, names: Sequence[str]) -> Objective:
+    """The lesson graph of the run.
+
+    Raises:
+        UserError: it names a peer the run does not have, or an unknown field.
+    """
+    try:
+        return Objective(names, plain(cfg.objective.edges), cfg.objective.supervised_weight)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def optimiser_plan(cfg: DictConfig, provenance: Mapping[str, Mapping[str, Any]]) -> OptimiserPlan:
+    """Optimiser and schedule; TSN's faster head applies to the peers whose head is new (`optimizer.fc_lr5`)."""
+    epochs = int(cfg.schedule.epochs)
+    if epochs < 1:
+        raise UserError(f"schedule.epochs={epochs} must be 1 or more")
+    if cfg.optimizer.groups not in ("tsn", "plain"):
+        raise UserError(f"optimizer.groups={cfg.optimizer.groups!r} is unknown; use tsn or plain")
+    factor = functools.partial(_instantiate(cfg.schedule.factor), epochs=epochs)
+    fresh = [name for name, where in provenance.items() if where["fresh_head"]]
+    return OptimiserPlan(
+        optimizer=_instantiate(cfg.optimizer.optimizer),
+        groups=cfg.optimizer.groups,
+        lr=float(cfg.optimizer.lr),
+        weight_decay=float(cfg.optimizer.weight_decay),
+        factor=factor,
+        epochs=epochs,
+        clip_norm=cfg.optimizer.clip_norm,
+        fresh_heads=frozenset(fresh if cfg.optimizer.fc_lr5 else ()),
+        interval="step" if cfg.schedule.factor.get("warmup_epochs") else "epoch",
+    )
+
+
+def _peer_seed(seed: int, name: str) -> int:
+    return (seed * 1_000_003 + sum((i + 1) * ord(c) for i, c in enumerate(name))) % 2**31
+
+
+def plain(node: Any) -> Any:
+    """Config node to dicts, lists and values, interpolations resolved."""
+    try:
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from None
+
+
+def _instantiate(node: DictConfig) -> Any:
+    """Build what `_target_` names; a mistake in the config is the user's, an error inside the target keeps its own type."""
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError | ValueError):
+            raise UserError(str(error.__cause__)) from None
+        raise UserError(" ".join(str(error).split())[:300]) from None
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from None

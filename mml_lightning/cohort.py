@@ -1,0 +1,217 @@
+"""The peers of a run, trained together: one forward of each, one sum of losses, one optimiser.
+
+Legend: B batch, V views, T frames, C channels, K classes.
+
+Joint training equals separate processes: peers share no parameter, teachers are detached, gradients are clipped per peer,
+and the random numbers of a peer's forward pass are keyed by (seed, epoch, batch, peer), so a peer's dropout does not depend
+on who trains beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from mml_lightning.backbones.recognizer import PeerOutput, freeze_batch_norm
+from mml_lightning.modalities import Modality
+from mml_lightning.objectives.graph import Objective, total
+from mml_lightning.optim import parameter_groups, tsn_parameter_groups
+from mml_lightning.views import Scores
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OptimiserPlan:
+    """How the peers are optimised.
+
+    Args:
+        optimizer: parameter groups -> optimiser.
+        groups: "tsn" (biases twice as fast and not decayed, a new head five times faster) or "plain".
+        lr, weight_decay: base values of the groups.
+        clip_norm: largest gradient norm of one peer; None for no clipping.
+        fresh_heads: peers whose head is new, which the TSN rule lets learn five times faster (MML turns it off for heads
+            carried over from an earlier stage).
+        factor: epoch -> learning-rate factor.
+        epochs: length of the run.
+        interval: the factor is taken once per "epoch" (TSM, MML) or per "step", with fractional epochs.
+    """
+
+    optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
+    groups: str
+    lr: float
+    weight_decay: float
+    factor: Callable[[float], float]
+    epochs: int
+    clip_norm: float | None = None
+    fresh_heads: frozenset[str] = field(default_factory=frozenset)
+    interval: str = "epoch"
+
+    def parameter_groups(self, peer: str, net: nn.Module) -> list[dict[str, Any]]:
+        """The groups of one peer, named `<peer>/<group>`."""
+        if self.groups == "tsn":
+            groups = tsn_parameter_groups(net, self.lr, self.weight_decay, fc_lr5=peer in self.fresh_heads)
+        else:
+            groups = parameter_groups(net, self.lr, self.weight_decay)
+        return [group | {"name": f"{peer}/{group['name']}"} for group in groups]
+
+
+class Cohort(pl.LightningModule):
+    """Peers, objective and metrics of one stage.
+
+    Args:
+        peers: networks by name; each maps clips [B, T, C, H, W] to a :class:`PeerOutput`.
+        modalities: modality of each peer.
+        objective: outputs and targets to named terms.
+        plan: optimiser and schedule.
+        ids: ids of the records per split ("val", "test"), in dataset order.
+        multi_label: per head, whether targets are multi-hot.
+        frozen: peers that teach only: eval mode, no gradient, not in the optimiser.
+        partial_bn: freeze all batch norms but each peer's first (TSN).
+        pooling: how views become one score, see :func:`mml_lightning.views.pool_views`.
+        seed: keys the random numbers of the forward passes.
+        description: plain values stored in the checkpoint: the config, and how to rebuild each peer.
+        test_name: first word of the metrics of `trainer.test`.
+    """
+
+    def __init__(
+        self,
+        peers: Mapping[str, nn.Module],
+        modalities: Mapping[str, Modality],
+        objective: Objective,
+        plan: OptimiserPlan,
+        ids: Mapping[str, Sequence[str]],
+        multi_label: Mapping[str, bool],
+        frozen: Sequence[str] = (),
+        partial_bn: bool = False,
+        pooling: str = "logits",
+        seed: int = 0,
+        description: Mapping[str, Any] | None = None,
+        test_name: str = "test",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(dict(description or {}))
+        self.peers = nn.ModuleDict(peers)
+        self.modalities = dict(modalities)
+        self.objective = objective
+        self.plan = plan
+        self.ids = ids
+        self.multi_label = dict(multi_label)
+        self.frozen = frozenset(frozen)
+        self.partial_bn = partial_bn
+        self.pooling = pooling
+        self.seed = seed
+        self.test_name = test_name
+        self.scores: dict[str, Scores] = {}
+        self.failures: list[tuple[str, str]] = []
+        for name in self.frozen:
+            self.peers[name].requires_grad_(False)
+        self.set_modes()
+
+    def set_modes(self) -> None:
+        """Training modes of the peers. Lightning does not call `train()` at a start of fit: the epoch hook calls this."""
+        for name, peer in self.peers.items():
+            peer.train(name not in self.frozen)
+            if self.partial_bn and name not in self.frozen:
+                freeze_batch_norm(peer)
+
+    def forward(self, clips: Mapping[str, Tensor]) -> dict[str, PeerOutput]:
+        """uint8 clips {modality: [B, T, C, H, W]} -> {peer: PeerOutput}; normalised here, on the device."""
+        prepared = {m.name: m(clips[m.name]).to(self.dtype) for m in self.modalities.values()}
+        return {name: peer(prepared[self.modalities[name].name]) for name, peer in self.peers.items()}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.failures += batch["failures"]
+        clips = {m: clip.flatten(0, 1) for m, clip in batch["clips"].items()}  # one view in training
+        outputs = {}
+        for name, peer in self.peers.items():
+            modality = self.modalities[name]
+            self._seed_forward(name, batch_idx)
+            with torch.set_grad_enabled(name not in self.frozen):
+                outputs[name] = peer(modality(clips[modality.name]).to(self.dtype))
+        present = {name: batch["present"][modality.name] for name, modality in self.modalities.items()}
+        terms = self.objective(outputs, batch["target"], present)
+        size = len(batch["index"])
+        for name, peer_terms in terms.items():
+            for term, value in peer_terms.items():
+                self.log(f"train/{name}/{term}", value.detach(), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        loss = total(terms)
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=False)
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self.set_modes()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Each peer is clipped by its own norm, as in processes of its own; Lightning would clip by the joint norm."""
+        if self.plan.clip_norm is not None:
+            for peer in self.peers.values():
+                torch.nn.utils.clip_grad_norm_(peer.parameters(), self.plan.clip_norm)
+
+    def configure_optimizers(self) -> Any:
+        trained = [(name, peer) for name, peer in self.peers.items() if name not in self.frozen]
+        groups = [group for name, peer in trained for group in self.plan.parameter_groups(name, peer)]
+        optimizer = self.plan.optimizer(groups)
+        if self.plan.interval == "step":
+            per_epoch = max(1, int(self.trainer.estimated_stepping_batches) // self.plan.epochs)
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.plan.factor(step / per_epoch))
+        else:
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.plan.factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.plan.interval}}
+
+    # evaluation: scores by video, measured once per split
+
+    def on_validation_epoch_start(self) -> None:
+        self._start("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._start("test")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._collect(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._collect(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._finish(self.test_name)
+
+    def _start(self, split: str) -> None:
+        self.scores = {head: Scores(self.ids[split], multi) for head, multi in self.multi_label.items()}
+
+    def _collect(self, batch: Batch) -> None:
+        for scores in self.scores.values():
+            scores.failures.update(dict(batch["failures"]))
+        if not batch["id"]:  # nothing in this batch could be read
+            return
+        views = next(iter(batch["clips"].values())).shape[1]
+        outputs = self({m: clip.flatten(0, 1) for m, clip in batch["clips"].items()})
+        for head, scores in self.scores.items():
+            logits = {name: out.logits[head].unflatten(0, (-1, views)) for name, out in outputs.items()}
+            scores.add(batch["index"], logits, batch["target"][head])
+
+    def _finish(self, split: str) -> None:
+        for head, scores in self.scores.items():
+            scores.gather()
+            prefix = split if len(self.scores) == 1 else f"{split}/{head}"
+            for peer, metrics in scores.metrics(self.pooling).items():
+                # every rank holds all scores, so there is nothing to reduce
+                self.log_dict({f"{prefix}/{peer}/{key}": value for key, value in metrics.items()}, sync_dist=False)
+
+    def _seed_forward(self, peer: str, batch_idx: int) -> None:
+        key = f"{self.seed}|{self.current_epoch}|{batch_idx}|{self.global_rank}|{peer}"
+        torch.manual_seed(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "little"))

@@ -1,0 +1,1 @@
+"""Files to samples: records, readers, decoders, the flow cache, datasets and loaders."""

@@ -1,0 +1,280 @@
+"""Preparing the demo on disk: make what is missing, verify what is there, and leave a manifest.
+
+::
+
+    <root>/annotations/   labels.json  train.json  validation.json  test.json  test-answers.csv   (SSv2's layout)
+    <root>/videos/        <id>.webm | <id>.mp4
+    <root>/manifest.json  parameters and one entry (sha256, frames, size, fps, class, …) per file
+"""
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mml_lightning.data.demo.scenes import CLASSES, Video, plan
+from mml_lightning.data.demo.worker import make, write_atomic
+from mml_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # counts changes of the content: data of another version are refused, not mixed
+IN_PROCESS = 60  # fewer files than this are made sooner here than by fresh processes
+
+Entry = dict[str, Any]
+
+
+def prepare_demo(
+    root: Path,
+    *,
+    seed: int = 0,
+    train: int = 600,
+    val: int = 150,
+    test: int = 250,
+    workers: int = 2,
+    progress: bool = True,
+) -> Path:
+    """Make the demo dataset in ``root``, or verify and reuse the one that is there; returns ``root``.
+
+    An interrupted generation is continued; missing or damaged files are made again, byte for byte (with the same
+    encoder libraries). Of several processes that call this at once one works and the others wait for it.
+
+    Args:
+        root: folder of the dataset, made if need be.
+        seed: of everything random in the dataset.
+        train, val, test: number of videos per split.
+        workers: number of processes that render and encode; 0 or 1: this one.
+        progress: show a progress bar while there is something to make.
+
+    Raises:
+        UserError: ``root`` holds a demo with other parameters, or something that is no demo at all.
+    """
+    root = Path(root)
+    parameters = {"seed": seed, "train": train, "val": val, "test": test}
+    (root / "videos").mkdir(parents=True, exist_ok=True)
+    with _locked(root):
+        _check_parameters(root, parameters)
+        videos = plan(**parameters)
+        known = _read_entries(root)
+        entries = {video.name: known[video.name] for video in videos if _intact(root, known.get(video.name))}
+        _report_damage(root, known, entries)
+        _write_if_new(root / "annotations", _annotations(videos))
+        missing = [video for video in videos if video.name not in entries]
+        if missing:
+            entries.update(_make_missing(root, parameters, missing, workers, progress))
+        if missing or not (root / "manifest.json").exists():
+            _write_manifest(root, parameters, [entries[video.name] for video in videos])
+    return root
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system releases even when the process dies."""
+    with open(root / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("demo: another process is preparing %s; waiting for it", root)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+# ------------------------------------------------------------------------------------------ what is already there
+
+
+def _journal(root: Path) -> Path:
+    """Entries of the files finished so far, one JSON line each; exists only between start and manifest."""
+    return root / "manifest.partial.jsonl"
+
+
+def _check_parameters(root: Path, parameters: dict[str, int]) -> None:
+    """Refuse to mix two datasets in a folder."""
+    wanted = {"version": VERSION, **parameters}
+    found: dict[str, Any] | None = None
+    manifest = _load(root / "manifest.json")
+    if manifest is not None:
+        found = {"version": manifest.get("version"), **manifest.get("parameters", {})}
+    elif _journal(root).exists():
+        found = next(_journal_lines(root), None)
+    elif any(path.suffix in (".webm", ".mp4") for path in (root / "videos").iterdir()):
+        raise UserError(f"{root} holds videos but no demo manifest; choose an empty folder with data.root=<folder>")
+    if found is not None and found != wanted:
+        text = ", ".join(f"{key}={value}" for key, value in found.items())
+        asked = ", ".join(f"{key}={value}" for key, value in wanted.items())
+        raise UserError(f"the demo in {root} was made with {text}, not {asked}; delete that folder or set data.root=<new folder>")
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    """A JSON file's object, or None where it is missing or unreadable."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _journal_lines(root: Path) -> Iterator[dict[str, Any]]:
+    """Whole lines of the journal; the last one may have been cut by the interruption."""
+    if _journal(root).exists():
+        for line in _journal(root).read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return
+
+
+def _read_entries(root: Path) -> dict[str, Entry]:
+    """Entries of manifest and journal by file name; the journal is younger."""
+    entries = (_load(root / "manifest.json") or {}).get("files", [])
+    return {entry["file"]: entry for entry in [*entries, *_journal_lines(root)] if "file" in entry}
+
+
+def _intact(root: Path, entry: Entry | None) -> bool:
+    """Whether the entry's file is there with the recorded content."""
+    if entry is None:
+        return False
+    try:
+        data = (root / "videos" / entry["file"]).read_bytes()
+    except FileNotFoundError:
+        return False
+    return len(data) == entry["bytes"] and hashlib.sha256(data).hexdigest() == entry["sha256"]
+
+
+def _report_damage(root: Path, known: dict[str, Entry], intact: dict[str, Entry]) -> None:
+    """One line for the files that were finished once and are not as they were."""
+    broken = sorted(known.keys() - intact.keys())
+    if broken:
+        shown = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
+        log.warning("demo: %d of %d files in %s are missing or damaged and are made again: %s",
+                    len(broken), len(known), root / "videos", shown)
+
+
+# ------------------------------------------------------------------------------------------------ making the rest
+
+
+def _make_missing(
+    root: Path, parameters: dict[str, int], missing: list[Video], workers: int, progress: bool
+) -> dict[str, Entry]:
+    """Make files, noting each in the journal as soon as it is whole."""
+    for leftover in (root / "videos").glob(".*.part"):
+        leftover.unlink()
+    log.info("demo: making %d videos in %s (about %d s)", len(missing), root, 1 + len(missing) // (20 * max(1, workers)))
+    made: dict[str, Entry] = {}
+    fresh = not _journal(root).exists()
+    with open(_journal(root), "a") as journal, tqdm(
+        total=len(missing), desc="making the demo videos", unit="video", disable=not progress
+    ) as bar:
+        # A line cut by an interruption must not swallow the next one.
+        journal.write(json.dumps({"version": VERSION, **parameters}) + "\n" if fresh else "\n")
+        for entry in _results(root, parameters, missing, workers):
+            made[entry["file"]] = entry
+            journal.write(json.dumps(entry) + "\n")
+            journal.flush()
+            bar.update()
+    return made
+
+
+def _results(root: Path, parameters: dict[str, int], missing: list[Video], workers: int) -> Iterator[Entry]:
+    """Entries of the missing videos as they are finished, by worker processes first, then whatever is left here."""
+    left = {video.name: video for video in missing}
+    if workers > 1 and len(missing) >= IN_PROCESS:
+        for entry in _from_processes(root, parameters, list(left), workers):
+            del left[entry["file"]]
+            yield entry
+        if left:
+            log.warning("demo: worker processes stopped early; making the last %d videos in this one", len(left))
+    for video in left.values():
+        yield make(video, root / "videos")
+
+
+def _from_processes(root: Path, parameters: dict[str, int], names: list[str], workers: int) -> Iterator[Entry]:
+    """Run ``workers`` programs on interleaved shares and pass on what they report; ends when all have ended."""
+    package_root = str(Path(__file__).resolve().parents[3])
+    path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
+    lines: queue.Queue[str | None] = queue.Queue()
+    programs: list[subprocess.Popen[str]] = []
+    try:
+        for k in range(workers):
+            job = {"folder": str(root.resolve() / "videos"), "parameters": parameters, "files": names[k::workers]}
+            program = subprocess.Popen(
+                [sys.executable, "-m", "mml_lightning.data.demo.worker"], env={**os.environ, "PYTHONPATH": path},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            programs.append(program)
+            threading.Thread(target=_pump, args=(program, json.dumps(job), lines), daemon=True).start()
+        for _ in range(workers):
+            while (line := lines.get()) is not None:
+                yield json.loads(line)
+    except OSError as error:
+        log.warning("demo: cannot start worker processes (%s)", error)
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+
+
+def _pump(program: subprocess.Popen[str], job: str, lines: queue.Queue[str | None]) -> None:
+    """Hand a program its job, then move its lines into the queue; None marks its end."""
+    assert program.stdin is not None and program.stdout is not None
+    try:
+        program.stdin.write(job + "\n")
+        program.stdin.close()
+        for line in program.stdout:
+            lines.put(line)
+    except OSError:
+        pass  # the program died; what it did not report is made elsewhere
+    finally:
+        lines.put(None)
+
+
+# ------------------------------------------------------------------------------------------------ what is written
+
+
+def _annotations(videos: list[Video]) -> dict[str, str]:
+    """File name -> text, as SSv2 publishes its annotations."""
+    files: dict[str, str] = {"labels.json": _json({name: str(i) for i, name in enumerate(CLASSES)})}
+    for split in ("train", "validation"):
+        files[f"{split}.json"] = _json([_annotation(video) for video in videos if video.split == split])
+    tests = [video for video in videos if video.split == "test"]
+    files["test.json"] = _json([{"id": video.id} for video in tests])
+    files["test-answers.csv"] = "".join(f"{video.id};{CLASSES[video.label]}\n" for video in tests)
+    return files
+
+
+def _annotation(video: Video) -> dict[str, Any]:
+    """One labelled entry: the template has its slots in brackets, the label has them filled."""
+    template = CLASSES[video.label]
+    before, between, after = template.split("something")
+    label = (before + video.things[0] + between + video.things[1] + after).lower()
+    return {"id": video.id, "label": label, "template": template.replace("something", "[something]"),
+            "placeholders": list(video.things)}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1) + "\n"
+
+
+def _write_if_new(folder: Path, files: dict[str, str]) -> None:
+    """Write the files whose content is not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        path = folder / name
+        if not path.exists() or path.read_text() != text:
+            write_atomic(path, text.encode())
+
+
+def _write_manifest(root: Path, parameters: dict[str, int], entries: list[Entry]) -> None:
+    """Close the generation: the manifest replaces the journal."""
+    content = {"version": VERSION, "parameters": parameters, "files": entries}
+    write_atomic(root / "manifest.json", _json(content).encode())
+    _journal(root).unlink(missing_ok=True)

@@ -1,0 +1,7 @@
+"""The one exception that the command line shows without a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend; its message is one line and names the fix."""

@@ -1,0 +1,33 @@
+"""Tables over runs, made from the result.json that each run leaves and never typed.
+
+    table = write(Path("multirun/my_sweep"))      # table.md, .csv, .json and .html beside the runs
+    print(paired(collect(root), "mml_rgb+flow_from_ce", "ce_rgb_from_imagenet", "test/rgb/top1"))
+
+Accuracies are in percent throughout.
+"""
+
+from __future__ import annotations
+
+from mml_lightning.report.collect import collect, collect_all
+from mml_lightning.report.groups import Group, group
+from mml_lightning.report.pairs import Pairs, paired
+from mml_lightning.report.publish import save, to_wandb, write
+from mml_lightning.report.render import markdown, to_csv, to_json
+from mml_lightning.report.table import Table, tabulate
+
+__all__ = [
+    "Group",
+    "Pairs",
+    "Table",
+    "collect",
+    "collect_all",
+    "group",
+    "markdown",
+    "paired",
+    "save",
+    "tabulate",
+    "to_csv",
+    "to_json",
+    "to_wandb",
+    "write",
+]

@@ -1,0 +1,116 @@
+"""`result.json`: what a run was and what came out. The tables, the pipelines and the zoo read nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+FILE = "result.json"
+LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "opencv-contrib-python-headless")
+
+
+class RunResult:
+    """The result of one run, written whole at every change and only by the first rank.
+
+    Args:
+        folder: directory of the run.
+        active: False on other ranks: nothing is written.
+        fields: what is known before the start.
+    """
+
+    def __init__(self, folder: Path, active: bool, **fields: Any) -> None:
+        self.folder, self.active = folder, active
+        self._clock = time.monotonic()
+        self.fields: dict[str, Any] = {
+            "schema": SCHEMA,
+            "status": "running",
+            "error": None,
+            "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+            "git_sha": git_sha(),
+            "versions": {name: _version(name) for name in LIBRARIES},
+            "started": _now(),
+            "metrics": {},
+            **fields,
+        }
+
+    def update(self, **fields: Any) -> None:
+        self.fields.update(fields)
+        self.write()
+
+    def finish(self, status: str, error: str | None = None) -> None:
+        """Close with status "completed" or "failed"."""
+        self.update(status=status, error=error, finished=_now(), wall_s=round(time.monotonic() - self._clock, 2))
+
+    def write(self) -> None:
+        if not self.active:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / FILE, self.fields)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` as a whole; numbers that are not finite become null."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The result of a run, or None where there is none to read."""
+    try:
+        value = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def nested_metrics(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"val/rgb/top1": x} -> {"val": {"rgb": {"top1": x}}}, for the splits that are measured."""
+    result: dict[str, Any] = {}
+    for key, value in sorted(flat.items()):
+        split, _, rest = key.partition("/")
+        if split in ("val", "test") and "/" in rest:
+            peer, _, metric = rest.rpartition("/")
+            result.setdefault(split, {}).setdefault(peer, {})[metric] = round(float(value), 6)
+    return result
+
+
+def git_sha() -> str | None:
+    """Commit of the code, with "+changes" if the checkout differs from it; None outside of a checkout."""
+    try:
+        call = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "timeout": 10}
+        sha = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], check=True, **call).stdout.strip()  # type: ignore[call-overload]
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], check=True, **call).stdout.strip()  # type: ignore[call-overload]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return sha + ("+changes" if changed else "")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,75 @@
+"""Exported weights of single peers, with their provenance inside the file.
+
+A zoo file is a dict of plain values and tensors that loads with `weights_only=True`: `state_dict`, `arch` (how to rebuild the
+network), `modality`, `classes`, `origin`, `stage`, `seed`, `metrics`, `fingerprint` and more. Whatever is decided about weights
+is decided from these entries, never from a file name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mml_lightning.errors import UserError
+
+FORMAT = 1
+REQUIRED = ("state_dict", "arch", "modality", "classes", "provenance")
+
+
+def export_peer(path: Path, entry: Mapping[str, Any]) -> Path:
+    """Write a zoo file atomically: beside its final name, flushed, then renamed.
+
+    Args:
+        entry: the keys :data:`REQUIRED`; plain values and tensors only.
+
+    Raises:
+        ValueError: a required key is missing.
+    """
+    missing = [key for key in REQUIRED if key not in entry]
+    if missing:
+        raise ValueError(f"zoo entry lacks {missing}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as handle:
+            torch.save({"format": FORMAT, **entry}, handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def load_peer(path: Path) -> dict[str, Any]:
+    """Read a zoo file to the CPU.
+
+    Raises:
+        UserError: no such file, not a zoo file, or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such weight file")
+    try:
+        entry = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many unrelated types for files that aren't checkpoints
+        raise UserError(f"{path} can't be read as weights (damaged or foreign file): {str(error).splitlines()[0][:120]}") from None
+    if not isinstance(entry, dict) or any(key not in entry for key in REQUIRED):
+        found = sorted(entry)[:6] if isinstance(entry, dict) else type(entry).__name__
+        raise UserError(f"{path} is not a zoo file (found {found}); use a <peer>.pt that a run exported below multirun/zoo")
+    return entry
+
+
+def same_classes(entry: Mapping[str, Any], classes: Mapping[str, list[str]]) -> bool:
+    """Whether the file's heads name the same classes in the same order."""
+    return {head: list(names) for head, names in entry["classes"].items()} == {h: list(n) for h, n in classes.items()}
+
+
+def split_heads(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(trunk, heads) of a recogniser's state dict."""
+    heads = {key: value for key, value in state.items() if key.startswith("heads.")}
+    return {key: value for key, value in state.items() if key not in heads}, heads

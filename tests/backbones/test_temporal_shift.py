@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+
+from mml_lightning.backbones import TemporalShift, add_temporal_shift, match_shift_names, resnet, temporal_shift
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "temporal_shift.json").read_text())
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda v: f"N{v['n_segment']}_C{len(v['x'][0])}")
+@pytest.mark.parametrize("grad", [False, True])
+def test_published_vectors(vector, grad):
+    x = torch.tensor(vector["x"], dtype=torch.float32)[:, :, None, None].requires_grad_(grad)
+    out = temporal_shift(x, vector["n_segment"], vector["n_div"])
+    assert out[:, :, 0, 0].tolist() == vector["out"]
+
+
+def slow_shift(x, n, n_div):
+    out = torch.zeros_like(x)
+    fold = x.shape[1] // n_div
+    for row in range(x.shape[0]):
+        t = row % n
+        for c in range(x.shape[1]):
+            offset = 1 if c < fold else -1 if c < 2 * fold else 0
+            if 0 <= t + offset < n:
+                out[row, c] = x[row + offset, c]
+    return out
+
+
+@settings(max_examples=40, deadline=None)
+@given(b=st.integers(1, 3), n=st.integers(1, 5), c=st.integers(1, 20), n_div=st.integers(2, 9))
+def test_equals_the_slow_reference(b, n, c, n_div):
+    x = torch.randn(b * n, c, 2, 1)
+    assert torch.equal(temporal_shift(x, n, n_div), slow_shift(x, n, n_div))
+
+
+@settings(max_examples=20, deadline=None)
+@given(b=st.integers(1, 2), n=st.integers(1, 4), c=st.integers(2, 17), n_div=st.integers(2, 8))
+def test_backward_is_the_adjoint(b, n, c, n_div):
+    x = torch.randn(b * n, c, 2, 2, dtype=torch.float64, requires_grad=True)
+    y = torch.randn_like(x)
+    (temporal_shift(x, n, n_div) * y).sum().backward()
+    torch.testing.assert_close((x.detach() * x.grad).sum(), (temporal_shift(x.detach(), n, n_div) * y).sum())
+
+
+def test_first_and_second_derivative():
+    x = torch.randn(6, 9, 1, 2, dtype=torch.float64, requires_grad=True)
+
+    def cubed(x):
+        return temporal_shift(x, 3, 4) ** 3
+
+    assert gradcheck(cubed, (x,))
+    assert gradgradcheck(cubed, (x,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_channels_last_and_dtype_are_kept_both_ways(dtype):
+    x = torch.randn(4, 16, 5, 3, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
+    out = temporal_shift(x, 2)
+    weight = torch.randn_like(out)
+    (grad,) = torch.autograd.grad((out * weight).sum(), x)
+    for tensor in (out, grad):
+        assert tensor.dtype == dtype
+        assert tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+def test_input_is_not_touched():
+    x = torch.randn(4, 8, 2, 2)
+    before = x.clone()
+    temporal_shift(x, 4)
+    assert torch.equal(x, before)
+
+
+def test_errors_name_the_fix():
+    with pytest.raises(ValueError, match="set n_segments"):
+        temporal_shift(torch.zeros(7, 8, 1, 1), 2)
+    with pytest.raises(ValueError, match="n_div of 2 or more"):
+        temporal_shift(torch.zeros(4, 8, 1, 1), 2, n_div=1)
+    with pytest.raises(ValueError, match="blockres, block"):
+        add_temporal_shift(resnet("tiny").stages, place="inplace")
+    trunk = resnet("tiny")
+    add_temporal_shift(trunk.stages)
+    with pytest.raises(ValueError, match="already"):
+        add_temporal_shift(trunk.stages)
+
+
+def shifted(trunk):
+    return [name for name, module in trunk.named_modules() if isinstance(module, TemporalShift)]
+
+
+PLACES = {
+    18: {1: [0, 1], 2: [0, 1], 3: [0, 1], 4: [0, 1]},
+    50: {1: range(3), 2: range(4), 3: range(6), 4: range(3)},
+    101: {1: [0, 2], 2: [0, 2], 3: range(0, 23, 2), 4: [0, 2]},
+    152: {1: [0, 2], 2: range(0, 8, 2), 3: range(0, 36, 2), 4: [0, 2]},
+}
+
+
+@pytest.mark.parametrize(("depth", "count"), [(18, 8), (50, 16), (101, 18), (152, 26)])
+def test_places_in_residual_branches(depth, count):
+    with torch.device("meta"):
+        trunk = resnet(depth)
+    assert len(add_temporal_shift(trunk.stages)) == count
+    assert shifted(trunk) == [f"layer{s}.{b}.conv1" for s, blocks in PLACES[depth].items() for b in blocks]
+
+
+@pytest.mark.parametrize(("depth", "blocks"), [(18, 8), (50, 16), (101, 33)])
+def test_place_block_wraps_every_block(depth, blocks):
+    with torch.device("meta"):
+        trunk = resnet(depth)
+    add_temporal_shift(trunk.stages, place="block")
+    assert len(shifted(trunk)) == blocks
+    assert all(len(name.split(".")) == 2 for name in shifted(trunk))
+
+
+def test_block_shifts_the_shortcut_and_blockres_does_not():
+    x = torch.randn(2, 16, 8, 8)  # two frames of one video
+    trunk = resnet("tiny").eval()
+    nn.init.zeros_(trunk.layer1[0].bn2.weight)  # the residual branch adds nothing
+    plain = trunk.layer1(x)
+    add_temporal_shift([trunk.layer1], n_segments=2)
+    assert torch.equal(trunk.layer1(x), plain)
+    trunk.layer1[0].conv1 = trunk.layer1[0].conv1.net
+    add_temporal_shift([trunk.layer1], n_segments=2, place="block")
+    assert torch.equal(trunk.layer1(x), temporal_shift(x, 2).relu())
+
+
+FORMS = [None, "blockres", "block"]
+
+
+@pytest.mark.parametrize("source", FORMS)
+@pytest.mark.parametrize("target", FORMS)
+def test_names_map_between_every_two_forms(source, target):
+    def build(place):
+        trunk = resnet("tiny")
+        if place:
+            add_temporal_shift(trunk.stages, place=place)
+        return trunk
+
+    old, new = build(source), build(target)
+    new.load_state_dict(match_shift_names(old.state_dict(), new.state_dict()))
+    old_weights, new_weights = list(old.parameters()), list(new.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(old_weights, new_weights, strict=True))
+
+
+def test_strangers_keep_their_name():
+    state = {"fc.weight": torch.zeros(1), "net.layer1.0.conv1.weight": torch.zeros(1)}
+    assert list(match_shift_names(state, ["net.layer1.0.conv1.net.weight"])) == [
+        "fc.weight",
+        "net.layer1.0.conv1.net.weight",
+    ]
