@@ -10,9 +10,9 @@ from mml_lightning import arguments
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
-    from mml_lightning import run  # torch is imported here, so that --help is instant
+    from mml_lightning import pipeline, run  # torch is imported here, so that --help is instant
 
-    run.job(cfg, run.pipeline if cfg.pipeline.steps else run.stage)
+    run.job(cfg, pipeline.pipeline if cfg.pipeline.steps else run.stage)
 
 
 if __name__ == "__main__":

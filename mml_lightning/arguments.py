@@ -66,18 +66,26 @@ def _check_modalities(given: Sequence[str], conf: Path) -> None:
         names = [name.strip().strip("'\"") for name in choice.split(",") if name.strip()]
         for name in names:
             if name not in known:
-                raise UserError(f"modality {name!r} is unknown; use one of {known} (add one as conf/modality/{name}.yaml)")
+                raise UserError(
+                    f"modality {name!r} is unknown; use one of {known} (add one as conf/modality/{name}.yaml)"
+                )
             if names.count(name) > 1:
-                raise UserError(f"modality=[{choice}] names {name} twice; two networks of one modality are stage=ml modality=[{name}]")
+                raise UserError(
+                    f"modality=[{choice}] names {name} twice; two networks of one modality are stage=ml modality=[{name}]"
+                )
 
 
 def _value(given: Sequence[str], key: str) -> str | None:
-    values = [argument.split("=", 1)[1].strip("'\"") for argument in given if argument.lstrip("+").startswith(f"{key}=")]
+    values = [
+        argument.split("=", 1)[1].strip("'\"") for argument in given if argument.lstrip("+").startswith(f"{key}=")
+    ]
     return values[-1] if values else None
 
 
 def _saved_overrides(folder: Path, key: str) -> list[str]:
     file = folder / OVERRIDES
     if not file.is_file():
-        raise UserError(f"{key}={folder} is not a run directory (it has no {OVERRIDES}); pick one below multirun/single or a job of a sweep")
+        raise UserError(
+            f"{key}={folder} is not a run directory (it has no {OVERRIDES}); pick one below multirun/single or a job of a sweep"
+        )
     return [str(line) for line in yaml.safe_load(file.read_text()) or []]

@@ -74,11 +74,15 @@ def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
     if not chosen:
         raise UserError("modality=[] leaves nothing to train; use modality=[rgb]")
     if len(chosen) < needed:
-        raise UserError(f"stage={stage} needs two or more modalities (have {list(chosen)}): modality=[rgb,flow]; for one use stage=ml")
+        raise UserError(
+            f"stage={stage} needs two or more modalities (have {list(chosen)}): modality=[rgb,flow]; for one use stage=ml"
+        )
     if copies < 1:
         raise UserError(f"stage.copies={copies} must be 1 or more")
     if cfg.objective.edges and len(chosen) * copies < 2:
-        raise UserError(f"objective={cfg.objective.name} teaches between peers but the run has one; use stage=ml, or objective=cross_entropy")
+        raise UserError(
+            f"objective={cfg.objective.name} teaches between peers but the run has one; use stage=ml, or objective=cross_entropy"
+        )
     zoo = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
     table = {name: Alias(a["run"], a["peer"], tuple(a["make"])) for name, a in plain(cfg.aliases).items()}
     kept = [o for o in overrides if o.lstrip("+").startswith(SHARED_GROUPS)]
@@ -156,7 +160,9 @@ def clip_datasets(
     except ValueError as error:
         raise UserError(str(error)) from None
     return {
-        split: make(records=list(data.splits[split]), starts=starts[split], geometries=crops[split], replace=split == "train")
+        split: make(
+            records=list(data.splits[split]), starts=starts[split], geometries=crops[split], replace=split == "train"
+        )
         for split in SPLITS
         if data.splits.get(split)
     }

@@ -42,10 +42,24 @@ class EpochLines(pl.Callback):
         elapsed = time.monotonic() - self.started
         per_epoch = elapsed / max(1, done - self.first_epoch)
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        terms = "  ".join(f"{k.removeprefix('train/')} {v:.3f}" for k, v in sorted(metrics.items()) if k.startswith("train/") and k.count("/") == 2)
-        scores = "  ".join(f"{k.split('/')[-2]} {v:.1f}" for k, v in metrics.items() if k.startswith("val/") and k.endswith(("/top1", "/map")))
+        terms = "  ".join(
+            f"{k.removeprefix('train/')} {v:.3f}"
+            for k, v in sorted(metrics.items())
+            if k.startswith("train/") and k.count("/") == 2
+        )
+        scores = "  ".join(
+            f"{k.split('/')[-2]} {v:.1f}"
+            for k, v in metrics.items()
+            if k.startswith("val/") and k.endswith(("/top1", "/map"))
+        )
         log.info(
-            "epoch %d/%d  %s  |  val %s  |  %.1f s/epoch, %s left", done, epochs, terms, scores or "-", per_epoch, clock(per_epoch * (epochs - done))
+            "epoch %d/%d  %s  |  val %s  |  %.1f s/epoch, %s left",
+            done,
+            epochs,
+            terms,
+            scores or "-",
+            per_epoch,
+            clock(per_epoch * (epochs - done)),
         )
 
 

@@ -140,9 +140,18 @@ class Cohort(pl.LightningModule):
         size = len(batch["index"])
         for name, peer_terms in terms.items():
             for term, value in peer_terms.items():
-                self.log(f"train/{name}/{term}", value.detach(), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+                self.log(
+                    f"train/{name}/{term}",
+                    value.detach(),
+                    on_step=False,
+                    on_epoch=True,
+                    batch_size=size,
+                    sync_dist=True,
+                )
         loss = total(terms)
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=False)
+        self.log(
+            "train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=False
+        )
         return loss
 
     def on_train_epoch_start(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from mml_lightning import build, plan, run
+from mml_lightning import build, process, provenance, run
 from mml_lightning.backbones.recognizer import Recognizer, rebuild
 from mml_lightning.cohort import Cohort
 from mml_lightning.data.records import Dataset
@@ -30,7 +30,7 @@ Entries = dict[str, dict[str, Any]]
 
 def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """Measure `ckpt` on `split` with `views`; returns the content of result.json."""
-    run.set_up_process(cfg)
+    process.set_up_process(cfg)
     if cfg.split not in ("val", "test"):
         raise UserError(f"split={cfg.split!r} is unknown; use val or test")
     entries = load_entries(cfg, overrides)
@@ -40,27 +40,42 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     cache = build.flow_cache(cfg, chosen)
     distinct = list({modality.name: modality for modality in chosen.values()}.values())
     viewed = build.clip_datasets(cfg, data, cache, distinct)
-    shaped = viewed["test"] if "test" in viewed else None
+    shaped = viewed.get("test")
     if shaped is None:
         raise UserError("the data have no test split to take the views from")
     dataset = dataclasses.replace(shaped, records=list(data.splits[cfg.split]))
     cohort = scoring_cohort(cfg, entries, chosen, data)
     folder = Path(cfg.paths.output_dir)
-    run.say([f"measuring {', '.join(entries)} on {len(dataset)} {cfg.split} videos of {data.name}, views {cfg.views.name}"])
-    result = RunResult(folder, run.is_first_rank(), **run.identity(cfg, data, overrides) | {"stage": "eval", "modality": [m.name for m in distinct]})
-    result.fields["peers"] = {n: {"modality": chosen[n].name, "init": str(cfg.ckpt), "origin": str(cfg.ckpt)} for n in entries}
+    process.say(
+        [f"measuring {', '.join(entries)} on {len(dataset)} {cfg.split} videos of {data.name}, views {cfg.views.name}"]
+    )
+    result = RunResult(
+        folder,
+        process.is_first_rank(),
+        **provenance.identity(cfg, data, overrides) | {"stage": "eval", "modality": [m.name for m in distinct]},
+    )
+    result.fields["peers"] = {
+        n: {"modality": chosen[n].name, "init": str(cfg.ckpt), "origin": str(cfg.ckpt)} for n in entries
+    }
     result.write()
     try:
-        video = VideoData({"test": dataset}, build.loader_settings(cfg), lambda: run.fill_flow(cache, {"test": dataset}, cfg.data.workers))
+        video = VideoData(
+            {"test": dataset},
+            build.loader_settings(cfg),
+            lambda: run.fill_flow(cache, {"test": dataset}, cfg.data.workers),
+        )
         trainer = run.make_trainer(cfg, folder, len(dataset))
         trainer.test(cohort, datamodule=video, verbose=False)
-        run.save_scores(cohort, folder / "predictions", cfg.split)
-        result.fields |= {"metrics": nested_metrics(trainer.callback_metrics), "unreadable": run.unreadable(cohort)}
+        provenance.save_scores(cohort, folder / "predictions", cfg.split)
+        result.fields |= {
+            "metrics": nested_metrics(trainer.callback_metrics),
+            "unreadable": provenance.unreadable(cohort),
+        }
     except BaseException as error:
         result.finish("failed", f"{type(error).__name__}: {error}")
         raise
     result.finish("completed")
-    run.say_result(result.fields)
+    process.say_result(result.fields)
     return result.fields
 
 
@@ -75,7 +90,9 @@ def load_entries(cfg: DictConfig, overrides: Sequence[str]) -> Entries:
     if path.is_dir():
         files = sorted((path / "peers").glob("*.pt")) or sorted(path.glob("*.pt"))
         if not files:
-            raise UserError(f"ckpt={given} holds no peers/*.pt: the run did not finish; continue it with resume={given}")
+            raise UserError(
+                f"ckpt={given} holds no peers/*.pt: the run did not finish; continue it with resume={given}"
+            )
         return {file.stem: load_peer(file) for file in files}
     if path.suffix == ".ckpt":
         return checkpoint_entries(path)
@@ -125,7 +142,9 @@ def check_classes(entries: Mapping[str, Mapping[str, Any]], data: Dataset) -> No
                     "choose the data it was trained on (setup=, data=)"
                 )
             if list(have) != list(value.classes):
-                raise UserError(f"{name} was trained for other class names than data={data.name} has; choose the data it was trained on")
+                raise UserError(
+                    f"{name} was trained for other class names than data={data.name} has; choose the data it was trained on"
+                )
 
 
 def scoring_cohort(cfg: DictConfig, entries: Entries, chosen: Mapping[str, Modality], data: Dataset) -> Cohort:
@@ -136,7 +155,9 @@ def scoring_cohort(cfg: DictConfig, entries: Entries, chosen: Mapping[str, Modal
         nets[name].load_state_dict(entry["state_dict"])
         trained = entry["provenance"].get("sampling", {}).get("num_segments", cfg.sampling.num_segments)
         if trained != cfg.sampling.num_segments:
-            log.warning("%s was trained with %s segments, it is measured with %s", name, trained, cfg.sampling.num_segments)
+            log.warning(
+                "%s was trained with %s segments, it is measured with %s", name, trained, cfg.sampling.num_segments
+            )
     return Cohort(
         peers=nets,
         modalities=chosen,

@@ -30,7 +30,9 @@ class SweepTable(Callback):
         if config.get("logger", {}).get("wandb"):
             from mml_lightning import report
 
-            report.to_wandb(report.tabulate(report.collect(folder)), folder, config.logger.project, config.logger.entity)
+            report.to_wandb(
+                report.tabulate(report.collect(folder)), folder, config.logger.project, config.logger.entity
+            )
         table = folder / "table.md"
         if table.is_file():
             print(f"\n{table.read_text()}\n{table}")

@@ -24,7 +24,9 @@ def describe(
     train = len(data.splits["train"])
     steps = train // cfg.data.batch_size
     counts = ", ".join(f"{len(rows)} {split}" for split, rows in data.splits.items())
-    classes = ", ".join(f"{len(h.classes)} classes" + (" (several per video)" if h.multi_label else "") for h in data.heads.values())
+    classes = ", ".join(
+        f"{len(h.classes)} classes" + (" (several per video)" if h.multi_label else "") for h in data.heads.values()
+    )
     views, sampling, optimizer = cfg.views, cfg.sampling, cfg.optimizer
     clips = views.uniform + views.dense
     size = cfg.transforms.short_side if views.full_resolution else cfg.transforms.output

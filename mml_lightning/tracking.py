@@ -59,7 +59,11 @@ def close(cfg: DictConfig) -> None:
 def _wandb(cfg: DictConfig, folder: Path, group: str) -> WandbLogger:
     import wandb
 
-    mode = cfg.logger.mode if cfg.logger.mode != "auto" else os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    mode = (
+        cfg.logger.mode
+        if cfg.logger.mode != "auto"
+        else os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    )
     if mode == "offline":
         log.info("W&B is offline (not logged in): upload later with: wandb sync %s/wandb/offline-run-*", folder)
     return WandbLogger(

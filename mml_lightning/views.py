@@ -55,7 +55,9 @@ def classification_metrics(scores: Tensor, target: Tensor) -> dict[str, float]:
         return {"map": 100.0 * float(precision[known].mean())}
     result = {"top1": 100.0 * float(multiclass_accuracy(scores, target, num_classes=classes, average="micro"))}
     if classes > 5:
-        result["top5"] = 100.0 * float(multiclass_accuracy(scores, target, num_classes=classes, top_k=5, average="micro"))
+        result["top5"] = 100.0 * float(
+            multiclass_accuracy(scores, target, num_classes=classes, top_k=5, average="micro")
+        )
     per_class = multiclass_accuracy(scores, target, num_classes=classes, average="none")
     result["mean_class"] = 100.0 * float(per_class[torch.bincount(target, minlength=classes) > 0].mean())
     result["loss"] = float(F.nll_loss(scores, target))

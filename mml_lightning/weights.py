@@ -78,7 +78,9 @@ def resolve(
         return Origin(init, path, "python train.py " + " ".join(quoted))
     if "/" in init or init.endswith((".pt", ".pth", ".ckpt")):
         return Origin(init, Path(init).expanduser())
-    raise UserError(f"init {init!r} of {modality} is unknown; use scratch, imagenet, one of {sorted(aliases)}, or the path of a zoo file")
+    raise UserError(
+        f"init {init!r} of {modality} is unknown; use scratch, imagenet, one of {sorted(aliases)}, or the path of a zoo file"
+    )
 
 
 def require(origin: Origin, peer: str) -> None:
@@ -95,7 +97,12 @@ def require(origin: Origin, peer: str) -> None:
 
 
 def fill(
-    net: nn.Module, origin: Origin, classes: Mapping[str, list[str]], depth: int | str, imagenet_file: str | None, new_head: bool = False
+    net: nn.Module,
+    origin: Origin,
+    classes: Mapping[str, list[str]],
+    depth: int | str,
+    imagenet_file: str | None,
+    new_head: bool = False,
 ) -> dict[str, Any]:
     """Load the weights of `origin` into `net`, before the optimiser exists.
 

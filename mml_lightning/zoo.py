@@ -57,10 +57,14 @@ def load_peer(path: Path) -> dict[str, Any]:
     try:
         entry = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many unrelated types for files that aren't checkpoints
-        raise UserError(f"{path} can't be read as weights (damaged or foreign file): {str(error).splitlines()[0][:120]}") from None
+        raise UserError(
+            f"{path} can't be read as weights (damaged or foreign file): {str(error).splitlines()[0][:120]}"
+        ) from None
     if not isinstance(entry, dict) or any(key not in entry for key in REQUIRED):
         found = sorted(entry)[:6] if isinstance(entry, dict) else type(entry).__name__
-        raise UserError(f"{path} is not a zoo file (found {found}); use a <peer>.pt that a run exported below multirun/zoo")
+        raise UserError(
+            f"{path} is not a zoo file (found {found}); use a <peer>.pt that a run exported below multirun/zoo"
+        )
     return entry
 
 

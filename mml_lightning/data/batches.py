@@ -22,7 +22,9 @@ class TrainSampler(Sampler[tuple[int, int]]):
         if batch_size % ranks:
             raise ValueError(f"data.batch_size={batch_size} is the batch over all ranks: make it a multiple of {ranks}")
         if size < batch_size:
-            raise ValueError(f"the train split has {size} videos, fewer than one batch; lower data.batch_size={batch_size}")
+            raise ValueError(
+                f"the train split has {size} videos, fewer than one batch; lower data.batch_size={batch_size}"
+            )
         self.size, self.batch_size, self.seed, self.rank, self.ranks = size, batch_size, seed, rank, ranks
         self.epoch = 0
 

@@ -26,7 +26,6 @@ from mml_lightning.modalities import Modality
 from mml_lightning.sampling import window_indices
 from mml_lightning.transforms import Crop, apply_views, invert_x
 
-
 Starts = Callable[[Mapping[str, int], Mapping[str, int], np.random.Generator], Mapping[str, np.ndarray]]
 """Temporal draw: ({modality: items}, {modality: window}, rng) -> {modality: starts [V, T]}."""
 
@@ -110,7 +109,9 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
             starts = self.starts(counts, windows, keyed_generator(self.seed, epoch, record.id, "time"))
         else:
             starts = {
-                m: self.starts({m: counts[m]}, {m: windows[m]}, keyed_generator(self.seed, epoch, record.id, f"time {m}"))[m]
+                m: self.starts(
+                    {m: counts[m]}, {m: windows[m]}, keyed_generator(self.seed, epoch, record.id, f"time {m}")
+                )[m]
                 for m in counts
             }
         return {

@@ -6,6 +6,7 @@ Legend: T frames, P = T - 1 pairs, H height, W width. Pair i is (frame i, frame 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -86,7 +87,7 @@ def compute_flow(frames: np.ndarray, settings: FlowSettings) -> np.ndarray:
     cv2.setNumThreads(1)  # parallelism is over videos; nested threads only contend
     engine = cv2.DISOpticalFlow_create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{settings.preset.upper()}"))
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    pairs = [engine.calc(a, b, None) for a, b in zip(grey[:-1], grey[1:], strict=True)]
+    pairs = [engine.calc(a, b, None) for a, b in itertools.pairwise(grey)]
     return quantise(np.stack(pairs), settings.bound)
 
 

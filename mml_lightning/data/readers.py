@@ -19,7 +19,14 @@ COLUMNS = {
     "start": ("start", "t_start", "start_time", "time_start"),
     "end": ("end", "t_end", "end_time", "time_end"),
 }
-SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test", "eval": "test"}
+SPLIT_NAMES = {
+    "training": "train",
+    "validation": "val",
+    "valid": "val",
+    "dev": "val",
+    "testing": "test",
+    "eval": "test",
+}
 
 
 def read_csv(name: str, index: str | None, root: str | None = None, label_separator: str | None = None) -> Dataset:
@@ -89,7 +96,9 @@ def read_ssv2(
     def record(video: str, template: str, source: Path) -> Record:
         label = template.replace("[", "").replace("]", "")
         if label not in classes_by_name:
-            raise UserError(f"{source}: id {video} has label {label!r}, which labels.json does not list; fix either file")
+            raise UserError(
+                f"{source}: id {video} has label {label!r}, which labels.json does not list; fix either file"
+            )
         media = files.get(video, folder / "videos" / f"{video}.{extensions[0]}")
         return Record(video, {"frames": media}, {"label": classes_by_name[label]})
 

@@ -76,11 +76,15 @@ def validate(dataset: Dataset, needed: Iterable[str] = SPLITS) -> Dataset:
         records = dataset.splits.get(split, ())
         if not records:
             have = {name: len(rows) for name, rows in dataset.splits.items()}
-            raise UserError(f"data={dataset.name}: the {split} split is empty (videos per split: {have}); check its list")
+            raise UserError(
+                f"data={dataset.name}: the {split} split is empty (videos per split: {have}); check its list"
+            )
         ids = [record.id for record in records]
         if len(set(ids)) != len(ids):
             repeated = next(i for i in ids if ids.count(i) > 1)
-            raise UserError(f"data={dataset.name}: id {repeated!r} stands more than once in the {split} split; ids must be unique")
+            raise UserError(
+                f"data={dataset.name}: id {repeated!r} stands more than once in the {split} split; ids must be unique"
+            )
     records_of = [(split, record) for split in needed for record in dataset.splits[split]]
     missing = [(s, r, path) for s, r in records_of for path in r.media.values() if not path.exists()]
     if missing:

@@ -20,9 +20,14 @@ SOURCES = ("frames", "flow")
 
 
 class OpenSource(Protocol):
-    count: int
-    size: tuple[int, int]
-    fps: float
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def fps(self) -> float: ...
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         """Items uint8 [N, H, W, c]."""

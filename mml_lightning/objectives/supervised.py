@@ -19,4 +19,6 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(logits, target, reduction="none")
     if target.shape == logits.shape:
         return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none").mean(dim=1)
-    raise ValueError(f"target {tuple(target.shape)} fits neither class indices nor multi-hot labels of {tuple(logits.shape)}")
+    raise ValueError(
+        f"target {tuple(target.shape)} fits neither class indices nor multi-hot labels of {tuple(logits.shape)}"
+    )

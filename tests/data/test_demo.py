@@ -18,7 +18,7 @@ import pytest
 
 from mml_lightning.data.demo import CLASSES, LEFT_RIGHT, generate, prepare_demo
 from mml_lightning.data.demo.render import SPRITE, Pose, background, draw, poses, render
-from mml_lightning.data.demo.scenes import GAP, MOTIONS, SIZE, SPLITS, X, Y, Video, plan
+from mml_lightning.data.demo.scenes import GAP, MOTIONS, SIZE, SPLITS, Video, X, Y, plan
 from mml_lightning.data.demo.shapes import SHAPES
 from mml_lightning.errors import UserError
 
@@ -292,11 +292,18 @@ def test_things_move_as_their_class_says() -> None:
     for label, (dimension, direction) in enumerate(MOTIONS):
         video = Video("0", "train", label, ("a flag", "a fish"), (3, 0, label), "vp9", 112, 88, 25, 32, False)
         first, second = poses(np.random.default_rng([*video.entropy, 1]), video)
-        changes = np.array([
-            ((a1.x + b1.x) - (a0.x + b0.x), (a1.y + b1.y) - (a0.y + b0.y), a1.radius - a0.radius, a1.angle - a0.angle,
-             math.hypot(a1.x - b1.x, a1.y - b1.y) - math.hypot(a0.x - b0.x, a0.y - b0.y))
-            for a0, b0, a1, b1 in zip(first, second, first[1:], second[1:], strict=False)
-        ])
+        changes = np.array(
+            [
+                (
+                    (a1.x + b1.x) - (a0.x + b0.x),
+                    (a1.y + b1.y) - (a0.y + b0.y),
+                    a1.radius - a0.radius,
+                    a1.angle - a0.angle,
+                    math.hypot(a1.x - b1.x, a1.y - b1.y) - math.hypot(a0.x - b0.x, a0.y - b0.y),
+                )
+                for a0, b0, a1, b1 in zip(first, second, first[1:], second[1:], strict=False)
+            ]
+        )
         still = np.delete(changes, dimension, axis=1)
         assert np.abs(still).max() < 1e-9
         forward = np.sign(changes[:, dimension]) == direction
@@ -315,7 +322,7 @@ def test_mirror_swaps_sideways_and_turning_classes() -> None:
 def test_positive_angles_turn_clockwise_on_screen() -> None:
     """A sprite whose right half is bright, turned by +90 degrees, is bright at the bottom (y points down)."""
     image = np.zeros((SPRITE, SPRITE, 4), np.int32)
-    image[:, SPRITE // 2:, :3] = 255
+    image[:, SPRITE // 2 :, :3] = 255
     image[..., 3] = 256
     frame = np.zeros((40, 40, 3), np.uint8)
     draw(frame, image, Pose(20.0, 20.0, 8.0, 90.0, 1.0))

@@ -1,4 +1,5 @@
 """The embedded demo: a small video dataset made on first use, in which a class is a motion and never an appearance."""
+
 from __future__ import annotations
 
 from mml_lightning.data.demo.generate import prepare_demo

@@ -1,4 +1,5 @@
 """Encoding of a demo video: VP9 + Opus in WebM, or H.264 + AAC in MP4; equal input gives equal bytes."""
+
 from __future__ import annotations
 
 import io
@@ -11,8 +12,11 @@ import numpy as np
 _RATE = 48_000
 # mbtree=0: with AVX-512, libx264's macroblock tree gives bytes that differ from run to run.
 _VIDEO: dict[str, tuple[str, str, dict[str, str]]] = {
-    "vp9": ("webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "0", "lag-in-frames": "0",
-                                   "row-mt": "0"}),
+    "vp9": (
+        "webm",
+        "libvpx-vp9",
+        {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "0", "lag-in-frames": "0", "row-mt": "0"},
+    ),
     "h264": ("mp4", "libx264", {"preset": "veryfast", "crf": "24", "x264-params": "mbtree=0"}),
 }
 _AUDIO = {"vp9": "libopus", "h264": "aac"}
@@ -41,7 +45,7 @@ def encode(frames: np.ndarray, fps: int, codec: str, tone: int | None) -> bytes:
         for pixels in frames:
             output.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         output.mux(video.encode(None))
-        if audio is not None:
+        if tone is not None:
             sound = _sound(audio, tone, _RATE * len(frames) // fps)
             output.mux(audio.encode(sound))
             output.mux(audio.encode(None))
@@ -53,11 +57,9 @@ def _sound(stream: Any, pitch: int, samples: int) -> av.AudioFrame:
     period = max(2, _RATE // pitch)
     ramp = np.arange(samples) % period
     wave = (np.abs(2 * ramp - period) * 6000 // period - 3000).astype(np.int16)
-    if stream.codec_context.format.name == "fltp":
-        data = (wave.astype(np.float32) / np.float32(32768))[None]
-    else:
-        data = wave[None]
-    frame = av.AudioFrame.from_ndarray(data, format=stream.codec_context.format.name, layout="mono")
+    planar = stream.codec_context.format.name == "fltp"
+    data: np.ndarray = wave.astype(np.float32) / np.float32(32768) if planar else wave
+    frame = av.AudioFrame.from_ndarray(data[None], format=stream.codec_context.format.name, layout="mono")
     frame.sample_rate = _RATE
     frame.time_base = Fraction(1, _RATE)
     frame.pts = 0

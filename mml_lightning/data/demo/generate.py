@@ -6,6 +6,7 @@
     <root>/videos/        <id>.webm | <id>.mp4
     <root>/manifest.json  parameters and one entry (sha256, frames, size, fps, class, …) per file
 """
+
 from __future__ import annotations
 
 import fcntl
@@ -113,7 +114,9 @@ def _check_parameters(root: Path, parameters: dict[str, int]) -> None:
     if found is not None and found != wanted:
         text = ", ".join(f"{key}={value}" for key, value in found.items())
         asked = ", ".join(f"{key}={value}" for key, value in wanted.items())
-        raise UserError(f"the demo in {root} was made with {text}, not {asked}; delete that folder or set data.root=<new folder>")
+        raise UserError(
+            f"the demo in {root} was made with {text}, not {asked}; delete that folder or set data.root=<new folder>"
+        )
 
 
 def _load(path: Path) -> dict[str, Any] | None:
@@ -156,8 +159,13 @@ def _report_damage(root: Path, known: dict[str, Entry], intact: dict[str, Entry]
     broken = sorted(known.keys() - intact.keys())
     if broken:
         shown = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
-        log.warning("demo: %d of %d files in %s are missing or damaged and are made again: %s",
-                    len(broken), len(known), root / "videos", shown)
+        log.warning(
+            "demo: %d of %d files in %s are missing or damaged and are made again: %s",
+            len(broken),
+            len(known),
+            root / "videos",
+            shown,
+        )
 
 
 # ------------------------------------------------------------------------------------------------ making the rest
@@ -169,12 +177,15 @@ def _make_missing(
     """Make files, noting each in the journal as soon as it is whole."""
     for leftover in (root / "videos").glob(".*.part"):
         leftover.unlink()
-    log.info("demo: making %d videos in %s (about %d s)", len(missing), root, 1 + len(missing) // (20 * max(1, workers)))
+    log.info(
+        "demo: making %d videos in %s (about %d s)", len(missing), root, 1 + len(missing) // (20 * max(1, workers))
+    )
     made: dict[str, Entry] = {}
     fresh = not _journal(root).exists()
-    with open(_journal(root), "a") as journal, tqdm(
-        total=len(missing), desc="making the demo videos", unit="video", disable=not progress
-    ) as bar:
+    with (
+        open(_journal(root), "a") as journal,
+        tqdm(total=len(missing), desc="making the demo videos", unit="video", disable=not progress) as bar,
+    ):
         # A line cut by an interruption must not swallow the next one.
         journal.write(json.dumps({"version": VERSION, **parameters}) + "\n" if fresh else "\n")
         for entry in _results(root, parameters, missing, workers):
@@ -208,8 +219,12 @@ def _from_processes(root: Path, parameters: dict[str, int], names: list[str], wo
         for k in range(workers):
             job = {"folder": str(root.resolve() / "videos"), "parameters": parameters, "files": names[k::workers]}
             program = subprocess.Popen(
-                [sys.executable, "-m", "mml_lightning.data.demo.worker"], env={**os.environ, "PYTHONPATH": path},
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                [sys.executable, "-m", "mml_lightning.data.demo.worker"],
+                env={**os.environ, "PYTHONPATH": path},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
             programs.append(program)
             threading.Thread(target=_pump, args=(program, json.dumps(job), lines), daemon=True).start()
         for _ in range(workers):
@@ -256,8 +271,12 @@ def _annotation(video: Video) -> dict[str, Any]:
     template = CLASSES[video.label]
     before, between, after = template.split("something")
     label = (before + video.things[0] + between + video.things[1] + after).lower()
-    return {"id": video.id, "label": label, "template": template.replace("something", "[something]"),
-            "placeholders": list(video.things)}
+    return {
+        "id": video.id,
+        "label": label,
+        "template": template.replace("something", "[something]"),
+        "placeholders": list(video.things),
+    }
 
 
 def _json(value: Any) -> str:

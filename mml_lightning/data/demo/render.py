@@ -3,9 +3,11 @@
 Pixels are made with integer arithmetic; the few sines and powers are rounded before they touch a pixel, so the last
 bit of a maths library cannot show. Legend: T frames, H height, W width, S side of a sprite.
 """
+
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -80,17 +82,19 @@ def poses(rng: np.random.Generator, video: Video) -> list[list[Pose]]:
         gap = unit * (0.5 + 0.1 * bases[GAP] + (0.4 + 0.15 * spans[GAP]) * state[GAP])
         opacity = min(1.0, phase / fade, (1 - phase) / fade)
         for i, side in enumerate((-0.5, 0.5)):
-            paths[i].append(Pose(
-                x=x + side * gap * math.cos(axis),
-                y=y + side * gap * math.sin(axis),
-                radius=0.2 * unit * 2.0 ** (size + sizes[i]),
-                angle=turns[i] + angle,
-                opacity=opacity,
-            ))
+            paths[i].append(
+                Pose(
+                    x=x + side * gap * math.cos(axis),
+                    y=y + side * gap * math.sin(axis),
+                    radius=0.2 * unit * 2.0 ** (size + sizes[i]),
+                    angle=turns[i] + angle,
+                    opacity=opacity,
+                )
+            )
     return paths
 
 
-def _passer(rng: np.random.Generator, height: int, width: int):
+def _passer(rng: np.random.Generator, height: int, width: int) -> Callable[[int], Pose]:
     """Path of a small passer-by: a straight line that leaves the picture on one side and enters on the other."""
     rim = 10
     start = rng.random(2)
@@ -133,7 +137,7 @@ def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     total = np.zeros((height, width), np.int32)
     for cells, weight in ((3, 4), (7, 3), (15, 2), (31, 1)):
         grid = rng.integers(0, 256, (cells, cells), dtype=np.uint8)
-        total += weight * cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
+        total += weight * cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR_EXACT).astype(np.int32)
     total //= 10
     if rng.random() < 0.4:
         a, b, period = (int(v) for v in rng.integers((-8, -8, 40), (9, 9, 120)))
@@ -143,8 +147,11 @@ def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     dark, bright = rng.integers(5, 60, 3), rng.integers(50, 120, 3)
     picture = (dark + (bright - dark) * total[..., None] // 255).astype(np.uint8)
     for _ in range(int(rng.integers(0, 4))):
-        draw(picture, sprite(rng, _blob(rng), DIM), Pose(
-            x=width * rng.random(), y=height * rng.random(), radius=5 + 10 * rng.random(), angle=0.0, opacity=1.0))
+        draw(
+            picture,
+            sprite(rng, _blob(rng), DIM),
+            Pose(x=width * rng.random(), y=height * rng.random(), radius=5 + 10 * rng.random(), angle=0.0, opacity=1.0),
+        )
     return picture
 
 
@@ -181,7 +188,7 @@ def _window(ground: np.ndarray, dy: float, dx: float, height: int, width: int) -
     """The frame-sized part of the background at a sub-pixel offset (1/16 pixel), uint8 [height, width, 3]."""
     y, x = round(16 * (MARGIN + dy)), round(16 * (MARGIN + dx))
     (top, fy), (left, fx) = divmod(y, 16), divmod(x, 16)
-    part = ground[top:top + height + 1, left:left + width + 1].astype(np.uint16)
+    part = ground[top : top + height + 1, left : left + width + 1].astype(np.uint16)
     rows = part[:-1] * np.uint16(16 - fy) + part[1:] * np.uint16(fy)
     return ((rows[:, :-1] * np.uint16(16 - fx) + rows[:, 1:] * np.uint16(fx) + np.uint16(128)) >> 8).astype(np.uint8)
 
@@ -198,8 +205,8 @@ def draw(frame: np.ndarray, image: np.ndarray, pose: Pose, dy: float = 0.0, dx: 
     step = 256 * SPRITE / (2 * pose.radius)
     turn = math.radians(pose.angle)
     cos, sin = round(step * math.cos(turn)), round(step * math.sin(turn))
-    across = 256 * np.arange(left, right, dtype=np.int64) - round(256 * x)
-    down = (256 * np.arange(top, bottom, dtype=np.int64) - round(256 * y))[:, None]
+    across: np.ndarray = 256 * np.arange(left, right, dtype=np.int64) - round(256 * x)
+    down: np.ndarray = (256 * np.arange(top, bottom, dtype=np.int64) - round(256 * y))[:, None]
     u = ((across * cos + down * sin) >> 16) + SPRITE // 2
     v = ((down * cos - across * sin) >> 16) + SPRITE // 2
     inside = (u >= 0) & (u < SPRITE) & (v >= 0) & (v < SPRITE)

@@ -6,6 +6,7 @@ five numbers (x, y, log size, orientation, separation). Each number is ``base + 
 others U is frozen. The phase starts uniformly and wraps while the things are faded out, so at *every* frame index every
 U is uniform in every class: one frame tells nothing, neither the first nor the last.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -31,7 +32,16 @@ CLASSES: tuple[str, ...] = (
 )
 #: (dimension, direction) per class; angles grow clockwise because y points down.
 MOTIONS: tuple[tuple[int, int], ...] = (
-    (X, -1), (X, +1), (Y, -1), (Y, +1), (SIZE, +1), (SIZE, -1), (ANGLE, +1), (ANGLE, -1), (GAP, +1), (GAP, -1),
+    (X, -1),
+    (X, +1),
+    (Y, -1),
+    (Y, +1),
+    (SIZE, +1),
+    (SIZE, -1),
+    (ANGLE, +1),
+    (ANGLE, -1),
+    (GAP, +1),
+    (GAP, -1),
 )
 #: Class seen in a mirror: left and right swap, and so do the two senses of turning.
 LEFT_RIGHT: dict[int, int] = {0: 1, 1: 0, 2: 2, 3: 3, 4: 4, 5: 5, 6: 7, 7: 6, 8: 8, 9: 9}

@@ -3,6 +3,7 @@
 Coordinates are integers in [-100, 100], x to the right and y down. No shape looks the same after a turn of less than
 360 degrees, so an orientation is always visible.
 """
+
 from __future__ import annotations
 
 Polygon = tuple[tuple[int, int], ...]
@@ -31,8 +32,20 @@ SHAPES: dict[str, dict[str, Polygon]] = {
     "validation": {
         "a kite": _mirrored(((0, -95), (62, -35), (0, 95))),
         "a cup": _mirrored(((75, -75), (40, 30), (18, 45), (55, 85))),
-        "a key": ((-45, -90), (45, -90), (45, -20), (15, -20), (15, 30), (50, 30), (50, 55), (15, 55), (15, 92),
-                  (-15, 92), (-15, -20), (-45, -20)),
+        "a key": (
+            (-45, -90),
+            (45, -90),
+            (45, -20),
+            (15, -20),
+            (15, 30),
+            (50, 30),
+            (50, 55),
+            (15, 55),
+            (15, 92),
+            (-15, 92),
+            (-15, -20),
+            (-45, -20),
+        ),
         "a wedge": ((-85, 65), (85, 65), (85, -75), (40, -20)),
         "a tent": _mirrored(((0, -85), (92, 75), (30, 75), (0, 10))),
         "a hook": ((-20, -92), (20, -92), (20, 40), (-10, 85), (-75, 60), (-75, 5), (-40, 5), (-40, 40), (-20, 40)),

@@ -2,8 +2,10 @@
 
 As a program it reads a job (one JSON line: folder, dataset parameters, file names to make) from standard input and
 prints one JSON line per finished file. A plain program instead of a multiprocessing pool, because a pool would run
-the caller's main script again, and forking is unsafe once torch has started threads. Imports neither torch nor lightning.
+the caller's main script again, and forking is unsafe once torch has started threads. Imports neither torch nor
+lightning.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -33,9 +35,17 @@ def make(video: Video, folder: Path) -> dict[str, Any]:
     data = encode(render(video), video.fps, video.codec, tone)
     write_atomic(folder / video.name, data)
     return {
-        "file": video.name, "split": video.split, "label": video.label, "frames": video.frames, "fps": video.fps,
-        "width": video.width, "height": video.height, "codec": video.codec, "audio": video.audio,
-        "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(),
+        "file": video.name,
+        "split": video.split,
+        "label": video.label,
+        "frames": video.frames,
+        "fps": video.fps,
+        "width": video.width,
+        "height": video.height,
+        "codec": video.codec,
+        "audio": video.audio,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
     }
 
 
