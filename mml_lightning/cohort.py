@@ -2,9 +2,9 @@
 
 Legend: B batch, V views, T frames, C channels, K classes.
 
-Joint training equals separate processes: peers share no parameter, teachers are detached, gradients are clipped per peer,
-and the random numbers of a peer's forward pass are keyed by (seed, epoch, batch, peer), so a peer's dropout does not depend
-on who trains beside it.
+Joint training equals separate processes: peers share no parameter, teachers are detached, gradients are clipped per
+peer, and the random numbers of a peer's forward pass are keyed by (seed, epoch, batch, peer), so that a peer's dropout
+does not depend on who trains beside it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class OptimiserPlan:
         groups: "tsn" (biases twice as fast and not decayed, a new head five times faster) or "plain".
         lr, weight_decay: base values of the groups.
         clip_norm: largest gradient norm of one peer; None for no clipping.
-        fresh_heads: peers whose head is new, which the TSN rule lets learn five times faster (MML turns it off for heads
-            carried over from an earlier stage).
+        fresh_heads: peers whose head is new, which the TSN rule lets learn five times faster (MML turns it off for
+            heads carried over from an earlier stage).
         factor: epoch -> learning-rate factor.
         epochs: length of the run.
         interval: the factor is taken once per "epoch" (TSM, MML) or per "step", with fractional epochs.
@@ -115,7 +115,7 @@ class Cohort(pl.LightningModule):
         self.set_modes()
 
     def set_modes(self) -> None:
-        """Training modes of the peers. Lightning does not call `train()` at a start of fit: the epoch hook calls this."""
+        """Training modes of the peers. Lightning does not call `train()` when fit starts: the epoch hook calls this."""
         for name, peer in self.peers.items():
             peer.train(name not in self.frozen)
             if self.partial_bn and name not in self.frozen:

@@ -24,8 +24,8 @@ ENSEMBLE = "ensemble"
 def pool_views(logits: Tensor, pooling: str = "logits", multi_label: bool = False) -> Tensor:
     """Log-probabilities (or log-sigmoids) of videos [N, K] from per-view logits [N, V, K].
 
-    `logits` averages before the activation (TSM and MML), `probs` after it, `max` takes the largest score over the views
-    (Charades).
+    `logits` averages before the activation (TSM and MML), `probs` after it, `max` takes the largest score over the
+    views (Charades).
 
     Raises:
         ValueError: unknown pooling.
@@ -41,12 +41,12 @@ def pool_views(logits: Tensor, pooling: str = "logits", multi_label: bool = Fals
 
 
 def ensemble(scores: Sequence[Tensor]) -> Tensor:
-    """Mean of the peers' probabilities, as log-probabilities [N, K]; probabilities weigh peers alike whatever their scale."""
+    """Mean of the peers' probabilities, as logs [N, K]: unlike logits they weigh peers alike whatever their scale."""
     return torch.stack(list(scores)).exp().mean(dim=0).log()
 
 
 def classification_metrics(scores: Tensor, target: Tensor) -> dict[str, float]:
-    """Percent metrics of log-scores [N, K]: top1, top5 (where K > 5) and mean_class; map for multi-hot targets [N, K]."""
+    """Percent metrics of log-scores [N, K]: top1, top5 (K > 5), mean_class; map for multi-hot targets [N, K]."""
     classes = scores.shape[1]
     if target.ndim == 2:
         precision = multilabel_average_precision(scores.exp(), target.int(), num_labels=classes, average="none")
@@ -78,7 +78,7 @@ class Scores:
     failures: dict[str, str] = field(default_factory=dict)
 
     def add(self, index: Tensor, logits: Mapping[str, Tensor], target: Tensor) -> None:
-        """Keep a batch: `index` [B], `logits` {peer: [B, V, K]}, `target` [B] or [B, K]. A repeated index counts once."""
+        """Keep a batch: `index` [B], `logits` {peer: [B, V, K]}, `target` [B] or [B, K]; repeats count once."""
         host = {peer: value.detach().float().cpu().numpy() for peer, value in logits.items()}
         labels = target.cpu().numpy()
         for row, key in enumerate(index.tolist()):
@@ -119,5 +119,5 @@ class Scores:
         ids = np.array([self.ids[key] for key in sorted(self.rows)])
         temporary = path.with_name(f".{path.name}.tmp")
         with temporary.open("wb") as handle:
-            np.savez_compressed(handle, ids=ids, target=self.target().numpy(), **arrays)
+            np.savez_compressed(handle, **{"ids": ids, "target": self.target().numpy(), **arrays})  # type: ignore[arg-type]
         os.replace(temporary, path)

@@ -1,8 +1,8 @@
 """Exported weights of single peers, with their provenance inside the file.
 
-A zoo file is a dict of plain values and tensors that loads with `weights_only=True`: `state_dict`, `arch` (how to rebuild the
-network), `modality`, `classes`, `origin`, `stage`, `seed`, `metrics`, `fingerprint` and more. Whatever is decided about weights
-is decided from these entries, never from a file name.
+A zoo file is a dict of plain values and tensors that loads with `weights_only=True`: `state_dict`, `arch` (how to
+rebuild the network), `modality`, `classes` and `provenance`. What is decided about weights is decided from these
+entries, never from a file name.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def load_peer(path: Path) -> dict[str, Any]:
         entry = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many unrelated types for files that aren't checkpoints
         raise UserError(
-            f"{path} can't be read as weights (damaged or foreign file): {str(error).splitlines()[0][:120]}"
+            f"{path} can't be read as weights, it is damaged or foreign ({type(error).__name__})"
         ) from None
     if not isinstance(entry, dict) or any(key not in entry for key in REQUIRED):
         found = sorted(entry)[:6] if isinstance(entry, dict) else type(entry).__name__

@@ -24,9 +24,9 @@ def kl_divergence(
     """KL(teachers || student) per sample, [B], for `student` [B, K] and M `teachers` [B, K].
 
     Args:
-        aggregate: what several teachers say together. `mean_logits`: softmax of the mean logits (the code of Mutual Modality
-            Learning); `mean_probs`: mean of the probabilities (its equation 4); `pairwise`: mean of the M divergences (Deep
-            Mutual Learning, Zhang et al. 2018). All three agree for one teacher.
+        aggregate: what several teachers say together. `mean_logits`: softmax of the mean logits (the code of Mutual
+            Modality Learning); `mean_probs`: mean of the probabilities (its equation 4); `pairwise`: mean of the M
+            divergences (Deep Mutual Learning, Zhang et al. 2018). All three agree for one teacher.
         temperature: divides all logits; the result is multiplied by its square so that gradients keep their size
             (Hinton et al. 2015).
         kind: `softmax` compares distributions over classes, `bernoulli` compares K independent yes/no probabilities.

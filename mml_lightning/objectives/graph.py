@@ -126,8 +126,8 @@ class Objective:
         Args:
             outputs: per peer, logits {head: [B, K]}.
             target: per head, class indices [B] or multi-hot [B, K].
-            present: per peer, [B] bool: samples that have its modality. A term is the mean over samples whose student and
-                teachers are all present; None means all are.
+            present: per peer, [B] bool: samples that have its modality. A term is the mean over samples whose student
+                and teachers are all present; None means all are.
         """
         terms: Terms = {peer: {} for peer in self.peers if peer not in self.frozen}
         for head, labels in target.items():

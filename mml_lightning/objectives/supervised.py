@@ -9,8 +9,8 @@ from torch import Tensor
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Loss per sample [B] of `logits` [B, K].
 
-    A target of class indices [B] gives cross-entropy; a multi-hot target [B, K] gives binary cross-entropy averaged over
-    the classes, so that the batch mean is the "mean" reduction over B x K (paper, Appendix 2).
+    A target of class indices [B] gives cross-entropy; a multi-hot target [B, K] gives binary cross-entropy averaged
+    over the classes, so that the batch mean is the "mean" reduction over B x K (paper, Appendix 2).
 
     Raises:
         ValueError: the target fits neither form.
