@@ -1,12 +1,15 @@
-"""The command line before Hydra sees it: mistakes Hydra can't name well, and `resume=` and `ckpt=` of a run directory.
+"""The command line before Hydra sees it: mistakes Hydra can't name well, and `resume=` and `ckpt=` of an earlier run.
 
 Imports no torch, so that `--help` stays instant.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -16,47 +19,119 @@ import yaml
 from mml_lightning import resolvers
 from mml_lightning.errors import UserError
 
+MULTIRUN = ("-m", "--multirun")
 OVERRIDES = Path(".hydra") / "overrides.yaml"
-FAILURE, MISTAKE = 1, 2  # exit codes
+WEIGHTS = (".pt", ".pth", ".ckpt")
+FAILURE, MISTAKE, INTERRUPTED = 1, 2, 130  # exit codes
+PATIENCE = 30.0  # seconds that a failed rank waits for the first one to end by itself
 failures: list[int] = []
-"""Exit codes of the jobs of this process that failed; a failed job does not end a sweep, so the process fails at its end."""
+"""Exit codes of the failed jobs of this process: a failed job does not end a sweep, so the process fails at its end."""
 
 
 def launch(main: Callable[[], None], conf: Path) -> NoReturn:
     """Run a Hydra application: a mistake of the user is one line and exit code 2, a failed job exit code 1."""
     resolvers.register()
     resolvers.stamp_run()
+    os.environ.setdefault("MML_PROGRAM", Path(sys.argv[0]).stem)
     try:
         sys.argv[1:] = prepare(sys.argv[1:], conf)
+        os.environ.setdefault("MML_SWEEP", swept_keys(sys.argv[1:]) or "sweep")
+        main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(MISTAKE)
-    main()
-    sys.exit(max(failures, default=0))
+        failures.append(MISTAKE)
+    except KeyboardInterrupt:
+        failures.append(INTERRUPTED)
+    except SystemExit as stop:  # Hydra has named the mistake itself, unless it stopped for --help and the like
+        if stop.code:
+            failures.append(MISTAKE)
+    except BrokenPipeError:  # the reader of our output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _leave(max(failures, default=0))
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit. Lightning kills the first rank as soon as another one fails: let it write its results and end by itself."""
+    if code and os.environ.get("LOCAL_RANK", "0") != "0":
+        parent, until = os.getppid(), time.monotonic() + PATIENCE
+        while os.getppid() == parent and time.monotonic() < until:
+            time.sleep(0.1)
+    sys.exit(code)
 
 
 def prepare(arguments: Sequence[str], conf: Path) -> list[str]:
     """Arguments for Hydra.
 
-    A `resume=<run directory>` brings back the overrides of that run and its directory; `ckpt=<run directory>` brings back
-    the overrides alone. What is typed beside them wins.
+    `resume=<run directory>` brings back the overrides of that run and its directory; `ckpt=` brings back the overrides
+    of the run that made the weights. What is typed beside them wins. `init=<file>` is short for `init.all=<file>`.
 
     Raises:
-        UserError: unknown or repeated modality, or a resume that is not a run directory.
+        UserError: unknown or repeated modality, or a resume or ckpt that is not a run directory.
     """
-    given = list(arguments)
+    given = [_init_file(argument) for argument in sorted(arguments, key=lambda a: a not in MULTIRUN)]  # flags first
     _check_modalities(given, conf)
-    resume = _value(given, "resume")
+    resume, checkpoint = _value(given, "resume"), _value(given, "ckpt")
     if resume and resume != "null":
-        folder = Path(resume)
-        saved = _saved_overrides(folder, "resume")
-        rest = [a for a in given if not a.startswith(("resume=", "hydra.run.dir="))]
-        kept = [a for a in saved if not a.startswith("resume=")]
-        return [*kept, *rest, f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
-    checkpoint = _value(given, "ckpt")
-    if checkpoint and Path(checkpoint).is_dir():
-        return [*_saved_overrides(Path(checkpoint), "ckpt"), *given]
+        return _resumed(given, Path(resume).expanduser())
+    if checkpoint:
+        flags = [argument for argument in given if argument in MULTIRUN]
+        return [*flags, *_made_by(Path(checkpoint).expanduser(), given), *given[len(flags) :]]
     return given
+
+
+def swept_keys(given: Sequence[str]) -> str:
+    """The keys that a sweep varies, as a directory is named after them: init.rgb+seed."""
+    keys = []
+    for argument in given:
+        key, _, value = argument.partition("=")
+        bare = re.sub(
+            r"\[[^\]]*\]|\{[^}]*\}|'[^']*'|\"[^\"]*\"", "", value
+        )  # commas in lists and quotes separate nothing
+        if "," in bare or re.match(r"(range|choice|glob|interval)\(", value):
+            keys.append(re.sub(r"[^A-Za-z0-9_.-]", "_", key.lstrip("+")))
+    return "+".join(keys)[:80]
+
+
+def _resumed(given: Sequence[str], folder: Path) -> list[str]:
+    if _is_sweep(given):
+        raise UserError("resume= continues one run; leave out -m, or resume the jobs of a sweep one by one")
+    saved = _saved_overrides(folder / OVERRIDES)
+    if saved is None:
+        raise UserError(
+            f"resume={folder} is not a run directory (it has no {OVERRIDES}); "
+            "pick one below multirun/single or a job of a sweep"
+        )
+    rest = [a for a in given if not a.startswith(("resume=", "hydra.run.dir="))]
+    # an experiment may carry a sweep of its own; this continues one of its jobs
+    return [*saved, *rest, f"resume='{folder}'", f"hydra.run.dir='{folder}'", "hydra.mode=RUN"]
+
+
+def _made_by(path: Path, given: Sequence[str]) -> list[str]:
+    """Overrides of the run that made what `ckpt` names, so that it is measured on the same data in the same way."""
+    folders = [path] if path.is_dir() else [path.parent, path.parent.parent] if path.is_file() else []
+    for folder in folders:
+        saved = _saved_overrides(folder / OVERRIDES)
+        if saved is None:
+            saved = _told_overrides(folder / "result.json")
+        if saved is not None:
+            return saved if _is_sweep(given) else [*saved, "hydra.mode=RUN"]
+    if path.is_dir() and not any(path.glob("*.pt")):
+        raise UserError(
+            f"ckpt={path} is not a run directory (it has no {OVERRIDES}); "
+            "give a directory below multirun/single, a checkpoint or a zoo file"
+        )
+    return []
+
+
+def _is_sweep(given: Sequence[str]) -> bool:
+    return any(argument in MULTIRUN for argument in given)
+
+
+def _init_file(argument: str) -> str:
+    """`init` is a group, so Hydra would look for an option of that name."""
+    key, _, value = argument.partition("=")
+    is_file = "/" in value or value.strip("'\"").endswith(WEIGHTS)
+    return f"init.all={value}" if key == "init" and is_file and "," not in value else argument
 
 
 def _check_modalities(given: Sequence[str], conf: Path) -> None:
@@ -64,6 +139,8 @@ def _check_modalities(given: Sequence[str], conf: Path) -> None:
     value = _value(given, "modality")
     for choice in re.findall(r"\[([^\]]*)\]", value or "") or ([] if not value or "[" in value else value.split(",")):
         names = [name.strip().strip("'\"") for name in choice.split(",") if name.strip()]
+        if not names:
+            raise UserError("modality=[] leaves nothing to train; use modality=[rgb]")
         for name in names:
             if name not in known:
                 raise UserError(
@@ -71,7 +148,8 @@ def _check_modalities(given: Sequence[str], conf: Path) -> None:
                 )
             if names.count(name) > 1:
                 raise UserError(
-                    f"modality=[{choice}] names {name} twice; two networks of one modality are stage=ml modality=[{name}]"
+                    f"modality=[{choice}] names {name} twice; "
+                    f"two networks of one modality are stage=ml modality=[{name}]"
                 )
 
 
@@ -82,10 +160,19 @@ def _value(given: Sequence[str], key: str) -> str | None:
     return values[-1] if values else None
 
 
-def _saved_overrides(folder: Path, key: str) -> list[str]:
-    file = folder / OVERRIDES
+def _saved_overrides(file: Path) -> list[str] | None:
     if not file.is_file():
-        raise UserError(
-            f"{key}={folder} is not a run directory (it has no {OVERRIDES}); pick one below multirun/single or a job of a sweep"
-        )
-    return [str(line) for line in yaml.safe_load(file.read_text()) or []]
+        return None
+    return _lasting(yaml.safe_load(file.read_text(encoding="utf-8")) or [])
+
+
+def _told_overrides(file: Path) -> list[str] | None:
+    try:
+        return _lasting(json.loads(file.read_text(encoding="utf-8"))["overrides"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _lasting(overrides: Sequence[object]) -> list[str]:
+    """Without what was meant for one start of the run only."""
+    return [str(item) for item in overrides if not str(item).startswith(("resume=", "ckpt=", "hydra.mode="))]

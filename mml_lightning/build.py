@@ -6,7 +6,8 @@ Nothing is written here. Peers are named after their modality: rgb, flow, and rg
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,33 @@ from mml_lightning.views import POOLINGS
 from mml_lightning.weights import Alias, Origin
 
 SHARED_GROUPS = ("setup", "data", "backbone", "paths", "init.base")
+LEAST: dict[str, tuple[type, float]] = {
+    "seed": (int, 0),
+    "stage.copies": (int, 1),
+    "schedule.epochs": (int, 1),
+    "optimizer.lr": (float, 0),
+    "optimizer.weight_decay": (float, 0),
+    "data.batch_size": (int, 1),
+    "data.eval_batch_size": (int, 1),
+    "data.workers": (int, 0),
+    "data.max_bad_share": (float, 0),
+    "trainer.accumulate_grad_batches": (int, 1),
+    "trainer.num_threads": (int, 1),
+}
+"""Numbers that would fail late or oddly: their kind and least value."""
+
+
+def check_numbers(cfg: DictConfig) -> None:
+    """Raises:
+    UserError: one of :data:`LEAST` is no number or too small.
+    """
+    for key, (kind, least) in LEAST.items():
+        value = OmegaConf.select(cfg, key)
+        if value is None and key == "trainer.num_threads":
+            continue
+        kinds = (int,) if kind is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
+            raise UserError(f"{key}={value} must be a {'whole ' if kind is int else ''}number from {least:g}")
 
 
 def modalities(cfg: DictConfig) -> dict[str, Modality]:
@@ -63,11 +91,11 @@ class PeerSpec:
 
 
 def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
-    """The peers of the stage with their origins.
+    """The peers of the stage with their origins, which may be yet to train: see :func:`require_origins`.
 
     Raises:
-        UserError: the stage does not fit the modalities, an origin is unknown or was never trained, or two peers of one
-            modality would start (and stay) identical.
+        UserError: the stage does not fit the modalities, an origin is unknown, or two peers of one modality would start
+            (and stay) identical.
     """
     chosen = modalities(cfg)
     needed, copies, stage = int(cfg.stage.modalities), int(cfg.stage.copies), cfg.stage.name
@@ -75,13 +103,13 @@ def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
         raise UserError("modality=[] leaves nothing to train; use modality=[rgb]")
     if len(chosen) < needed:
         raise UserError(
-            f"stage={stage} needs two or more modalities (have {list(chosen)}): modality=[rgb,flow]; for one use stage=ml"
+            f"stage={stage} needs two or more modalities (have {list(chosen)}): modality=[rgb,flow]; "
+            "for one use stage=ml"
         )
-    if copies < 1:
-        raise UserError(f"stage.copies={copies} must be 1 or more")
     if cfg.objective.edges and len(chosen) * copies < 2:
         raise UserError(
-            f"objective={cfg.objective.name} teaches between peers but the run has one; use stage=ml, or objective=cross_entropy"
+            f"objective={cfg.objective.name} teaches between peers but the run has one; "
+            "use stage=ml, or objective=cross_entropy"
         )
     zoo = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
     table = {name: Alias(a["run"], a["peer"], tuple(a["make"])) for name, a in plain(cfg.aliases).items()}
@@ -91,10 +119,19 @@ def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
         for number in range(copies):
             copy = f"_{number}" if number else ""
             origin = weights.resolve(str(cfg.init[modality.name]), modality.name, copy, table, zoo, kept, cfg.seed)
-            weights.require(origin, f"{modality.name}{copy}")
             specs.append(PeerSpec(f"{modality.name}{copy}", modality, origin))
     _refuse_twins(specs)
     return specs
+
+
+def require_origins(specs: Sequence[PeerSpec], coming: Set[Path] = frozenset()) -> None:
+    """Raises:
+    UserError: the weights of a peer are not there, nor among those `coming`; names the command that makes them.
+    """
+    # the second network first: the command that makes it makes the first one too
+    for spec in sorted(specs, key=lambda spec: spec.name, reverse=True):
+        if spec.origin.path not in coming:
+            weights.require(spec.origin, spec.name)
 
 
 def _refuse_twins(specs: Sequence[PeerSpec]) -> None:
@@ -105,20 +142,32 @@ def _refuse_twins(specs: Sequence[PeerSpec]) -> None:
         key = (spec.modality.name, spec.origin.path)
         if key in seen:
             raise UserError(
-                f"peers {seen[key]} and {spec.name} would start from the same weights, {spec.origin.path}: identical networks "
-                "never differ, so there is nothing to teach; give them different files or init=scratch"
+                f"peers {seen[key]} and {spec.name} would start from the same weights, {spec.origin.path}: identical "
+                "networks never differ, so there is nothing to teach; give them different files or init=scratch"
             )
         seen[key] = spec.name
 
 
-def dataset(cfg: DictConfig) -> Dataset:
-    """Records of all splits, validated.
+def dataset(cfg: DictConfig, needed: Sequence[str] | None = None) -> Dataset:
+    """Records of all splits, validated: the splits `needed`, by default those that a training run uses.
 
     Raises:
         UserError: whatever the reader or the validation finds.
     """
+    plain(cfg.data)  # a required value is missed by its own name
     made = _instantiate(cfg.data.reader)
-    return validate(made, SPLITS if cfg.test else SPLITS[:2])
+    return validate(made, needed or (SPLITS if cfg.test else SPLITS[:2]))
+
+
+def check_batch(cfg: DictConfig, data: Dataset, ranks: int) -> None:
+    """Raises:
+    UserError: the training split has no full batch, or a batch can't be shared out among the ranks.
+    """
+    size, batch = len(data.splits["train"]), int(cfg.data.batch_size)
+    if size < batch:
+        raise UserError(f"data.batch_size={batch} is larger than the train split ({size} videos): lower it")
+    if batch % ranks:
+        raise UserError(f"data.batch_size={batch} is the batch over all {ranks} ranks: make it a multiple of {ranks}")
 
 
 def flow_cache(cfg: DictConfig, chosen: Mapping[str, Modality]) -> FlowCache | None:
@@ -131,7 +180,11 @@ def flow_cache(cfg: DictConfig, chosen: Mapping[str, Modality]) -> FlowCache | N
 def clip_datasets(
     cfg: DictConfig, data: Dataset, cache: FlowCache | None, chosen: Sequence[Modality]
 ) -> dict[str, ClipDataset]:
-    """How samples are made, per split. Validation is one uniform clip and the central crop; `views` shape the test split."""
+    """How samples are made, per split. Validation is one clip and the central crop; `views` shape the test split.
+
+    Raises:
+        UserError: sampling, transforms or views are wrong.
+    """
     sampling, transforms, views = cfg.sampling, cfg.transforms, cfg.views
     draw: dict[str, Any] = {"num_segments": sampling.num_segments, "policy": sampling.policy}
     test_output = transforms.short_side if views.full_resolution else transforms.output
@@ -182,9 +235,19 @@ def peers(
     for spec in specs:
         torch.manual_seed(_peer_seed(cfg.seed, spec.name))
         make = _instantiate(cfg.backbone.net)
-        net = make(in_channels=spec.modality.channels, num_classes=data.num_classes)
+        try:
+            net = make(in_channels=spec.modality.channels, num_classes=data.num_classes)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"backbone={cfg.backbone.name}: {error}") from None
         provenance[spec.name] = weights.fill(
-            net, spec.origin, classes, cfg.backbone.net.depth, cfg.init.file, bool(cfg.init.new_head)
+            net,
+            spec.origin,
+            spec.name,
+            spec.modality.name,
+            classes,
+            cfg.backbone.net.depth,
+            cfg.init.file,
+            bool(cfg.init.new_head),
         )
         nets[spec.name] = net
     return nets, provenance
@@ -250,8 +313,6 @@ def objective(cfg: DictConfig, names: Sequence[str]) -> Objective:
 def optimiser_plan(cfg: DictConfig, provenance: Mapping[str, Mapping[str, Any]]) -> OptimiserPlan:
     """Optimiser and schedule; TSN's faster head applies to the peers whose head is new (`optimizer.fc_lr5`)."""
     epochs = int(cfg.schedule.epochs)
-    if epochs < 1:
-        raise UserError(f"schedule.epochs={epochs} must be 1 or more")
     if cfg.optimizer.groups not in ("tsn", "plain"):
         raise UserError(f"optimizer.groups={cfg.optimizer.groups!r} is unknown; use tsn or plain")
     factor = functools.partial(_instantiate(cfg.schedule.factor), epochs=epochs)
@@ -274,15 +335,30 @@ def _peer_seed(seed: int, name: str) -> int:
 
 
 def plain(node: Any) -> Any:
-    """Config node to dicts, lists and values, interpolations resolved."""
+    """Config node to dicts, lists and values, interpolations resolved.
+
+    Raises:
+        UserError: a required value is missing, or an interpolation leads nowhere.
+    """
     try:
-        return OmegaConf.to_container(node, resolve=True, throw_on_missing=False)
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from None
+        raise UserError(config_mistake(error)) from None
+
+
+def config_mistake(error: OmegaConfBaseException) -> str:
+    """One line; a required value is named as it is typed."""
+    text = str(error).splitlines()[0]
+    missing = re.search(r"[Mm]issing mandatory value: ([\w.]+)", text)
+    return f"{missing[1]} is required: {missing[1]}=..." if missing else text
 
 
 def _instantiate(node: DictConfig) -> Any:
-    """Build what `_target_` names; a mistake in the config is the user's, an error inside the target keeps its own type."""
+    """Build what `_target_` names.
+
+    Raises:
+        UserError: a mistake in the config, or the target's own ValueError.
+    """
     try:
         return instantiate(node, _convert_="all")
     except InstantiationException as error:
@@ -290,4 +366,4 @@ def _instantiate(node: DictConfig) -> Any:
             raise UserError(str(error.__cause__)) from None
         raise UserError(" ".join(str(error).split())[:300]) from None
     except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from None
+        raise UserError(config_mistake(error)) from None

@@ -4,63 +4,163 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 
-from mml_lightning.cohort import Cohort
 from mml_lightning.errors import UserError
+from mml_lightning.progress import clock
 
 log = logging.getLogger(__name__)
 
 
-def clock(seconds: float) -> str:
-    """1:05 or 2:03:04."""
-    minutes, second = divmod(round(max(0.0, seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{second:02d}" if hours else f"{minutes}:{second:02d}"
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes beside the final name, then renames: a run killed at any moment leaves a whole checkpoint to resume from.
+
+    Lightning's own writer goes through the system's temporary folder, which may lie on another disk.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as handle:
+                torch.save(checkpoint, handle)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class SharedBuffers(pl.Callback):
+    """Under DDP every rank measures with the first rank's buffers: batch norms see other videos on every rank, and the
+    first rank's are the ones that are kept."""
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._share(trainer, pl_module)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._share(trainer, pl_module)
+
+    def _share(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            for buffer in pl_module.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+
+class Speed(pl.Callback):
+    """Training speed of this process: videos per second over all ranks, loading included, validation not.
+
+    Args:
+        batch_size: videos per batch over all ranks.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.videos = 0
+        self.seconds = 0.0
+        self._since = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        self.seconds += now - self._since
+        self._since = now
+        self.videos += self.batch_size
+
+    def per_second(self) -> float | None:
+        """None if nothing was trained, as after the resume of a finished run."""
+        return round(self.videos / self.seconds, 2) if self.seconds else None
 
 
 class EpochLines(pl.Callback):
-    """One line per epoch: losses, validation accuracy of every peer, speed, time left."""
+    """One line per epoch: losses, validation accuracy of every peer, speed, time left; and one now and then in between.
 
-    def __init__(self) -> None:
-        self.started = 0.0
+    Args:
+        every: seconds between the lines within an epoch or a test; None for none.
+        now: the clock, in seconds.
+    """
+
+    def __init__(self, every: float | None = 30.0, now: Callable[[], float] = time.monotonic) -> None:
+        self.every = every
+        self.now = now
+        self.started = self.said = 0.0
         self.first_epoch = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.started = time.monotonic()
+        self.started = self.said = self.now()
         self.first_epoch = trainer.current_epoch
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        steps = float(trainer.num_training_batches)
+        if not self._due():
             return
-        epochs = trainer.max_epochs or 0
-        done = trainer.current_epoch + 1
-        elapsed = time.monotonic() - self.started
-        per_epoch = elapsed / max(1, done - self.first_epoch)
+        done = trainer.current_epoch - self.first_epoch + (batch_idx + 1) / steps
+        left = (self.now() - self.started) / done * ((trainer.max_epochs or 0) - self.first_epoch - done)
+        self._say(
+            trainer,
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {batch_idx + 1}/{steps:.0f}"
+            f"  |  {clock(left)} left",
+        )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epochs, done = trainer.max_epochs or 0, trainer.current_epoch + 1
+        per_epoch = (self.now() - self.started) / max(1, done - self.first_epoch)
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        terms = "  ".join(
-            f"{k.removeprefix('train/')} {v:.3f}"
-            for k, v in sorted(metrics.items())
-            if k.startswith("train/") and k.count("/") == 2
+        terms = [
+            f"{key.removeprefix('train/')} {value:.3f}"
+            for key, value in sorted(metrics.items())
+            if key.startswith("train/") and key.count("/") == 2
+        ]
+        scores = [
+            f"{key.split('/')[-2]} {value:.1f}"
+            for key, value in metrics.items()
+            if key.startswith("val/") and key.endswith(("/top1", "/map"))
+        ]
+        self._say(
+            trainer,
+            f"epoch {done}/{epochs}  {'  '.join(terms)}  |  val {'  '.join(scores) or '-'}"
+            f"  |  {per_epoch:.1f} s/epoch, {clock(per_epoch * (epochs - done))} left",
         )
-        scores = "  ".join(
-            f"{k.split('/')[-2]} {v:.1f}"
-            for k, v in metrics.items()
-            if k.startswith("val/") and k.endswith(("/top1", "/map"))
-        )
-        log.info(
-            "epoch %d/%d  %s  |  val %s  |  %.1f s/epoch, %s left",
-            done,
-            epochs,
-            terms,
-            scores or "-",
-            per_epoch,
-            clock(per_epoch * (epochs - done)),
-        )
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = self.said = self.now()
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._due():
+            steps = float(sum(trainer.num_test_batches))
+            left = (self.now() - self.started) / (batch_idx + 1) * (steps - batch_idx - 1)
+            self._say(trainer, f"measuring  step {batch_idx + 1}/{steps:.0f}  |  {clock(left)} left")
+
+    def _due(self) -> bool:
+        return self.every is not None and self.now() - self.said >= self.every
+
+    def _say(self, trainer: pl.Trainer, line: str) -> None:
+        self.said = self.now()
+        if trainer.is_global_zero:
+            log.info(line)
 
 
 class Quarantine(pl.Callback):
@@ -75,21 +175,35 @@ class Quarantine(pl.Callback):
     def __init__(self, path: Path, videos: int, max_share: float) -> None:
         self.path, self.videos, self.max_share = path, videos, max_share
         self.reasons: dict[str, str] = {}
-        self.replaced = 0
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def state_dict(self) -> dict[str, Any]:
+        return {"reasons": dict(self.reasons)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.reasons = dict(state_dict["reasons"])
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, Cohort)
-        if not pl_module.failures:
+        new = {video: reason for video, reason in batch["failures"] if video not in self.reasons}
+        if not new:
             return
-        new = [(video, reason) for video, reason in dict(pl_module.failures).items() if video not in self.reasons]
-        self.replaced += len(pl_module.failures)
-        pl_module.failures.clear()
-        self.reasons.update(new)
-        if new and trainer.is_global_zero:
-            for _, reason in new:
+        self.reasons |= new
+        if trainer.world_size == 1:
+            for reason in new.values():
                 log.warning("unreadable video, replaced by another one: %s", reason)
+            self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:  # ranks see different videos; they tell each other, and stop together
+            told: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(told, self.reasons)
+            self.reasons = {video: reason for reasons in told for video, reason in reasons.items()}
+            if self.reasons:
+                self._check(trainer)
+
+    def _check(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
             self.write()
         if len(self.reasons) > self.max_share * self.videos:
             raise UserError(
@@ -98,7 +212,8 @@ class Quarantine(pl.Callback):
             )
 
     def write(self) -> None:
-        with self.path.open("w", newline="") as handle:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="", encoding="utf-8") as handle:
             writer = csv.writer(handle)
             writer.writerow(["id", "reason"])
             writer.writerows(sorted(self.reasons.items()))

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mml_lightning import __version__
 from mml_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,61 @@ def _seeds(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
+def _declare_check(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Reads every video with decord and PyAV and compares frames: finds unreadable and one-frame videos, wrong "
+        "frames, identical videos in several splits, uneven classes. Writes <paths.root>/check/<data.name>.csv, from "
+        "which later runs take the right reader of each video. Exit code 1 if a video is unreadable."
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="the data, as for train.py: data=csv data.index=my_videos.csv"
+    )
+    parser.add_argument("--samples", type=int, default=4, metavar="N", help="frames compared per video (default: 4)")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="videos read at a time (default: cores)"
+    )
+
+
+def _check(args: argparse.Namespace) -> None:
+    from mml_lightning import build
+    from mml_lightning.data import check
+    from mml_lightning.progress import Progress
+
+    logging.basicConfig(format="%(message)s", level=logging.INFO)  # progress without a terminal
+    cfg = _compose(args.overrides)
+    build.plain(cfg.data)  # a required value is missed by its own name
+    data = build._instantiate(cfg.data.reader)
+    file = Path(cfg.paths.root) / "check" / f"{cfg.data.name}.csv"
+    with ExitStack() as stack:
+
+        def begin(videos: int) -> Callable[[], object]:
+            print(f"checking {videos} videos of {data.name} with {args.threads} threads", flush=True)
+            return stack.enter_context(Progress(videos, "check")).advance
+
+        findings = check.check(data, file, args.samples, args.threads, begin)
+    print("\n".join([*check.report(data, findings), f"wrote {file}"]))
+    if any(finding.decoder == check.UNREADABLE for finding in findings):
+        sys.exit(1)
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    """The config that train.py composes from the same words."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    from mml_lightning import arguments, resolvers
+
+    conf = Path(__file__).resolve().parents[1] / "conf"
+    if not conf.is_dir():
+        raise UserError("no conf/ beside the package; install it from a clone: pip install -e <clone>")
+    resolvers.register()
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            return compose("train", arguments.prepare(overrides, conf))
+    except HydraException as error:
+        raise UserError(" ".join(str(error).split())) from None
+
+
 def _version(args: argparse.Namespace) -> None:
     print(__version__)
 
@@ -84,6 +146,7 @@ def _no_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
+    "check": Command("read every video of a dataset and say what is wrong with it", _declare_check, _check),
     "report": Command("table of runs, or a paired comparison of two of its rows", _declare_report, _report),
     "version": Command("print the version", _no_arguments, _version),
 }

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
-from mml_lightning import build, process, provenance, run
+from mml_lightning import build, process, provenance, run, tracking
 from mml_lightning.backbones.recognizer import Recognizer, rebuild
 from mml_lightning.cohort import Cohort
 from mml_lightning.data.records import Dataset
@@ -19,8 +18,8 @@ from mml_lightning.errors import UserError
 from mml_lightning.loaders import VideoData
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective
-from mml_lightning.results import RunResult, nested_metrics
-from mml_lightning.weights import Alias, require, resolve
+from mml_lightning.results import RunResult, nested_metrics, read_result
+from mml_lightning.weights import CHECKPOINT, Alias, checkpoint_entries, require, resolve
 from mml_lightning.zoo import load_peer
 
 log = logging.getLogger(__name__)
@@ -30,56 +29,45 @@ Entries = dict[str, dict[str, Any]]
 
 def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """Measure `ckpt` on `split` with `views`; returns the content of result.json."""
+    build.check_numbers(cfg)
     process.set_up_process(cfg)
     if cfg.split not in ("val", "test"):
         raise UserError(f"split={cfg.split!r} is unknown; use val or test")
-    entries = load_entries(cfg, overrides)
-    data = build.dataset(cfg)
+    entries = load_entries(cfg)
+    data = build.dataset(cfg, [cfg.split])
     check_classes(entries, data)
     chosen = {name: Modality(**entry["modality"]) for name, entry in entries.items()}
     cache = build.flow_cache(cfg, chosen)
     distinct = list({modality.name: modality for modality in chosen.values()}.values())
-    viewed = build.clip_datasets(cfg, data, cache, distinct)
-    shaped = viewed.get("test")
-    if shaped is None:
-        raise UserError("the data have no test split to take the views from")
-    dataset = dataclasses.replace(shaped, records=list(data.splits[cfg.split]))
+    measured = dataclasses.replace(data, splits={"test": data.splits[cfg.split]})  # `views` shape the test split
+    datasets = build.clip_datasets(cfg, measured, cache, distinct)
     cohort = scoring_cohort(cfg, entries, chosen, data)
     folder = Path(cfg.paths.output_dir)
+    trainer = run.make_trainer(cfg, folder, [], job_type="eval")
     process.say(
-        [f"measuring {', '.join(entries)} on {len(dataset)} {cfg.split} videos of {data.name}, views {cfg.views.name}"]
+        [
+            f"measuring {', '.join(entries)} on {len(datasets['test'])} {cfg.split} videos of {data.name}, "
+            f"views {cfg.views.name}; output {folder}"
+        ]
     )
-    result = RunResult(
-        folder,
-        process.is_first_rank(),
-        **provenance.identity(cfg, data, overrides) | {"stage": "eval", "modality": [m.name for m in distinct]},
-    )
-    result.fields["peers"] = {
-        n: {"modality": chosen[n].name, "init": str(cfg.ckpt), "origin": str(cfg.ckpt)} for n in entries
-    }
-    result.write()
-    try:
-        video = VideoData(
-            {"test": dataset},
-            build.loader_settings(cfg),
-            lambda: run.fill_flow(cache, {"test": dataset}, cfg.data.workers),
-        )
-        trainer = run.make_trainer(cfg, folder, len(dataset))
-        trainer.test(cohort, datamodule=video, verbose=False)
+    known = provenance.identity(cfg, overrides, data) | {"stage": "eval", "modality": [m.name for m in distinct]}
+    peers = {n: {"modality": m.name, "init": str(cfg.ckpt), "origin": str(cfg.ckpt)} for n, m in chosen.items()}
+    with RunResult(folder, process.is_first_rank(), **known, peers=peers) as result:
+        filler = run.flow_filler(cache, datasets, cfg.data.workers)
+        video = VideoData(datasets, build.loader_settings(cfg), filler)
+        with run.interruptible(trainer):
+            trainer.test(cohort, datamodule=video, verbose=False)
         provenance.save_scores(cohort, folder / "predictions", cfg.split)
         result.fields |= {
             "metrics": nested_metrics(trainer.callback_metrics),
             "unreadable": provenance.unreadable(cohort),
         }
-    except BaseException as error:
-        result.finish("failed", f"{type(error).__name__}: {error}")
-        raise
-    result.finish("completed")
+        tracking.log_summary(trainer.loggers, trainer.callback_metrics)
     process.say_result(result.fields)
     return result.fields
 
 
-def load_entries(cfg: DictConfig, overrides: Sequence[str]) -> Entries:
+def load_entries(cfg: DictConfig) -> Entries:
     """The peers that `ckpt` names: a run directory, its checkpoint, a zoo file or an alias.
 
     Raises:
@@ -88,45 +76,38 @@ def load_entries(cfg: DictConfig, overrides: Sequence[str]) -> Entries:
     given = str(cfg.ckpt)
     path = Path(given).expanduser()
     if path.is_dir():
-        files = sorted((path / "peers").glob("*.pt")) or sorted(path.glob("*.pt"))
-        if not files:
-            raise UserError(
-                f"ckpt={given} holds no peers/*.pt: the run did not finish; continue it with resume={given}"
-            )
-        return {file.stem: load_peer(file) for file in files}
-    if path.suffix == ".ckpt":
+        return {file.stem: load_peer(file) for file in peer_files(path, given)}
+    if path.suffix == CHECKPOINT:
         return checkpoint_entries(path)
     if path.suffix == ".pt" or "/" in given:
-        return {path.stem: load_peer(path)}
+        entry = load_peer(path)
+        return {entry["provenance"].get("peer", path.stem): entry}
     table = {name: Alias(a["run"], a["peer"], tuple(a["make"])) for name, a in build.plain(cfg.aliases).items()}
     zoo = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
-    if given not in table:
+    if given.partition(":")[0] not in table:
         raise UserError(f"ckpt={given} is no file, no directory and no alias; aliases are {sorted(table)}")
     entries = {}
     for modality in cfg.modality:
         origin = resolve(given, modality, "", table, zoo, [], cfg.seed)
         require(origin, modality)
-        assert origin.path is not None
+        assert origin.path is not None, "an alias names a file"
         entries[origin.path.stem] = load_peer(origin.path)
     return entries
 
 
-def checkpoint_entries(path: Path) -> Entries:
-    """The peers inside a checkpoint of a run, with the descriptions stored beside their weights."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        described = content["hyper_parameters"]["peers"]
-        state = content["state_dict"]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint") from None
-    except Exception as error:  # torch.load raises many unrelated types for damaged files
-        raise UserError(f"{path} is not a readable checkpoint of a run ({type(error).__name__})") from None
-    entries = {}
-    for name, entry in described.items():
-        prefix = f"peers.{name}."
-        weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        entries[name] = {**entry, "state_dict": weights, "provenance": {}}
-    return entries
+def peer_files(folder: Path, given: str) -> list[Path]:
+    """The exported peers of a run: its own, those of the zoo for a reused step of a pipeline, or of a zoo folder."""
+    result = read_result(folder) or {}
+    reused = Path(result["zoo"]) if result.get("reused") else folder
+    files = sorted((folder / "peers").glob("*.pt")) or sorted(reused.glob("*.pt"))
+    if files:
+        return files
+    if result.get("pipeline"):
+        steps = sorted(path.name for path in folder.glob("[0-9]*_*"))
+        raise UserError(f"ckpt={given} is a pipeline; give one of its steps: {', '.join(steps)}")
+    raise UserError(
+        f"ckpt={given} holds no peers/*.pt: the run did not finish; continue it with train.py resume={given}"
+    )
 
 
 def check_classes(entries: Mapping[str, Mapping[str, Any]], data: Dataset) -> None:
@@ -143,7 +124,8 @@ def check_classes(entries: Mapping[str, Mapping[str, Any]], data: Dataset) -> No
                 )
             if list(have) != list(value.classes):
                 raise UserError(
-                    f"{name} was trained for other class names than data={data.name} has; choose the data it was trained on"
+                    f"{name} was trained for other class names than data={data.name} has; "
+                    "choose the data it was trained on"
                 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,17 @@ log = logging.getLogger(__name__)
 
 
 class SweepTable(Callback):
-    """Refreshes the table of a sweep after every job: after a failed job Hydra never reaches the end of the sweep."""
+    """Refreshes the table of a sweep after every job, so that a sweep that dies halfway has the table of its half."""
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-            self._write(Path(HydraConfig.get().sweep.dir))
+            _write(Path(HydraConfig.get().sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        if not folder.is_dir():
+        if not _first_rank() or not folder.is_dir():
             return
-        self._write(folder)
+        _write(folder)
         if config.get("logger", {}).get("wandb"):
             from mml_lightning import report
 
@@ -35,16 +36,19 @@ class SweepTable(Callback):
             )
         table = folder / "table.md"
         if table.is_file():
-            print(f"\n{table.read_text()}\n{table}")
+            print(f"\n{table.read_text(encoding='utf-8')}\n{table}")
 
-    def _write(self, folder: Path) -> None:
-        import os
 
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            return
-        from mml_lightning import report
+def _write(folder: Path) -> None:
+    if not _first_rank():
+        return
+    from mml_lightning import report
 
-        try:
-            report.write(folder)
-        except Exception:  # a broken table must not end the sweep; the runs' own files are intact
-            log.exception("could not write the table of %s; try: mml report %s", folder, folder)
+    try:
+        report.write(folder)
+    except Exception:  # a broken table must not end the sweep; the runs' own files are intact
+        log.exception("could not write the table of %s; try: mml report %s", folder, folder)
+
+
+def _first_rank() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"

@@ -11,18 +11,24 @@ import torch
 from torch.utils.data import DataLoader
 
 from mml_lightning.data.batches import EvalSampler, TrainSampler
-from mml_lightning.data.clips import ClipDataset, collate
+from mml_lightning.data.clips import ATTEMPTS, ClipDataset, collate
+from mml_lightning.errors import UserError
 
 Loader = DataLoader[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """Args:
-    batch_size: training videos per step over all ranks.
-    eval_batch_size: videos per step of one rank.
-    workers: loader processes per rank; 0 decodes in the main process.
-    context: how workers start, "fork", "spawn", "forkserver" or None for the platform's way.
+    """How loaders batch and work.
+
+    Args:
+        batch_size: training videos per step over all ranks.
+        eval_batch_size: videos per step of one rank.
+        workers: loader processes per rank; 0 decodes in the main process.
+        context: how workers start, "fork", "spawn", "forkserver" or None for the platform's way.
+
+    Raises:
+        UserError: a number is out of range.
     """
 
     batch_size: int
@@ -30,11 +36,18 @@ class LoaderSettings:
     workers: int
     context: str | None = None
 
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("eval_batch_size", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"data.{name}={getattr(self, name)} must be {least} or more")
+
 
 class VideoData(pl.LightningDataModule):
-    """Args:
-    datasets: per split, how samples are made.
-    prepare: called once per machine before training: files that are computed from others (the flow cache).
+    """The loaders of a run.
+
+    Args:
+        datasets: per split, how samples are made.
+        prepare: called once per machine before training: files that are computed from others (the flow cache).
     """
 
     def __init__(
@@ -48,6 +61,17 @@ class VideoData(pl.LightningDataModule):
     def prepare_data(self) -> None:
         if self._prepare is not None:
             self._prepare()
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Raises:
+        UserError: a training batch is not full: unreadable videos could not be replaced.
+        """
+        _, ranks = self._rank()
+        training = self.trainer is not None and self.trainer.training
+        if training and len(batch["index"]) < self.settings.batch_size // ranks:
+            last = batch["failures"][-1][1]
+            raise UserError(f"{ATTEMPTS} training videos in a row can't be read, last: {last}; run mml check")
+        return batch
 
     def train_dataloader(self) -> Loader:
         dataset = self.datasets["train"]

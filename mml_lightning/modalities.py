@@ -2,8 +2,9 @@
 
 Legend: B batch, V views, T frames (segments), W window, c channels of one source item, C channels, H height, W width.
 
-A *source* is decoded once per sample and may serve several modalities (`rgb` and `rgbdiff` share `frames`). Clips travel
-as uint8 with the W items of a window side by side in the channel axis; normalising and differencing happen on the device.
+A *source* is decoded once per sample and may serve several modalities (`rgb` and `rgbdiff` share `frames`). Clips
+travel as uint8 with the W items of a window side by side in the channel axis; normalising and differencing happen on
+the device.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def normalise(clip: Tensor, modality: Modality) -> Tensor:
 
 
 def difference(clip: Tensor, modality: Modality) -> Tensor:
-    """uint8 [..., W*c, H, W] -> float [..., (W-1)*c, H, W]: normalised frame k+1 minus frame k, in time order (TSN, RGBDiff)."""
+    """uint8 [..., W*c, H, W] -> float [..., (W-1)*c, H, W]: normalised frame k+1 minus k, in time order (TSN)."""
     frames = normalise(clip, modality).unflatten(-3, (modality.window, modality.item_channels))
     return (frames[..., 1:, :, :, :] - frames[..., :-1, :, :, :]).flatten(-4, -3)
 
@@ -45,7 +46,8 @@ class Modality:
         flip: what a horizontal mirror does: "mirror", or "mirror_negate_x" for flow.
 
     Raises:
-        ValueError: unknown `prepare` or `flip`, a window too short to difference, or statistics of the wrong length.
+        ValueError: unknown `prepare` or `flip`, a window too short to difference, statistics of the wrong length, or a
+            std that is not positive.
     """
 
     name: str
@@ -67,6 +69,8 @@ class Modality:
         for key in ("mean", "std"):
             if len(getattr(self, key)) not in (1, self.item_channels):
                 raise ValueError(f"modality {self.name}: {key} needs 1 or {self.item_channels} numbers")
+        if min(self.std) <= 0:
+            raise ValueError(f"modality {self.name}: std={list(self.std)} must be positive")
 
     @property
     def channels(self) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,81 +11,106 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 from mml_lightning import build, tracking
-from mml_lightning.process import is_first_rank, set_up_process
+from mml_lightning.errors import UserError
+from mml_lightning.process import is_first_rank
 from mml_lightning.provenance import fingerprint, zoo_folder
 from mml_lightning.results import RunResult, read_result, write_json
-from mml_lightning.run import stage
+from mml_lightning.run import LAST, stage
+from mml_lightning.weights import load_entry
 from mml_lightning.zoo import load_peer
 
 log = logging.getLogger(__name__)
 
+Step = tuple[DictConfig, list[str]]
+
 
 def pipeline(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
-    """Run the stages of a pipeline in order; a step whose networks are in the zoo, from the same config, is not repeated."""
+    """Run the stages of a pipeline in order; a step whose networks are in the zoo, from the same config, is skipped."""
     root = Path(cfg.paths.output_dir)
-    own = [o for o in overrides if not o.startswith(("pipeline=", "resume="))]
-    parent = RunResult(
-        root,
-        is_first_rank(),
-        name=f"pipeline_{cfg.pipeline.name}",
-        pipeline=cfg.pipeline.name,
-        seed=cfg.seed,
-        overrides=list(overrides),
-    )
-    steps = []
-    for number, step in enumerate(cfg.pipeline.steps, start=1):
-        typed = [*step.get("default", ()), *own, *(s.format(base=cfg.init.base) for s in step["set"])]
-        step_cfg = compose("train", overrides=[*typed, "pipeline=none", "experiment=none"])
-        with_dir = copy.deepcopy(step_cfg)
-        OmegaConf.update(with_dir, "paths.output_dir", str(root / f"{number}_{step_cfg.name}"))
-        steps.append((with_dir, typed))
-    parent.write()
-    try:
-        for number, (step_cfg, typed) in enumerate(steps, start=1):
-            log.info("pipeline %s, step %d of %d: %s", cfg.pipeline.name, number, len(steps), step_cfg.name)
-            reused = finished_before(step_cfg, typed)
-            folder = Path(step_cfg.paths.output_dir)
-            if reused is not None:
-                log.info("done before, taken from %s", reused["zoo"])
-                keep(folder, reused)
-                continue
+    steps = compose_steps(cfg, overrides)
+    check_steps(steps)
+    log.info("pipeline  %s: %s", cfg.pipeline.name, " -> ".join(step.name for step, _ in steps))
+    known = {"name": cfg.name, "setup": cfg.setup.name, "pipeline": cfg.pipeline.name, "seed": cfg.seed}
+    with RunResult(root, is_first_rank(), **known, overrides=list(overrides)) as parent:
+        for number, (step, typed) in enumerate(steps, start=1):
+            log.info("step      %d of %d: %s", number, len(steps), step.name)
+            folder = Path(step.paths.output_dir)
+            reused = finished_before(step, typed)
             if is_first_rank():
-                (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-                OmegaConf.save(step_cfg, folder / ".hydra" / "config.yaml")
-                OmegaConf.save(OmegaConf.create(typed), folder / ".hydra" / "overrides.yaml")
-            stage(step_cfg, typed)
-            tracking.close(step_cfg)
-    except BaseException as error:
-        parent.finish("failed", f"{type(error).__name__}: {error}")
-        raise
-    parent.finish("completed")
+                save_config(folder, step, typed)
+            if reused is None:
+                stage(step, typed)
+                tracking.close(step)
+            else:
+                log.info("done before, its networks are taken from %s", reused["zoo"])
+                if is_first_rank():
+                    write_json(folder / "result.json", {**reused, "reused": True})
     return parent.fields
 
 
+def compose_steps(cfg: DictConfig, overrides: Sequence[str]) -> list[Step]:
+    """Config and overrides of every step, its directory below that of the pipeline."""
+    root = Path(cfg.paths.output_dir)
+    own = [o for o in overrides if not o.startswith(("pipeline=", "resume=", "name="))]
+    steps = []
+    for number, step in enumerate(cfg.pipeline.steps, start=1):
+        typed = [*step.get("default", ()), *own, *(s.format(base=cfg.init.base) for s in step["set"])]
+        composed = compose("train", overrides=[*typed, "pipeline=none"])
+        folder = root / f"{number}_{composed.name}"
+        OmegaConf.update(composed, "paths.output_dir", str(folder))
+        if cfg.resume and (folder / LAST).is_file():
+            OmegaConf.update(composed, "resume", str(folder))
+        steps.append((composed, typed))
+    return steps
+
+
+def check_steps(steps: Sequence[Step]) -> None:
+    """Find in the first second what would end the last step after days.
+
+    Raises:
+        UserError: a step is impossible, or starts from weights that neither exist nor come from an earlier step.
+    """
+    coming: set[Path] = set()
+    for step, typed in steps:
+        build.check_numbers(step)
+        specs = build.peer_specs(step, typed)
+        build.require_origins(specs, coming)
+        coming |= {zoo_folder(step) / f"{spec.name}.pt" for spec in specs}
+    if len({zoo_folder(step) for step, _ in steps}) < len(steps):
+        raise UserError("two steps of the pipeline have the same name; their networks would replace each other")
+    first = steps[0][0]
+    build.check_batch(first, build.dataset(first), 1)
+
+
 def finished_before(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any] | None:
-    """The result of an earlier run of exactly this stage whose networks are all in the zoo."""
+    """The result of an earlier run of exactly this stage, measured as asked for, whose networks are all in the zoo."""
     folder = zoo_folder(cfg)
     result = read_result(folder)
     if result is None or result.get("status") != "completed":
         return None
-    set_up_process(cfg)
-    specs = build.peer_specs(cfg, overrides)
-    if any(not (folder / f"{spec.name}.pt").is_file() for spec in specs):
+    if cfg.test and not ("test" in result["metrics"] and result["views"] == cfg.views.name):
         return None
-    provenance = {
-        s.name: {
-            "init": s.origin.init,
-            "path": s.origin.path,
-            "provenance": load_peer(s.origin.path)["provenance"] if s.origin.path else None,
+    specs = build.peer_specs(cfg, overrides)
+    build.require_origins(specs)
+    origins = {
+        spec.name: {
+            "init": spec.origin.init,
+            "provenance": load_entry(spec.origin.path, spec.name, spec.modality.name)["provenance"]
+            if spec.origin.path
+            else None,
         }
-        for s in specs
+        for spec in specs
     }
-    same = result.get("fingerprint") == fingerprint(cfg, build.dataset(cfg), provenance)
-    return result if same else None
+    wanted = fingerprint(cfg, build.dataset(cfg), origins)
+    files = [folder / f"{spec.name}.pt" for spec in specs]
+    # a run that died between two exports leaves networks of two runs: each tells its own
+    if all(file.is_file() and load_peer(file)["provenance"].get("fingerprint") == wanted for file in files):
+        return result
+    return None
 
 
-def keep(folder: Path, result: Mapping[str, Any]) -> None:
-    """Show a reused step in the directory of its pipeline."""
-    if is_first_rank():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "result.json", {**result, "reused": True})
+def save_config(folder: Path, cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """What Hydra leaves for a run of its own."""
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+    OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")

@@ -21,26 +21,17 @@ def describe(
     provenance: Mapping[str, Mapping[str, Any]],
 ) -> list[str]:
     """One line per noun of the run."""
-    train = len(data.splits["train"])
-    steps = train // cfg.data.batch_size
-    counts = ", ".join(f"{len(rows)} {split}" for split, rows in data.splits.items())
-    classes = ", ".join(
-        f"{len(h.classes)} classes" + (" (several per video)" if h.multi_label else "") for h in data.heads.values()
-    )
-    views, sampling, optimizer = cfg.views, cfg.sampling, cfg.optimizer
-    clips = views.uniform + views.dense
-    size = cfg.transforms.short_side if views.full_resolution else cfg.transforms.output
     lines = {
         "run": f"{cfg.name}, seed {cfg.seed}",
         "graph": draw_graph(objective),
         "peers": ", ".join(f"{p} ({n / 1e6:.2f} M, {_origin(provenance[p])})" for p, n in parameters.items()),
         "backbone": cfg.backbone.name + (", partial BN" if cfg.partial_bn else ""),
-        "data": f"{data.name}: {counts} videos, {classes}; {cfg.data.decoder} {decoder_version(cfg.data.decoder)}, {cfg.data.workers} workers",
-        "sample": f"{sampling.num_segments} segments, {sampling.mode} ({sampling.policy}), {cfg.transforms.output}x{cfg.transforms.output} px"
-        + ("" if sampling.shared else ", one draw per modality"),
-        "training": f"{cfg.schedule.epochs} epochs x {steps} steps of {cfg.data.batch_size} videos; lr {optimizer.lr}, gradient norm of a peer <= {optimizer.clip_norm}",
-        "views": f"{views.name}: {clips} clip{'s' * (clips > 1)} x {views.crops} crop{'s' * (views.crops > 1)} of {size} px, pooled {views.pooling}",
-        "device": f"{cfg.trainer.accelerator} x {cfg.trainer.devices}, {cfg.trainer.precision}, {torch.get_num_threads()} threads",
+        "data": _data(cfg, data),
+        "sample": _sample(cfg),
+        "training": _training(cfg, len(data.splits["train"])),
+        "views": _views(cfg),
+        "device": f"{cfg.trainer.accelerator} x {cfg.trainer.devices}, {cfg.trainer.precision}, "
+        f"{_count(torch.get_num_threads(), 'thread')}",
         "output": str(cfg.paths.output_dir),
     }
     return [f"{key:<9} {value}" for key, value in lines.items()]
@@ -56,12 +47,48 @@ def draw_graph(objective: Objective) -> str:
     return "; ".join(parts)
 
 
+def describe_failures(failures: Sequence[tuple[str, str]], what: str) -> str:
+    """One line for a list of (id, reason)."""
+    video, reason = failures[0]
+    return f"{what}: {_count(len(failures), 'video')}, first {video}: {reason}"
+
+
+def _data(cfg: DictConfig, data: Dataset) -> str:
+    counts = ", ".join(f"{len(rows)} {split}" for split, rows in data.splits.items())
+    classes = ", ".join(
+        f"{len(h.classes)} classes" + (" (several per video)" if h.multi_label else "") for h in data.heads.values()
+    )
+    reader = f"{cfg.data.decoder} {decoder_version(cfg.data.decoder)}, {_count(cfg.data.workers, 'worker')}"
+    return f"{data.name}: {counts} videos, {classes}; {reader}"
+
+
+def _sample(cfg: DictConfig) -> str:
+    sampling, output = cfg.sampling, cfg.transforms.output
+    own = "" if sampling.shared else ", one draw per modality"
+    return f"{sampling.num_segments} segments, {sampling.mode} ({sampling.policy}), {output}x{output} px{own}"
+
+
+def _training(cfg: DictConfig, videos: int) -> str:
+    steps, limit = videos // cfg.data.batch_size, cfg.trainer.limit_train_batches
+    if limit is not None:
+        steps = min(steps, limit) if isinstance(limit, int) else int(steps * limit)
+    batch = f"{_count(cfg.schedule.epochs, 'epoch')} x {_count(steps, 'step')} of {cfg.data.batch_size} videos"
+    clip = cfg.optimizer.clip_norm
+    norm = "not clipped" if clip is None else f"gradient norm of a peer <= {clip:g}"
+    return f"{batch}; lr {cfg.optimizer.lr:g}, {norm}"
+
+
+def _views(cfg: DictConfig) -> str:
+    views = cfg.views
+    size = cfg.transforms.short_side if views.full_resolution else cfg.transforms.output
+    clips, crops = _count(views.uniform + views.dense, "clip"), _count(views.crops, "crop")
+    return f"{views.name}: {clips} x {crops} of {size} px, pooled {views.pooling}"
+
+
 def _origin(where: Mapping[str, Any]) -> str:
     head = ", new head" if where["fresh_head"] and where["path"] else ""
     return f"from {where['init']}{head}"
 
 
-def describe_failures(failures: Sequence[tuple[str, str]], what: str) -> str:
-    """One line for a list of (id, reason)."""
-    video, reason = failures[0]
-    return f"{what}: {len(failures)} videos, first {video}: {reason}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

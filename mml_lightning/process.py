@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,24 +11,29 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
-
-from mml_lightning.errors import UserError
+from pytorch_lightning.utilities.warnings import PossibleUserWarning
 
 log = logging.getLogger(__name__)
 
+LIGHTNING = ("pytorch_lightning", "lightning.fabric", "lightning_fabric", "pytorch_lightning.utilities.rank_zero")
+
 
 def set_up_process(cfg: DictConfig) -> None:
+    """Threads and the seed of everything that is not keyed by itself."""
     if cfg.trainer.num_threads:
         torch.set_num_threads(cfg.trainer.num_threads)
-    if not isinstance(cfg.seed, int) or cfg.seed < 0:
-        raise UserError(f"seed={cfg.seed} must be a whole number from 0")
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
 
 
 def quieten_libraries() -> None:
-    """Lightning's adverts and per-run notices; warnings stay."""
-    for name in ("pytorch_lightning", "lightning.fabric", "lightning_fabric", "pytorch_lightning.utilities.rank_zero"):
+    """Lightning's adverts, hints and per-run notices go; warnings about what a run does stay."""
+    for name in LIGHTNING:
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*", category=UserWarning)
+    if not is_first_rank():
+        logging.getLogger().setLevel(logging.ERROR)  # one voice per run; errors of any rank are heard
 
 
 def is_first_rank() -> bool:
@@ -35,16 +41,12 @@ def is_first_rank() -> bool:
 
 
 def say(lines: Sequence[str]) -> None:
-    if is_first_rank():
-        for line in lines:
-            log.info(line)
+    for line in lines:
+        log.info(line)
 
 
 def say_result(fields: Mapping[str, Any]) -> None:
     """One line per split with the first metric of every peer."""
     for split, by_peer in fields["metrics"].items():
-        numbers = "  ".join(
-            f"{peer} {next(m for k, m in values.items() if k in ('top1', 'map')):.2f}"
-            for peer, values in by_peer.items()
-        )
-        say([f"{split:<5} {numbers}   (percent; {fields['wall_s']:.0f} s in all)"])
+        numbers = [f"{peer} {m.get('top1', m.get('map', float('nan'))):.2f}" for peer, m in by_peer.items()]
+        say([f"{split:<5} {'  '.join(numbers)}   (percent; {fields['wall_s']:.0f} s in all)"])

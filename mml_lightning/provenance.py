@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,15 @@ from mml_lightning import build, plan
 from mml_lightning.cohort import Cohort
 from mml_lightning.data.decode import decoder_version
 from mml_lightning.data.records import Dataset
+from mml_lightning.errors import UserError
 from mml_lightning.process import is_first_rank
-from mml_lightning.results import RunResult, write_json
+from mml_lightning.results import RunResult, read_result, write_json
 from mml_lightning.zoo import export_peer
 
 log = logging.getLogger(__name__)
 
+# What can't change the weights of a stage: keys of the config, of its `data` (their fingerprint speaks for the files)
+# and of its `trainer`.
 COSMETIC = (
     "paths",
     "logger",
@@ -36,11 +37,16 @@ COSMETIC = (
     "views",
     "experiment",
 )
+COSMETIC_DATA = ("reader", "root", "index", "videos", "workers", "eval_batch_size", "max_bad_share")
+COSMETIC_TRAINER = ("accelerator", "num_threads", "limit_test_batches", "limit_val_batches")
+# What a resumed run may change: how long it trains and on which machine.
+RESUMABLE = ("schedule", "trainer", "flow", "init")
 
 
 def export(cfg: DictConfig, cohort: Cohort, provenance: Mapping[str, Any], result: RunResult) -> None:
     """Leave every peer in the run directory and in the zoo, with where it came from inside the file."""
     zoo = zoo_folder(cfg)
+    warn_of_replacement(zoo, result)
     for name, peer in cohort.peers.items():
         entry = {
             **cohort.hparams["peers"][name],
@@ -51,6 +57,7 @@ def export(cfg: DictConfig, cohort: Cohort, provenance: Mapping[str, Any], resul
                 "stage": cfg.stage.name,
                 "setup": cfg.setup.name,
                 "seed": cfg.seed,
+                "epochs": cfg.schedule.epochs,
                 "fingerprint": result.fields["fingerprint"],
                 "sampling": build.plain(cfg.sampling),
                 "transforms": build.plain(cfg.transforms),
@@ -59,14 +66,27 @@ def export(cfg: DictConfig, cohort: Cohort, provenance: Mapping[str, Any], resul
                 "origin": provenance[name],
             },
         }
-        path = export_peer(Path(cfg.paths.output_dir) / "peers" / f"{name}.pt", entry)
-        zoo.mkdir(parents=True, exist_ok=True)
-        shared = zoo / f"{name}.pt"
-        shutil.copyfile(path, shared.with_suffix(".tmp"))
-        os.replace(shared.with_suffix(".tmp"), shared)
+        export_peer(Path(cfg.paths.output_dir) / "peers" / f"{name}.pt", entry)
+        shared = export_peer(zoo / f"{name}.pt", entry)
         result.fields["peers"][name]["zoo"] = str(shared)
     result.fields["zoo"] = str(zoo)
     write_json(zoo / "result.json", {**result.fields, "status": "completed"})
+
+
+def warn_of_replacement(zoo: Path, result: RunResult) -> None:
+    """The zoo holds one network per name and seed. Runs that differ in what the name does not tell replace each other
+    there (each keeps its own in its directory), which is right when a run is repeated, but must not go unnoticed."""
+    old = read_result(zoo)
+    if old is None or old.get("fingerprint") == result.fields["fingerprint"]:
+        return
+    then, now = (set(fields.get("overrides") or ()) for fields in (old, result.fields))
+    log.warning(
+        "zoo: %s held the networks of a run with other settings (%s; now %s); they are replaced. "
+        "To keep both, give one of the runs a name=...",
+        zoo,
+        " ".join(sorted(then - now)) or "defaults",
+        " ".join(sorted(now - then)) or "defaults",
+    )
 
 
 def save_scores(cohort: Cohort, folder: Path, split: str) -> None:
@@ -86,9 +106,9 @@ def unreadable(cohort: Cohort) -> dict[str, str]:
     return failures
 
 
-def identity(cfg: DictConfig, data: Dataset, overrides: Sequence[str]) -> dict[str, Any]:
-    """What a table groups and labels runs by."""
-    return {
+def identity(cfg: DictConfig, overrides: Sequence[str], data: Dataset | None = None) -> dict[str, Any]:
+    """What a table groups and labels runs by; without `data` as much of it as a config tells."""
+    fields = {
         "name": cfg.name,
         "stage": cfg.stage.name,
         "objective": cfg.objective.name,
@@ -99,9 +119,19 @@ def identity(cfg: DictConfig, data: Dataset, overrides: Sequence[str]) -> dict[s
         "views": cfg.views.name,
         "seed": cfg.seed,
         "overrides": list(overrides),
-        "data_fingerprint": data.fingerprint(),
-        "decoder": {"name": cfg.data.decoder, "version": decoder_version(cfg.data.decoder)},
     }
+    if data is not None:
+        fields["data_fingerprint"] = data.fingerprint()
+        fields["decoder"] = {"name": cfg.data.decoder, "version": decoder_version(cfg.data.decoder)}
+    return fields
+
+
+def record_failure(cfg: DictConfig, overrides: Sequence[str], error: BaseException) -> None:
+    """A job of a sweep that failed before it began has a row in the table too, with its reason."""
+    folder = Path(cfg.paths.output_dir)
+    if is_first_rank() and read_result(folder) is None:
+        result = RunResult(folder, True, **identity(cfg, overrides))
+        result.__exit__(type(error), error, None)
 
 
 def origin_fields(where: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,17 +143,49 @@ def origin_fields(where: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str, Any]]) -> str:
-    """Hash of all that decides the weights of a stage: its config without cosmetics, its data, the weights it starts from."""
-    values = build.plain(cfg)
-    for key in COSMETIC:
-        values.pop(key, None)
-    for key in ("reader", "root", "index", "workers", "eval_batch_size"):  # the data fingerprint speaks for the files
-        values["data"].pop(key, None)
-    values["init"] = {
-        name: (where.get("provenance") or {}).get("fingerprint") or where["init"] for name, where in provenance.items()
+    """Hash of all that decides the weights of a stage: config without cosmetics, data, the weights it starts from."""
+    values = decisive(build.plain(cfg))
+    if not any(modality["source"] == "flow" for modality in values["modality"].values()):
+        values.pop("flow")
+    values["init"] = {name: start_of(where) for name, where in provenance.items()} | {
+        key: values["init"][key] for key in ("file", "new_head")
     }
     text = json.dumps([values, data.fingerprint()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def start_of(where: Mapping[str, Any]) -> str:
+    """Which weights a peer starts from: those of a run by its fingerprint and peer, wherever the file lies."""
+    told = where.get("provenance") or {}
+    return f"{told['fingerprint']}:{told.get('peer')}" if told.get("fingerprint") else str(where["init"])
+
+
+def decisive(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain config without what can't change weights."""
+    kept = {key: value for key, value in values.items() if key not in COSMETIC}
+    for group, cosmetic in (("data", COSMETIC_DATA), ("trainer", COSMETIC_TRAINER)):
+        kept[group] = {key: value for key, value in kept[group].items() if key not in cosmetic}
+    return kept
+
+
+def check_resumed(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises:
+    UserError: a run is resumed with settings that its checkpoint would silently overrule, or that don't fit it.
+    """
+    then, here = (_flat(decisive(values)) for values in (before, now))
+    for key in sorted(set(then) | set(here)):
+        if key.split(".")[0] not in RESUMABLE and then.get(key) != here.get(key):
+            raise UserError(
+                f"resume continues the same run, but {key} was {then.get(key)} and is {here.get(key)} now: "
+                "leave it out, or start a new run from its weights with init=<run directory>/peers/<peer>.pt"
+            )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def zoo_folder(cfg: DictConfig) -> Path:

@@ -12,8 +12,11 @@ from omegaconf import OmegaConf
 
 
 def stamp_run() -> str:
-    """Name this moment once: child processes (DDP ranks, sweeps) inherit it and land in the same directory."""
-    return os.environ.setdefault("MML_STAMP", datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    """Name this moment once: child processes (DDP ranks, sweeps) inherit it and land in the same directory.
+
+    To the microsecond: runs that a script starts together must not share a directory.
+    """
+    return os.environ.setdefault("MML_STAMP", datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
 
 
 def join_keys(mapping: Iterable[str]) -> str:

@@ -13,7 +13,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+from mml_lightning.errors import UserError
 
 SCHEMA = 1
 FILE = "result.json"
@@ -21,7 +24,7 @@ LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy"
 
 
 class RunResult:
-    """The result of one run, written whole at every change and only by the first rank.
+    """The result of one run: a context that writes it on entering ("running") and on leaving, whole and by one rank.
 
     Args:
         folder: directory of the run.
@@ -44,19 +47,36 @@ class RunResult:
             **fields,
         }
 
-    def update(self, **fields: Any) -> None:
-        self.fields.update(fields)
+    def __enter__(self) -> RunResult:
         self.write()
+        return self
 
-    def finish(self, status: str, error: str | None = None) -> None:
-        """Close with status "completed" or "failed"."""
-        self.update(status=status, error=error, finished=_now(), wall_s=round(time.monotonic() - self._clock, 2))
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close with status "completed" or "failed"; the error goes on."""
+        self.fields |= {
+            "status": "completed" if error is None else "failed",
+            "error": None if error is None else describe_error(error),
+            "finished": _now(),
+            "wall_s": round(time.monotonic() - self._clock, 2),
+        }
+        self.write()
 
     def write(self) -> None:
         if not self.active:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / FILE, self.fields)
+
+
+def describe_error(error: BaseException) -> str:
+    """One line: a mistake of the user in its own words, anything else with its type."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else ""
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -82,7 +102,8 @@ def nested_metrics(flat: Mapping[str, Any]) -> dict[str, Any]:
         split, _, rest = key.partition("/")
         if split in ("val", "test") and "/" in rest:
             peer, _, metric = rest.rpartition("/")
-            result.setdefault(split, {}).setdefault(peer, {})[metric] = round(float(value), 6)
+            # Lightning hands on float32: more digits would be noise (73.599998)
+            result.setdefault(split, {}).setdefault(peer, {})[metric] = round(float(value), 4)
     return result
 
 

@@ -1,30 +1,34 @@
-"""Stages and pipelines: what `train.py` does with a composed config."""
+"""A job of `train.py` or `eval.py`; and a stage: train the peers of a config together, measure them, export them."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint
-from tqdm import tqdm
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from mml_lightning import arguments, build, plan, tracking
-from mml_lightning.callbacks import EpochLines, Quarantine
+from mml_lightning import arguments, build, plan, provenance, tracking
+from mml_lightning.callbacks import AtomicCheckpoints, EpochLines, Quarantine, SharedBuffers, Speed
 from mml_lightning.cohort import Cohort
 from mml_lightning.data.clips import ClipDataset
 from mml_lightning.data.flow import FlowCache
+from mml_lightning.data.records import Dataset
 from mml_lightning.errors import UserError
 from mml_lightning.loaders import VideoData
 from mml_lightning.process import is_first_rank, quieten_libraries, say, say_result, set_up_process
-from mml_lightning.provenance import export, fingerprint, identity, origin_fields, save_scores, unreadable
+from mml_lightning.progress import Progress
 from mml_lightning.results import RunResult, nested_metrics
 
 log = logging.getLogger(__name__)
@@ -35,156 +39,203 @@ LAST = Path("checkpoints") / "last.ckpt"
 def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> None:
     """Do one job; a failure is logged, noted for the exit code, and leaves the other jobs of a sweep alone."""
     quieten_libraries()
+    overrides = list(HydraConfig.get().overrides.task)
+    failed: BaseException | None = None
     try:
-        do(cfg, list(HydraConfig.get().overrides.task))
-    except UserError as error:
-        log.error("error: %s", error)
+        do(cfg, overrides)
+    except (KeyboardInterrupt, SIGTERMException) as error:
+        failed = error
+        advice = (
+            f"continue with: python train.py resume={cfg.paths.output_dir}" if "resume" in cfg else "start it again"
+        )
+        log.error("interrupted; %s", advice)
+        arguments.failures.append(arguments.INTERRUPTED)
+        raise
+    except (UserError, OmegaConfBaseException) as error:
+        failed = error if isinstance(error, UserError) else UserError(build.config_mistake(error))
+        log.error("error: %s", failed)
         arguments.failures.append(arguments.MISTAKE)
-    except Exception:  # logged with its traceback; the sweep goes on
+    except Exception as error:  # logged with its traceback; the sweep goes on
+        failed = error
         log.exception("the run failed")
         arguments.failures.append(arguments.FAILURE)
     finally:
-        if "logger" in cfg:
-            tracking.close(cfg)
+        tracking.close(cfg, failed is not None)
+        if failed is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
+            provenance.record_failure(cfg, overrides, failed)
 
 
 def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
-    """Train one stage, measure it, export its peers; returns the content of result.json."""
+    """Train one stage, measure it, export its peers; returns the content of result.json.
+
+    Everything that can be known to be wrong is said before anything is written.
+    """
+    build.check_numbers(cfg)
     set_up_process(cfg)
     specs = build.peer_specs(cfg, overrides)
+    build.require_origins(specs)
     chosen = build.modalities(cfg)
     data = build.dataset(cfg)
     cache = build.flow_cache(cfg, chosen)
     datasets = build.clip_datasets(cfg, data, cache, list(chosen.values()))
-    nets, provenance = build.peers(cfg, specs, data)
-    cohort = build.cohort(cfg, specs, nets, provenance, data)
-    folder = Path(cfg.paths.output_dir)
+    nets, origins = build.peers(cfg, specs, data)
+    cohort = build.cohort(cfg, specs, nets, origins, data)
     checkpoint = resumed_checkpoint(cfg)
+    folder = Path(cfg.paths.output_dir)
+    speed = Speed(cfg.data.batch_size)
+    trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, len(datasets["train"])), speed])
+    build.check_batch(cfg, data, trainer.world_size)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
-    say(plan.describe(cfg, data, cohort.objective, sizes, provenance))
-
-    result = RunResult(
-        folder, is_first_rank(), **identity(cfg, data, overrides), fingerprint=fingerprint(cfg, data, provenance)
-    )
-    result.fields["peers"] = {
-        spec.name: {
-            "modality": spec.modality.name,
-            "parameters": sizes[spec.name],
-            **origin_fields(provenance[spec.name]),
-        }
-        for spec in specs
-    }
-    result.write()
-    try:
-        video = VideoData(datasets, build.loader_settings(cfg), lambda: fill_flow(cache, datasets, cfg.data.workers))
-        trainer = make_trainer(cfg, folder, len(datasets["train"]))
-        started = time.monotonic()
-        fit(trainer, cohort, video, checkpoint)
-        trained_s = time.monotonic() - started
-        metrics = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-        save_scores(cohort, folder / "predictions", "val")
-        if cfg.test:
-            trainer.test(cohort, datamodule=video, verbose=False)
-            metrics |= {k: v for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
-            save_scores(cohort, folder / "predictions", "test")
-        clips = trainer.global_step * cfg.data.batch_size * trainer.accumulate_grad_batches
+    say(plan.describe(cfg, data, cohort.objective, sizes, origins))
+    with open_result(cfg, overrides, data, cohort, origins) as result:
+        video = VideoData(datasets, build.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
+        metrics = fit_and_measure(cfg, trainer, cohort, video, checkpoint)
         result.fields |= {
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
-            "clips_per_s": round(clips / trained_s, 2),
+            "clips_per_s": speed.per_second(),
+            "metrics": nested_metrics(metrics),
+            "unreadable": provenance.unreadable(cohort),
         }
-        result.fields |= {"metrics": nested_metrics(metrics), "unreadable": unreadable(cohort)}
         tracking.log_summary(trainer.loggers, metrics)
         if is_first_rank():
-            export(cfg, cohort, provenance, result)
+            provenance.export(cfg, cohort, origins, result)
         trainer.strategy.barrier("export")
-    except BaseException as error:
-        result.finish("failed", f"{type(error).__name__}: {error}")
-        raise
-    result.finish("completed")
     say_result(result.fields)
     return result.fields
 
 
-def fit(trainer: pl.Trainer, cohort: Cohort, video: VideoData, checkpoint: Path | None) -> None:
-    """Train; what the loaders find wrong with the user's numbers is the user's mistake, not a traceback."""
+def open_result(
+    cfg: DictConfig, overrides: Sequence[str], data: Dataset, cohort: Cohort, origins: Mapping[str, Mapping[str, Any]]
+) -> RunResult:
+    """The result of a stage that is about to start."""
+    peers = {
+        name: {
+            "modality": cohort.modalities[name].name,
+            "parameters": sum(p.numel() for p in net.parameters()),
+            **provenance.origin_fields(origins[name]),
+        }
+        for name, net in cohort.peers.items()
+    }
+    known = provenance.identity(cfg, overrides, data) | {"fingerprint": provenance.fingerprint(cfg, data, origins)}
+    return RunResult(Path(cfg.paths.output_dir), is_first_rank(), **known, peers=peers)
+
+
+def fit_and_measure(
+    cfg: DictConfig, trainer: pl.Trainer, cohort: Cohort, video: VideoData, checkpoint: Path | None
+) -> dict[str, Any]:
+    """Train, then measure val and test; saves their scores and returns their metrics."""
+    predictions = Path(cfg.paths.output_dir) / "predictions"
+    with interruptible(trainer):
+        trainer.fit(cohort, datamodule=video, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
+        if not any(scores.rows for scores in cohort.scores.values()):  # a finished run was resumed: no epoch was left
+            trainer.validate(cohort, datamodule=video, verbose=False)
+        metrics = _of_split(trainer, "val")
+        provenance.save_scores(cohort, predictions, "val")
+        if cfg.test:
+            trainer.test(cohort, datamodule=video, verbose=False)
+            metrics |= _of_split(trainer, "test")
+            provenance.save_scores(cohort, predictions, "test")
+    return metrics
+
+
+def _of_split(trainer: pl.Trainer, split: str) -> dict[str, Any]:
+    return {key: value for key, value in trainer.callback_metrics.items() if key.startswith(f"{split}/")}
+
+
+@contextmanager
+def interruptible(trainer: pl.Trainer) -> Iterator[None]:
+    """Lightning turns Ctrl-C into an exit of the process, past those who write results."""
     try:
-        trainer.fit(cohort, datamodule=video, ckpt_path=str(checkpoint) if checkpoint else None)
-    except ValueError as error:
-        if "batch_size" in str(error):
-            raise UserError(str(error)) from None
+        yield
+    except SIGTERMException:
         raise
-    if trainer.interrupted:
-        raise KeyboardInterrupt("stopped by hand; continue with resume=<this directory>")
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
 
 
-def make_trainer(cfg: DictConfig, folder: Path, videos: int) -> pl.Trainer:
-    settings = {k: v for k, v in build.plain(cfg.trainer).items() if v is not None and k != "num_threads"}
+def training_callbacks(cfg: DictConfig, folder: Path, videos: int) -> list[pl.Callback]:
+    """What a run keeps while it trains: the quarantine and the last checkpoint."""
     callbacks: list[pl.Callback] = [Quarantine(folder / "quarantine.csv", videos, cfg.data.max_bad_share)]
-    if cfg.callbacks.epoch_lines:
-        callbacks.append(EpochLines())
     if cfg.callbacks.checkpoint:
         where = folder / LAST.parent
         callbacks.append(
             ModelCheckpoint(where, LAST.stem, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True)
         )
-    bar = cfg.callbacks.progress_bar
-    return pl.Trainer(
-        max_epochs=cfg.schedule.epochs,
-        logger=tracking.loggers(cfg, folder, group_of(folder)),
-        callbacks=callbacks,
-        enable_checkpointing=bool(cfg.callbacks.checkpoint),
-        enable_progress_bar=sys.stdout.isatty() if bar == "auto" else bool(bar),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # ours make every rank see its share of the same global batches
-        log_every_n_steps=10,
-        default_root_dir=str(folder),
-        **settings,
-    )
+    return callbacks
 
 
-def fill_flow(cache: FlowCache | None, datasets: Mapping[str, ClipDataset], workers: int) -> None:
-    """Compute the flow that the cache lacks, with a progress bar."""
-    if cache is None:
-        return
-    records = [record for dataset in datasets.values() for record in dataset.records]
-    missing = cache.missing(records)
-    if not missing:
-        return
-    log.info("computing %s flow of %d videos, cached in %s", cache.settings.algorithm, len(missing), cache.folder)
-    with tqdm(total=len(missing), desc="flow", unit="video", mininterval=1.0, disable=None) as bar:
-        failed = cache.prepare(missing, max(1, workers), bar.update)
-    if failed:
-        log.warning(plan.describe_failures(failed, "no flow"))
+def make_trainer(
+    cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback], job_type: str | None = None
+) -> pl.Trainer:
+    """The trainer of a job; writes nothing.
+
+    Raises:
+        UserError: this machine does not have what `trainer` asks for, or a value is unknown.
+    """
+    settings = {k: v for k, v in build.plain(cfg.trainer).items() if v is not None and k != "num_threads"}
+    bar = sys.stdout.isatty() if cfg.callbacks.progress_bar == "auto" else bool(cfg.callbacks.progress_bar)
+    own: list[pl.Callback] = [SharedBuffers()]
+    if cfg.callbacks.epoch_lines:
+        own.append(EpochLines(every=None if bar else 30.0))
+    try:
+        return pl.Trainer(
+            max_epochs=cfg.schedule.epochs,
+            logger=tracking.loggers(cfg, folder, job_type or cfg.stage.name),
+            callbacks=[*own, *callbacks],
+            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+            enable_progress_bar=bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # ours make every rank see its share of the same global batches
+            log_every_n_steps=10,
+            default_root_dir=str(folder),
+            plugins=[AtomicCheckpoints()],
+            **settings,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from None
+
+
+def flow_filler(cache: FlowCache | None, datasets: Mapping[str, ClipDataset], workers: int) -> Callable[[], None]:
+    """Computes the flow that the cache lacks when first called, and says how far it is."""
+
+    @functools.cache
+    def fill() -> None:
+        if cache is None:
+            return
+        missing = cache.missing([record for dataset in datasets.values() for record in dataset.records])
+        if not missing:
+            return
+        log.info("computing %s flow of %d videos in %s", cache.settings.algorithm, len(missing), cache.folder)
+        with Progress(len(missing), "flow") as progress:
+            failed = cache.prepare(missing, max(1, workers), progress.advance)
+        if failed:
+            log.warning(plan.describe_failures(failed, "no flow"))
+
+    return fill
 
 
 def resumed_checkpoint(cfg: DictConfig) -> Path | None:
-    """The checkpoint that `resume=<run directory>` continues from.
+    """The checkpoint that `resume=<run directory>` continues from; None where the run had not finished an epoch.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: it is damaged, or of a run with other settings.
     """
     if not cfg.resume:
         return None
     path = Path(cfg.resume) / LAST
     if not path.is_file():
-        raise UserError(
-            f"resume={cfg.resume} has no {LAST} (it stopped within its first epoch): start the run again without resume"
-        )
+        log.info("%s has no %s: it starts from the beginning", cfg.resume, LAST)
+        return None
     try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        config = content["hyper_parameters"]["config"]
     except Exception as error:  # torch.load raises many unrelated types for damaged files
         raise UserError(
-            f"{path} can't be read, it is damaged ({type(error).__name__}): start the run again without resume"
+            f"{path} can't be read, it is damaged ({type(error).__name__}): delete it to train again from the start"
         ) from None
+    provenance.check_resumed(config, build.plain(cfg))
     return path
-
-
-def group_of(folder: Path) -> str:
-    """W&B group: the sweep or pipeline a run belongs to, or the run itself."""
-    return (
-        folder.parent.name
-        if folder.parent.parent.name == "sweep" or (folder.name[:1].isdigit() and folder.parent.name != "single")
-        else folder.name
-    )

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
+from mml_lightning.process import is_first_rank
+
 log = logging.getLogger(__name__)
 
+SAID: set[str] = set()
+"""What was said once and need not be said by every job of a sweep."""
 
-def loggers(cfg: DictConfig, folder: Path, group: str) -> list[Logger]:
+
+def loggers(cfg: DictConfig, folder: Path, job_type: str) -> list[Logger]:
     """CSV below `<folder>/logs`, and a W&B run with group, job type, tags and flat ablation keys.
 
     W&B is online when logged in, else offline below the run directory, said in one line.
     """
+    _keep_old_log(folder / "logs" / "metrics.csv")
     found: list[Logger] = [CSVLogger(folder, name="logs", version="")]
     if cfg.logger.wandb:
-        found.append(_wandb(cfg, folder, group))
+        found.append(_wandb(cfg, folder, job_type))
     return found
 
 
@@ -40,41 +46,60 @@ def ablation(cfg: DictConfig) -> dict[str, Any]:
     return {f"ablation/{k}": v for k, v in (flat | {f"init_{m}": str(cfg.init[m]) for m in cfg.modality}).items()}
 
 
-def log_summary(trainer_loggers: list[Logger], metrics: Mapping[str, Any]) -> None:
+def group_of(folder: Path) -> str:
+    """What a run belongs to: its sweep or pipeline, which is the directory below `sweep` or `single`, or itself."""
+    for parent in folder.parents:
+        if parent.name in ("single", "sweep"):
+            return folder.relative_to(parent).parts[0]
+    return folder.name
+
+
+def log_summary(trainer_loggers: Sequence[Logger], metrics: Mapping[str, Any]) -> None:
     """Put the final numbers where a W&B table looks for them."""
     for logger in trainer_loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update(dict(metrics))
+        if isinstance(logger, WandbLogger) and is_first_rank():
+            logger.experiment.summary.update({key: float(value) for key, value in metrics.items()})
 
 
-def close(cfg: DictConfig) -> None:
+def close(cfg: DictConfig, failed: bool = False) -> None:
     """Finish the W&B run: one left open would swallow the next job of a sweep."""
     if cfg.logger.wandb:
         import wandb
 
         if wandb.run is not None:
-            wandb.finish()
+            wandb.finish(exit_code=int(failed))
 
 
-def _wandb(cfg: DictConfig, folder: Path, group: str) -> WandbLogger:
+def _keep_old_log(file: Path) -> None:
+    """A resumed run starts a new file, and Lightning would delete the old one."""
+    if file.is_file() and is_first_rank():
+        number = len(list(file.parent.glob("metrics_*.csv"))) + 1
+        file.rename(file.with_name(f"metrics_{number}.csv"))
+
+
+def _wandb(cfg: DictConfig, folder: Path, job_type: str) -> WandbLogger:
     import wandb
 
-    mode = (
-        cfg.logger.mode
-        if cfg.logger.mode != "auto"
-        else os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
-    )
-    if mode == "offline":
+    mode = cfg.logger.mode
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    offline = mode == "offline"
+    if offline and "offline" not in SAID:
+        SAID.add("offline")
         log.info("W&B is offline (not logged in): upload later with: wandb sync %s/wandb/offline-run-*", folder)
+    earlier = sorted(folder.glob("wandb/*run-*-*"), key=lambda path: path.stat().st_mtime)
     return WandbLogger(
         name=cfg.name,
+        id=earlier[-1].name.rpartition("-")[2] if earlier else None,  # a resumed run goes on in its own record
         save_dir=str(folder),
         project=cfg.logger.project,
         entity=cfg.logger.entity,
-        offline=mode == "offline",
-        group=group,
-        job_type=cfg.stage.name,
-        tags=[cfg.setup.name, cfg.stage.name, *cfg.tags],
+        offline=offline,
+        resume=None if offline else "allow",
+        group=group_of(folder),
+        job_type=job_type,
+        tags=[cfg.setup.name, job_type, *cfg.tags],
         config={"config": OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)} | ablation(cfg),
         log_model=False,
+        settings=wandb.Settings(silent=True) if offline else None,
     )

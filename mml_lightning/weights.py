@@ -1,12 +1,18 @@
-"""Where a peer's weights come from: `scratch`, `imagenet`, an alias of an earlier stage, a zoo file or a run's checkpoint."""
+"""Where a peer's weights come from: `scratch`, `imagenet`, an alias of an earlier stage, or a file of a run.
+
+A file is a zoo file (`peers/<peer>.pt` of a run is one) or a checkpoint of a run, which holds all its peers.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from mml_lightning.backbones.pretrained import imagenet_weights
@@ -17,6 +23,7 @@ from mml_lightning.zoo import load_peer, same_classes, split_heads
 
 FRESH = "scratch"
 IMAGENET = "imagenet"
+CHECKPOINT = ".ckpt"
 
 
 @dataclass(frozen=True)
@@ -71,15 +78,16 @@ def resolve(
         values = {"modality": modality, "copy": copy}
         name = peer or alias.peer.format(**values)
         make = [part.format(**values) for part in alias.make]
-        if copy and name.endswith(copy) and "stage=ce" in make:
-            make.append("stage.copies=2")  # the run that leaves a second, independent network
+        number = name.rpartition("_")[2]
+        if "stage=ce" in make and "_" in name and number.isdigit():
+            make.append(f"stage.copies={int(number) + 1}")  # the run that leaves further, independent networks
         path = zoo / alias.run.format(**values) / f"seed{seed}" / f"{name}.pt"
-        quoted = [f"'{part}'" if any(c in part for c in "[] ") else part for part in [*make, *kept, f"seed={seed}"]]
-        return Origin(init, path, "python train.py " + " ".join(quoted))
-    if "/" in init or init.endswith((".pt", ".pth", ".ckpt")):
+        return Origin(init, path, shlex.join(["python", "train.py", *make, *kept, f"seed={seed}"]))
+    if "/" in init or init.endswith((".pt", ".pth", CHECKPOINT)):
         return Origin(init, Path(init).expanduser())
     raise UserError(
-        f"init {init!r} of {modality} is unknown; use scratch, imagenet, one of {sorted(aliases)}, or the path of a zoo file"
+        f"init {init!r} of {modality} is unknown; "
+        f"use scratch, imagenet, one of {sorted(aliases)}, or the path of a zoo file"
     )
 
 
@@ -99,12 +107,14 @@ def require(origin: Origin, peer: str) -> None:
 def fill(
     net: nn.Module,
     origin: Origin,
+    peer: str,
+    modality: str,
     classes: Mapping[str, list[str]],
     depth: int | str,
     imagenet_file: str | None,
     new_head: bool = False,
 ) -> dict[str, Any]:
-    """Load the weights of `origin` into `net`, before the optimiser exists.
+    """Load the weights of `origin` into `net`, the network of `peer`, before the optimiser exists.
 
     The stem is converted to the channels of `net` (mean over input channels). The head comes along if it names the same
     classes; `new_head` allows other classes and leaves the head new.
@@ -125,14 +135,14 @@ def fill(
         _load(net, {f"net.{key}": value for key, value in trunk.items()}, f"ImageNet weights of depth {depth}")
         return {"init": IMAGENET, "path": imagenet_file, "fresh_head": True}
     assert origin.path is not None
-    entry = load_peer(origin.path)
+    entry = load_entry(origin.path, peer, modality)
     trunk, heads = split_heads(entry["state_dict"])
     keep_head = same_classes(entry, classes)
     if not keep_head and not new_head:
         have, want = (", ".join(f"{h}: {len(n)}" for h, n in c.items()) for c in (entry["classes"], classes))
         raise UserError(
-            f"{origin.path} was trained for other classes ({have}) than the data have ({want}); use weights of this data, "
-            "or init.new_head=true to keep its trunk only"
+            f"{origin.path} was trained for other classes ({have}) than the data have ({want}); "
+            "use weights of this data, or init.new_head=true to keep its trunk only"
         )
     _load(net, trunk | (heads if keep_head else {}), str(origin.path))
     return {
@@ -142,6 +152,58 @@ def fill(
         "modality": entry["modality"]["name"],
         "provenance": {k: v for k, v in entry["provenance"].items() if k != "origin"},
     }
+
+
+def load_entry(path: Path, peer: str, modality: str) -> dict[str, Any]:
+    """The network that a file offers to `peer`: a zoo file's only one; of a checkpoint the one of the same name, else
+    the first one of the same modality.
+
+    Raises:
+        UserError: nothing to load there, or a checkpoint of other peers.
+    """
+    if path.suffix != CHECKPOINT:
+        return load_peer(path)
+    entries = checkpoint_entries(path)
+    alike = [name for name, entry in entries.items() if entry["modality"]["name"] == modality]
+    chosen = peer if peer in entries else alike[0] if alike else next(iter(entries)) if len(entries) == 1 else None
+    if chosen is None:
+        raise UserError(f"{path} holds the peers {list(entries)}, none of them {modality}; use one peer's file instead")
+    return entries[chosen]
+
+
+def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
+    """The peers inside a checkpoint of a run, each as in a zoo file.
+
+    Raises:
+        UserError: no such file, or not a checkpoint of a run.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        described, config = content["hyper_parameters"]["peers"], content["hyper_parameters"]["config"]
+        state = content["state_dict"]
+        fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except Exception as error:  # torch.load raises many unrelated types for damaged files
+        raise UserError(f"{path} is not a readable checkpoint of a run ({type(error).__name__})") from None
+    entries = {}
+    for name, entry in described.items():
+        prefix = f"peers.{name}."
+        entries[name] = {
+            **entry,
+            "state_dict": {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)},
+            "provenance": {
+                "peer": name,
+                "run": config["name"],
+                "stage": config["stage"]["name"],
+                "seed": config["seed"],
+                "epochs": content["epoch"] + 1,
+                "fingerprint": fingerprint,
+                "sampling": config["sampling"],
+                "transforms": config["transforms"],
+            },
+        }
+    return entries
 
 
 def _load(net: Any, state: Mapping[str, Any], source: str) -> None:
@@ -158,5 +220,6 @@ def _load(net: Any, state: Mapping[str, Any], source: str) -> None:
     if missing or result.unexpected_keys:
         raise UserError(
             f"{source} does not fit this backbone: {len(missing)} weights missing (first {missing[:1]}), "
-            f"{len(result.unexpected_keys)} unexpected (first {result.unexpected_keys[:1]}); choose the backbone it was trained with"
+            f"{len(result.unexpected_keys)} unexpected (first {result.unexpected_keys[:1]}); "
+            "choose the backbone it was trained with"
         )

@@ -2,16 +2,16 @@
 
 Legend: V views (clips x crops), T frames (segments), L window, c channels of an item, C = L * c, H height, W width.
 
-A sample is {clips {modality: uint8 [V, T, C, H, W]}, present {modality: bool}, target {head: int or multi-hot}, id, index}.
-Everything random in it comes from a generator keyed by (seed, epoch, record id), so that a sample does not depend on the
-worker count, the rank or the point of resume.
+A sample is {clips {modality: uint8 [V, T, C, H, W]}, present {modality: bool}, target {head: int or multi-hot}, id,
+index}. Everything random in it comes from a generator keyed by (seed, epoch, record id), so that a sample does not
+depend on the worker count, the rank or the point of resume.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from mml_lightning.data.decode import DecodeError
 from mml_lightning.data.records import Head, Record
 from mml_lightning.data.sources import OpenSource, SourceOpener
+from mml_lightning.errors import UserError
 from mml_lightning.modalities import Modality
 from mml_lightning.sampling import window_indices
 from mml_lightning.transforms import Crop, apply_views, invert_x
@@ -31,6 +32,9 @@ Starts = Callable[[Mapping[str, int], Mapping[str, int], np.random.Generator], M
 
 Geometries = Callable[[int, int, random.Random], Sequence[Crop]]
 """Geometry draw: (width, height, rng) of the reference frame -> one crop per view of a clip."""
+
+MISSING = ("error", "mask")
+ATTEMPTS = 20  # unreadable videos in a row, after which the fault is not in single files
 
 
 @dataclass
@@ -43,6 +47,11 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         shared: one temporal draw for all modalities; False draws per modality (AdaMML).
         span_margin: seconds added on both sides of a record's span.
         mirrored: per head, class index -> class index when the geometry flips.
+        missing: what a record is that lacks a source by nature (flow of a one-frame video): "error", unreadable;
+            "mask", a sample with zeros and present=False for that modality.
+
+    Raises:
+        UserError: unknown `missing`.
     """
 
     records: Sequence[Record]
@@ -56,6 +65,11 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     shared: bool = True
     span_margin: float = 0.0
     mirrored: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    missing: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.missing not in MISSING:
+            raise UserError(f"data.missing={self.missing!r} is unknown; use one of {list(MISSING)}")
 
     def __len__(self) -> int:
         return len(self.records)
@@ -63,8 +77,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         failures: list[tuple[str, str]] = []
-        for attempt in range(len(self.records) if self.replace else 1):
-            chosen = index if attempt == 0 else self._replacement(index, epoch, attempt)
+        for chosen in self._candidates(index, epoch):
             try:
                 sample = self._load(self.records[chosen], epoch)
             except DecodeError as error:
@@ -73,69 +86,66 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
             return sample | {"index": chosen, "failures": failures}
         return {"index": index, "failures": failures}
 
-    def _replacement(self, index: int, epoch: int, attempt: int) -> int:
-        rng = keyed_generator(self.seed, epoch, self.records[index].id, f"replacement {attempt}")
-        return int(rng.integers(len(self.records)))
+    def _candidates(self, index: int, epoch: int) -> Iterator[int]:
+        """The record asked for and, in training, the ones to replace it: no record twice."""
+        yield index
+        if self.replace:
+            rng = keyed_generator(self.seed, epoch, self.records[index].id, "replacement")
+            others = rng.permutation(len(self.records))
+            yield from [int(other) for other in others if other != index][: ATTEMPTS - 1]
 
     def _load(self, record: Record, epoch: int) -> dict[str, Any]:
         names = sorted({modality.source for modality in self.modalities})
-        with self.opener.open(record, names) as sources:
-            ranges = {name: self._range(record, source, sources) for name, source in sources.items()}
-            indices = self._indices(record, ranges, epoch)
-            reference = sources["frames"] if "frames" in names else sources[names[0]]
+        with self.opener.open(record, names, skip_absent=self.missing == "mask") as sources:
+            seen = [modality for modality in self.modalities if modality.source in sources]
+            indices = self._indices(record, seen, sources, epoch)
+            reference = sources["frames"] if "frames" in names else sources[seen[0].source]
             rng = keyed_generator(self.seed, epoch, record.id, "geometry")
             geometries = self.geometries(*reference.size, random.Random(int(rng.integers(2**63))))
-            clips = self._clips(sources, indices, geometries)
-        flipped = geometries[0].flip and len(geometries) == 1
-        target = {head: self._target(head, record.target[head], flipped) for head in self.heads}
-        present = {modality.name: True for modality in self.modalities}
-        return {"clips": clips, "present": present, "target": target, "id": record.id}
+            clips = _clips(seen, sources, indices, geometries)
+        flipped = len(geometries) == 1 and geometries[0].flip
+        return {
+            "clips": clips | _blanks(self.modalities, clips),
+            "present": {modality.name: modality.name in clips for modality in self.modalities},
+            "target": {head: self._target(head, record.target[head], flipped) for head in self.heads},
+            "id": record.id,
+        }
 
     def _range(self, record: Record, source: OpenSource, sources: Mapping[str, OpenSource]) -> tuple[int, int]:
         """First item and item count of the part of `source` that carries the label."""
         if record.span is None:
             return 0, source.count
-        fps = sources["frames"].fps
-        if fps <= 0:
+        frames, (start, end) = sources["frames"], record.span
+        if frames.fps <= 0:
             raise DecodeError(f"{record.media['frames']}: unknown frame rate, its span can't be placed")
-        first = max(0, min(source.count - 1, round((record.span[0] - self.span_margin) * fps)))
-        last = max(first + 1, min(source.count, round((record.span[1] + self.span_margin) * fps) + 1))
-        return first, last - first
+        if start * frames.fps >= frames.count:
+            seconds = frames.count / frames.fps
+            raise DecodeError(
+                f"{record.media['frames']}: the span starts at {start:g} s, the video ends at {seconds:.2f} s"
+            )
+        first = max(0, min(source.count - 1, round((start - self.span_margin) * frames.fps)))
+        last = min(frames.count, round((end + self.span_margin) * frames.fps) + 1)
+        # a source with fewer items than frames (flow: one) has as many fewer in a part
+        return first, max(1, last - first - (frames.count - source.count))
 
-    def _indices(self, record: Record, ranges: Mapping[str, tuple[int, int]], epoch: int) -> dict[str, np.ndarray]:
-        counts = {m.name: ranges[m.source][1] for m in self.modalities}
-        windows = {m.name: m.window for m in self.modalities}
-        if self.shared:
-            starts = self.starts(counts, windows, keyed_generator(self.seed, epoch, record.id, "time"))
-        else:
-            starts = {
-                m: self.starts(
-                    {m: counts[m]}, {m: windows[m]}, keyed_generator(self.seed, epoch, record.id, f"time {m}")
-                )[m]
-                for m in counts
-            }
-        return {
-            m.name: ranges[m.source][0] + window_indices(starts[m.name], m.window, counts[m.name])
-            for m in self.modalities
-        }
-
-    def _clips(
-        self, sources: Mapping[str, OpenSource], indices: Mapping[str, np.ndarray], geometries: Sequence[Crop]
-    ) -> dict[str, Tensor]:
-        items: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for name in {modality.source for modality in self.modalities}:
-            wanted = np.unique(np.concatenate([indices[m.name].ravel() for m in self.modalities if m.source == name]))
-            items[name] = wanted, sources[name].frames(wanted.tolist())  # each item is decoded once
-        clips = {}
-        for modality in self.modalities:
-            wanted, pixels = items[modality.source]
-            crops = apply_views(torch.from_numpy(pixels).permute(0, 3, 1, 2), geometries)  # each [N, c, h, w]
-            at = np.searchsorted(wanted, indices[modality.name])  # [V, T, L]
-            views = [crop[torch.from_numpy(at)].flatten(2, 3) for crop in crops]  # each [V, T, L*c, h, w]
-            if modality.flip == "mirror_negate_x":
-                views = [invert_x(v) if g.flip else v for v, g in zip(views, geometries, strict=True)]
-            clips[modality.name] = torch.cat(views)
-        return clips
+    def _indices(
+        self, record: Record, seen: Sequence[Modality], sources: Mapping[str, OpenSource], epoch: int
+    ) -> dict[str, np.ndarray]:
+        """Items of each modality, [V, T, L]."""
+        ranges = {m.name: self._range(record, sources[m.source], sources) for m in seen}
+        windows = {m.name: m.window for m in seen}
+        groups = [list(windows)] if self.shared else [[name] for name in windows]
+        indices = {}
+        for names in groups:
+            rng = keyed_generator(self.seed, epoch, record.id, "time" if self.shared else f"time {names[0]}")
+            try:
+                starts = self.starts({n: ranges[n][1] for n in names}, {n: windows[n] for n in names}, rng)
+            except ValueError as error:  # sampling.policy=code rejects some short videos
+                raise DecodeError(f"{record.id}: {error}") from None
+            for name in names:
+                first, count = ranges[name]
+                indices[name] = first + window_indices(starts[name], windows[name], count)
+        return indices
 
     def _target(self, head: str, label: int | tuple[int, ...], flipped: bool) -> Tensor:
         mirrored = self.mirrored.get(head, {}) if flipped else {}
@@ -146,6 +156,38 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return torch.tensor(mirrored.get(label, label))
 
 
+def _clips(
+    modalities: Sequence[Modality],
+    sources: Mapping[str, OpenSource],
+    indices: Mapping[str, np.ndarray],
+    geometries: Sequence[Crop],
+) -> dict[str, Tensor]:
+    """{modality: uint8 [V, T, C, h, w]}, views ordered crop by crop; each item is decoded and cropped once."""
+    clips = {}
+    for name in {modality.source for modality in modalities}:
+        users = [modality for modality in modalities if modality.source == name]
+        wanted = np.unique(np.concatenate([indices[m.name].ravel() for m in users]))
+        pixels = torch.from_numpy(sources[name].frames(wanted.tolist())).permute(0, 3, 1, 2)
+        crops = apply_views(pixels, geometries)  # each [N, c, h, w]
+        for modality in users:
+            at = torch.from_numpy(np.searchsorted(wanted, indices[modality.name]))  # [V, T, L]
+            views = [crop[at].flatten(2, 3) for crop in crops]  # each [V, T, L*c, h, w]
+            if modality.flip == "mirror_negate_x":
+                views = [invert_x(view) if g.flip else view for view, g in zip(views, geometries, strict=True)]
+            clips[modality.name] = torch.cat(views)
+    return clips
+
+
+def _blanks(modalities: Sequence[Modality], clips: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros for the modalities that have no clip, shaped like those that have."""
+    views, segments, _, height, width = next(iter(clips.values())).shape
+    return {
+        m.name: torch.zeros(views, segments, m.window * m.item_channels, height, width, dtype=torch.uint8)
+        for m in modalities
+        if m.name not in clips
+    }
+
+
 def keyed_generator(seed: int, epoch: int, record: str, purpose: str) -> np.random.Generator:
     """A generator that depends on nothing but its key."""
     digest = hashlib.blake2b(f"{seed}|{epoch}|{record}|{purpose}".encode(), digest_size=16).digest()
@@ -153,7 +195,8 @@ def keyed_generator(seed: int, epoch: int, record: str, purpose: str) -> np.rand
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Samples to a batch: clips {m: uint8 [B, V, T, C, H, W]}, present {m: [B]}, target {head: [B] or [B, K]}, index [B].
+    """Samples to a batch of clips {m: uint8 [B, V, T, C, H, W]}, present {m: [B]}, target {head: [B] or [B, K]},
+    index [B], id and failures.
 
     Samples that could not be read in evaluation carry no clips: they are listed under `failures` only, so that a batch
     can be shorter than asked, or empty.

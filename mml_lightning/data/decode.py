@@ -3,13 +3,16 @@
 Legend: T frames of the file, N requested frames, H height, W width.
 
 decord is fast to use but repeats or misplaces frames in some files (stream-copied cuts, re-ordered HEVC, MPEG-1); PyAV
-decodes in order and counts what really decodes. `mml check` compares the two. A reader lives for one sample: readers kept
-open across a fork, or for long, are what decord deadlocks and leaks on.
+decodes in order and counts what really decodes. `mml check` compares the two. A reader lives for one sample: readers
+kept open across a fork, or for long, are what decord deadlocks and leaks on.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,15 +20,23 @@ from typing import Any, Protocol
 
 import numpy as np
 
-DECODERS = ("decord", "pyav")
+from mml_lightning.errors import UserError
+
+PACKAGES = {"decord": "decord", "pyav": "av"}
+DECODERS = tuple(PACKAGES)
+KEEP_BYTES = 256 * 2**20  # decoded frames that PyAV's reader holds; a longer video is decoded again for each request
 
 
 class DecodeError(Exception):
-    """The file is not a readable video; the message names the file and the decoder's reason."""
+    """A record can't become a sample; the message is one line with the file and the reason."""
+
+
+class NoSource(DecodeError):
+    """A record lacks a source by nature, such as flow where there is one frame; `data.missing=mask` admits it."""
 
 
 class VideoReader(Protocol):
-    """An open video: `count` frames of `size` (W, H) at `fps`."""
+    """An open video: `count` frames of `size` (W, H) at `fps` (0 where unknown)."""
 
     count: int
     size: tuple[int, int]
@@ -35,46 +46,106 @@ class VideoReader(Protocol):
         """RGB frames uint8 [N, H, W, 3] at 0-based `indices`, in the order asked, repeats allowed."""
         ...
 
+    def stream(self) -> Iterator[np.ndarray]:
+        """All frames in order, each uint8 [H, W, 3]."""
+        ...
+
+
+def installed(decoder: str) -> bool:
+    """Whether the library behind `decoder` is there; decord has no wheels for some platforms."""
+    return importlib.util.find_spec(PACKAGES[decoder]) is not None
+
+
+def check_decoder(decoder: str) -> str:
+    """`decoder` itself.
+
+    Raises:
+        UserError: it is unknown or not installed.
+    """
+    if decoder not in DECODERS:
+        raise UserError(f"data.decoder={decoder!r} is unknown; use one of {list(DECODERS)}")
+    if not installed(decoder):
+        other = "pyav" if decoder == "decord" else "decord"
+        raise UserError(f"data.decoder={decoder} is not installed on this machine; use data.decoder={other}")
+    return decoder
+
+
+def decoder_version(decoder: str) -> str:
+    """Version of the library behind `decoder`; part of a run's identity."""
+    return importlib.metadata.version(PACKAGES[check_decoder(decoder)])
+
 
 @contextmanager
 def open_video(path: Path, decoder: str = "decord") -> Iterator[VideoReader]:
     """Open `path` with `decoder` ("decord" or "pyav").
 
     Raises:
-        DecodeError: the file can't be opened or has no frame; also raised for errors while its frames are read.
-        ValueError: unknown decoder.
+        DecodeError: the file can't be opened, has no frame, or (from the reader's methods) a frame can't be read. What
+            the caller raises inside the `with` passes unchanged.
+        UserError: the decoder is unknown or not installed.
     """
-    if decoder not in DECODERS:
-        raise ValueError(f"data.decoder={decoder!r} is unknown; use one of {list(DECODERS)}")
-    try:
-        reader = _DecordReader(path) if decoder == "decord" else _PyAVReader(path)
-        if reader.count < 1:
-            raise DecodeError("it has no frame")
-        yield reader
-    except DecodeError as error:
-        raise DecodeError(f"{path}: {error} ({decoder})") from None
-    except FileNotFoundError:
-        raise DecodeError(f"{path}: no such file") from None
-    except Exception as error:  # decoders raise a dozen unrelated types; nothing else runs inside
-        if type(error).__module__.split(".")[0] not in ("decord", "av") and not isinstance(
-            error, (OSError, RuntimeError, IndexError, ValueError)
-        ):
+    check_decoder(decoder)
+    yield _Guarded(path, decoder)
+
+
+class _Guarded:
+    """A reader whose errors, a dozen unrelated types, all become :class:`DecodeError`."""
+
+    def __init__(self, path: Path, decoder: str) -> None:
+        self._path, self._decoder = path, decoder
+        with self._errors():
+            if not path.is_file():
+                raise FileNotFoundError(path)
+            self._reader: VideoReader = _DecordReader(path) if decoder == "decord" else _PyAVReader(path)
+            if self._reader.count < 1:
+                raise ValueError("it has no frame")
+        self.count, self.size, self.fps = self._reader.count, self._reader.size, self._reader.fps
+
+    def frames(self, indices: Sequence[int]) -> np.ndarray:
+        with self._errors():
+            unique, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+            if unique.size and not 0 <= unique[0] <= unique[-1] < self.count:
+                raise IndexError(f"frames {unique[0]} to {unique[-1]} were asked for, it has {self.count}")
+            return self._reader.frames(unique.tolist())[inverse]  # decoders go forward once; repeats are laid out here
+
+    def stream(self) -> Iterator[np.ndarray]:
+        source = self._reader.stream()
+        while True:
+            with self._errors():
+                try:
+                    frame = next(source)
+                except StopIteration:
+                    return
+            yield frame
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise DecodeError(f"{self._path}: no such file") from None
+        except MemoryError:
             raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DecodeError(f"{path}: {reason[:160]} ({decoder})") from None
+        except Exception as error:
+            raise DecodeError(f"{self._path}: {_reason(error, self._path)} ({self._decoder})") from None
 
 
-def decoder_version(decoder: str) -> str:
-    """Version of the library behind `decoder`; part of a run's identity."""
-    return importlib.metadata.version({"decord": "decord", "pyav": "av"}[decoder])
+def _reason(error: Exception, path: Path) -> str:
+    """First line of a decoder's message without time, source line and the path, so that equal causes read equal."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    for noise in (
+        r"^\[[\d:]+\] \S+\.(cc|h):\d+: ",
+        rf"[:\s]*[\['\"]?{re.escape(str(path))}[\]'\"]?",
+        r" \(-?\d+ vs\. 0\)",
+    ):
+        line = re.sub(noise, "", line)
+    return line.strip(". ")[:160]
 
 
 class _DecordReader:
     def __init__(self, path: Path) -> None:
         import decord
 
-        if not path.is_file():
-            raise FileNotFoundError(path)
         decord.logging.set_level(decord.logging.QUIET)
         self._reader: Any = decord.VideoReader(str(path), num_threads=1)
         self.count = len(self._reader)
@@ -83,37 +154,56 @@ class _DecordReader:
         self.fps = float(self._reader.get_avg_fps())
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
-        # decord decodes forward once for sorted unique indices; repeats are laid out afterwards
-        unique, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
-        return self._reader.get_batch(unique.tolist()).asnumpy()[inverse]
+        return self._reader.get_batch(list(indices)).asnumpy()
+
+    def stream(self) -> Iterator[np.ndarray]:
+        return (self._reader[i].asnumpy() for i in range(self.count))
 
 
 class _PyAVReader:
     """Decodes the whole stream once: the count is what decodes, not what the container claims."""
 
     def __init__(self, path: Path) -> None:
-        import av
-
-        with av.open(str(path)) as container:
-            stream = container.streams.best("video")
-            if stream is None:
-                raise DecodeError("it has no video stream")
-            stream.thread_type = "NONE"
-            self.fps = float(stream.average_rate or stream.base_rate or 0.0)
-            self._frames: list[Any] = []
-            try:
-                # kept as decoded (YUV): converting only what is asked for saves most of the work
-                self._frames.extend(container.decode(stream))
-            except av.error.FFmpegError:
-                if not self._frames:  # a damaged tail keeps what was decoded before it
-                    raise
-        self.count = len(self._frames)
-        self._turns = round(self._frames[0].rotation / 90) % 4 if self._frames else 0
-        first = self._frames[0] if self._frames else None
-        size = (first.width, first.height) if first is not None else (0, 0)
-        self.size = size[::-1] if self._turns % 2 else size
+        self._path = path
+        self.count, self.size, self.fps = 0, (0, 0), 0.0
+        self._turns = 0  # quarter turns counter-clockwise, as the file's rotation flag and np.rot90 count them
+        self._kept: list[Any] = []  # as decoded (YUV): converting only what is asked for saves most of the work
+        used = 0
+        for frame in self._decode():
+            if self.count == 0:
+                self._turns = round(frame.rotation / 90) % 4
+                self.size = (frame.height, frame.width) if self._turns % 2 else (frame.width, frame.height)
+            self.count += 1
+            used += sum(plane.buffer_size for plane in frame.planes)
+            if used <= KEEP_BYTES:
+                self._kept.append(frame)
+            else:
+                self._kept.clear()
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
-        unique, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
-        images = [np.rot90(self._frames[i].to_ndarray(format="rgb24"), self._turns) for i in unique.tolist()]
-        return np.stack(images)[inverse]
+        wanted = set(indices)
+        frames = itertools.islice(self._kept or self._decode(), max(wanted) + 1)
+        return np.stack([self._rgb(frame) for i, frame in enumerate(frames) if i in wanted])
+
+    def stream(self) -> Iterator[np.ndarray]:
+        return (self._rgb(frame) for frame in self._kept or self._decode())
+
+    def _decode(self) -> Iterator[Any]:
+        import av
+
+        with av.open(str(self._path)) as container:
+            stream: Any = container.streams.best("video")
+            if stream is None:
+                raise ValueError("it has no video stream")
+            stream.thread_type = "NONE"
+            self.fps = float(stream.average_rate or stream.base_rate or 0.0)
+            first = None
+            try:
+                for first in container.decode(stream):
+                    yield first
+            except av.error.FFmpegError:
+                if first is None:  # a damaged tail keeps what was decoded before it
+                    raise
+
+    def _rgb(self, frame: Any) -> np.ndarray:
+        return np.rot90(frame.to_ndarray(format="rgb24"), self._turns)

@@ -6,6 +6,7 @@ Legend: V clips of a video, T segments.
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,8 +18,19 @@ from mml_lightning.transforms import Crop, TestGeometry, TrainGeometry
 Starts = dict[str, np.ndarray]
 
 
+class _Draw(ABC):
+    """A temporal draw; wrong settings raise ValueError when it is made, not in a worker at its first video."""
+
+    def __post_init__(self) -> None:
+        self({"rgb": 10_000}, {"rgb": 1}, np.random.default_rng(0))  # long enough for every policy
+
+    @abstractmethod
+    def __call__(self, counts: Mapping[str, int], windows: Mapping[str, int], rng: np.random.Generator) -> Starts:
+        """{modality: [V, T]}"""
+
+
 @dataclass(frozen=True)
-class TrainDraw:
+class TrainDraw(_Draw):
     """Random starts, one clip: see :func:`mml_lightning.sampling.train_starts`."""
 
     num_segments: int
@@ -41,7 +53,7 @@ class TrainDraw:
 
 
 @dataclass(frozen=True)
-class ValDraw:
+class ValDraw(_Draw):
     """The single clip of validation during training: see :func:`mml_lightning.sampling.val_starts`."""
 
     num_segments: int
@@ -63,7 +75,7 @@ class ValDraw:
 
 
 @dataclass(frozen=True)
-class ViewsDraw:
+class ViewsDraw(_Draw):
     """The clips of a test protocol: see :func:`mml_lightning.sampling.test_starts`."""
 
     num_segments: int

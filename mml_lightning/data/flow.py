@@ -10,22 +10,25 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
-from mml_lightning.data.decode import DecodeError, decoder_version, open_video
+from mml_lightning.data.decode import DecodeError, NoSource, decoder_version, open_video
 from mml_lightning.data.records import Record
 from mml_lightning.errors import UserError
 
 PRESETS = ("ultrafast", "fast", "medium")
+CONTENT_BYTES = 64 * 2**10  # of the head and of the tail of a video: enough to know it again
 
 
 def quantise(flow: np.ndarray, bound: float) -> np.ndarray:
-    """Pixels of motion to uint8: clip to +-bound, then round((f + bound) * 255 / (2 * bound)), halves to even; 0 -> 128.
+    """Pixels of motion to uint8: clip to +-bound, round((f + bound) * 255 / (2 * bound)), halves to even; 0 -> 128.
 
     Steps are 2 * bound / 255 (0.157 px at 20), so the largest error inside the bound is 0.078 px. The mirror of value v
     is 255 - v, exact up to that half step.
@@ -80,71 +83,145 @@ class FlowSettings:
         return f"{self.algorithm}-{self.preset}-b{self.bound:g}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
-def compute_flow(frames: np.ndarray, settings: FlowSettings) -> np.ndarray:
-    """Quantised flow uint8 [P, H, W, 2] of RGB frames uint8 [T, H, W, 3]."""
+def compute_flow(frames: Iterable[np.ndarray], settings: FlowSettings) -> np.ndarray:
+    """Quantised flow uint8 [P, H, W, 2] of two or more RGB frames, each uint8 [H, W, 3].
+
+    Raises:
+        ValueError: the frames are too small for the algorithm.
+    """
     import cv2
 
     cv2.setNumThreads(1)  # parallelism is over videos; nested threads only contend
-    engine = cv2.DISOpticalFlow_create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{settings.preset.upper()}"))
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    pairs = [engine.calc(a, b, None) for a, b in itertools.pairwise(grey)]
-    return quantise(np.stack(pairs), settings.bound)
+    create: Any = cv2.DISOpticalFlow.create  # type: ignore[attr-defined]  # typed stubs leave DIS out
+    engine = create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{settings.preset.upper()}"))
+    grey = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames)
+    try:
+        # quantised one by one: floats of a whole video would be eight times larger
+        return np.stack([quantise(engine.calc(a, b, None), settings.bound) for a, b in itertools.pairwise(grey)])
+    except cv2.error as error:
+        raise ValueError(f"flow.algorithm={settings.algorithm} fails on it: {' '.join(str(error).split())}") from None
 
 
 class FlowCache:
-    """One `.npy` per video below `<root>/<settings key>/`, memory-mapped on reading so that only the drawn pairs are read."""
+    """One `.npy` per video below `<root>/<settings key>/`, memory-mapped so that only the drawn pairs are read."""
 
     def __init__(self, root: Path, settings: FlowSettings) -> None:
         self.settings = settings
         self.folder = Path(root) / settings.key()
 
     def path(self, record: Record) -> Path:
-        """Where the flow of `record` lies: named by its id and by size and first 64 KiB of its file."""
+        """Where the flow of `record` lies: named by its file's size, first and last 64 KiB, and its reader if special.
+
+        Records that are parts of one file share its flow.
+
+        Raises:
+            DecodeError: the video can't be opened.
+        """
         source = record.media["frames"]
         try:
             with source.open("rb") as handle:
-                content = hashlib.sha256(f"{source.stat().st_size}".encode() + handle.read(65536)).hexdigest()[:12]
+                size = handle.seek(0, os.SEEK_END)
+                handle.seek(0)
+                head = handle.read(CONTENT_BYTES)
+                handle.seek(max(0, size - CONTENT_BYTES))
+                content = hashlib.sha256(f"{size}|".encode() + head + handle.read()).hexdigest()[:16]
         except OSError as error:
             raise DecodeError(f"{source}: {error.strerror or error}") from None
-        return self.folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', record.id)[-80:]}-{content}.npy"
+        reader = "" if self._decoder(record) == self.settings.decoder else f"-{record.decoder}"
+        return self.folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', source.stem)[-80:]}-{content}{reader}.npy"
+
+    def load(self, record: Record) -> np.ndarray:
+        """Flow of `record`, uint8 [P, H, W, 2], memory-mapped; made first where it is missing or damaged.
+
+        Raises:
+            DecodeError: the video can't be read; NoSource if it has a single frame.
+            UserError: the cache can't be written.
+        """
+        path = self.path(record)
+        flow = _stored(path)
+        if flow is None:
+            self.make(record)
+            flow = _stored(path)
+            if flow is None:
+                raise DecodeError(f"{path}: can't be read right after it was written; check the disk")
+        return flow
 
     def make(self, record: Record) -> Path:
         """Compute the flow of `record` unless it is there.
 
         Raises:
-            DecodeError: the video can't be read or has a single frame.
+            DecodeError: the video can't be read; NoSource if it has a single frame.
+            UserError: the cache can't be written.
         """
         path = self.path(record)
-        if path.exists():
+        if _stored(path) is not None:
             return path
-        with open_video(record.media["frames"], self.settings.decoder) as video:
+        source = record.media["frames"]
+        with open_video(source, self._decoder(record)) as video:
             if video.count < 2:
-                raise DecodeError("it has one frame; flow needs two (drop it, or train without flow)")
-            flow = compute_flow(video.frames(range(video.count)), self.settings)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as handle:
-            np.save(handle, flow, allow_pickle=False)
-        os.replace(temporary, path)
+                raise NoSource(f"{source}: it has one frame and flow needs two; drop it, or set data.missing=mask")
+            try:
+                flow = compute_flow(video.stream(), self.settings)
+            except ValueError as error:
+                raise DecodeError(f"{source}: {error}") from None
+        _write(path, lambda handle: np.save(handle, flow, allow_pickle=False))
         return path
 
     def prepare(self, records: Sequence[Record], workers: int, advance: Callable[[], object]) -> list[tuple[str, str]]:
-        """Fill the cache, `advance()` after each video; a second call continues. Returns (id, reason) of what failed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        described = self.folder / "settings.json"
-        described.write_text(json.dumps(self.settings.provenance(), indent=1) + "\n")
+        """Fill the cache, `advance()` after each record; a second call continues.
+
+        Returns:
+            (id, reason) of the records that have no flow.
+
+        Raises:
+            UserError: the cache can't be written.
+        """
+        text = json.dumps(self.settings.provenance(), indent=1) + "\n"
+        _write(self.folder / "settings.json", lambda handle: handle.write(text.encode()))
         failed = []
         # threads: the decoder and OpenCV work outside the interpreter lock
-        with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        pool = ThreadPoolExecutor(max_workers=max(1, workers))
+        try:
             jobs = {pool.submit(self.make, record): record for record in records}
             for job in as_completed(jobs):
-                error = job.exception()
-                if isinstance(error, DecodeError):
+                try:
+                    job.result()
+                except DecodeError as error:
                     failed.append((jobs[job].id, str(error)))
-                elif error is not None:
-                    raise error
                 advance()
+        finally:
+            pool.shutdown(cancel_futures=True)  # an interrupt ends after the videos at hand, not after all
         return sorted(failed)
 
     def missing(self, records: Sequence[Record]) -> list[Record]:
-        """Readable records whose flow is not cached yet."""
-        return [r for r in records if r.media["frames"].exists() and not self.path(r).exists()]
+        """Records of readable files whose flow is not cached yet, one per file."""
+        wanted = {self.path(record): record for record in records if record.media["frames"].is_file()}
+        return [record for path, record in wanted.items() if _stored(path) is None]
+
+    def _decoder(self, record: Record) -> str:
+        return record.decoder or self.settings.decoder
+
+
+def _stored(path: Path) -> np.ndarray | None:
+    """The memory-mapped flow; None where it is missing or damaged."""
+    try:
+        flow = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, EOFError, ValueError):
+        return None
+    except OSError as error:
+        raise DecodeError(f"{path}: {error.strerror or error}") from None
+    return flow if flow.dtype == np.uint8 and flow.ndim == 4 and flow.shape[0] else None
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file at once: other threads, processes and machines see all of it or the one before."""
+    temporary = path.with_name(f".{path.name[-100:]}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as handle:
+            write(handle)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"can't write the flow cache {path.parent} ({error.strerror}); set paths.cache") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ COLUMNS = {
     "path": ("path", "video", "video_path", "file", "filename", "filepath", "file_path"),
     "label": ("label", "labels", "class", "class_name", "category", "action", "target", "template", "y"),
     "split": ("split", "set", "subset", "partition", "fold"),
-    "id": ("id", "video_id", "clip_id", "name"),
+    "id": ("id", "video_id", "clip_id"),
     "start": ("start", "t_start", "start_time", "time_start"),
     "end": ("end", "t_end", "end_time", "time_end"),
 }
@@ -27,45 +29,111 @@ SPLIT_NAMES = {
     "testing": "test",
     "eval": "test",
 }
+_Row = tuple[int, dict[str, str | None]]
 
 
 def read_csv(name: str, index: str | None, root: str | None = None, label_separator: str | None = None) -> Dataset:
     """Your own videos: one CSV line each with path, label and split; id, start and end (seconds) are optional.
 
-    Column names may be any of :data:`COLUMNS`; paths are relative to `root` (default: the folder of the CSV). Labels may be
-    names or numbers. With `label_separator` a cell holds several labels and the head is multi-label. Without a val split,
-    every fifth training video (by id order) validates.
+    Column names may be any of :data:`COLUMNS`; paths are relative to `root` (default: the folder of the CSV). Labels
+    may be names or numbers. With `label_separator` a cell holds several labels and the head is multi-label. Without a
+    val split, every fifth training video (by id order) validates. Without an id column, the path (and the start and end
+    of a part of a video) is the id.
 
     Raises:
         UserError: no index, unreadable file, a missing column or cell, an unknown split, or fewer than two classes.
     """
     if not index:
         raise UserError("data=csv needs data.index=<file.csv> with the columns path, label and split")
-    path = Path(index).expanduser()
-    rows = _rows(path)
-    columns = _columns(rows[0], path)
-    base = Path(root).expanduser() if root else path.parent
-    labels = [_labels(row, columns["label"], label_separator, path, n) for n, row in enumerate(rows, start=2)]
-    classes = sorted({label for cell in labels for label in cell}, key=_number_or_name)
+    table = _Table(Path(index).expanduser())
+    base = Path(root).expanduser() if root else table.path.parent
+    cells = [table.labels(row, label_separator) for row in table.rows]
+    classes = sorted({label for cell in cells for label in cell}, key=_number_or_name)
     if len(classes) < 2:
-        raise UserError(f"{path}: column {columns['label']!r} holds {len(classes)} class; at least two are needed")
+        raise UserError(
+            f"{table.path}: column {table.columns['label']!r} holds {len(classes)} class; at least two are needed"
+        )
     number = {label: i for i, label in enumerate(classes)}
     splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    for line, (row, cell) in enumerate(zip(rows, labels, strict=True), start=2):
-        indices = tuple(sorted(number[label] for label in cell))
-        file = base / _cell(row, columns["path"], path, line)
+    for row, cell in zip(table.rows, cells, strict=True):
+        indices = tuple(sorted({number[label] for label in cell}))
+        file, span = table.cell(row, "path"), table.span(row)
+        part = f"_{span[0]:g}_{span[1]:g}" if span else ""
         record = Record(
-            id=row[columns["id"]] if "id" in columns else Path(row[columns["path"]]).with_suffix("").as_posix(),
-            media={"frames": file},
+            id=table.cell(row, "id") if "id" in table.columns else Path(file).with_suffix("").as_posix() + part,
+            media={"frames": base / file},
             target={"label": indices if label_separator else indices[0]},
-            span=_span(row, columns, path, line),
+            span=span,
         )
-        splits[_split(_cell(row, columns["split"], path, line), path, line)].append(record)
+        splits[table.split(row)].append(record)
     if not splits["val"]:
-        held_out = sorted(splits["train"], key=lambda record: record.id)[::5]
-        taken = {record.id for record in held_out}
-        splits |= {"val": held_out, "train": [r for r in splits["train"] if r.id not in taken]}
+        held_out = set(sorted(record.id for record in splits["train"])[::5])
+        splits["val"] = [record for record in splits["train"] if record.id in held_out]
+        splits["train"] = [record for record in splits["train"] if record.id not in held_out]
     return Dataset(name, splits, {"label": Head(tuple(classes), multi_label=bool(label_separator))})
+
+
+class _Table:
+    """A CSV file: `rows` are (line number, cells), `columns` the names behind the roles of :data:`COLUMNS`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as handle:
+                delimiter = max(",;\t", key=handle.readline().count)
+                handle.seek(0)
+                reader = csv.DictReader(handle, delimiter=delimiter)
+                self.rows: list[_Row] = [(reader.line_num, row) for row in reader]
+        except UnicodeDecodeError:
+            raise UserError(f"data.index={path} is not UTF-8 text; save it as CSV in UTF-8") from None
+        except (OSError, csv.Error) as error:
+            raise UserError(f"can't read data.index={path}: {getattr(error, 'strerror', None) or error}") from None
+        if not self.rows:
+            raise UserError(f"{path}: no line below the header; each line needs path, label, split")
+        header = {key.strip().lower(): key for key in reader.fieldnames or () if key}
+        self.columns = {
+            role: header[known] for role, names in COLUMNS.items() for known in reversed(names) if known in header
+        }
+        for role in ("path", "label", "split"):
+            if role not in self.columns:
+                raise UserError(
+                    f"{path}: no {role} column (found {list(header)}); name one of them {COLUMNS[role][0]!r}"
+                )
+
+    def cell(self, row: _Row, role: str) -> str:
+        line, cells = row
+        value = (cells.get(self.columns[role]) or "").strip()
+        if not value:
+            raise UserError(f"{self.path}, line {line}: column {self.columns[role]!r} is empty")
+        return value
+
+    def labels(self, row: _Row, separator: str | None) -> tuple[str, ...]:
+        if separator is None:
+            return (self.cell(row, "label"),)
+        parts = (row[1].get(self.columns["label"]) or "").split(separator)
+        return tuple(part.strip() for part in parts if part.strip())
+
+    def split(self, row: _Row) -> str:
+        value = self.cell(row, "split")
+        split = SPLIT_NAMES.get(value.lower(), value.lower())
+        if split not in SPLITS:
+            raise UserError(f"{self.path}, line {row[0]}: split {value!r} is unknown; use train, val or test")
+        return split
+
+    def span(self, row: _Row) -> tuple[float, float] | None:
+        if "start" not in self.columns or "end" not in self.columns:
+            return None
+        line, cells = row
+        given = [(cells.get(self.columns[role]) or "").strip() for role in ("start", "end")]
+        if given == ["", ""]:
+            return None
+        try:
+            start, end = map(float, given)
+        except ValueError:
+            raise UserError(f"{self.path}, line {line}: start and end must both be seconds, or both empty") from None
+        if not 0 <= start < end < math.inf:
+            raise UserError(f"{self.path}, line {line}: start {start:g} must lie before end {end:g}, from 0 on")
+        return start, end
 
 
 def read_ssv2(
@@ -90,28 +158,27 @@ def read_ssv2(
     if prepare is not None:
         prepare(folder)
     annotations = folder / "annotations"
-    classes_by_name = {k: int(v) for k, v in _json(annotations / "labels.json").items()}
-    files = {p.stem: p for p in sorted((folder / "videos").glob("*")) if p.suffix.lstrip(".") in extensions}
+    number = _classes(annotations / "labels.json")
+    files = {p.stem: p for p in sorted((folder / "videos").glob("*")) if p.suffix.lstrip(".").lower() in extensions}
 
     def record(video: str, template: str, source: Path) -> Record:
-        label = template.replace("[", "").replace("]", "")
-        if label not in classes_by_name:
+        label = _plain(template)
+        if label not in number:
             raise UserError(
                 f"{source}: id {video} has label {label!r}, which labels.json does not list; fix either file"
             )
         media = files.get(video, folder / "videos" / f"{video}.{extensions[0]}")
-        return Record(video, {"frames": media}, {"label": classes_by_name[label]})
+        return Record(video, {"frames": media}, {"label": number[label]})
 
     splits = {}
     for split, file in (("train", "train.json"), ("val", "validation.json")):
         source = annotations / file
-        splits[split] = [record(str(row["id"]), row["template"], source) for row in _json(source)]
-    answers = annotations / "test-answers.csv"
-    splits["test"] = []
-    if answers.is_file():
-        with answers.open(newline="", encoding="utf-8") as handle:
-            splits["test"] = [record(row[0], row[1], answers) for row in csv.reader(handle, delimiter=";") if row]
-    classes = tuple(sorted(classes_by_name, key=classes_by_name.__getitem__))
+        try:
+            splits[split] = [record(str(row["id"]), row["template"], source) for row in _json(source)]
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"{source}: each entry needs an id and a template, as in Something-Something V2") from None
+    splits["test"] = _answers(annotations / "test-answers.csv", record)
+    classes = tuple(sorted(number, key=number.__getitem__))
     return Dataset(name, splits, {"label": Head(classes)}, {"label": dict(mirrored or {})})
 
 
@@ -122,63 +189,35 @@ def read_demo(name: str, root: str, **sizes: Any) -> Dataset:
     return read_ssv2(name, root, mirrored=LEFT_RIGHT, prepare=lambda folder: prepare_demo(folder, **sizes))
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _plain(template: str) -> str:
+    return template.replace("[", "").replace("]", "")
+
+
+def _classes(path: Path) -> dict[str, int]:
+    """{class name: index} of labels.json."""
+    content = _json(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            sample = handle.read(4096)
-            handle.seek(0)
-            delimiter = max(",;\t", key=sample.split("\n", 1)[0].count)
-            rows = list(csv.DictReader(handle, delimiter=delimiter))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"can't read data.index={path}: {error}") from None
-    if not rows:
-        raise UserError(f"{path}: no line below the header; each line needs path, label, split")
-    return rows
+        number = {_plain(label): int(index) for label, index in content.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(f'{path} must map class names to numbers: {{"class name": "0", ...}}') from None
+    if sorted(number.values()) != list(range(len(content))) or len(number) < 2:
+        raise UserError(f"{path}: the {len(content)} classes must be numbered 0 to {len(content) - 1}, two or more")
+    return number
 
 
-def _columns(row: dict[str, str], path: Path) -> dict[str, str]:
-    header = {key.strip().lower(): key for key in row if key is not None}
-    found = {role: header[name] for role, names in COLUMNS.items() for name in reversed(names) if name in header}
-    for role in ("path", "label", "split"):
-        if role not in found:
-            raise UserError(f"{path}: no {role} column (found {list(header)}); name one of them {COLUMNS[role][0]!r}")
-    return found
+def _answers(path: Path, record: Callable[[str, str, Path], Record]) -> list[Record]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8-sig") as handle:
+        rows = [row for row in csv.reader(handle, delimiter=";") if row]
+    if any(len(row) != 2 for row in rows):
+        raise UserError(f"{path}: each line must be id;template")
+    return [record(video.strip(), template.strip(), path) for video, template in rows]
 
 
-def _cell(row: dict[str, str], column: str, path: Path, line: int) -> str:
-    value = (row.get(column) or "").strip()
-    if not value:
-        raise UserError(f"{path}, line {line}: column {column!r} is empty")
-    return value
-
-
-def _labels(row: dict[str, str], column: str, separator: str | None, path: Path, line: int) -> tuple[str, ...]:
-    if separator is None:
-        return (_cell(row, column, path, line),)
-    return tuple(part.strip() for part in (row.get(column) or "").split(separator) if part.strip())
-
-
-def _split(value: str, path: Path, line: int) -> str:
-    split = SPLIT_NAMES.get(value.lower(), value.lower())
-    if split not in SPLITS:
-        raise UserError(f"{path}, line {line}: split {value!r} is unknown; use train, val or test")
-    return split
-
-
-def _span(row: dict[str, str], columns: dict[str, str], path: Path, line: int) -> tuple[float, float] | None:
-    if "start" not in columns or "end" not in columns:
-        return None
-    try:
-        start, end = float(row[columns["start"]]), float(row[columns["end"]])
-    except (TypeError, ValueError):
-        raise UserError(f"{path}, line {line}: start and end must be seconds") from None
-    if not 0 <= start < end:
-        raise UserError(f"{path}, line {line}: start {start} must lie before end {end}")
-    return start, end
-
-
-def _number_or_name(label: str) -> tuple[int, float, str]:
-    return (0, float(label), "") if label.lstrip("-").isdigit() else (1, 0.0, label)
+def _number_or_name(label: str) -> tuple[int, int, str]:
+    """Sorting key: whole numbers by value before names by spelling."""
+    return (0, int(label), label) if re.fullmatch(r"-?[0-9]+", label) else (1, 0, label)
 
 
 def _json(path: Path) -> Any:
@@ -186,5 +225,5 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; data.root must hold annotations/ and videos/") from None
-    except json.JSONDecodeError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None

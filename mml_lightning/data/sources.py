@@ -12,9 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
-from mml_lightning.data.decode import DecodeError, open_video
+from mml_lightning.data.decode import NoSource, check_decoder, open_video
 from mml_lightning.data.flow import FlowCache
 from mml_lightning.data.records import Record
+from mml_lightning.errors import UserError
 
 SOURCES = ("frames", "flow")
 
@@ -55,35 +56,56 @@ class CachedFlow:
 
 @dataclass(frozen=True)
 class SourceOpener:
-    """Opens the sources of a record. `flow` is None in runs without flow."""
+    """Opens the sources of a record.
+
+    Args:
+        decoder: reader of the frames, where a record names none of its own.
+        flow: None in runs without flow.
+
+    Raises:
+        UserError: the decoder is unknown or not installed.
+    """
 
     decoder: str = "decord"
     flow: FlowCache | None = None
 
+    def __post_init__(self) -> None:
+        check_decoder(self.decoder)
+
     @contextmanager
-    def open(self, record: Record, names: Sequence[str]) -> Iterator[Mapping[str, OpenSource]]:
+    def open(
+        self, record: Record, names: Sequence[str], skip_absent: bool = False
+    ) -> Iterator[Mapping[str, OpenSource]]:
         """The sources `names` of `record`, closed on leaving.
+
+        Args:
+            skip_absent: leave out a source that the record lacks by nature (flow of a one-frame video) instead of
+                raising, as long as one is left.
 
         Raises:
             DecodeError: one of them can't be read.
         """
         with ExitStack() as stack:
             opened: dict[str, OpenSource] = {}
+            absent: list[NoSource] = []
             # a span is given in seconds, so flow alone needs the clock of the frames too
-            if "frames" in names or record.span is not None:
-                opened["frames"] = stack.enter_context(open_video(record.media["frames"], self.decoder))
-            if "flow" in names:
-                opened["flow"] = self._open_flow(record, opened["frames"].fps if "frames" in opened else 0.0)
+            wanted = {"frames", *names} if record.span is not None else set(names)
+            for name in SOURCES:
+                if name not in wanted:
+                    continue
+                try:
+                    opened[name] = self._open(name, record, opened, stack)
+                except NoSource as error:
+                    absent.append(error)
+            if absent and not (skip_absent and any(name in opened for name in names)):
+                raise absent[0]
             yield opened
 
-    def _open_flow(self, record: Record, fps: float) -> CachedFlow:
-        assert self.flow is not None, "a run with flow is built with a flow cache"
-        path = self.flow.path(record)
-        try:
-            pairs = np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError:
-            path = self.flow.make(record)
-            pairs = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DecodeError(f"{path}: damaged flow file ({error}); delete it to have it made again") from None
-        return CachedFlow(pairs, fps)
+    def _open(self, name: str, record: Record, opened: Mapping[str, OpenSource], stack: ExitStack) -> OpenSource:
+        if "frames" not in record.media:
+            raise NoSource(f"{record.id}: it has no video")
+        if name == "frames":
+            return stack.enter_context(open_video(record.media["frames"], record.decoder or self.decoder))
+        if self.flow is None:
+            raise UserError("a run with flow needs a flow cache; build it with build.flow_cache")
+        return CachedFlow(self.flow.load(record), opened["frames"].fps if "frames" in opened else 0.0)

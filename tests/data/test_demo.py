@@ -17,15 +17,20 @@ import numpy as np
 import pytest
 
 from mml_lightning.data.demo import CLASSES, LEFT_RIGHT, generate, prepare_demo
-from mml_lightning.data.demo.render import SPRITE, Pose, background, draw, poses, render
+from mml_lightning.data.demo.render import SPRITE, Palette, Pose, background, draw, poses, render
 from mml_lightning.data.demo.scenes import GAP, MOTIONS, SIZE, SPLITS, Video, X, Y, plan
 from mml_lightning.data.demo.shapes import SHAPES
 from mml_lightning.errors import UserError
 
 SMALL = {"train": 20, "val": 10, "test": 10}
 
-#: sha256 of the rendered frames (no encoder involved) of three videos of the default dataset.
-GOLDEN = {}
+#: sha256 of the rendered frames (no encoder involved) of four videos of the default dataset.
+GOLDEN = {
+    "1": "383e506a4089e41214f8dfbd8d67325e0e492143c6598c7d53d681b8cd7b81b1",
+    "8": "0ec9ecafbcb7a9d4b7b86304071618a58c245f232a0a0f6086f9915d935ad574",
+    "601": "1e3f30c53e3be75442bc71298c1ccecbd64df920c923a21a85f5c0ade3f6d4fa",
+    "1000": "399363fd5c5141c981369cadd70485107a034639c03ba35f17634c7b92789c2d",
+}
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -88,8 +93,9 @@ def test_another_seed_gives_other_videos(pristine: dict[str, bytes], tmp_path: P
     assert not videos & set(other.values())
 
 
-def test_importing_the_worker_loads_no_torch() -> None:
-    code = "import sys, mml_lightning.data.demo.worker; assert not {'torch', 'lightning'} & sys.modules.keys()"
+def test_importing_the_generator_loads_no_torch() -> None:
+    heavy = "{'torch', 'lightning', 'pytorch_lightning'}"
+    code = f"import sys, mml_lightning.data.demo.generate; assert not {heavy} & sys.modules.keys()"
     root = str(Path(generate.__file__).resolve().parents[3])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": root})
 
@@ -253,15 +259,11 @@ def test_splits_share_no_shape_and_no_background() -> None:
     videos = plan(0, 600, 150, 250)
     assert all(set(v.things) <= set(SHAPES[v.split]) and len(set(v.things)) == 2 for v in videos)
     assert len({v.entropy for v in videos}) == len(videos)
-    grounds = {background(np.random.default_rng([*v.entropy, 1]), 64, 64).tobytes() for v in videos[::5]}
+    grounds = set()
+    for video in videos[::5]:
+        rng = np.random.default_rng([*video.entropy, 1])
+        grounds.add(background(rng, Palette.draw(rng), 64, 64).tobytes())
     assert len(grounds) == len(videos[::5])
-
-
-def test_opposite_classes_have_the_same_single_frames() -> None:
-    """Every frame of a class is, pose for pose, a frame that the opposite class shows with the same probability."""
-    for label in range(0, len(CLASSES), 2):
-        (dim, sign), (other_dim, other_sign) = MOTIONS[label], MOTIONS[label + 1]
-        assert dim == other_dim and sign == -other_sign
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.5, 1.0])

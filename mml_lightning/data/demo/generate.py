@@ -75,7 +75,7 @@ def prepare_demo(
         missing = [video for video in videos if video.name not in entries]
         if missing:
             entries.update(_make_missing(root, parameters, missing, workers, progress))
-        if missing or not (root / "manifest.json").exists():
+        if missing or _journal(root).exists() or not (root / "manifest.json").exists():
             _write_manifest(root, parameters, [entries[video.name] for video in videos])
     return root
 
@@ -134,7 +134,7 @@ def _journal_lines(root: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield json.loads(line)
             except ValueError:
-                return
+                continue  # an empty line, or one that was cut
 
 
 def _read_entries(root: Path) -> dict[str, Entry]:
@@ -181,13 +181,14 @@ def _make_missing(
         "demo: making %d videos in %s (about %d s)", len(missing), root, 1 + len(missing) // (20 * max(1, workers))
     )
     made: dict[str, Entry] = {}
-    fresh = not _journal(root).exists()
+    fresh = next(_journal_lines(root), None) is None
     with (
         open(_journal(root), "a") as journal,
         tqdm(total=len(missing), desc="making the demo videos", unit="video", disable=not progress) as bar,
     ):
         # A line cut by an interruption must not swallow the next one.
         journal.write(json.dumps({"version": VERSION, **parameters}) + "\n" if fresh else "\n")
+        journal.flush()
         for entry in _results(root, parameters, missing, workers):
             made[entry["file"]] = entry
             journal.write(json.dumps(entry) + "\n")
@@ -219,7 +220,7 @@ def _from_processes(root: Path, parameters: dict[str, int], names: list[str], wo
         for k in range(workers):
             job = {"folder": str(root.resolve() / "videos"), "parameters": parameters, "files": names[k::workers]}
             program = subprocess.Popen(
-                [sys.executable, "-m", "mml_lightning.data.demo.worker"],
+                [sys.executable, "-m", "mml_lightning.data.demo"],
                 env={**os.environ, "PYTHONPATH": path},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -17,7 +17,6 @@ from mml_lightning.data.demo.scenes import ANGLE, GAP, MOTIONS, SIZE, Video, X, 
 from mml_lightning.data.demo.shapes import SHAPES, Polygon
 
 MARGIN = 6  # pixels of background around the frame, for the camera to shake in
-BRIGHT, DIM = 130, 50  # darkest colour value of the two things, and of everything else that is drawn
 SPRITE = 128  # side of a sprite, which is shown 16 to 50 pixels wide
 
 
@@ -32,13 +31,41 @@ class Pose:
     opacity: float
 
 
+@dataclass(frozen=True)
+class Palette:
+    """Ranges of colour values of one video.
+
+    Salience runs from 0, things as bright as their surroundings, to 1, bright things on a dark ground. It is what makes
+    RGB harder to learn from than flow: the salient videos teach a network what to look for, the others test it.
+    """
+
+    thing: tuple[int, int]
+    passer: tuple[int, int]
+    dark: tuple[int, int]
+    bright: tuple[int, int]
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Palette:
+        """A palette: salient in most videos, hardly so in every fourth."""
+        salience = int(rng.integers(80, 101) if rng.random() < 0.75 else rng.integers(0, 41))
+        return cls(
+            thing=(30 + salience, 255),
+            passer=(30 + salience // 5, 255 - 4 * salience // 5),
+            dark=(5, 130 - 7 * salience // 10),
+            bright=(80 - 3 * salience // 10, 240 - 6 * salience // 5),
+        )
+
+
 def render(video: Video) -> np.ndarray:
     """Frames of a video, uint8 [T, H, W, 3] RGB."""
     rng = np.random.default_rng([*video.entropy, 1])
     height, width = video.height, video.width
-    ground = background(rng, height + 2 * MARGIN, width + 2 * MARGIN)
-    sprites = [sprite(rng, SHAPES[video.split][name]) for name in video.things]
-    passers = [(sprite(rng, _blob(rng), DIM), _passer(rng, height, width)) for _ in range(int(rng.integers(0, 3)))]
+    palette = Palette.draw(rng)
+    ground = background(rng, palette, height + 2 * MARGIN, width + 2 * MARGIN)
+    sprites = [sprite(rng, SHAPES[video.split][name], palette.thing) for name in video.things]
+    passers = [
+        (sprite(rng, _blob(rng), palette.passer), _passer(rng, height, width)) for _ in range(int(rng.integers(0, 3)))
+    ]
     shake = _shake(rng, video.frames)
     light = _light(rng, video.frames)
     paths = poses(rng, video)
@@ -66,7 +93,7 @@ def poses(rng: np.random.Generator, video: Video) -> list[list[Pose]]:
     axis = 2 * math.pi * rng.random()
     turns = 360 * rng.random(2)
     sizes = 0.3 * (rng.random(2) - 0.5)
-    life = 32 + 20 * rng.random()  # frames from birth to rebirth
+    life = 28 + 18 * rng.random()  # frames from birth to rebirth
     start, fade = rng.random(), 2 / life
     dimension, direction = MOTIONS[video.label]
     paths: list[list[Pose]] = [[], []]
@@ -96,10 +123,10 @@ def poses(rng: np.random.Generator, video: Video) -> list[list[Pose]]:
 
 def _passer(rng: np.random.Generator, height: int, width: int) -> Callable[[int], Pose]:
     """Path of a small passer-by: a straight line that leaves the picture on one side and enters on the other."""
-    rim = 10
+    rim = 12
     start = rng.random(2)
     heading, speed = 2 * math.pi * rng.random(), 0.3 + 1.5 * rng.random()
-    radius, spin, angle = 4 + 4 * rng.random(), 8 * (rng.random() - 0.5), 360 * rng.random()
+    radius, spin, angle = 5 + 6 * rng.random(), 8 * (rng.random() - 0.5), 360 * rng.random()
 
     def path(t: int) -> Pose:
         x = (start[0] * (width + 2 * rim) + t * speed * math.cos(heading)) % (width + 2 * rim) - rim
@@ -111,7 +138,7 @@ def _passer(rng: np.random.Generator, height: int, width: int) -> Callable[[int]
 
 def _shake(rng: np.random.Generator, frames: int) -> list[tuple[float, float]]:
     """Camera offsets (dy, dx) in pixels: a hand that always comes back, never a pan."""
-    strength = 0.5 * rng.random()
+    strength = 0.7 * rng.random()
     offset = np.zeros(2)
     offsets = []
     for kick in rng.random((frames, 2)) - 0.5:
@@ -132,7 +159,7 @@ def _light(rng: np.random.Generator, frames: int) -> list[np.ndarray]:
 # -------------------------------------------------------------------------------------------------- the pictures
 
 
-def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def background(rng: np.random.Generator, palette: Palette, height: int, width: int) -> np.ndarray:
     """A smooth two-colour noise with stripes or none and a few still shapes, uint8 [height, width, 3]."""
     total = np.zeros((height, width), np.int32)
     for cells, weight in ((3, 4), (7, 3), (15, 2), (31, 1)):
@@ -144,12 +171,12 @@ def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         stripe = (a * np.arange(height)[:, None] + b * np.arange(width)) % period < period // 2
         total += np.where(stripe, 22, -22)
     total = np.clip((total - 128) * 3 // 2 + 128, 0, 255)
-    dark, bright = rng.integers(5, 60, 3), rng.integers(50, 120, 3)
+    dark, bright = rng.integers(*palette.dark, 3), rng.integers(*palette.bright, 3)
     picture = (dark + (bright - dark) * total[..., None] // 255).astype(np.uint8)
     for _ in range(int(rng.integers(0, 4))):
         draw(
             picture,
-            sprite(rng, _blob(rng), DIM),
+            sprite(rng, _blob(rng), palette.passer),
             Pose(x=width * rng.random(), y=height * rng.random(), radius=5 + 10 * rng.random(), angle=0.0, opacity=1.0),
         )
     return picture
@@ -163,8 +190,8 @@ def _blob(rng: np.random.Generator) -> Polygon:
     return tuple((round(r * math.cos(a)), round(r * math.sin(a))) for r, a in zip(radii.tolist(), angles, strict=True))
 
 
-def sprite(rng: np.random.Generator, outline: Polygon, darkest: int = BRIGHT) -> np.ndarray:
-    """A two-colour patterned silhouette, int32 [S, S, 4]: RGB in darkest..darkest + 125 and coverage in 0..256."""
+def sprite(rng: np.random.Generator, outline: Polygon, colours: tuple[int, int]) -> np.ndarray:
+    """A two-colour patterned silhouette, int32 [S, S, 4]: RGB in the range of ``colours`` and coverage in 0..256."""
     big = np.zeros((2 * SPRITE, 2 * SPRITE), np.uint8)
     corners = np.array(outline) * SPRITE // 100 + SPRITE
     cv2.fillPoly(big, [corners.astype(np.int32)], 1)
@@ -178,9 +205,10 @@ def sprite(rng: np.random.Generator, outline: Polygon, darkest: int = BRIGHT) ->
         wave ^= (b * x - a * y + (7 - abs(a)) * x) % period < period // 2
     elif kind == 2:
         wave = ((x % 36 - 18) ** 2 + (y % 36 - 18) ** 2) < 130
-    first = rng.integers(0, 126, 3)
-    second = (first + 45 + rng.integers(0, 36, 3)) % 126
-    colour = darkest + np.where(wave[..., None], first, second)
+    lowest, span = colours[0], colours[1] - colours[0] + 1
+    first = rng.integers(0, span, 3)
+    second = (first + span // 3 + rng.integers(0, span // 3, 3)) % span
+    colour = lowest + np.where(wave[..., None], first, second)
     return np.concatenate((colour, coverage[..., None]), axis=-1).astype(np.int32)
 
 
@@ -190,7 +218,8 @@ def _window(ground: np.ndarray, dy: float, dx: float, height: int, width: int) -
     (top, fy), (left, fx) = divmod(y, 16), divmod(x, 16)
     part = ground[top : top + height + 1, left : left + width + 1].astype(np.uint16)
     rows = part[:-1] * np.uint16(16 - fy) + part[1:] * np.uint16(fy)
-    return ((rows[:, :-1] * np.uint16(16 - fx) + rows[:, 1:] * np.uint16(fx) + np.uint16(128)) >> 8).astype(np.uint8)
+    blend: np.ndarray = rows[:, :-1] * np.uint16(16 - fx) + rows[:, 1:] * np.uint16(fx) + np.uint16(128)
+    return (blend >> 8).astype(np.uint8)
 
 
 def draw(frame: np.ndarray, image: np.ndarray, pose: Pose, dy: float = 0.0, dx: float = 0.0) -> None:

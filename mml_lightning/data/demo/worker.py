@@ -1,17 +1,9 @@
-"""Makes demo video files: called in this process, or run as ``python -m mml_lightning.data.demo.worker``.
-
-As a program it reads a job (one JSON line: folder, dataset parameters, file names to make) from standard input and
-prints one JSON line per finished file. A plain program instead of a multiprocessing pool, because a pool would run
-the caller's main script again, and forking is unsafe once torch has started threads. Imports neither torch nor
-lightning.
-"""
+"""Makes one demo video file. Imports neither torch nor lightning, so that worker processes start at once."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +11,7 @@ import numpy as np
 
 from mml_lightning.data.demo.encode import encode
 from mml_lightning.data.demo.render import render
-from mml_lightning.data.demo.scenes import Video, plan
+from mml_lightning.data.demo.scenes import Video
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -47,16 +39,3 @@ def make(video: Video, folder: Path) -> dict[str, Any]:
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-
-
-def main() -> None:
-    """Do the job on standard input."""
-    job = json.loads(sys.stdin.readline())
-    wanted = set(job["files"])
-    for video in plan(**job["parameters"]):
-        if video.name in wanted:
-            print(json.dumps(make(video, Path(job["folder"]))), flush=True)
-
-
-if __name__ == "__main__":
-    main()

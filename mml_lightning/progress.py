@@ -1,0 +1,56 @@
+"""Progress of long work with its end in sight: a bar in a terminal, a line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+EVERY = 10.0  # seconds between lines of a log file
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:05 or 2:03:04."""
+    minutes, second = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{second:02d}" if hours else f"{minutes}:{second:02d}"
+
+
+class Progress:
+    """Context of `total` steps; call :meth:`advance` after each.
+
+    Args:
+        total: number of steps.
+        what: what is being done, a few words.
+        unit: what one step is.
+        quiet: say nothing at all.
+    """
+
+    def __init__(self, total: int, what: str, unit: str = "video", quiet: bool = False) -> None:
+        self.total, self.what, self.unit, self.done = total, what, unit, 0
+        self._lines = not quiet and not sys.stderr.isatty()
+        self._bar = tqdm(total=total, desc=what, unit=unit, disable=quiet or self._lines)
+        self._start = self._said = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def advance(self) -> None:
+        """One step is done."""
+        self.done += 1
+        self._bar.update()
+        now = time.monotonic()
+        if self._lines and now - self._said >= EVERY:
+            self._said = now
+            left = (now - self._start) / self.done * (self.total - self.done)
+            log.info("%s: %d of %d %ss, %s left", self.what, self.done, self.total, self.unit, clock(left))

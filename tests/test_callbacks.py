@@ -1,0 +1,110 @@
+"""What a run says and keeps while it trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from mml_lightning.callbacks import AtomicCheckpoints, EpochLines, Quarantine, Speed
+from mml_lightning.errors import UserError
+
+
+def trainer(**fields: Any) -> Any:
+    usual = dict(world_size=1, is_global_zero=True, current_epoch=0, max_epochs=4, num_training_batches=10)
+    return SimpleNamespace(**{**usual, "callback_metrics": {}, **fields})
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def test_epoch_lines_tell_losses_scores_and_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    clock = Clock()
+    lines = EpochLines(every=30, now=clock)
+    lines.on_train_start(trainer(current_epoch=1), None)  # type: ignore[arg-type]  # resumed: one epoch was done before
+    clock.time += 60
+    metrics = {"train/rgb/ce": 1.25, "train/rgb/kl": 0.5, "train/loss": 9.0, "val/rgb/top1": 40.0, "val/rgb/loss": 2.0}
+    lines.on_train_epoch_end(trainer(current_epoch=1, callback_metrics=metrics), None)  # type: ignore[arg-type]
+    assert caplog.messages == ["epoch 2/4  rgb/ce 1.250  rgb/kl 0.500  |  val rgb 40.0  |  60.0 s/epoch, 2:00 left"]
+
+
+def test_epoch_lines_speak_within_a_long_epoch_only(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    clock = Clock()
+    lines = EpochLines(every=30, now=clock)
+    lines.on_train_start(trainer(), None)  # type: ignore[arg-type]
+    for step in range(4):
+        clock.time += 20
+        lines.on_train_batch_end(trainer(), None, None, None, step)  # type: ignore[arg-type]
+    assert caplog.messages == ["epoch 1/4  step 2/10  |  12:40 left", "epoch 1/4  step 4/10  |  12:00 left"]
+    caplog.clear()
+    silent = EpochLines(every=None, now=clock)
+    silent.on_train_start(trainer(), None)  # type: ignore[arg-type]
+    clock.time += 1000
+    silent.on_train_batch_end(trainer(), None, None, None, 0)  # type: ignore[arg-type]
+    assert caplog.messages == []
+
+
+def test_epoch_lines_tell_how_far_a_test_is(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    clock = Clock()
+    lines = EpochLines(every=30, now=clock)
+    lines.on_test_start(trainer(), None)  # type: ignore[arg-type]
+    clock.time += 45
+    lines.on_test_batch_end(trainer(num_test_batches=[5]), None, None, None, 2)  # type: ignore[arg-type]
+    assert caplog.messages == ["measuring  step 3/5  |  0:30 left"]
+
+
+def test_quarantine_names_each_video_once_and_stops_above_its_share(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    quarantine = Quarantine(tmp_path / "run" / "quarantine.csv", videos=10, max_share=0.2)
+    for failures in ([], [("b", "broken, b")], [("b", "broken, b"), ("a", "broken a")]):
+        quarantine.on_train_batch_start(trainer(), None, {"failures": failures}, 0)  # type: ignore[arg-type]
+    assert (tmp_path / "run" / "quarantine.csv").read_text() == 'id,reason\na,broken a\nb,"broken, b"\n'
+    assert len(caplog.messages) == 2
+    resumed = Quarantine(tmp_path / "run" / "quarantine.csv", videos=10, max_share=0.2)
+    resumed.load_state_dict(quarantine.state_dict())
+    with pytest.raises(UserError, match=r"3 of 10 training videos are unreadable, more than data.max_bad_share=0.2"):
+        resumed.on_train_batch_start(trainer(), None, {"failures": [("c", "broken c")]}, 0)  # type: ignore[arg-type]
+
+
+def test_no_quarantine_without_a_reason(tmp_path: Path) -> None:
+    quarantine = Quarantine(tmp_path / "quarantine.csv", 10, 0.0)
+    quarantine.on_train_batch_start(trainer(), None, {"failures": []}, 0)  # type: ignore[arg-type]
+    quarantine.on_train_epoch_end(trainer(), None)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_speed_counts_videos_of_all_ranks_and_leaves_validation_out() -> None:
+    speed = Speed(batch_size=8)
+    assert speed.per_second() is None
+    speed.on_train_epoch_start(None, None)  # type: ignore[arg-type]
+    speed.on_train_batch_end(None, None, None, None, 0)  # type: ignore[arg-type]
+    measured = speed.seconds
+    assert speed.videos == 8 and speed.per_second() is not None
+    speed.on_train_epoch_start(None, None)  # type: ignore[arg-type]  # whatever lay between is no training
+    assert speed.seconds == measured
+
+
+def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
+    writer, path = AtomicCheckpoints(), tmp_path / "checkpoints" / "last.ckpt"
+    writer.save_checkpoint({"epoch": 1}, path)
+
+    class Unwritable:
+        def __reduce__(self) -> Any:
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        writer.save_checkpoint({"epoch": 2, "more": Unwritable()}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]

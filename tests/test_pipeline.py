@@ -1,0 +1,136 @@
+"""Pipelines: all stages of a method by one command; what is finished is not repeated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+
+from mml_lightning import pipeline as pipelines
+from mml_lightning.errors import UserError
+from mml_lightning.pipeline import pipeline
+
+Composed = Callable[..., tuple[DictConfig, list[str]]]
+QUICK = ("schedule.epochs=1", "trainer=smoke")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the stages that were trained, in order."""
+    names: list[str] = []
+    stage = pipelines.stage
+
+    def spy(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
+        names.append(cfg.name)
+        return stage(cfg, overrides)
+
+    monkeypatch.setattr(pipelines, "stage", spy)
+    return names
+
+
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    return {file.parent.name: json.loads(file.read_text()) for file in sorted(folder.glob("*/result.json"))}
+
+
+def test_mml_trains_three_stages_and_a_second_start_none(
+    composed: Composed, trained: list[str], tmp_path: Path
+) -> None:
+    names = ["ce_rgb_from_scratch", "ml_rgb_from_ce", "mml_rgb+flow_from_ml"]
+    parent = pipeline(*composed("pipeline=mml", *QUICK))
+    assert trained == names
+    assert (parent["name"], parent["status"], parent["pipeline"]) == ("pipeline_mml", "completed", "mml")
+    steps = results(tmp_path / "single/run")
+    assert list(steps) == [f"{number}_{name}" for number, name in enumerate(names, start=1)]
+    assert set(steps["1_ce_rgb_from_scratch"]["peers"]) == {"rgb", "rgb_1"}
+    assert steps["3_mml_rgb+flow_from_ml"]["peers"]["flow"]["init"] == "ml"
+    assert (tmp_path / "single/run/2_ml_rgb_from_ce/.hydra/overrides.yaml").is_file()
+
+    trained.clear()
+    pipeline(*composed("pipeline=mml", *QUICK, run="second"))
+    assert trained == []
+    again = results(tmp_path / "single/second")
+    assert all(step["reused"] for step in again.values())
+    assert {k: v["metrics"] for k, v in again.items()} == {k: v["metrics"] for k, v in steps.items()}
+
+    pipeline(*composed("pipeline=mml", "schedule.epochs=2", "trainer=smoke", run="longer"))
+    assert trained == names, "another schedule makes other networks"
+    trained.clear()
+    pipeline(*composed("pipeline=mml", *QUICK, "modality=[rgb,flow,rgbdiff]", run="back"))
+    assert trained == [*names[:2], "mml_rgb+flow+rgbdiff_from_ml"], "the zoo holds the longer ones now"
+
+
+def test_reduced_mml_reuses_the_first_stage_of_a_single_run(
+    composed: Composed, trained: list[str], train: Callable[..., Any]
+) -> None:
+    train(*QUICK)
+    pipeline(*composed("pipeline=reduced_mml", *QUICK, run="pipeline"))
+    assert trained == ["reduced_mml_rgb+flow_from_ce"]
+
+
+def test_other_views_or_a_missing_file_are_not_done_before(
+    composed: Composed, trained: list[str], tmp_path: Path
+) -> None:
+    pipeline(*composed("pipeline=reduced_mml", *QUICK))
+    trained.clear()
+    (tmp_path / "zoo/demo/tiny/reduced_mml_rgb+flow_from_ce/seed0/flow.pt").unlink()
+    pipeline(*composed("pipeline=reduced_mml", *QUICK, run="second"))
+    assert trained == ["reduced_mml_rgb+flow_from_ce"]
+    trained.clear()
+    pipeline(*composed("pipeline=reduced_mml", *QUICK, "views=uniform2", run="third"))
+    assert len(trained) == 2
+
+
+def test_interrupted_pipeline_continues(
+    composed: Composed, trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = pipelines.stage
+
+    def cut(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
+        if cfg.stage.name == "ml":
+            raise KeyboardInterrupt
+        return stage(cfg, overrides)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipelines, "stage", cut)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline(*composed("pipeline=mml", *QUICK))
+    told = json.loads((tmp_path / "single/run/result.json").read_text())
+    assert (told["status"], told["error"]) == ("failed", "interrupted")
+    trained.clear()
+    pipeline(*composed("pipeline=mml", *QUICK, f"resume='{tmp_path / 'single/run'}'"))
+    assert trained == ["ml_rgb_from_ce", "mml_rgb+flow_from_ml"]
+
+
+def test_resumed_pipeline_resumes_the_step_that_was_cut(composed: Composed, tmp_path: Path) -> None:
+    last = tmp_path / "single/run/1_ce_rgb_from_scratch/checkpoints/last.ckpt"
+    last.parent.mkdir(parents=True)
+    last.touch()
+    resume = f"resume='{tmp_path / 'single/run'}'"
+    steps = pipelines.compose_steps(*composed("pipeline=mml", resume))
+    assert [step.resume for step, _ in steps] == [str(last.parents[1]), None, None]
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["modality=[rgb]"], "stage=mml needs two or more modalities"),
+        (["schedule.epochs=0"], "schedule.epochs=0"),
+        (["data.batch_size=99"], "larger than the train split"),
+        (["aliases.ce.run=elsewhere"], "was never trained; make it with"),
+    ],
+)
+def test_impossible_last_step_is_found_first(
+    composed: Composed, trained: list[str], tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        pipeline(*composed("pipeline=mml", *overrides))
+    assert not trained and not (tmp_path / "single").exists()
+
+
+def test_a_name_belongs_to_the_pipeline_not_to_its_steps(composed: Composed) -> None:
+    steps = pipelines.compose_steps(*composed("pipeline=mml", "name=mine"))
+    assert [step.name for step, _ in steps] == ["ce_rgb_from_scratch", "ml_rgb_from_ce", "mml_rgb+flow_from_ml"]

@@ -1,0 +1,36 @@
+"""Progress: lines with the time left where there is no terminal, silence on request."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from mml_lightning import progress
+from mml_lightning.progress import Progress, clock
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (65.4, "1:05"), (7384, "2:03:04"), (-3, "0:00"), (3599.6, "1:00:00")]
+)
+def test_clock(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_lines_outside_of_a_terminal(monkeypatch, caplog):
+    now = iter([0.0, 4.0, 10.0, 12.0, 20.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False, raising=False)
+    with caplog.at_level(logging.INFO), Progress(8, "flow") as bar:
+        for _ in range(4):
+            bar.advance()
+    assert [record.getMessage() for record in caplog.records] == [
+        "flow: 2 of 8 videos, 0:30 left",
+        "flow: 4 of 8 videos, 0:20 left",
+    ]
+
+
+def test_quiet_says_nothing(caplog, capsys):
+    with caplog.at_level(logging.INFO), Progress(2, "flow", quiet=True) as bar:
+        bar.advance()
+    assert not caplog.records and capsys.readouterr().err == ""

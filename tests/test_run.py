@@ -1,0 +1,189 @@
+"""A stage in this process: what it leaves, that the same seed gives the same numbers, and that a resume changes none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from mml_lightning import run
+from mml_lightning.callbacks import EpochLines
+from mml_lightning.errors import UserError
+
+Train = Callable[..., dict[str, Any]]
+Composed = Callable[..., tuple[DictConfig, list[str]]]
+Same = Callable[[Path, Path], None]
+FIELDS = (
+    "schema status error command git_sha versions started finished wall_s metrics name stage objective setup data "
+    "backbone modality views seed overrides data_fingerprint decoder fingerprint peers epochs steps clips_per_s "
+    "unreadable zoo"
+)
+
+
+def test_a_run_leaves_what_the_design_says(train: Train, tmp_path: Path) -> None:
+    result = train("stage=mml", "modality=[rgb,flow,rgbdiff]")
+    folder, zoo = tmp_path / "single" / "run", tmp_path / "zoo/demo/tiny/mml_rgb+flow+rgbdiff_from_scratch/seed0"
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert set(result) == set(FIELDS.split())
+    assert (result["status"], result["error"], result["epochs"], result["steps"]) == ("completed", None, 2, 6)
+    assert result["clips_per_s"] > 0 and result["decoder"] == {"name": "decord", "version": "0.6.0"}
+    for split in ("val", "test"):
+        assert set(result["metrics"][split]) == {"rgb", "flow", "rgbdiff", "ensemble"}
+        assert set(result["metrics"][split]["rgb"]) == {"top1", "top5", "mean_class", "loss"}
+        with np.load(folder / "predictions" / f"{split}.npz") as scores:
+            assert set(scores.files) == {"ids", "target", "logits/rgb", "logits/flow", "logits/rgbdiff"}
+            assert scores["logits/flow"].dtype == np.float32 and scores["logits/flow"].shape == (11, 1, 10)
+            assert len(set(scores["ids"].tolist())) == 11
+            top1 = 100 * (scores["logits/rgb"][:, 0].argmax(-1) == scores["target"]).mean()
+        assert result["metrics"][split]["rgb"]["top1"] == pytest.approx(top1, abs=1e-3)
+    for peer, channels in (("rgb", 3), ("flow", 10), ("rgbdiff", 15)):
+        assert (folder / "peers" / f"{peer}.pt").read_bytes() == (zoo / f"{peer}.pt").read_bytes()
+        entry = torch.load(zoo / f"{peer}.pt", weights_only=True)
+        assert entry["arch"]["in_channels"] == channels and entry["modality"]["name"] == peer
+        told = entry["provenance"]
+        assert (told["run"], told["stage"], told["seed"]) == ("mml_rgb+flow+rgbdiff_from_scratch", "mml", 0)
+        assert told["fingerprint"] == result["fingerprint"] and told["origin"]["init"] == "scratch"
+        assert told["metrics"]["test"]["top1"] == result["metrics"]["test"][peer]["top1"]
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
+    assert {path.name for path in folder.iterdir()} == {"checkpoints", "logs", "peers", "predictions", "result.json"}
+    columns = (folder / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train/flow/kl", "train/rgb/ce", "val/rgb/top1", "val/ensemble/top1", "test/ensemble/top1"} <= set(columns)
+
+
+def test_same_command_same_weights_whatever_reads(train: Train, tmp_path: Path, same_weights: Same) -> None:
+    one = train("stage=mml", "modality=[rgb,flow]", "schedule.epochs=1", run="one")
+    two = train("stage=mml", "modality=[rgb,flow]", "schedule.epochs=1", "data.workers=2", run="two")
+    assert one["metrics"] == two["metrics"] and one["fingerprint"] == two["fingerprint"]
+    for peer in ("rgb", "flow"):
+        same_weights(tmp_path / f"single/one/peers/{peer}.pt", tmp_path / f"single/two/peers/{peer}.pt")
+    other = train("stage=mml", "modality=[rgb,flow]", "schedule.epochs=1", "seed=1", run="other")
+    assert other["metrics"] != one["metrics"]
+
+
+def test_a_peer_does_not_depend_on_who_trains_beside_it(train: Train, tmp_path: Path, same_weights: Same) -> None:
+    own = ("schedule.epochs=1", "sampling.shared=false")  # a shared draw depends on the shortest source
+    train(*own, run="alone")
+    train(*own, "stage.copies=2", run="pair")
+    train(*own, "modality=[flow,rgb]", run="mixed")
+    for other in ("pair", "mixed"):
+        same_weights(tmp_path / "single/alone/peers/rgb.pt", tmp_path / f"single/{other}/peers/rgb.pt")
+    with pytest.raises(AssertionError):
+        same_weights(tmp_path / "single/alone/peers/rgb.pt", tmp_path / "single/pair/peers/rgb_1.pt")
+
+
+def test_a_chain_of_stages(train: Train, tmp_path: Path, same_weights: Same) -> None:
+    """CE of two networks -> ML of both -> MML from the first; origins are told, a file does as well as its alias."""
+    ce = train("stage.copies=2", "schedule.epochs=1", run="ce")
+    ml = train("stage=ml", "init=ce", "schedule.epochs=1", run="ml")
+    assert set(ml["peers"]) == {"rgb", "rgb_1"} and ml["name"] == "ml_rgb_from_ce"
+    assert ml["peers"]["rgb_1"]["origin"].endswith("ce_rgb_from_scratch/seed0/rgb_1.pt")
+    assert ml["peers"]["rgb_1"]["origin_fingerprint"] == ce["fingerprint"]
+    mml = train("stage=mml", "modality=[rgb,flow]", "init=ml", "schedule.epochs=1", run="mml")
+    assert mml["peers"]["flow"]["origin"].endswith("ml_rgb_from_ce/seed0/rgb.pt")
+    for name, file in (("peer", "peers/rgb.pt"), ("checkpoint", "checkpoints/last.ckpt")):
+        given = [f"init.rgb={tmp_path / 'single/ml' / file}", f"init.flow={tmp_path / 'single/ml/peers/rgb.pt'}"]
+        train("stage=mml", "modality=[rgb,flow]", *given, "schedule.epochs=1", run=name)
+        for peer in ("rgb", "flow"):
+            same_weights(tmp_path / f"single/mml/peers/{peer}.pt", tmp_path / f"single/{name}/peers/{peer}.pt")
+
+
+def test_reduced_mml_and_three_copies(train: Train) -> None:
+    train("schedule.epochs=1", run="ce")
+    result = train("stage=reduced_mml", "modality=[rgb,flow]", "schedule.epochs=1", run="reduced")
+    assert result["name"] == "reduced_mml_rgb+flow_from_ce"
+    result = train("stage=ml", "stage.copies=3", "schedule.epochs=1", "trainer=smoke", run="three")
+    assert set(result["metrics"]["test"]) == {"rgb", "rgb_1", "rgb_2", "ensemble"}
+
+
+class StopAfter(pl.Callback):
+    """Ends the process's run like a power cut, once the checkpoint of an epoch is written."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == self.epochs:
+            raise ConnectionResetError("power cut")
+
+
+def test_resume_is_bit_equal_and_stays_in_its_directory(
+    train: Train, tmp_path: Path, same_weights: Same, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("stage=mml", "modality=[rgb,flow]", "schedule.epochs=3", "sampling=random", "sampling.num_segments=4")
+    whole = train(*settings, run="whole")
+    with monkeypatch.context() as patch:
+        plain = run.training_callbacks
+        patch.setattr(run, "training_callbacks", lambda *given: [*plain(*given), StopAfter(2)])
+        with pytest.raises(ConnectionResetError):
+            train(*settings, run="cut")
+    cut = tmp_path / "single" / "cut"
+    told = json.loads((cut / "result.json").read_text())
+    assert (told["status"], told["error"]) == ("failed", "ConnectionResetError: power cut")
+    assert not (cut / "peers").exists()
+    resumed = train(*settings, f"resume='{cut}'", run="cut")
+    assert (resumed["status"], resumed["metrics"], resumed["steps"]) == ("completed", whole["metrics"], whole["steps"])
+    assert resumed["fingerprint"] == whole["fingerprint"]
+    for peer in ("rgb", "flow"):
+        same_weights(tmp_path / f"single/whole/peers/{peer}.pt", cut / f"peers/{peer}.pt")
+    assert {path.name for path in (tmp_path / "single").iterdir()} == {"whole", "cut"}
+    assert {path.name for path in (cut / "logs").glob("*.csv")} == {"metrics.csv", "metrics_1.csv"}
+    # a run that had finished is measured and exported again, with the same numbers
+    again = train(*settings, f"resume='{cut}'", run="cut")
+    assert again["metrics"] == whole["metrics"] and again["clips_per_s"] is None
+
+
+def test_resume_refuses_what_its_checkpoint_would_overrule(train: Train, composed: Composed, tmp_path: Path) -> None:
+    train(run="first")
+    resume = f"resume='{tmp_path / 'single/first'}'"
+    for changed in ("optimizer.lr=0.5", "backbone.net.width=16", "sampling.num_segments=2", "seed=3"):
+        cfg, typed = composed(resume, changed, run="first")
+        with pytest.raises(UserError, match=rf"{changed.split('=')[0]} was .* now"):
+            run.stage(cfg, typed)
+    longer = train(resume, "schedule.epochs=3", "data.eval_batch_size=4", run="first")
+    assert longer["epochs"] == 3
+
+
+def test_resume_without_a_checkpoint_starts_over(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "single/run").mkdir(parents=True)
+    assert train(f"resume='{tmp_path / 'single/run'}'", "schedule.epochs=1")["epochs"] == 1
+
+
+def test_zoo_says_when_it_replaces_other_networks(train: Train, caplog: pytest.LogCaptureFixture) -> None:
+    train("schedule.epochs=1", run="one")
+    train("schedule.epochs=1", "paths.cache=elsewhere", run="repeated")
+    assert "replaced" not in caplog.text
+    train("schedule.epochs=1", "optimizer.lr=0.5", run="two")
+    assert "held the networks of a run with other settings" in caplog.text and "now optimizer.lr=0.5" in caplog.text
+
+
+def test_fingerprint_ignores_what_cannot_change_weights(train: Train) -> None:
+    short = ("schedule.epochs=1", "trainer=smoke")
+    base = train(*short, run="a")["fingerprint"]
+    assert train(*short, "views=uniform2", "tags=[x]", "data.eval_batch_size=3", run="b")["fingerprint"] == base
+    assert train(*short, "optimizer.lr=0.5", run="c")["fingerprint"] != base
+    assert train(*short, "flow.preset=fast", run="d")["fingerprint"] == base, "a run without flow"
+
+
+def test_callbacks_none_leaves_no_checkpoint_and_says_no_epoch(
+    train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    train("callbacks=none", "schedule.epochs=1", "test=false")
+    assert "epoch 1/1" not in caplog.text
+    assert not (tmp_path / "single/run/checkpoints").exists()
+    assert not (tmp_path / "single/run/predictions/test.npz").exists()
+
+
+def test_trainer_has_lines_or_a_bar(composed: Composed, tmp_path: Path) -> None:
+    for bar, every in (("true", None), ("false", 30.0)):
+        cfg, _ = composed(f"callbacks.progress_bar={bar}")
+        trainer = run.make_trainer(cfg, tmp_path / "x", [])
+        lines = next(c for c in trainer.callbacks if isinstance(c, EpochLines))  # type: ignore[attr-defined]
+        assert lines.every == every and (trainer.progress_bar_callback is not None) == (bar == "true")

@@ -1,0 +1,96 @@
+"""Loggers: the CSV log always, Weights & Biases offline without a network."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+
+from mml_lightning import tracking
+
+Composed = Callable[..., tuple[DictConfig, list[str]]]
+WANDB = ("logger=wandb", "logger.mode=offline", "tags=[mine]")
+
+
+@pytest.mark.parametrize(
+    "folder, group",
+    [
+        ("multirun/single/stamp_ce", "stamp_ce"),
+        ("multirun/single/stamp_pipeline_mml/1_ce", "stamp_pipeline_mml"),
+        ("multirun/sweep/stamp_seed/3_ce", "stamp_seed"),
+        ("multirun/sweep/stamp_seed/3_pipeline_mml/1_ce", "stamp_seed"),
+        ("elsewhere/2nd", "2nd"),
+    ],
+)
+def test_group_is_the_sweep_or_pipeline(folder: str, group: str) -> None:
+    assert tracking.group_of(Path("/somewhere") / folder) == group
+
+
+def test_ablation_keys_are_flat(composed: Composed) -> None:
+    cfg, _ = composed("stage=mml", "modality=[rgb,flow]", "init.flow=ce")
+    flat = tracking.ablation(cfg)
+    assert flat["ablation/modality"] == "rgb+flow" and flat["ablation/init_flow"] == "ce"
+    assert flat["ablation/init_rgb"] == "scratch" and flat["ablation/seed"] == 0
+    assert all(isinstance(value, str | int) for value in flat.values())
+
+
+def test_old_log_is_kept(composed: Composed, tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    cfg, _ = composed()
+    for number in (1, 2):
+        (logs / "metrics.csv").write_text(str(number))
+        tracking.loggers(cfg, tmp_path, "ce")
+        assert (logs / f"metrics_{number}.csv").read_text() == str(number)
+
+
+def test_offline_run_has_group_job_type_tags_and_ablation(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    tracking.SAID.clear()
+    cfg, _ = composed("stage=mml", "modality=[rgb,flow]", *WANDB)
+    for name in ("one", "two"):
+        logger = tracking.loggers(cfg, tmp_path / "sweep" / "stamp_seed" / name, "mml")[1]
+        run: Any = logger.experiment
+        assert run.settings.mode == "offline" or run.offline
+        assert (run.group, run.job_type, tuple(run.tags)) == ("stamp_seed", "mml", ("demo", "mml", "mine"))
+        assert run.config["ablation/init_flow"] == "scratch" and run.config["config"]["stage"]["name"] == "mml"
+        logger.log_metrics({"val/rgb/top1": 1.0}, step=1)
+        tracking.log_summary([logger], {"test/rgb/top1": 2.0})
+        assert run.summary["test/rgb/top1"] == 2.0
+        tracking.close(cfg)
+    records = [
+        sorted((tmp_path / "sweep/stamp_seed" / name / "wandb").glob("offline-run-*")) for name in ("one", "two")
+    ]
+    assert [len(found) for found in records] == [1, 1] and records[0][0].name != records[1][0].name
+    assert len([line for line in caplog.messages if "W&B is offline" in line]) == 1
+
+
+def test_resumed_run_goes_on_in_its_record(composed: Composed, tmp_path: Path) -> None:
+    cfg, _ = composed(*WANDB)
+    ids = []
+    for _ in range(2):
+        run: Any = tracking.loggers(cfg, tmp_path / "run", "ce")[1].experiment
+        ids.append(run.id)
+        tracking.close(cfg)
+    assert ids[0] == ids[1]
+
+
+def test_a_run_with_wandb_leaves_one_record_and_calls_nobody(
+    train: Callable[..., dict[str, Any]], composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more, **other: called.append(host) or [])
+    train(*WANDB, "schedule.epochs=1", "trainer=smoke")
+    tracking.close(composed(*WANDB)[0])
+    assert [host for host in called if host not in ("localhost", "127.0.0.1")] == []
+    record = tmp_path / "single/run/wandb"
+    found = sorted(record.glob("offline-run-*"))
+    assert len(found) == 1 and list(found[0].glob("*.wandb"))
+    assert json.loads((tmp_path / "single/run/result.json").read_text())["status"] == "completed"
