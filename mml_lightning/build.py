@@ -6,7 +6,6 @@ Nothing is written here. Peers are named after their modality: rgb, flow, and rg
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -349,8 +348,9 @@ def plain(node: Any) -> Any:
 def config_mistake(error: OmegaConfBaseException) -> str:
     """One line; a required value is named as it is typed."""
     text = str(error).splitlines()[0]
-    missing = re.search(r"[Mm]issing mandatory value: ([\w.]+)", text)
-    return f"{missing[1]} is required: {missing[1]}=..." if missing else text
+    if "mandatory" not in text.lower():
+        return text
+    return f"{error.full_key} is required: {error.full_key}=..."
 
 
 def _instantiate(node: DictConfig) -> Any:

@@ -79,7 +79,10 @@ def warn_of_replacement(zoo: Path, result: RunResult) -> None:
     old = read_result(zoo)
     if old is None or old.get("fingerprint") == result.fields["fingerprint"]:
         return
-    then, now = (set(fields.get("overrides") or ()) for fields in (old, result.fields))
+    then, now = (
+        {item for item in fields.get("overrides") or () if not item.startswith(("seed=", *COSMETIC))}
+        for fields in (old, result.fields)
+    )
     log.warning(
         "zoo: %s held the networks of a run with other settings (%s; now %s); they are replaced. "
         "To keep both, give one of the runs a name=...",

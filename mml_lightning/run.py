@@ -145,7 +145,8 @@ def _of_split(trainer: pl.Trainer, split: str) -> dict[str, Any]:
 
 @contextmanager
 def interruptible(trainer: pl.Trainer) -> Iterator[None]:
-    """Lightning turns Ctrl-C into an exit of the process, past those who write results."""
+    """Ctrl-C stays a KeyboardInterrupt: Lightning makes an exit of it, and a write that it cuts raises its own error
+    (torch.save does)."""
     try:
         yield
     except SIGTERMException:
@@ -153,6 +154,13 @@ def interruptible(trainer: pl.Trainer) -> Iterator[None]:
     except SystemExit:
         if trainer.interrupted:
             raise KeyboardInterrupt from None
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            cause = cause.__context__
         raise
 
 

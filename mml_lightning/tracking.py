@@ -84,6 +84,8 @@ def _wandb(cfg: DictConfig, folder: Path, job_type: str) -> WandbLogger:
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
     offline = mode == "offline"
+    if offline:  # nobody to show a link to; WandbLogger's own settings come too late to be quiet
+        wandb.setup(wandb.Settings(silent=True))
     if offline and "offline" not in SAID:
         SAID.add("offline")
         log.info("W&B is offline (not logged in): upload later with: wandb sync %s/wandb/offline-run-*", folder)
@@ -101,5 +103,4 @@ def _wandb(cfg: DictConfig, folder: Path, job_type: str) -> WandbLogger:
         tags=[cfg.setup.name, job_type, *cfg.tags],
         config={"config": OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)} | ablation(cfg),
         log_model=False,
-        settings=wandb.Settings(silent=True) if offline else None,
     )

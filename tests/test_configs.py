@@ -95,9 +95,10 @@ def test_a_wrong_argument_of_a_target_would_be_seen() -> None:
         inspect.signature(get_method("mml_lightning.schedules.cosine")).bind(epoch=0, epochs=1, gamma=3)
 
 
-@pytest.mark.parametrize(
-    "group", ["optimizer", "schedule", "sampling", "transforms", "views", "objective", "callbacks"]
-)
+ALIKE = ("optimizer", "schedule", "sampling", "transforms", "views", "objective", "callbacks", "trainer")
+
+
+@pytest.mark.parametrize("group", ALIKE)
 def test_options_of_a_group_have_the_same_keys(hydra: None, group: str) -> None:
     keys = {}
     for name in [name for g, name in OPTIONS if g == group]:

@@ -109,6 +109,10 @@ def own(small: list[str], hydra: None, tmp_path: Path) -> Callable[..., tuple[Di
     """own(index, *overrides): a small run on a CSV."""
     from hydra import compose
 
+    from mml_lightning.process import quieten_libraries
+
+    quieten_libraries()
+
     def make(index: Path, *overrides: str, program: str = "train") -> tuple[DictConfig, list[str]]:
         kept = [item for item in small if not item.startswith(("data.videos", "data.root"))]
         typed = ["data=csv", f"data.index={index}", *kept, "data.batch_size=4", f"paths.root={tmp_path}", *overrides]

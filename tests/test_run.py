@@ -1,4 +1,4 @@
-"""A stage in this process: what it leaves, that the same seed gives the same numbers, and that a resume changes none."""
+"""A stage in this process: what it leaves; same seed, same numbers; and a resume changes none."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from mml_lightning import run
 from mml_lightning.callbacks import EpochLines
+from mml_lightning.cohort import Cohort
 from mml_lightning.errors import UserError
 
 Train = Callable[..., dict[str, Any]]
@@ -137,6 +138,35 @@ def test_resume_is_bit_equal_and_stays_in_its_directory(
     # a run that had finished is measured and exported again, with the same numbers
     again = train(*settings, f"resume='{cut}'", run="cut")
     assert again["metrics"] == whole["metrics"] and again["clips_per_s"] is None
+
+
+class Cut:
+    """A value whose writing is interrupted, and whose file then complains, as torch.save does."""
+
+    def __reduce__(self) -> Any:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("unexpected pos")
+
+
+def test_ctrl_c_while_a_checkpoint_is_written(
+    train: Train, tmp_path: Path, same_weights: Same, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train("schedule.epochs=3", run="whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Cohort,
+            "on_save_checkpoint",
+            lambda self, content: content.update(cut=Cut()) if self.current_epoch == 1 else None,
+        )
+        with pytest.raises(KeyboardInterrupt):
+            train("schedule.epochs=3", run="cut")
+    cut = tmp_path / "single" / "cut"
+    assert json.loads((cut / "result.json").read_text())["error"] == "interrupted"
+    assert [path.name for path in (cut / "checkpoints").iterdir()] == ["last.ckpt"], "the one before, whole"
+    assert train("schedule.epochs=3", f"resume='{cut}'", run="cut")["metrics"] == whole["metrics"]
+    same_weights(tmp_path / "single/whole/peers/rgb.pt", cut / "peers/rgb.pt")
 
 
 def test_resume_refuses_what_its_checkpoint_would_overrule(train: Train, composed: Composed, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_sweep_over_inits_and_seeds(
 
 def test_a_crash_keeps_its_log_and_its_neighbours(shell: Shell, tmp_path: Path, one_directory: OneDirectory) -> None:
     broken = "optimizer.optimizer.momentum=0.9,wrong"  # found by torch only, when training begins
-    done = shell("train", "-m", broken, "schedule.epochs=1", "trainer=smoke")
+    done = shell("train", "-m", broken, "schedule.epochs=1", "trainer=smoke", "logger=wandb")
     assert done.returncode == 1
     sweep = one_directory(tmp_path / "sweep")
     told = list(results(sweep).values())
@@ -69,6 +69,9 @@ def test_a_crash_keeps_its_log_and_its_neighbours(shell: Shell, tmp_path: Path, 
     log = next(sweep.glob("1_*")) / "train.log"
     assert "Traceback" in log.read_text() and "the run failed" in log.read_text()
     assert "failed" in (sweep / "table.md").read_text()
+    assert len(list(sweep.glob("0_*/wandb/offline-run-*"))) == 1, "each job has a W&B run of its own"
+    assert len(list(sweep.glob("wandb/offline-run-*"))) == 1, "and the table has one"
+    assert (done.stdout + done.stderr).count("W&B is offline") == 1
 
 
 def last_epoch(process: subprocess.Popen[str], log: Path, line: str) -> None:
@@ -115,7 +118,7 @@ def test_ctrl_c_says_how_to_continue(
     last_epoch(process, tmp_path, "epoch 2/1000")
     process.send_signal(signal.SIGINT)
     said, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, said + errors
     folder = one_directory(tmp_path / "single")
     assert f"interrupted; continue with: python train.py resume={folder}" in said
     assert "Traceback" not in said + errors

@@ -67,7 +67,7 @@ def test_the_command_that_makes_weights_can_be_pasted() -> None:
     assert origin.command == ("python train.py stage=ce 'modality=[flow]' stage.copies=3 'data.root=/my videos' seed=2")
     with pytest.raises(UserError, match=r"was never trained; make it with: python train.py stage=ce"):
         require(origin, "flow_2")
-    with pytest.raises(UserError, match="init.rgb=gone.pt: no such file"):
+    with pytest.raises(UserError, match=r"init\.rgb=gone\.pt: no such file"):
         require(given("gone.pt"), "rgb")
     require(given("scratch"), "rgb")
 
