@@ -135,8 +135,7 @@ class Cohort(pl.LightningModule):
             self._seed_forward(name, batch_idx)
             with torch.set_grad_enabled(name not in self.frozen):
                 outputs[name] = peer(modality(clips[modality.name]).to(self.dtype))
-        present = {name: batch["present"][modality.name] for name, modality in self.modalities.items()}
-        terms = self.objective(outputs, batch["target"], present)
+        terms = self.objective(outputs, batch["target"], self._present(batch))
         size = len(batch["index"])
         for name, peer_terms in terms.items():
             for term, value in peer_terms.items():
@@ -211,7 +210,11 @@ class Cohort(pl.LightningModule):
         outputs = self({m: clip.flatten(0, 1) for m, clip in batch["clips"].items()})
         for head, scores in self.scores.items():
             logits = {name: out.logits[head].unflatten(0, (-1, views)) for name, out in outputs.items()}
-            scores.add(batch["index"], logits, batch["target"][head])
+            scores.add(batch["index"], logits, batch["target"][head], self._present(batch))
+
+    def _present(self, batch: Batch) -> dict[str, Tensor]:
+        """Per peer, [B] bool: samples that have its modality."""
+        return {name: batch["present"][modality.name] for name, modality in self.modalities.items()}
 
     def _finish(self, split: str) -> None:
         for head, scores in self.scores.items():

@@ -41,8 +41,11 @@ def pool_views(logits: Tensor, pooling: str = "logits", multi_label: bool = Fals
 
 
 def ensemble(scores: Sequence[Tensor]) -> Tensor:
-    """Mean of the peers' probabilities, as logs [N, K]: unlike logits they weigh peers alike whatever their scale."""
-    return torch.stack(list(scores)).exp().mean(dim=0).log()
+    """Mean of the peers' probabilities, as logs [N, K]: unlike logits they weigh peers alike whatever their scale.
+
+    A peer without a score for a video (NaN: its modality is absent) is left out of that video's mean.
+    """
+    return torch.stack(list(scores)).exp().nanmean(dim=0).log()
 
 
 def classification_metrics(scores: Tensor, target: Tensor) -> dict[str, float]:
@@ -77,9 +80,16 @@ class Scores:
     rows: dict[int, tuple[dict[str, np.ndarray], np.ndarray]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
-    def add(self, index: Tensor, logits: Mapping[str, Tensor], target: Tensor) -> None:
-        """Keep a batch: `index` [B], `logits` {peer: [B, V, K]}, `target` [B] or [B, K]; repeats count once."""
+    def add(
+        self, index: Tensor, logits: Mapping[str, Tensor], target: Tensor, present: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Keep a batch: `index` [B], `logits` {peer: [B, V, K]}, `target` [B] or [B, K]; repeats count once.
+
+        Where `present` {peer: [B] bool} is False the logits become NaN: the peer has not seen the video.
+        """
         host = {peer: value.detach().float().cpu().numpy() for peer, value in logits.items()}
+        for peer, seen in (present or {}).items():
+            host[peer] = np.where(seen.cpu().numpy()[:, None, None], host[peer], np.float32("nan"))
         labels = target.cpu().numpy()
         for row, key in enumerate(index.tolist()):
             self.rows[key] = ({peer: value[row] for peer, value in host.items()}, labels[row])
@@ -104,13 +114,15 @@ class Scores:
         return torch.from_numpy(np.stack([self.rows[key][1] for key in sorted(self.rows)]))
 
     def metrics(self, pooling: str = "logits") -> dict[str, dict[str, float]]:
-        """{peer: metrics} and, with several peers, {"ensemble": metrics}."""
+        """{peer: metrics over the videos it has seen} and, with several peers, {"ensemble": metrics}."""
         if not self.rows:
             return {}
         pooled = {peer: pool_views(value, pooling, self.multi_label) for peer, value in self.logits().items()}
         if len(pooled) > 1:
             pooled[ENSEMBLE] = ensemble(list(pooled.values()))
-        return {peer: classification_metrics(scores, self.target()) for peer, scores in pooled.items()}
+        target = self.target()
+        seen = {peer: ~scores.isnan().any(dim=1) for peer, scores in pooled.items()}
+        return {p: classification_metrics(s[seen[p]], target[seen[p]]) for p, s in pooled.items() if seen[p].any()}
 
     def save(self, path: Path) -> None:
         """Write `ids` [N], `target` and `logits/<peer>` float32 [N, V, K] as an .npz that loads without pickle."""

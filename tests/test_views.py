@@ -77,5 +77,16 @@ def test_scores_keep_dataset_order_and_reload_without_pickle(tmp_path):
     assert set(scores.metrics()) == {"rgb", "flow", "ensemble"}
 
 
+def test_a_peer_is_measured_on_the_videos_it_has_seen():
+    scores = Scores(ids=["a", "b"])
+    rgb, flow = torch.tensor([[[5.0, 0.0]], [[0.0, 5.0]]]), torch.tensor([[[9.0, 0.0]], [[9.0, 0.0]]])
+    present = {"rgb": torch.tensor([True, True]), "flow": torch.tensor([True, False])}
+    scores.add(torch.tensor([0, 1]), {"rgb": rgb, "flow": flow}, torch.tensor([0, 1]), present)
+    found = scores.metrics()
+    assert found["rgb"]["top1"] == 100 and found["flow"]["top1"] == 100
+    assert found["ensemble"]["top1"] == 100, "the absent flow has no vote on the second video"
+    assert scores.logits()["flow"][1].isnan().all()
+
+
 def test_nothing_measured_gives_no_metrics():
     assert Scores(ids=["a"]).metrics() == {}
