@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import yaml
 
-from mml_lightning import resolvers
+from mml_lightning import resolvers, usage
 from mml_lightning.errors import UserError
 
 MULTIRUN = ("-m", "--multirun")
@@ -34,6 +34,9 @@ def launch(main: Callable[[], None], conf: Path) -> NoReturn:
     resolvers.stamp_run()
     os.environ.setdefault("MML_PROGRAM", Path(sys.argv[0]).stem)
     try:
+        if {"--help", "-h"} & set(sys.argv[1:]):
+            print(usage.text(conf))
+            sys.exit()
         sys.argv[1:] = prepare(sys.argv[1:], conf)
         os.environ.setdefault("MML_SWEEP", swept_keys(sys.argv[1:]) or "sweep")
         main()

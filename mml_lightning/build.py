@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mml_lightning import weights
 from mml_lightning.backbones.recognizer import Recognizer
 from mml_lightning.cohort import Cohort, OptimiserPlan
+from mml_lightning.data.check import with_readers
 from mml_lightning.data.clips import ClipDataset, Geometries, Starts
 from mml_lightning.data.draws import FixedCrops, RandomCrop, TrainDraw, ValDraw, ViewsDraw
 from mml_lightning.data.flow import FlowCache, FlowSettings
@@ -153,9 +154,20 @@ def dataset(cfg: DictConfig, needed: Sequence[str] | None = None) -> Dataset:
     Raises:
         UserError: whatever the reader or the validation finds.
     """
+    checked = Path(cfg.paths.root) / "check" / f"{cfg.data.name}.csv"  # written by `mml check`
+    return validate(with_readers(records(cfg), checked), needed or (SPLITS if cfg.test else SPLITS[:2]))
+
+
+def records(cfg: DictConfig) -> Dataset:
+    """Records of all splits as the reader finds them; the files may be missing.
+
+    Raises:
+        UserError: whatever the reader finds.
+    """
     plain(cfg.data)  # a required value is missed by its own name
     made = _instantiate(cfg.data.reader)
-    return validate(made, needed or (SPLITS if cfg.test else SPLITS[:2]))
+    assert isinstance(made, Dataset)
+    return made
 
 
 def check_batch(cfg: DictConfig, data: Dataset, ranks: int) -> None:
@@ -196,6 +208,7 @@ def clip_datasets(
         shared=sampling.shared,
         span_margin=cfg.data.span_margin,
         mirrored=data.mirrored,
+        missing=cfg.data.missing,
     )
     try:
         trained = TrainGeometry(transforms.output, tuple(transforms.scales), transforms.flip, sampling.policy)

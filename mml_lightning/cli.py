@@ -105,7 +105,7 @@ def _check(args: argparse.Namespace) -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO)  # progress without a terminal
     cfg = _compose(args.overrides)
     build.plain(cfg.data)  # a required value is missed by its own name
-    data = build._instantiate(cfg.data.reader)
+    data = build.records(cfg)
     file = Path(cfg.paths.root) / "check" / f"{cfg.data.name}.csv"
     with ExitStack() as stack:
 

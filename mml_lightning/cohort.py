@@ -109,7 +109,6 @@ class Cohort(pl.LightningModule):
         self.seed = seed
         self.test_name = test_name
         self.scores: dict[str, Scores] = {}
-        self.failures: list[tuple[str, str]] = []
         for name in self.frozen:
             self.peers[name].requires_grad_(False)
         self.set_modes()
@@ -127,7 +126,6 @@ class Cohort(pl.LightningModule):
         return {name: peer(prepared[self.modalities[name].name]) for name, peer in self.peers.items()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.failures += batch["failures"]
         clips = {m: clip.flatten(0, 1) for m, clip in batch["clips"].items()}  # one view in training
         outputs = {}
         for name, peer in self.peers.items():

@@ -10,7 +10,7 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from mml_lightning import build, tracking
+from mml_lightning import build, report, tracking
 from mml_lightning.errors import UserError
 from mml_lightning.process import is_first_rank
 from mml_lightning.provenance import fingerprint, zoo_folder
@@ -45,6 +45,8 @@ def pipeline(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
                 log.info("done before, its networks are taken from %s", reused["zoo"])
                 if is_first_rank():
                     write_json(folder / "result.json", {**reused, "reused": True})
+    if is_first_rank():
+        log.info("table     %s\n\n%s", root / "table.md", report.markdown(report.write(root)))
     return parent.fields
 
 

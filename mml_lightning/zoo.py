@@ -57,9 +57,7 @@ def load_peer(path: Path) -> dict[str, Any]:
     try:
         entry = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many unrelated types for files that aren't checkpoints
-        raise UserError(
-            f"{path} can't be read as weights, it is damaged or foreign ({type(error).__name__})"
-        ) from None
+        raise UserError(f"{path} can't be read as weights, it is damaged or foreign ({type(error).__name__})") from None
     if not isinstance(entry, dict) or any(key not in entry for key in REQUIRED):
         found = sorted(entry)[:6] if isinstance(entry, dict) else type(entry).__name__
         raise UserError(

@@ -41,6 +41,7 @@ FLOORS = {
     "build": 3,
     "run": 3,
     "plan": 3,
+    "usage": 3,
     "progress": 1,
     "provenance": 3,
     "process": 3,

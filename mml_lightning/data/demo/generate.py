@@ -23,11 +23,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from mml_lightning.data.demo.scenes import CLASSES, Video, plan
 from mml_lightning.data.demo.worker import make, write_atomic
 from mml_lightning.errors import UserError
+from mml_lightning.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +183,7 @@ def _make_missing(
     fresh = next(_journal_lines(root), None) is None
     with (
         open(_journal(root), "a") as journal,
-        tqdm(total=len(missing), desc="making the demo videos", unit="video", disable=not progress) as bar,
+        Progress(len(missing), "making the demo videos", quiet=not progress) as bar,
     ):
         # A line cut by an interruption must not swallow the next one.
         journal.write(json.dumps({"version": VERSION, **parameters}) + "\n" if fresh else "\n")
@@ -193,7 +192,7 @@ def _make_missing(
             made[entry["file"]] = entry
             journal.write(json.dumps(entry) + "\n")
             journal.flush()
-            bar.update()
+            bar.advance()
     return made
 
 
