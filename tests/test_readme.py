@@ -1,0 +1,125 @@
+"""README: every command of its table is run, in small form; the marked blocks are what `.ci/run` executes."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, environment
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| ([^|]+) \| `([^`]+)` \|$", README, re.MULTILINE)
+COMMANDS = 18
+DEMO_ONLY = ("data.videos.", "data.root=")
+
+
+def test_table_has_the_commands_that_are_run_below():
+    assert len(ROWS) == COMMANDS
+
+
+def test_readme_is_short_and_its_links_lead_somewhere():
+    assert len(README.splitlines()) < 250
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+    for path in re.findall(r"`((?:tests|conf|mml_lightning|docs)/[\w./-]+)`", README):
+        if "one_way" not in path:
+            assert (ROOT / path).exists(), path
+
+
+def test_marked_blocks_are_complete_by_themselves():
+    spec = importlib.util.spec_from_file_location("readme_commands", ROOT / ".ci" / "readme_commands.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    blocks = module.blocks(README)
+    assert set(blocks) == {"setup", "test"}
+    for block in blocks.values():
+        assert "python3 -m venv .venv" in block and "constraints.txt" in block
+    for broken in ("<!-- ci:x -->\ntext", "<!-- ci:x -->\n```bash\n\n```\n", "<!-- ci:x -->\n```bash\na\n```\n" * 2):
+        with pytest.raises(ValueError, match="ci:x"):
+            module.blocks(broken)
+
+
+def test_objective_of_the_readme_trains(shell, tmp_path):
+    """The yaml under "a method", written where it says, runs with the command it names."""
+    yaml = re.search(r"```yaml\n(# conf/objective/one_way\.yaml.*?)```", README, re.DOTALL)
+    assert yaml
+    conf = tmp_path / "conf" / "objective"
+    conf.mkdir(parents=True)
+    (conf / "one_way.yaml").write_text(yaml[1])
+    done = shell(
+        "train", *["stage=mml", "modality=[rgb,flow]", "objective=one_way"], f"hydra.searchpath=[{tmp_path / 'conf'}]"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rgb/kd" in done.stdout + done.stderr and "flow/kd" not in done.stdout + done.stderr
+
+
+@pytest.fixture
+def my_videos(demo: Path, tmp_path: Path) -> Path:
+    annotations = demo / "data" / "annotations"
+    rows = [
+        (row["id"], row["template"], split)
+        for split, file in (("train", "train"), ("val", "validation"))
+        for row in json.loads((annotations / f"{file}.json").read_text())
+    ]
+    with (annotations / "test-answers.csv").open() as handle:
+        rows += [(row[0], row[1], "test") for row in csv.reader(handle, delimiter=";")]
+    paths = {path.stem: path for path in (demo / "data" / "videos").iterdir()}
+    file = tmp_path / "my_videos.csv"
+    with file.open("w", newline="") as handle:
+        csv.writer(handle).writerows(
+            [("path", "label", "split"), *((paths[i], label, split) for i, label, split in rows)]
+        )
+    return file
+
+
+def test_every_command_of_the_table_runs(small: list[str], demo: Path, my_videos: Path, tmp_path: Path):
+    zoo_of = ["stage=ce", "seed=1"]  # the sweep of the table wants both seeds of ce
+    first = run(["python", "train.py", *zoo_of], small, demo, tmp_path)
+    assert first.returncode == 0, first.stderr
+    for what, text in ROWS:
+        words = [filled(word, demo, tmp_path) for word in shlex.split(text)]
+        done = run(words, small, demo, tmp_path)
+        assert done.returncode == 0, f"{what}: {text}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, what
+
+
+def filled(word: str, demo: Path, root: Path) -> str:
+    """A word of the table with its placeholder filled in from what the commands above it have left."""
+    runs = sorted((root / "multirun" / "single").glob("*_ce_rgb_from_scratch"))
+    sweeps = sorted((root / "multirun" / "sweep").glob("*"))
+    word = word.replace("/data/ssv2", str(demo / "data"))
+    if "<run>" in word:
+        word = word.replace("multirun/single/<run>", str(runs[0]))
+    if "<sweep>" in word:
+        word = word.replace("multirun/sweep/<sweep>", str(sweeps[0]))
+    if word in ("<row A>", "<row B>"):
+        rows = json.loads((sweeps[0] / "table.json").read_text())["rows"]
+        return str(rows[0 if word == "<row A>" else 1]["name"])
+    return word
+
+
+def run(words: list[str], small: list[str], demo: Path, root: Path) -> subprocess.CompletedProcess[str]:
+    """The command with small settings, in `root`, where its multirun/ goes."""
+    if words[0] == "mml":
+        given = [sys.executable, "-m", "mml_lightning", *words[1:]]
+    else:
+        settings = [
+            s for s in small if not ("data=csv" in words or "setup=ssv2" in words) or not s.startswith(DEMO_ONLY)
+        ]
+        if "setup=ssv2" in words:
+            settings += ["init.base=scratch", "trainer=smoke", "trainer.accelerator=cpu", "trainer.num_threads=1"]
+        if any(word.startswith(("resume=", "ckpt=multirun", f"ckpt={root}")) for word in words):
+            settings = []  # the run brings its own
+        given = [sys.executable, str(ROOT / words[1]), *words[2:], *settings]
+    kept = environment(PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return subprocess.run(given, capture_output=True, text=True, env=kept, cwd=root, timeout=300)
