@@ -74,6 +74,8 @@ def prepare(arguments: Sequence[str], conf: Path) -> list[str]:
     given = [_init_file(argument) for argument in sorted(arguments, key=lambda a: a not in MULTIRUN)]  # flags first
     _check_modalities(given, conf)
     resume, checkpoint = _value(given, "resume"), _value(given, "ckpt")
+    if resume == "" or checkpoint == "":
+        raise UserError("resume= and ckpt= need a run directory (an empty shell variable?)")
     if resume and resume != "null":
         return _resumed(given, Path(resume).expanduser())
     if checkpoint:

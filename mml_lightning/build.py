@@ -6,6 +6,7 @@ Nothing is written here. Peers are named after their modality: rgb, flow, and rg
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mml_lightning import weights
-from mml_lightning.backbones.recognizer import Recognizer
+from mml_lightning.backbones.recognizer import BUILDERS, Recognizer
 from mml_lightning.cohort import Cohort, OptimiserPlan
 from mml_lightning.data.check import with_readers
 from mml_lightning.data.clips import ClipDataset, Geometries, Starts
@@ -34,7 +35,8 @@ from mml_lightning.transforms import TestGeometry, TrainGeometry
 from mml_lightning.views import POOLINGS
 from mml_lightning.weights import Alias, Origin
 
-SHARED_GROUPS = ("setup", "data", "backbone", "paths", "init.base")
+# What the command that makes an origin does not take over from the command that needs it.
+OWN = re.compile(r"\+?(stage|modality|init|objective|pipeline|experiment|name|tags|resume|seed|hydra)\b(?!\.base)")
 LEAST: dict[str, tuple[type, float]] = {
     "seed": (int, 0),
     "stage.copies": (int, 1),
@@ -113,7 +115,7 @@ def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
         )
     zoo = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
     table = {name: Alias(a["run"], a["peer"], tuple(a["make"])) for name, a in plain(cfg.aliases).items()}
-    kept = [o for o in overrides if o.lstrip("+").startswith(SHARED_GROUPS)]
+    kept = [override for override in overrides if not OWN.match(override)]
     specs = []
     for modality in chosen.values():
         for number in range(copies):
@@ -251,13 +253,18 @@ def peers(
             net = make(in_channels=spec.modality.channels, num_classes=data.num_classes)
         except (TypeError, ValueError) as error:
             raise UserError(f"backbone={cfg.backbone.name}: {error}") from None
+        if net.arch.get("builder") not in BUILDERS:
+            raise UserError(
+                f"backbone={cfg.backbone.name}: its networks could not be loaded again; list its function in "
+                "BUILDERS of mml_lightning/backbones/recognizer.py and name it as `builder` in `arch`"
+            )
         provenance[spec.name] = weights.fill(
             net,
             spec.origin,
             spec.name,
             spec.modality.name,
             classes,
-            cfg.backbone.net.depth,
+            cfg.backbone.net.get("depth", cfg.backbone.name),
             cfg.init.file,
             bool(cfg.init.new_head),
         )

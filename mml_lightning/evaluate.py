@@ -60,7 +60,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         provenance.save_scores(cohort, folder / "predictions", cfg.split)
         result.fields |= {
             "metrics": nested_metrics(trainer.callback_metrics),
-            "unreadable": provenance.unreadable(cohort),
+            "unreadable": {cfg.split: provenance.unreadable(cohort, cfg.split)},
         }
         tracking.log_summary(trainer.loggers, trainer.callback_metrics)
     process.say_result(result.fields)
@@ -91,6 +91,10 @@ def load_entries(cfg: DictConfig) -> Entries:
         origin = resolve(given, modality, "", table, zoo, [], cfg.seed)
         require(origin, modality)
         assert origin.path is not None, "an alias names a file"
+        if origin.path.stem in entries:
+            raise UserError(
+                f"ckpt={given} is one network, {origin.path.stem}; use modality=[{origin.path.stem}], or ckpt=own"
+            )
         entries[origin.path.stem] = load_peer(origin.path)
     return entries
 

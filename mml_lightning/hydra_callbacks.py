@@ -31,12 +31,15 @@ class SweepTable(Callback):
         if config.get("logger", {}).get("wandb"):
             from mml_lightning import report
 
-            report.to_wandb(
-                report.tabulate(report.collect(folder)), folder, config.logger.project, config.logger.entity
-            )
-        table = folder / "table.md"
-        if table.is_file():
-            print(f"\n{table.read_text(encoding='utf-8')}\n{table}")
+            logger = config.logger
+            try:
+                table = report.tabulate(report.collect(folder))
+                report.to_wandb(table, folder, logger.project, logger.entity, logger.mode)
+            except Exception:  # the table is on disk; a refusal of W&B must not fail the sweep
+                log.exception("could not log the table to W&B; try: mml report %s --wandb", folder)
+        file = folder / "table.md"
+        if file.is_file():
+            print(f"\n{file.read_text(encoding='utf-8')}\n{file}")
 
 
 def _write(folder: Path) -> None:

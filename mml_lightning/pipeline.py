@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from mml_lightning import build, report, tracking
 from mml_lightning.errors import UserError
 from mml_lightning.process import is_first_rank
-from mml_lightning.provenance import fingerprint, zoo_folder
+from mml_lightning.provenance import evaluation, fingerprint, zoo_folder
 from mml_lightning.results import RunResult, read_result, write_json
 from mml_lightning.run import LAST, stage
 from mml_lightning.weights import load_entry
@@ -90,7 +90,7 @@ def finished_before(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]
     result = read_result(folder)
     if result is None or result.get("status") != "completed":
         return None
-    if cfg.test and not ("test" in result["metrics"] and result["views"] == cfg.views.name):
+    if result.get("evaluation") != evaluation(cfg):
         return None
     specs = build.peer_specs(cfg, overrides)
     build.require_origins(specs)

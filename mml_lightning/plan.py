@@ -87,7 +87,11 @@ def _views(cfg: DictConfig) -> str:
 
 def _origin(where: Mapping[str, Any]) -> str:
     head = ", new head" if where["fresh_head"] and where["path"] else ""
-    return f"from {where['init']}{head}"
+    told = where.get("provenance") or {}
+    scores = told.get("metrics", {}).get("val", {})
+    metric = next((f", val {scores[key]:.1f}" for key in ("top1", "map") if key in scores), "")
+    length = f": {told['epochs']} epochs{metric}" if told.get("epochs") else ""
+    return f"from {where['init']}{length}{head}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,11 +102,11 @@ def save_scores(cohort: Cohort, folder: Path, split: str) -> None:
             scores.save(folder / (f"{split}.npz" if len(cohort.scores) == 1 else f"{split}_{head}.npz"))
 
 
-def unreadable(cohort: Cohort) -> dict[str, str]:
-    """Videos of the last evaluated split that could not be read, with reasons: they are in no metric."""
+def unreadable(cohort: Cohort, split: str) -> dict[str, str]:
+    """Videos of the split just measured that could not be read, with reasons: they are in no metric."""
     failures = {video: reason for scores in cohort.scores.values() for video, reason in scores.failures.items()}
     if failures and is_first_rank():
-        log.warning(plan.describe_failures(sorted(failures.items()), "not evaluated"))
+        log.warning(plan.describe_failures(sorted(failures.items()), f"{split}: not measured"))
     return failures
 
 
@@ -120,6 +121,7 @@ def identity(cfg: DictConfig, overrides: Sequence[str], data: Dataset | None = N
         "backbone": cfg.backbone.name,
         "modality": list(cfg.modality),
         "views": cfg.views.name,
+        "evaluation": evaluation(cfg),
         "seed": cfg.seed,
         "overrides": list(overrides),
     }
@@ -137,6 +139,13 @@ def record_failure(cfg: DictConfig, overrides: Sequence[str], error: BaseExcepti
         result.__exit__(type(error), error, None)
 
 
+def discard_unstarted(folder: Path) -> None:
+    """Remove the directory that Hydra made for a run which a mistake kept from starting; whatever began is kept."""
+    inside = {path.name for path in folder.glob("*")} if folder.is_dir() else set()
+    if is_first_rank() and inside <= {".hydra", "train.log", "eval.log", "run.log"}:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def origin_fields(where: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "init": where["init"],
@@ -148,6 +157,10 @@ def origin_fields(where: Mapping[str, Any]) -> dict[str, Any]:
 def fingerprint(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str, Any]]) -> str:
     """Hash of all that decides the weights of a stage: config without cosmetics, data, the weights it starts from."""
     values = decisive(build.plain(cfg))
+    if not values["objective"]["edges"]:
+        # peers without lessons come out the same however many there are
+        values["stage"] = {key: value for key, value in values["stage"].items() if key != "copies"}
+        provenance = {name: where for name, where in provenance.items() if not name[-1:].isdigit()}
     if not any(modality["source"] == "flow" for modality in values["modality"].values()):
         values.pop("flow")
     values["init"] = {name: start_of(where) for name, where in provenance.items()} | {
@@ -155,6 +168,12 @@ def fingerprint(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping
     }
     text = json.dumps([values, data.fingerprint()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def evaluation(cfg: DictConfig) -> dict[str, Any]:
+    """How a run is measured: two results are comparable, and one may stand for the other, if this is equal."""
+    trainer = {key: cfg.trainer[key] for key in ("limit_val_batches", "limit_test_batches")}
+    return {"test": bool(cfg.test), "views": build.plain(cfg.views), **trainer}
 
 
 def start_of(where: Mapping[str, Any]) -> str:

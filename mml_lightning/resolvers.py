@@ -30,6 +30,11 @@ def init_label(init: Mapping[str, str], modalities: Iterable[str]) -> str:
     return labels[0] if len(set(labels)) == 1 else "+".join(labels)
 
 
+def objective_label(objective: str, usual: str) -> str:
+    """Nothing for the objective that the stage brings along, else its name, so that runs of both keep apart."""
+    return "" if objective == usual else f"_{objective}"
+
+
 def file_stem(path: str | None) -> str:
     """Name of a file without folder and ending, safe in a path."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", Path(path).stem) if path else "none"
@@ -41,5 +46,5 @@ def _word(init: str) -> str:
 
 def register() -> None:
     """Make the resolvers known; calling it again changes nothing."""
-    for resolver in (join_keys, init_label, file_stem):
+    for resolver in (join_keys, init_label, objective_label, file_stem):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -63,6 +63,8 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
         tracking.close(cfg, failed is not None)
         if failed is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
             provenance.record_failure(cfg, overrides, failed)
+        elif isinstance(failed, UserError):
+            provenance.discard_unstarted(Path(cfg.paths.output_dir))
 
 
 def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
@@ -89,13 +91,13 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     say(plan.describe(cfg, data, cohort.objective, sizes, origins))
     with open_result(cfg, overrides, data, cohort, origins) as result:
         video = VideoData(datasets, build.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
-        metrics = fit_and_measure(cfg, trainer, cohort, video, checkpoint)
+        metrics, unreadable = fit_and_measure(cfg, trainer, cohort, video, checkpoint)
         result.fields |= {
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "clips_per_s": speed.per_second(),
             "metrics": nested_metrics(metrics),
-            "unreadable": provenance.unreadable(cohort),
+            "unreadable": unreadable,
         }
         tracking.log_summary(trainer.loggers, metrics)
         if is_first_rank():
@@ -123,20 +125,22 @@ def open_result(
 
 def fit_and_measure(
     cfg: DictConfig, trainer: pl.Trainer, cohort: Cohort, video: VideoData, checkpoint: Path | None
-) -> dict[str, Any]:
-    """Train, then measure val and test; saves their scores and returns their metrics."""
+) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """Train, then measure val and test; saves their scores and returns their metrics and unreadable videos."""
     predictions = Path(cfg.paths.output_dir) / "predictions"
     with interruptible(trainer):
         trainer.fit(cohort, datamodule=video, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
         if not any(scores.rows for scores in cohort.scores.values()):  # a finished run was resumed: no epoch was left
             trainer.validate(cohort, datamodule=video, verbose=False)
         metrics = _of_split(trainer, "val")
+        unreadable = {"val": provenance.unreadable(cohort, "val")}
         provenance.save_scores(cohort, predictions, "val")
         if cfg.test:
             trainer.test(cohort, datamodule=video, verbose=False)
             metrics |= _of_split(trainer, "test")
+            unreadable["test"] = provenance.unreadable(cohort, "test")
             provenance.save_scores(cohort, predictions, "test")
-    return metrics
+    return metrics, unreadable
 
 
 def _of_split(trainer: pl.Trainer, split: str) -> dict[str, Any]:
@@ -203,7 +207,7 @@ def make_trainer(
             plugins=[AtomicCheckpoints()],
             **settings,
         )
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from mml_lightning.process import is_first_rank
+from mml_lightning.report import wandb_mode
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +80,9 @@ def _keep_old_log(file: Path) -> None:
 def _wandb(cfg: DictConfig, folder: Path, job_type: str) -> WandbLogger:
     import wandb
 
-    mode = cfg.logger.mode
-    if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
-    offline = mode == "offline"
+    offline = wandb_mode(cfg.logger.mode) == "offline"
     if offline:  # nobody to show a link to; WandbLogger's own settings come too late to be quiet
-        wandb.setup(wandb.Settings(silent=True))
+        wandb.setup(wandb.Settings(mode="offline", silent=True))
     if offline and "offline" not in SAID:
         SAID.add("offline")
         log.info("W&B is offline (not logged in): upload later with: wandb sync %s/wandb/offline-run-*", folder)

@@ -27,9 +27,10 @@ Train = Callable[..., dict[str, Any]]
 
 
 def test_mistakes_on_the_command_line(shell: Shell, tmp_path: Path) -> None:
-    """Through the front door: what is printed, the exit code, and that nothing is left but Hydra's own directory."""
+    """Through the front door: what is printed, the exit code, and that nothing is left behind."""
     cases = {
         ("stage=mml", "modality=[rgb]"): "for one use stage=ml",
+        ("resume=",): "need a run directory",
         ("modality=[rgb,rgb]",): "two networks of one modality are stage=ml",
         ("modality=[rgb,audio]",): "'audio' is unknown; use one of ['flow', 'rgb', 'rgbdiff']",
         ("data=ssv2",): "data.root is required",
@@ -39,8 +40,7 @@ def test_mistakes_on_the_command_line(shell: Shell, tmp_path: Path) -> None:
         assert done.returncode == 2, (overrides, done)
         said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         assert len(said) == 1 and message in said[0] and "error: " in said[0], said
-    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert left <= {"config.yaml", "hydra.yaml", "overrides.yaml", "train.log"}
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("override", ["optimizer.lrr=1", "stage=mlm", "init.flow=ce"])
@@ -170,7 +170,7 @@ def test_unreadable_videos_are_replaced_up_to_a_share(own: Composed, demo: Path,
     with (tmp_path / "run" / "quarantine.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     assert [row["id"] for row in rows] == ["v3"] and "damaged.mp4" in rows[0]["reason"]
-    assert list(result["unreadable"]) == ["v17"]
+    assert list(result["unreadable"]["test"]) == ["v17"]
     with np.load(tmp_path / "run" / "predictions" / "test.npz") as scores:
         assert scores["ids"].tolist() == ["v16", "v18", "v19"]
 
@@ -193,7 +193,7 @@ def test_flow_of_a_video_of_one_frame(own: Composed, demo: Path, tmp_path: Path)
         reason = next(csv.DictReader(handle))["reason"]
     assert "flow needs two" in reason and "one_frame.mp4" in reason
     assert run.stage(*own(index, *overrides, "data.max_bad_share=0.1"))["status"] == "completed"
-    assert run.stage(*own(index, "schedule.epochs=1"))["unreadable"] == {}, "rgb alone can use it"
+    assert run.stage(*own(index, "schedule.epochs=1"))["unreadable"]["test"] == {}, "rgb alone can use it"
 
 
 def test_weights_that_do_not_fit(train: Train, own: Composed, composed: Composed, demo: Path, tmp_path: Path) -> None:
@@ -262,3 +262,11 @@ def test_the_printed_command_makes_what_was_missing(shell: Shell, tmp_path: Path
     # the other half of "small" is not part of the advice: the command must work as printed
     assert shell("train", *advice[2:], "schedule.epochs=1", "backbone.net.width=8", plain=True).returncode == 0
     assert shell("train", *wanted).returncode == 0
+
+
+def test_an_unreadable_validation_video_is_named(
+    own: Composed, demo: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = run.stage(*own(videos_csv(tmp_path, demo, v13=damaged(tmp_path)), "schedule.epochs=1"))
+    assert list(result["unreadable"]["val"]) == ["v13"] and result["unreadable"]["test"] == {}
+    assert "val: not measured: 1 video, first v13" in caplog.text

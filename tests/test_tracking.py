@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from omegaconf import DictConfig
 
 from mml_lightning import tracking
+from tests.conftest import command, environment
 
 Composed = Callable[..., tuple[DictConfig, list[str]]]
 WANDB = ("logger=wandb", "logger.mode=offline", "tags=[mine]")
@@ -90,3 +92,15 @@ def test_a_run_with_wandb_leaves_one_record_and_needs_no_network(
     found = sorted(record.glob("offline-run-*"))
     assert len(found) == 1 and list(found[0].glob("*.wandb"))
     assert json.loads((tmp_path / "single/run/result.json").read_text())["status"] == "completed"
+
+
+def test_a_machine_without_a_login_stays_offline(small: list[str], tmp_path: Path) -> None:
+    """Without WANDB_MODE, which other tests set: what a stranger's shell looks like."""
+    empty = tmp_path / "home"
+    empty.mkdir()
+    stranger = environment(HOME=str(empty), NETRC=str(empty / "netrc"))
+    kept = {key: value for key, value in stranger.items() if key not in ("WANDB_MODE", "WANDB_API_KEY")}
+    given = [*small, f"paths.root={tmp_path}", "schedule.epochs=1", "trainer=smoke", "logger=wandb"]
+    done = subprocess.run(command("train", *given), capture_output=True, text=True, env=kept, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(tmp_path.glob("single/*/wandb/offline-run-*")) and "W&B is offline" in done.stdout

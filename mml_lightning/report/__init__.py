@@ -11,7 +11,7 @@ from __future__ import annotations
 from mml_lightning.report.collect import collect, collect_all
 from mml_lightning.report.groups import Group, group
 from mml_lightning.report.pairs import Pairs, paired
-from mml_lightning.report.publish import save, to_wandb, write
+from mml_lightning.report.publish import save, to_wandb, wandb_mode, write
 from mml_lightning.report.render import markdown, to_csv, to_json
 from mml_lightning.report.table import Table, tabulate
 
@@ -29,5 +29,6 @@ __all__ = [
     "to_csv",
     "to_json",
     "to_wandb",
+    "wandb_mode",
     "write",
 ]

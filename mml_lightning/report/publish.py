@@ -57,16 +57,26 @@ def _replace(path: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
-def to_wandb(table: Table, directory: Path, project: str | None = None, entity: str | None = None) -> Path:
+def wandb_mode(configured: str = "auto") -> str:
+    """`configured`; for "auto" what WANDB_MODE says, else online when logged in and offline when not."""
+    import wandb
+
+    if configured != "auto":
+        return configured
+    return os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+
+
+def to_wandb(
+    table: Table, directory: Path, project: str | None = None, entity: str | None = None, mode: str = "auto"
+) -> Path:
     """Log the table and its means as one W&B run of job_type "report", in the group named after `directory`.
 
-    Returns the folder of the run, below `directory` unless WANDB_DIR says otherwise. Offline unless logged in;
-    WANDB_MODE and, without `project`, WANDB_PROJECT are obeyed. The run is its own even inside a process that has
+    Returns the folder of the run, below `directory` unless WANDB_DIR says otherwise. For `mode` see
+    :func:`wandb_mode`; without `project`, WANDB_PROJECT is obeyed. The run is its own even inside a process that has
     another one open. Raises UserError if W&B refuses.
     """
     import wandb
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
     name = directory.resolve().name
     try:
         run = wandb.init(
@@ -75,7 +85,7 @@ def to_wandb(table: Table, directory: Path, project: str | None = None, entity: 
             group=name,
             name=f"report_{name}",
             job_type="report",
-            mode=mode,  # type: ignore[arg-type]
+            mode=wandb_mode(mode),  # type: ignore[arg-type]
             dir=os.environ.get("WANDB_DIR") or str(directory),
             reinit="create_new",
         )
