@@ -7,9 +7,11 @@ Every function is pure: its result depends on its arguments and on the state of 
 ``np.random.Generator`` or a legacy ``np.random.RandomState``. The three policies:
 
 ``fixed`` (default)
-    Our rules. All modalities share one draw and get equal starts: flow item i is the frame pair (i, i + 1), so equal
-    index means equal time. Legal starts are 0 .. min over modalities of (T - L), and training can reach each of them.
-    Clips are monotonic; videos that are too short repeat items evenly. Nothing depends on the order of modalities.
+    Our rules. All modalities share one draw of relative positions, each laid out over its own legal starts 0 .. T - L,
+    all of which training can reach. What a modality sees does not depend on the ones beside it, so a network is
+    trained, measured and shipped on the same frames whoever taught it. Flow item i is the frame pair (i, i + 1); the
+    RGB frame of a segment is always among the frames of its flow or difference window. Clips are monotonic; videos that
+    are too short repeat items evenly. Nothing depends on the order of modalities.
 ``paper``
     The formulas printed in the MML paper (Computer Optics 47(4), 2023; sections 2.3, 3.1.1, appendix 1). The paper
     counts T without regard to L, so a window may pass the end of the video, where it repeats the last item. Our choices
@@ -79,17 +81,10 @@ def train_starts(
     dense = mode == "dense" or (mode == "random" and _integers(rng, 2) == 0)
     if policy == "code":
         return _train_code(counts, windows, num_segments, dense, dense_length, rng)
-    shortest = min(counts.values())
-    items = shortest if policy == "paper" else _shared_range(counts, windows)
-    if dense:
-        offsets, free = _dense_clip(items, num_segments, dense_length)
-        starts = offsets + _integers(rng, free)
-    else:
-        parts = (np.arange(num_segments) + _uniform(rng, num_segments)) * items / num_segments
-        # Rounding of the product can reach the next integer, which for the last part is outside of the video.
-        starts = np.minimum(parts.astype(np.int64), items - 1)
     if policy == "fixed":
-        return {name: starts.copy() for name in counts}
+        return _train_fixed(_fitting(counts, windows), num_segments, dense, dense_length, rng)
+    shortest = min(counts.values())
+    starts = _train_fixed({"shortest": shortest}, num_segments, dense, dense_length, rng)["shortest"]
     share = _uniform(rng, 1)[0]
     return {name: starts + int(share * (count - shortest + 1)) for name, count in counts.items()}
 
@@ -131,8 +126,10 @@ def test_starts(
         }
     if policy == "paper":
         return {name: _test_paper(count, num_segments, uniform, dense, dense_length) for name, count in counts.items()}
-    starts = _test_fixed(_shared_range(counts, windows), num_segments, uniform, dense, dense_length)
-    return {name: starts.copy() for name in counts}
+    return {
+        name: _test_fixed(items, num_segments, uniform, dense, dense_length)
+        for name, items in _fitting(counts, windows).items()
+    }
 
 
 def val_starts(
@@ -228,9 +225,33 @@ def _uniform(rng: Rng, size: int) -> npt.NDArray[np.float64]:
     raise ValueError(f"rng is a {type(rng).__name__}: pass np.random.default_rng(seed) or np.random.RandomState(seed)")
 
 
-def _shared_range(counts: Mapping[str, int], windows: Mapping[str, int]) -> int:
-    """Number of starts at which the window of every modality fits; 1 if some window never fits."""
-    return max(1, min(count - windows[name] + 1 for name, count in counts.items()))
+def _fitting(counts: Mapping[str, int], windows: Mapping[str, int]) -> dict[str, int]:
+    """Number of starts at which the window of each modality fits; 1 where it never does."""
+    return {name: max(1, count - windows[name] + 1) for name, count in counts.items()}
+
+
+def _train_fixed(
+    items: Mapping[str, int], num_segments: int, dense: bool, dense_length: int, rng: Rng
+) -> dict[str, Indices]:
+    """One draw of relative positions, laid out over the starts of each modality.
+
+    What a modality sees therefore does not depend on the ones beside it: an RGB network is trained and shipped on the
+    same frames. The start of a wider window lies at most its width before that of a narrow one, so the RGB frame of a
+    segment is always among the frames of its flow window.
+    """
+    if dense:
+        clips = {name: _dense_clip(count, num_segments, dense_length) for name, count in items.items()}
+        widest = max(free for _, free in clips.values())
+        place = int(_integers(rng, widest))
+        return {
+            name: offsets + (place * (free - 1) // (widest - 1) if widest > 1 else 0)
+            for name, (offsets, free) in clips.items()
+        }
+    parts = np.arange(num_segments) + _uniform(rng, num_segments)
+    # Rounding of the product can reach the next integer, which for the last part is outside of the video.
+    return {
+        name: np.minimum((parts * count / num_segments).astype(np.int64), count - 1) for name, count in items.items()
+    }
 
 
 def _dense_clip(items: int, num_segments: int, dense_length: int) -> tuple[Indices, int]:

@@ -93,14 +93,14 @@ def test_every_command_of_the_table_runs(small: list[str], demo: Path, my_videos
 def filled(word: str, demo: Path, root: Path) -> str:
     """A word of the table with its placeholder filled in from what the commands above it have left."""
     runs = sorted((root / "multirun" / "single").glob("*_ce_rgb_from_scratch"))
-    sweeps = sorted((root / "multirun" / "sweep").glob("*"))
+    tables = sorted((root / "multirun" / "sweep").glob("*/table.json"), key=lambda file: file.stat().st_size)
     word = word.replace("/data/ssv2", str(demo / "data"))
     if "<run>" in word:
         word = word.replace("multirun/single/<run>", str(runs[0]))
     if "<sweep>" in word:
-        word = word.replace("multirun/sweep/<sweep>", str(sweeps[0]))
+        word = word.replace("multirun/sweep/<sweep>", str(tables[-1].parent))  # the one with most to tell
     if word in ("<row A>", "<row B>"):
-        rows = json.loads((sweeps[0] / "table.json").read_text())["rows"]
+        rows = json.loads(tables[-1].read_text())["rows"]
         return str(rows[0 if word == "<row A>" else 1]["name"])
     return word
 

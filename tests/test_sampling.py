@@ -226,7 +226,8 @@ def test_d10_offsets_between_modalities():
     assert (seen["code"]["RGBDiff"] != seen["code"]["RGB"]).any()
     assert (seen["paper"]["RGBDiff"] == seen["paper"]["RGB"]).all()
     assert set((seen["paper"]["RGB"] - seen["paper"]["Flow"]).ravel()) == {0, 1}
-    assert (seen["fixed"]["RGB"] == seen["fixed"]["Flow"]).all()
+    assert (seen["fixed"]["RGB"] == support({"RGB": 37}, 8, "uniform", "fixed", draws=300)["RGB"]).all()
+    assert set((seen["fixed"]["RGB"] - seen["fixed"]["Flow"]).ravel()) == set(range(6))  # a frame of the flow window
 
 
 def test_d11_validation_of_short_videos():
@@ -249,16 +250,37 @@ def test_negative_published_starts_are_clamped_when_read():
 @given(counts_st, segments_st, length_st, mode_st, seed_st)
 def test_fixed_training(counts, n, length, mode, seed):
     starts = train(counts, n, mode, seed=seed, dense_length=length)
-    shared = next(iter(starts.values()))
-    last = max(0, min(count - WINDOWS[name] for name, count in counts.items()))
     assert list(starts) == list(counts)
-    assert all((row == shared).all() and row.shape == (n,) and row.dtype == np.int64 for row in starts.values())
-    assert shared.min() >= 0 and shared.max() <= last and (np.diff(shared) >= 0).all()
     for name, count in counts.items():
-        items = sampling.window_indices(starts[name], WINDOWS[name], count)
+        row, last = starts[name], max(0, count - WINDOWS[name])
+        assert row.shape == (n,) and row.dtype == np.int64
+        assert row.min() >= 0 and row.max() <= last and (np.diff(row) >= 0).all()
+        items = sampling.window_indices(row, WINDOWS[name], count)
         assert items.min() >= 0 and items.max() < count
-        if min(counts[m] - WINDOWS[m] for m in counts) >= 0:
+        if count >= WINDOWS[name]:
             assert (np.diff(items, axis=-1) == 1).all()
+
+
+@given(st.integers(7, 300), segments_st, length_st, st.sampled_from(["uniform", "dense"]), seed_st, clips_st)
+def test_the_frame_of_rgb_is_in_the_window_of_its_companions(count, n, length, mode, seed, number):
+    """And rgb draws the same frames with and without them."""
+    together = {"RGB": count, "Flow": count - 1, "RGBDiff": count}
+    uniform, dense = number
+    protocol = {"num_segments": n, "uniform": uniform, "dense": dense, "dense_length": length}
+    for drawn, alone in (
+        (
+            train(together, n, mode, seed=seed, dense_length=length),
+            train({"RGB": count}, n, mode, seed=seed, dense_length=length),
+        ),
+        (
+            sampling.test_starts(together, WINDOWS, **protocol),
+            sampling.test_starts({"RGB": count}, WINDOWS, **protocol),
+        ),
+    ):
+        assert (drawn["RGB"] == alone["RGB"]).all()
+        for name, frames in (("Flow", 6), ("RGBDiff", 6)):  # five pairs are six frames
+            ahead = drawn["RGB"] - drawn[name]
+            assert ahead.min() >= 0 and ahead.max() < frames
 
 
 @given(counts_st, segments_st, length_st, mode_st, seed_st, st.sampled_from(["fixed", "paper"]))
@@ -275,13 +297,13 @@ def test_order_of_modalities_is_irrelevant(counts, n, length, mode, seed, policy
 def test_fixed_test_clips(counts, n, length, number):
     uniform, dense = number
     starts = sampling.test_starts(counts, WINDOWS, num_segments=n, uniform=uniform, dense=dense, dense_length=length)
-    shared = next(iter(starts.values()))
-    last = max(0, min(count - WINDOWS[name] for name, count in counts.items()))
-    assert all((row == shared).all() and row.shape == (uniform + dense, n) for row in starts.values())
-    assert shared.min() >= 0 and shared.max() <= last and (np.diff(shared, axis=1) >= 0).all()
-    assert (np.diff(shared[:dense], axis=0) >= 0).all()
-    if dense > 1 and (last + 1) > max(1, length // n) * (n - 1):
-        assert shared[0, 0] == 0 and shared[dense - 1, -1] == last
+    for name, count in counts.items():
+        rows, last = starts[name], max(0, count - WINDOWS[name])
+        assert rows.shape == (uniform + dense, n)
+        assert rows.min() >= 0 and rows.max() <= last and (np.diff(rows, axis=1) >= 0).all()
+        assert (np.diff(rows[:dense], axis=0) >= 0).all()
+        if dense > 1 and (last + 1) > max(1, length // n) * (n - 1):
+            assert rows[0, 0] == 0 and rows[dense - 1, -1] == last
 
 
 @given(counts_st, segments_st, length_st, clips_st, st.sampled_from(["fixed", "paper"]), mode_st, seed_st)
@@ -308,7 +330,7 @@ def test_fixed_training_reaches_every_start(extra, n, mode):
         row = sampling.train_starts(counts, WINDOWS, num_segments=n, mode=mode, dense_length=n, rng=rng)["RGB"]
         seen.update(row.tolist())
     if mode == "uniform" or n <= extra:
-        assert seen == set(range(extra))
+        assert seen == set(range(extra + 5))
 
 
 @given(st.integers(1, 12), st.integers(1, 40))

@@ -115,10 +115,16 @@ def test_all_modalities_show_the_same_frames(
     for epoch in range(4):
         sample = data[epoch, 0]
         shown = {m.name: items(sample["clips"][m.name], m) for m in ALL}
-        first = shown["rgb"][..., 0]
-        assert first.shape == (1, 4) and (np.diff(first) >= 0).all() and first.max() <= 18
-        for modality in ALL:  # flow pair i is (frame i, frame i + 1): equal index, equal time
-            assert np.array_equal(shown[modality.name], first[..., None] + np.arange(modality.window))
+        frame = shown["rgb"][..., 0]
+        assert frame.shape == (1, 4) and (np.diff(frame) >= 0).all()
+        for modality in ALL:
+            window = shown[modality.name]
+            assert np.array_equal(window, window[..., :1] + np.arange(modality.window)), "consecutive"
+            last = window[..., -1] + (modality.source == "flow")  # flow pair i is (frame i, frame i + 1)
+            assert (window[..., 0] <= frame).all() and (frame <= last).all()
+        alone = build([record(videos[codec], 2)], modalities=(RGB,), starts=TrainDraw(4, mode, 8, "fixed"))
+        alone.opener = SourceOpener(decoder)
+        assert torch.equal(alone[epoch, 0]["clips"]["rgb"], sample["clips"]["rgb"]), "whatever stands beside it"
         assert sample["failures"] == [] and sample["id"] == codec and sample["index"] == 0
         assert sample["target"] == {"label": torch.tensor(2)} and all(sample["present"].values())
 
