@@ -1,4 +1,4 @@
-"""Config to objects: the one place that validates a composed config and calls `instantiate`.
+"""Config to peers, objective and cohort; `build_data` makes the data, `nodes` calls `instantiate`.
 
 Nothing is written here. Peers are named after their modality: rgb, flow, and rgb_1 for a second rgb network.
 """
@@ -13,25 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from mml_lightning import weights
+from mml_lightning import build_data, nodes, weights
 from mml_lightning.backbones.recognizer import BUILDERS, Recognizer
 from mml_lightning.cohort import Cohort, OptimiserPlan
-from mml_lightning.data.check import with_readers
-from mml_lightning.data.clips import ClipDataset, Geometries, Starts
-from mml_lightning.data.draws import FixedCrops, RandomCrop, TrainDraw, ValDraw, ViewsDraw
-from mml_lightning.data.flow import FlowCache, FlowSettings
-from mml_lightning.data.records import SPLITS, Dataset, validate
-from mml_lightning.data.sources import SOURCES, SourceOpener
+from mml_lightning.data.records import SPLITS, Dataset
 from mml_lightning.errors import UserError
-from mml_lightning.loaders import LoaderSettings
 from mml_lightning.modalities import Modality
+from mml_lightning.nodes import plain
 from mml_lightning.objectives.graph import Objective
-from mml_lightning.transforms import TestGeometry, TrainGeometry
 from mml_lightning.views import POOLINGS
 from mml_lightning.weights import Alias, Origin
 
@@ -66,23 +57,6 @@ def check_numbers(cfg: DictConfig) -> None:
             raise UserError(f"{key}={value} must be a {'whole ' if kind is int else ''}number from {least:g}")
 
 
-def modalities(cfg: DictConfig) -> dict[str, Modality]:
-    """The modalities of the run, in the order they were typed.
-
-    Raises:
-        UserError: a field of a modality is unknown, missing or wrong.
-    """
-    result = {}
-    for name, values in plain(cfg.modality).items():
-        try:
-            result[name] = Modality(name=name, **values)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"modality {name}: {error}; see conf/modality/{name}.yaml") from None
-        if result[name].source not in SOURCES:
-            raise UserError(f"modality {name}: source {result[name].source!r} is unknown; use one of {list(SOURCES)}")
-    return result
-
-
 @dataclass(frozen=True)
 class PeerSpec:
     """A peer before its network exists."""
@@ -99,7 +73,7 @@ def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
         UserError: the stage does not fit the modalities, an origin is unknown, or two peers of one modality would start
             (and stay) identical.
     """
-    chosen = modalities(cfg)
+    chosen = build_data.modalities(cfg)
     needed, copies, stage = int(cfg.stage.modalities), int(cfg.stage.copies), cfg.stage.name
     if not chosen:
         raise UserError("modality=[] leaves nothing to train; use modality=[rgb]")
@@ -150,95 +124,6 @@ def _refuse_twins(specs: Sequence[PeerSpec]) -> None:
         seen[key] = spec.name
 
 
-def dataset(cfg: DictConfig, needed: Sequence[str] | None = None) -> Dataset:
-    """Records of all splits, validated: the splits `needed`, by default those that a training run uses.
-
-    Raises:
-        UserError: whatever the reader or the validation finds.
-    """
-    checked = Path(cfg.paths.root) / "check" / f"{cfg.data.name}.csv"  # written by `mml check`
-    return validate(with_readers(records(cfg), checked), needed or (SPLITS if cfg.test else SPLITS[:2]))
-
-
-def records(cfg: DictConfig) -> Dataset:
-    """Records of all splits as the reader finds them; the files may be missing.
-
-    Raises:
-        UserError: whatever the reader finds.
-    """
-    plain(cfg.data)  # a required value is missed by its own name
-    made = _instantiate(cfg.data.reader)
-    assert isinstance(made, Dataset)
-    return made
-
-
-def check_batch(cfg: DictConfig, data: Dataset, ranks: int) -> None:
-    """Raises:
-    UserError: the training split has no full batch, or a batch can't be shared out among the ranks.
-    """
-    size, batch = len(data.splits["train"]), int(cfg.data.batch_size)
-    if size < batch:
-        raise UserError(f"data.batch_size={batch} is larger than the train split ({size} videos): lower it")
-    if batch % ranks:
-        raise UserError(f"data.batch_size={batch} is the batch over all {ranks} ranks: make it a multiple of {ranks}")
-
-
-def flow_cache(cfg: DictConfig, chosen: Mapping[str, Modality]) -> FlowCache | None:
-    """The flow cache of the data set; None in runs without flow."""
-    if all(modality.source != "flow" for modality in chosen.values()):
-        return None
-    return FlowCache(Path(cfg.paths.cache) / "flow" / cfg.data.name, FlowSettings(**plain(cfg.flow)))
-
-
-def clip_datasets(
-    cfg: DictConfig, data: Dataset, cache: FlowCache | None, chosen: Sequence[Modality]
-) -> dict[str, ClipDataset]:
-    """How samples are made, per split. Validation is one clip and the central crop; `views` shape the test split.
-
-    Raises:
-        UserError: sampling, transforms or views are wrong.
-    """
-    sampling, transforms, views = cfg.sampling, cfg.transforms, cfg.views
-    draw: dict[str, Any] = {"num_segments": sampling.num_segments, "policy": sampling.policy}
-    test_output = transforms.short_side if views.full_resolution else transforms.output
-    make = functools.partial(
-        ClipDataset,
-        modalities=list(chosen),
-        heads=data.heads,
-        opener=SourceOpener(cfg.data.decoder, cache),
-        seed=cfg.seed,
-        shared=sampling.shared,
-        span_margin=cfg.data.span_margin,
-        mirrored=data.mirrored,
-        missing=cfg.data.missing,
-    )
-    try:
-        trained = TrainGeometry(transforms.output, tuple(transforms.scales), transforms.flip, sampling.policy)
-        starts: dict[str, Starts] = {
-            "train": TrainDraw(mode=sampling.mode, dense_length=sampling.dense_length, **draw),
-            "val": ValDraw(mode=sampling.mode, dense_length=sampling.dense_length, **draw),
-            "test": ViewsDraw(uniform=views.uniform, dense=views.dense, dense_length=views.dense_length, **draw),
-        }
-        crops: dict[str, Geometries] = {
-            "train": RandomCrop(trained),
-            "val": FixedCrops(TestGeometry(transforms.output, transforms.short_side, 1)),
-            "test": FixedCrops(TestGeometry(test_output, transforms.short_side, views.crops)),
-        }
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    return {
-        split: make(
-            records=list(data.splits[split]), starts=starts[split], geometries=crops[split], replace=split == "train"
-        )
-        for split in SPLITS
-        if data.splits.get(split)
-    }
-
-
-def loader_settings(cfg: DictConfig) -> LoaderSettings:
-    return LoaderSettings(cfg.data.batch_size, cfg.data.eval_batch_size, cfg.data.workers)
-
-
 def peers(
     cfg: DictConfig, specs: Sequence[PeerSpec], data: Dataset
 ) -> tuple[dict[str, Recognizer], dict[str, dict[str, Any]]]:
@@ -248,7 +133,7 @@ def peers(
     provenance = {}
     for spec in specs:
         torch.manual_seed(_peer_seed(cfg.seed, spec.name))
-        make = _instantiate(cfg.backbone.net)
+        make = nodes.make(cfg.backbone.net)
         try:
             net = make(in_channels=spec.modality.channels, num_classes=data.num_classes)
         except (TypeError, ValueError) as error:
@@ -334,10 +219,10 @@ def optimiser_plan(cfg: DictConfig, provenance: Mapping[str, Mapping[str, Any]])
     epochs = int(cfg.schedule.epochs)
     if cfg.optimizer.groups not in ("tsn", "plain"):
         raise UserError(f"optimizer.groups={cfg.optimizer.groups!r} is unknown; use tsn or plain")
-    factor = functools.partial(_instantiate(cfg.schedule.factor), epochs=epochs)
+    factor = functools.partial(nodes.make(cfg.schedule.factor), epochs=epochs)
     fresh = [name for name, where in provenance.items() if where["fresh_head"]]
     return OptimiserPlan(
-        optimizer=_instantiate(cfg.optimizer.optimizer),
+        optimizer=nodes.make(cfg.optimizer.optimizer),
         groups=cfg.optimizer.groups,
         lr=float(cfg.optimizer.lr),
         weight_decay=float(cfg.optimizer.weight_decay),
@@ -351,39 +236,3 @@ def optimiser_plan(cfg: DictConfig, provenance: Mapping[str, Mapping[str, Any]])
 
 def _peer_seed(seed: int, name: str) -> int:
     return (seed * 1_000_003 + sum((i + 1) * ord(c) for i, c in enumerate(name))) % 2**31
-
-
-def plain(node: Any) -> Any:
-    """Config node to dicts, lists and values, interpolations resolved.
-
-    Raises:
-        UserError: a required value is missing, or an interpolation leads nowhere.
-    """
-    try:
-        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise UserError(config_mistake(error)) from None
-
-
-def config_mistake(error: OmegaConfBaseException) -> str:
-    """One line; a required value is named as it is typed."""
-    text = str(error).splitlines()[0]
-    if "mandatory" not in text.lower():
-        return text
-    return f"{error.full_key} is required: {error.full_key}=..."
-
-
-def _instantiate(node: DictConfig) -> Any:
-    """Build what `_target_` names.
-
-    Raises:
-        UserError: a mistake in the config, or the target's own ValueError.
-    """
-    try:
-        return instantiate(node, _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError | ValueError):
-            raise UserError(str(error.__cause__)) from None
-        raise UserError(" ".join(str(error).split())[:300]) from None
-    except OmegaConfBaseException as error:
-        raise UserError(config_mistake(error)) from None

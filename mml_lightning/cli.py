@@ -98,14 +98,14 @@ def _declare_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from mml_lightning import build
+    from mml_lightning import build_data, nodes
     from mml_lightning.data import check
     from mml_lightning.progress import Progress
 
     logging.basicConfig(format="%(message)s", level=logging.INFO)  # progress without a terminal
     cfg = _compose(args.overrides)
-    build.plain(cfg.data)  # a required value is missed by its own name
-    data = build.records(cfg)
+    nodes.plain(cfg.data)  # a required value is missed by its own name
+    data = build_data.records(cfg)
     file = Path(cfg.paths.root) / "check" / f"{cfg.data.name}.csv"
     with ExitStack() as stack:
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mml_lightning import build, process, provenance, run, tracking
+from mml_lightning import build, build_data, nodes, process, provenance, run, tracking
 from mml_lightning.backbones.recognizer import Recognizer, rebuild
 from mml_lightning.cohort import Cohort
 from mml_lightning.data.records import Dataset
@@ -34,13 +34,13 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     if cfg.split not in ("val", "test"):
         raise UserError(f"split={cfg.split!r} is unknown; use val or test")
     entries = load_entries(cfg)
-    data = build.dataset(cfg, [cfg.split])
+    data = build_data.dataset(cfg, [cfg.split])
     check_classes(entries, data)
     chosen = {name: Modality(**entry["modality"]) for name, entry in entries.items()}
-    cache = build.flow_cache(cfg, chosen)
+    cache = build_data.flow_cache(cfg, chosen)
     distinct = list({modality.name: modality for modality in chosen.values()}.values())
     measured = dataclasses.replace(data, splits={"test": data.splits[cfg.split]})  # `views` shape the test split
-    datasets = build.clip_datasets(cfg, measured, cache, distinct)
+    datasets = build_data.clip_datasets(cfg, measured, cache, distinct)
     cohort = scoring_cohort(cfg, entries, chosen, data)
     folder = Path(cfg.paths.output_dir)
     trainer = run.make_trainer(cfg, folder, [], job_type="eval")
@@ -54,7 +54,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     peers = {n: {"modality": m.name, "init": str(cfg.ckpt), "origin": str(cfg.ckpt)} for n, m in chosen.items()}
     with RunResult(folder, process.is_first_rank(), **known, peers=peers) as result:
         filler = run.flow_filler(cache, datasets, cfg.data.workers)
-        video = VideoData(datasets, build.loader_settings(cfg), filler)
+        video = VideoData(datasets, build_data.loader_settings(cfg), filler)
         with run.interruptible(trainer):
             trainer.test(cohort, datamodule=video, verbose=False)
         provenance.save_scores(cohort, folder / "predictions", cfg.split)
@@ -82,7 +82,7 @@ def load_entries(cfg: DictConfig) -> Entries:
     if path.suffix == ".pt" or "/" in given:
         entry = load_peer(path)
         return {entry["provenance"].get("peer", path.stem): entry}
-    table = {name: Alias(a["run"], a["peer"], tuple(a["make"])) for name, a in build.plain(cfg.aliases).items()}
+    table = {name: Alias(a["run"], a["peer"], tuple(a["make"])) for name, a in nodes.plain(cfg.aliases).items()}
     zoo = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
     if given.partition(":")[0] not in table:
         raise UserError(f"ckpt={given} is no file, no directory and no alias; aliases are {sorted(table)}")

@@ -10,7 +10,7 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from mml_lightning import build, report, tracking
+from mml_lightning import build, build_data, report, tracking
 from mml_lightning.errors import UserError
 from mml_lightning.process import is_first_rank
 from mml_lightning.provenance import evaluation, fingerprint, zoo_folder
@@ -81,7 +81,7 @@ def check_steps(steps: Sequence[Step]) -> None:
     if len({zoo_folder(step) for step, _ in steps}) < len(steps):
         raise UserError("two steps of the pipeline have the same name; their networks would replace each other")
     first = steps[0][0]
-    build.check_batch(first, build.dataset(first), 1)
+    build_data.check_batch(first, build_data.dataset(first), 1)
 
 
 def finished_before(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any] | None:
@@ -103,7 +103,7 @@ def finished_before(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]
         }
         for spec in specs
     }
-    wanted = fingerprint(cfg, build.dataset(cfg), origins)
+    wanted = fingerprint(cfg, build_data.dataset(cfg), origins)
     files = [folder / f"{spec.name}.pt" for spec in specs]
     # a run that died between two exports leaves networks of two runs: each tells its own
     if all(file.is_file() and load_peer(file)["provenance"].get("fingerprint") == wanted for file in files):

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mml_lightning import build, plan
+from mml_lightning import nodes, plan
 from mml_lightning.cohort import Cohort
 from mml_lightning.data.decode import decoder_version
 from mml_lightning.data.records import Dataset
@@ -60,8 +60,8 @@ def export(cfg: DictConfig, cohort: Cohort, provenance: Mapping[str, Any], resul
                 "seed": cfg.seed,
                 "epochs": cfg.schedule.epochs,
                 "fingerprint": result.fields["fingerprint"],
-                "sampling": build.plain(cfg.sampling),
-                "transforms": build.plain(cfg.transforms),
+                "sampling": nodes.plain(cfg.sampling),
+                "transforms": nodes.plain(cfg.transforms),
                 "metrics": {s: m[name] for s, m in result.fields["metrics"].items() if name in m},
                 "git_sha": result.fields["git_sha"],
                 "origin": provenance[name],
@@ -156,7 +156,7 @@ def origin_fields(where: Mapping[str, Any]) -> dict[str, Any]:
 
 def fingerprint(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str, Any]]) -> str:
     """Hash of all that decides the weights of a stage: config without cosmetics, data, the weights it starts from."""
-    values = decisive(build.plain(cfg))
+    values = decisive(nodes.plain(cfg))
     if not values["objective"]["edges"]:
         # peers without lessons come out the same however many there are
         values["stage"] = {key: value for key, value in values["stage"].items() if key != "copies"}
@@ -173,7 +173,7 @@ def fingerprint(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping
 def evaluation(cfg: DictConfig) -> dict[str, Any]:
     """How a run is measured: two results are comparable, and one may stand for the other, if this is equal."""
     trainer = {key: cfg.trainer[key] for key in ("limit_val_batches", "limit_test_batches")}
-    return {"test": bool(cfg.test), "views": build.plain(cfg.views), **trainer}
+    return {"test": bool(cfg.test), "views": nodes.plain(cfg.views), **trainer}
 
 
 def start_of(where: Mapping[str, Any]) -> str:

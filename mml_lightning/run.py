@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from mml_lightning import arguments, build, plan, provenance, tracking
+from mml_lightning import arguments, build, build_data, nodes, plan, provenance, tracking
 from mml_lightning.callbacks import AtomicCheckpoints, EpochLines, Quarantine, SharedBuffers, Speed
 from mml_lightning.cohort import Cohort
 from mml_lightning.data.clips import ClipDataset
@@ -52,7 +52,7 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
         arguments.failures.append(arguments.INTERRUPTED)
         raise
     except (UserError, OmegaConfBaseException) as error:
-        failed = error if isinstance(error, UserError) else UserError(build.config_mistake(error))
+        failed = error if isinstance(error, UserError) else UserError(nodes.mistake(error))
         log.error("error: %s", failed)
         arguments.failures.append(arguments.MISTAKE)
     except Exception as error:  # logged with its traceback; the sweep goes on
@@ -76,21 +76,21 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     set_up_process(cfg)
     specs = build.peer_specs(cfg, overrides)
     build.require_origins(specs)
-    chosen = build.modalities(cfg)
-    data = build.dataset(cfg)
-    cache = build.flow_cache(cfg, chosen)
-    datasets = build.clip_datasets(cfg, data, cache, list(chosen.values()))
+    chosen = build_data.modalities(cfg)
+    data = build_data.dataset(cfg)
+    cache = build_data.flow_cache(cfg, chosen)
+    datasets = build_data.clip_datasets(cfg, data, cache, list(chosen.values()))
     nets, origins = build.peers(cfg, specs, data)
     cohort = build.cohort(cfg, specs, nets, origins, data)
     checkpoint = resumed_checkpoint(cfg)
     folder = Path(cfg.paths.output_dir)
     speed = Speed(cfg.data.batch_size)
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, len(datasets["train"])), speed])
-    build.check_batch(cfg, data, trainer.world_size)
+    build_data.check_batch(cfg, data, trainer.world_size)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     say(plan.describe(cfg, data, cohort.objective, sizes, origins))
     with open_result(cfg, overrides, data, cohort, origins) as result:
-        video = VideoData(datasets, build.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
+        video = VideoData(datasets, build_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
         metrics, unreadable = fit_and_measure(cfg, trainer, cohort, video, checkpoint)
         result.fields |= {
             "epochs": trainer.current_epoch,
@@ -187,7 +187,7 @@ def make_trainer(
     Raises:
         UserError: this machine does not have what `trainer` asks for, or a value is unknown.
     """
-    settings = {k: v for k, v in build.plain(cfg.trainer).items() if v is not None and k != "num_threads"}
+    settings = {k: v for k, v in nodes.plain(cfg.trainer).items() if v is not None and k != "num_threads"}
     bar = sys.stdout.isatty() if cfg.callbacks.progress_bar == "auto" else bool(cfg.callbacks.progress_bar)
     own: list[pl.Callback] = [SharedBuffers()]
     if cfg.callbacks.epoch_lines:
@@ -249,5 +249,5 @@ def resumed_checkpoint(cfg: DictConfig) -> Path | None:
         raise UserError(
             f"{path} can't be read, it is damaged ({type(error).__name__}): delete it to train again from the start"
         ) from None
-    provenance.check_resumed(config, build.plain(cfg))
+    provenance.check_resumed(config, nodes.plain(cfg))
     return path

@@ -13,7 +13,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
-from mml_lightning import build, plan
+from mml_lightning import build, build_data, plan
 from mml_lightning.errors import UserError
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -116,7 +116,7 @@ def test_unknown_key_is_refused_by_name(hydra: None, override: str) -> None:
 def test_a_new_field_of_a_modality_is_refused(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
     cfg, _ = composed("+modality.rgb.chanels=3")
     with pytest.raises(UserError, match="chanels"):
-        build.modalities(cfg)
+        build_data.modalities(cfg)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_command_line_beats_stage_beats_setup(hydra: None) -> None:
 def test_plan_is_ten_lines_with_the_graph_of_lessons(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
     cfg, typed = composed("stage=mml", "modality=[rgb,flow,rgbdiff]", "schedule.epochs=1")
     specs = build.peer_specs(cfg, typed)
-    data = build.dataset(cfg)
+    data = build_data.dataset(cfg)
     nets, origins = build.peers(cfg, specs, data)
     cohort = build.cohort(cfg, specs, nets, origins, data)
     lines = plan.describe(cfg, data, cohort.objective, dict.fromkeys(nets, 1_000_000), origins)

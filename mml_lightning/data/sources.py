@@ -107,5 +107,5 @@ class SourceOpener:
         if name == "frames":
             return stack.enter_context(open_video(record.media["frames"], record.decoder or self.decoder))
         if self.flow is None:
-            raise UserError("a run with flow needs a flow cache; build it with build.flow_cache")
+            raise UserError("a run with flow needs a flow cache; build it with build_data.flow_cache")
         return CachedFlow(self.flow.load(record), opened["frames"].fps if "frames" in opened else 0.0)
