@@ -33,6 +33,8 @@ def launch(main: Callable[[], None], conf: Path) -> NoReturn:
     resolvers.register()
     resolvers.stamp_run()
     os.environ.setdefault("MML_PROGRAM", Path(sys.argv[0]).stem)
+    verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them itself
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(usage.text(conf))
@@ -50,6 +52,13 @@ def launch(main: Callable[[], None], conf: Path) -> NoReturn:
             failures.append(MISTAKE)
     except BrokenPipeError:  # the reader of our output (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:  # a job logs its own: this is the command line's
+        from mml_lightning import mistakes
+
+        if verbose or not isinstance(error, (*mistakes.HYDRA, OSError)):
+            raise
+        print(f"error: {mistakes.one_line(error, conf)}", file=sys.stderr)
+        failures.append(MISTAKE)
     _leave(max(failures, default=0))
 
 
@@ -71,7 +80,8 @@ def prepare(arguments: Sequence[str], conf: Path) -> list[str]:
     Raises:
         UserError: unknown or repeated modality, or a resume or ckpt that is not a run directory.
     """
-    given = [_init_file(argument) for argument in sorted(arguments, key=lambda a: a not in MULTIRUN)]  # flags first
+    flags_first = sorted(arguments, key=lambda argument: argument not in MULTIRUN)
+    given = [init_file(_home(argument)) for argument in flags_first]
     _check_modalities(given, conf)
     resume, checkpoint = _value(given, "resume"), _value(given, "ckpt")
     if resume == "" or checkpoint == "":
@@ -132,10 +142,18 @@ def _is_sweep(given: Sequence[str]) -> bool:
     return any(argument in MULTIRUN for argument in given)
 
 
-def _init_file(argument: str) -> str:
-    """`init` is a group, so Hydra would look for an option of that name."""
+def _home(argument: str) -> str:
+    """The shell leaves the ~ of key=~/file alone, and Hydra reads it as a deletion."""
+    key, equals, value = argument.partition("=")
+    if equals and value.startswith("~/"):
+        return f"{key}='{os.path.expanduser(value)}'"
+    return argument
+
+
+def init_file(argument: str) -> str:
+    """`init` is a group, so Hydra would look for an option named like the file or the peer (`ce:rgb_1`)."""
     key, _, value = argument.partition("=")
-    is_file = "/" in value or value.strip("'\"").endswith(WEIGHTS)
+    is_file = "/" in value or ":" in value or value.strip("'\"").endswith(WEIGHTS)
     return f"init.all={value}" if key == "init" and is_file and "," not in value else argument
 
 

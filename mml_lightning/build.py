@@ -16,18 +16,20 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mml_lightning import build_data, nodes, weights
-from mml_lightning.backbones.recognizer import BUILDERS, Recognizer
+from mml_lightning.backbones.peer import Peer
+from mml_lightning.backbones.registry import BUILDERS
 from mml_lightning.cohort import Cohort, OptimiserPlan
 from mml_lightning.data.records import SPLITS, Dataset
 from mml_lightning.errors import UserError
+from mml_lightning.metrics import Scoring
 from mml_lightning.modalities import Modality
 from mml_lightning.nodes import plain
+from mml_lightning.norms import NormSettings
 from mml_lightning.objectives.graph import Objective
-from mml_lightning.views import POOLINGS
 from mml_lightning.weights import Alias, Origin
 
 # What the command that makes an origin does not take over from the command that needs it.
-OWN = re.compile(r"\+?(stage|modality|init|objective|pipeline|experiment|name|tags|resume|seed|hydra)\b(?!\.base)")
+OWN = re.compile(r"\+?(stage|modality|init|objective|pipeline|experiment|name|tags|resume|seed|hydra)\b(?!\.(base|file)\b)")
 LEAST: dict[str, tuple[type, float]] = {
     "seed": (int, 0),
     "stage.copies": (int, 1),
@@ -42,12 +44,21 @@ LEAST: dict[str, tuple[type, float]] = {
     "trainer.num_threads": (int, 1),
 }
 """Numbers that would fail late or oddly: their kind and least value."""
+SWITCHES = ("test", "init.new_head", "logger.wandb", "callbacks.checkpoint", "callbacks.epoch_lines", "sampling.shared")
+NAME = re.compile(r"[\w.+=,@-]+")
 
 
-def check_numbers(cfg: DictConfig) -> None:
+def check_values(cfg: DictConfig) -> None:
     """Raises:
-    UserError: one of :data:`LEAST` is no number or too small.
+    UserError: one of :data:`LEAST` is no number or too small, a switch is neither true nor false, or `name` can't name
+        a folder.
     """
+    for key in SWITCHES:
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, bool):
+            raise UserError(f"{key}={value} must be true or false")
+    if not NAME.fullmatch(cfg.name):
+        raise UserError(f"name={cfg.name!r} names a folder: use letters, digits and any of . _ + = , @ -")
     for key, (kind, least) in LEAST.items():
         value = OmegaConf.select(cfg, key)
         if value is None and key == "trainer.num_threads":
@@ -94,8 +105,13 @@ def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
     for modality in chosen.values():
         for number in range(copies):
             copy = f"_{number}" if number else ""
-            origin = weights.resolve(str(cfg.init[modality.name]), modality.name, copy, table, zoo, kept, cfg.seed)
-            specs.append(PeerSpec(f"{modality.name}{copy}", modality, origin))
+            name = f"{modality.name}{copy}"
+            own = cfg.init.copies if number and cfg.init.copies else cfg.init[modality.name]
+            init = str(own).replace("{modality}", modality.name)
+            origin = weights.resolve(init, modality.name, copy, table, zoo, kept, cfg.seed)
+            if origin.init == weights.KINETICS:
+                weights.kinetics_file(cfg.init.file)
+            specs.append(PeerSpec(name, modality, origin))
     _refuse_twins(specs)
     return specs
 
@@ -126,10 +142,10 @@ def _refuse_twins(specs: Sequence[PeerSpec]) -> None:
 
 def peers(
     cfg: DictConfig, specs: Sequence[PeerSpec], data: Dataset
-) -> tuple[dict[str, Recognizer], dict[str, dict[str, Any]]]:
+) -> tuple[dict[str, Peer], dict[str, dict[str, Any]]]:
     """Networks and their provenance. The seed of a peer depends on the run's seed and the peer's name alone."""
     classes = {head: list(value.classes) for head, value in data.heads.items()}
-    nets: dict[str, Recognizer] = {}
+    nets: dict[str, Peer] = {}
     provenance = {}
     for spec in specs:
         torch.manual_seed(_peer_seed(cfg.seed, spec.name))
@@ -138,10 +154,11 @@ def peers(
             net = make(in_channels=spec.modality.channels, num_classes=data.num_classes)
         except (TypeError, ValueError) as error:
             raise UserError(f"backbone={cfg.backbone.name}: {error}") from None
+        _check_activation(cfg, net, data)
         if net.arch.get("builder") not in BUILDERS:
             raise UserError(
                 f"backbone={cfg.backbone.name}: its networks could not be loaded again; list its function in "
-                "BUILDERS of mml_lightning/backbones/recognizer.py and name it as `builder` in `arch`"
+                "BUILDERS of mml_lightning/backbones/registry.py and name it as `builder` in `arch`"
             )
         provenance[spec.name] = weights.fill(
             net,
@@ -149,7 +166,7 @@ def peers(
             spec.name,
             spec.modality.name,
             classes,
-            cfg.backbone.net.get("depth", cfg.backbone.name),
+            getattr(net.net, "pretrained", None) or cfg.backbone.net.get("depth", cfg.backbone.name),
             cfg.init.file,
             bool(cfg.init.new_head),
         )
@@ -157,20 +174,30 @@ def peers(
     return nets, provenance
 
 
+def _check_activation(cfg: DictConfig, net: Peer, data: Dataset) -> None:
+    if net.arch.get("eval_pool") != "sliding":
+        return
+    for head, value in data.heads.items():
+        right = "sigmoid" if value.multi_label else "softmax"
+        if net.arch["activation"] != right:
+            raise UserError(
+                f"backbone={cfg.backbone.name}: head {head} has {'several labels' if value.multi_label else 'one label'} "
+                f"per video, so sliding windows are averaged with backbone.net.activation={right}"
+            )
+
+
 def cohort(
     cfg: DictConfig,
     specs: Sequence[PeerSpec],
-    nets: Mapping[str, Recognizer],
+    nets: Mapping[str, Peer],
     provenance: Mapping[str, Mapping[str, Any]],
     data: Dataset,
 ) -> Cohort:
     """The LightningModule of the stage.
 
     Raises:
-        UserError: the objective's graph, the optimiser or the pooling is wrong.
+        UserError: the objective's graph, the optimiser or the scoring is wrong.
     """
-    if cfg.views.pooling not in POOLINGS:
-        raise UserError(f"views.pooling={cfg.views.pooling!r} is unknown; use one of {list(POOLINGS)}")
     return Cohort(
         peers=nets,
         modalities={spec.name: spec.modality for spec in specs},
@@ -178,15 +205,17 @@ def cohort(
         plan=optimiser_plan(cfg, provenance),
         ids={split: [record.id for record in data.splits.get(split, ())] for split in SPLITS},
         multi_label={head: value.multi_label for head, value in data.heads.items()},
-        partial_bn=bool(cfg.partial_bn),
-        pooling=cfg.views.pooling,
+        freeze_bn=norms(cfg).freeze,
+        scoring=scoring(cfg),
+        classes={head: value.classes for head, value in data.heads.items()},
+        views=plain(cfg.views),
         seed=cfg.seed,
         description={"config": plain(cfg), "peers": describe_peers(cfg, specs, nets, data)},
     )
 
 
 def describe_peers(
-    cfg: DictConfig, specs: Sequence[PeerSpec], nets: Mapping[str, Recognizer], data: Dataset
+    cfg: DictConfig, specs: Sequence[PeerSpec], nets: Mapping[str, Peer], data: Dataset
 ) -> dict[str, dict[str, Any]]:
     """What a zoo file or a checkpoint needs to rebuild each peer, in plain values."""
     classes = {head: list(value.classes) for head, value in data.heads.items()}
@@ -202,6 +231,15 @@ def describe_peers(
     }
 
 
+def norms(cfg: DictConfig) -> NormSettings:
+    """How batch norms work.
+
+    Raises:
+        UserError: a value of `batch_norm` is unknown or contradicts another.
+    """
+    return NormSettings(**plain(cfg.batch_norm))
+
+
 def objective(cfg: DictConfig, names: Sequence[str]) -> Objective:
     """The lesson graph of the run.
 
@@ -209,16 +247,30 @@ def objective(cfg: DictConfig, names: Sequence[str]) -> Objective:
         UserError: it names a peer the run does not have, or an unknown field.
     """
     try:
-        return Objective(names, plain(cfg.objective.edges), cfg.objective.supervised_weight)
+        declared = plain(cfg.objective)
+        graph = {key: declared[key] for key in ("edges", "supervised_weight", "frozen", "headed")}
+        return Objective(names, **graph)
     except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def scoring(cfg: DictConfig) -> Scoring:
+    """How logits become numbers: of `views` and `metrics`.
+
+    Raises:
+        UserError: a choice is unknown.
+    """
+    try:
+        return Scoring(cfg.views.pooling, cfg.views.ensemble, **plain(cfg.metrics))
+    except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
 
 
 def optimiser_plan(cfg: DictConfig, provenance: Mapping[str, Mapping[str, Any]]) -> OptimiserPlan:
     """Optimiser and schedule; TSN's faster head applies to the peers whose head is new (`optimizer.fc_lr5`)."""
     epochs = int(cfg.schedule.epochs)
-    if cfg.optimizer.groups not in ("tsn", "plain"):
-        raise UserError(f"optimizer.groups={cfg.optimizer.groups!r} is unknown; use tsn or plain")
+    if cfg.optimizer.groups not in ("tsn", "slowfast", "plain"):
+        raise UserError(f"optimizer.groups={cfg.optimizer.groups!r} is unknown; use tsn, slowfast or plain")
     factor = functools.partial(nodes.make(cfg.schedule.factor), epochs=epochs)
     fresh = [name for name, where in provenance.items() if where["fresh_head"]]
     return OptimiserPlan(

@@ -10,9 +10,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mml_lightning import nodes
-from mml_lightning.data.check import with_readers
+from mml_lightning.data import check
 from mml_lightning.data.clips import ClipDataset, Geometries, Starts
-from mml_lightning.data.draws import FixedCrops, RandomCrop, TrainDraw, ValDraw, ViewsDraw
+from mml_lightning.data.draws import FixedCrops, TrainDraw, ValDraw, ViewsDraw, training_crop
 from mml_lightning.data.flow import FlowCache, FlowSettings
 from mml_lightning.data.records import SPLITS, Dataset, validate
 from mml_lightning.data.sources import SOURCES, SourceOpener
@@ -20,7 +20,10 @@ from mml_lightning.errors import UserError
 from mml_lightning.loaders import LoaderSettings
 from mml_lightning.modalities import Modality
 from mml_lightning.nodes import plain
-from mml_lightning.transforms import TestGeometry, TrainGeometry
+from mml_lightning.transforms import TestGeometry
+
+QUARANTINE = ("use", "ignore")
+LABELS = ("clip", "video")  # what a training target tells where labels are timed
 
 
 def modalities(cfg: DictConfig) -> dict[str, Modality]:
@@ -41,13 +44,46 @@ def modalities(cfg: DictConfig) -> dict[str, Modality]:
 
 
 def dataset(cfg: DictConfig, needed: Sequence[str] | None = None) -> Dataset:
-    """Records of all splits, validated: the splits `needed`, by default those that a training run uses.
+    """Records of all splits, validated: the splits `needed`, which may lack labels, by default those that a training
+    run uses.
 
     Raises:
         UserError: whatever the reader or the validation finds.
     """
-    checked = Path(cfg.paths.root) / "check" / f"{cfg.data.name}.csv"  # written by `mml check`
-    return validate(with_readers(records(cfg), checked), needed or (SPLITS if cfg.test else SPLITS[:2]))
+    splits = needed or (SPLITS if cfg.test else SPLITS[:2])
+    made = records(cfg)
+    sources = {modality.source for modality in modalities(cfg).values()}
+    data = check.with_check(made, check_folder(cfg) / check.FILE, sources, leaves_out(cfg))
+    if "train" in splits:
+        _check_left_out(cfg, data, len(made.splits.get("train", ())))
+    return validate(data, splits, needed is None)
+
+
+def check_folder(cfg: DictConfig) -> Path:
+    """Where `mml check` leaves what it finds out about the data of a config."""
+    return check.folder(Path(cfg.paths.root), cfg.data.name, plain(cfg.data.reader))
+
+
+def leaves_out(cfg: DictConfig) -> bool:
+    """Whether training leaves out what `mml check` found unusable: `data.quarantine`.
+
+    Raises:
+        UserError: it is neither use nor ignore.
+    """
+    value = cfg.data.get("quarantine", "use")
+    if value not in QUARANTINE:
+        raise UserError(f"data.quarantine={value!r} is unknown; use one of {list(QUARANTINE)}")
+    return bool(value == "use")
+
+
+def _check_left_out(cfg: DictConfig, data: Dataset, videos: int) -> None:
+    count, share = len(data.left_out), float(cfg.data.max_bad_share)
+    if count > share * videos:
+        raise UserError(
+            f"data={data.name}: mml check found {count} of {videos} training videos unusable, more than "
+            f"data.max_bad_share={share:g}, first {next(iter(data.left_out.values()))}; "
+            "repair them, remove their lines or raise the share"
+        )
 
 
 def records(cfg: DictConfig) -> Dataset:
@@ -80,6 +116,16 @@ def flow_cache(cfg: DictConfig, chosen: Mapping[str, Modality]) -> FlowCache | N
     return FlowCache(Path(cfg.paths.cache) / "flow" / cfg.data.name, FlowSettings(**plain(cfg.flow)))
 
 
+def _check_sources(data: Dataset, chosen: Sequence[Modality]) -> None:
+    stored = {source for records in data.splits.values() for record in records for source in record.media}
+    for modality in chosen:
+        if modality.source not in stored and not (modality.source == "flow" and "frames" in stored):
+            raise UserError(
+                f"modality {modality.name} looks at {modality.source}, data={data.name} has {sorted(stored)} only: "
+                "choose another modality, or name its files in data"
+            )
+
+
 def clip_datasets(
     cfg: DictConfig, data: Dataset, cache: FlowCache | None, chosen: Sequence[Modality]
 ) -> dict[str, ClipDataset]:
@@ -88,37 +134,51 @@ def clip_datasets(
     Raises:
         UserError: sampling, transforms or views are wrong.
     """
-    sampling, transforms, views = cfg.sampling, cfg.transforms, cfg.views
-    draw: dict[str, Any] = {"num_segments": sampling.num_segments, "policy": sampling.policy}
-    test_output = transforms.short_side if views.full_resolution else transforms.output
+    _check_sources(data, chosen)
+    if cfg.data.get("labels", "clip") not in LABELS:
+        raise UserError(f"data.labels={cfg.data.labels!r} is unknown; use one of {list(LABELS)}")
+    sampling, transforms, views = plain(cfg.sampling), plain(cfg.transforms), plain(cfg.views)
+    draw: dict[str, Any] = {key: sampling[key] for key in ("num_segments", "mode", "dense_length", "stride", "policy")}
+    clips: dict[str, Any] = {
+        key: views[key] for key in ("uniform", "dense", "strided", "dense_length", "stride", "policy")
+    }
+    short_side, antialias = transforms["short_side"], transforms["antialias"]
+    test_output = short_side if views["full_resolution"] else transforms["output"]
+    trained = [modality.name for modality in chosen] if "train" in data.splits else []
     make = functools.partial(
         ClipDataset,
         modalities=list(chosen),
         heads=data.heads,
         opener=SourceOpener(cfg.data.decoder, cache),
         seed=cfg.seed,
-        shared=sampling.shared,
+        shared=sampling["shared"],
         span_margin=cfg.data.span_margin,
-        mirrored=data.mirrored,
+        mirrored=data.mirrored if transforms["mirror_labels"] else {},
         missing=cfg.data.missing,
+        interval_ends=cfg.data.get("interval_ends", "inclusive"),
     )
+    clip_labels = cfg.data.get("labels", "clip") == "clip"
     try:
-        trained = TrainGeometry(transforms.output, tuple(transforms.scales), transforms.flip, sampling.policy)
         starts: dict[str, Starts] = {
-            "train": TrainDraw(mode=sampling.mode, dense_length=sampling.dense_length, **draw),
-            "val": ValDraw(mode=sampling.mode, dense_length=sampling.dense_length, **draw),
-            "test": ViewsDraw(uniform=views.uniform, dense=views.dense, dense_length=views.dense_length, **draw),
+            "train": TrainDraw(**draw),
+            "val": ValDraw(**draw),
+            "test": ViewsDraw(num_segments=sampling["num_segments"], **clips),
         }
+        tested = TestGeometry(test_output, short_side, views["crops"], views["crop_rule"], antialias)
         crops: dict[str, Geometries] = {
-            "train": RandomCrop(trained),
-            "val": FixedCrops(TestGeometry(transforms.output, transforms.short_side, 1)),
-            "test": FixedCrops(TestGeometry(test_output, transforms.short_side, views.crops)),
+            "train": training_crop(transforms, trained),
+            "val": FixedCrops(TestGeometry(transforms["output"], short_side, 1, antialias=antialias)),
+            "test": FixedCrops(tested),
         }
     except ValueError as error:
         raise UserError(str(error)) from None
     return {
         split: make(
-            records=list(data.splits[split]), starts=starts[split], geometries=crops[split], replace=split == "train"
+            records=list(data.splits[split]),
+            starts=starts[split],
+            geometries=crops[split],
+            replace=split == "train",
+            clip_labels=clip_labels and split == "train",
         )
         for split in SPLITS
         if data.splits.get(split)

@@ -6,7 +6,7 @@ import csv
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,17 +170,22 @@ class Quarantine(pl.Callback):
         path: the file; written when there is something to name.
         videos: size of the training split.
         max_share: share of the training split that may be unreadable.
+        left_out: reasons by id of videos that a check found unusable: named and counted like those found in training.
     """
 
-    def __init__(self, path: Path, videos: int, max_share: float) -> None:
+    def __init__(self, path: Path, videos: int, max_share: float, left_out: Mapping[str, str] | None = None) -> None:
         self.path, self.videos, self.max_share = path, videos, max_share
-        self.reasons: dict[str, str] = {}
+        self.reasons: dict[str, str] = dict(left_out or {})
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.reasons and trainer.is_global_zero:
+            self.write()
 
     def state_dict(self) -> dict[str, Any]:
         return {"reasons": dict(self.reasons)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.reasons = dict(state_dict["reasons"])
+        self.reasons |= state_dict["reasons"]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

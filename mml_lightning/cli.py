@@ -7,12 +7,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mml_lightning import __version__
+from mml_lightning import __version__, import_weights, score
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,38 +83,30 @@ def _seeds(text: str) -> list[int]:
 
 def _declare_check(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Reads every video with decord and PyAV and compares frames: finds unreadable and one-frame videos, wrong "
-        "frames, identical videos in several splits, uneven classes. Writes <paths.root>/check/<data.name>.csv, from "
-        "which later runs take the right reader of each video. Exit code 1 if a video is unreadable."
+        "One report on a dataset: missing, unreadable, short and identical videos, frame counts against lists, flow "
+        "against frames, wrong frames of a decoder, near-identical videos in several splits, labels, classes per "
+        "split, and how fast this machine loads it. Writes findings.csv, leaks.csv and report.html below "
+        "<paths.root>/check/; later runs on the data take the right reader of each video from there and leave unusable "
+        "training videos out (data.quarantine=ignore keeps them). An interrupted check continues where it was. "
+        "Exit code 0 if the data are usable, 1 if something would stop or falsify a run, 2 for a wrong command."
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="the data, as for train.py: data=csv data.index=my_videos.csv"
     )
-    parser.add_argument("--samples", type=int, default=4, metavar="N", help="frames compared per video (default: 4)")
+    parser.add_argument("--samples", type=int, default=4, metavar="N", help="frames read per video (default: 4)")
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="videos read at a time (default: cores)"
     )
+    parser.add_argument("--no-timing", action="store_true", help="don't time how fast training samples load")
 
 
 def _check(args: argparse.Namespace) -> None:
-    from mml_lightning import build_data, nodes
-    from mml_lightning.data import check
-    from mml_lightning.progress import Progress
+    from mml_lightning import checking
 
     logging.basicConfig(format="%(message)s", level=logging.INFO)  # progress without a terminal
-    cfg = _compose(args.overrides)
-    nodes.plain(cfg.data)  # a required value is missed by its own name
-    data = build_data.records(cfg)
-    file = Path(cfg.paths.root) / "check" / f"{cfg.data.name}.csv"
-    with ExitStack() as stack:
-
-        def begin(videos: int) -> Callable[[], object]:
-            print(f"checking {videos} videos of {data.name} with {args.threads} threads", flush=True)
-            return stack.enter_context(Progress(videos, "check")).advance
-
-        findings = check.check(data, file, args.samples, args.threads, begin)
-    print("\n".join([*check.report(data, findings), f"wrote {file}"]))
-    if any(finding.decoder == check.UNREADABLE for finding in findings):
+    report, folder = checking.run_check(_compose(args.overrides), args.samples, args.threads, not args.no_timing)
+    print("\n".join(checking.check_lines(report, folder)))
+    if not report.usable:
         sys.exit(1)
 
 
@@ -147,7 +138,13 @@ def _no_arguments(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = {
     "check": Command("read every video of a dataset and say what is wrong with it", _declare_check, _check),
+    "import": Command(
+        "weights of other projects (TSM, SlowFast, ..) to a zoo file",
+        import_weights.declare,
+        lambda args: import_weights.run(args, _compose),
+    ),
     "report": Command("table of runs, or a paired comparison of two of its rows", _declare_report, _report),
+    "score": Command("metrics of score dumps again, ensembles of runs, submission files", score.declare, score.run),
     "version": Command("print the version", _no_arguments, _version),
 }
 

@@ -18,10 +18,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from mml_lightning.backbones.recognizer import PeerOutput, freeze_batch_norm
+from mml_lightning.backbones.batch_norm import freeze_batch_norm
+from mml_lightning.backbones.peer import Peer, PeerOutput
+from mml_lightning.metrics import DEFAULT, Scoring
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective, total
-from mml_lightning.optim import parameter_groups, tsn_parameter_groups
+from mml_lightning.optim import parameter_groups, slowfast_parameter_groups, tsn_parameter_groups
 from mml_lightning.views import Scores
 
 Batch = dict[str, Any]
@@ -33,7 +35,8 @@ class OptimiserPlan:
 
     Args:
         optimizer: parameter groups -> optimiser.
-        groups: "tsn" (biases twice as fast and not decayed, a new head five times faster) or "plain".
+        groups: "tsn" (biases twice as fast and not decayed, a new head five times faster), "slowfast" (norms not
+            decayed) or "plain" (norms and biases not decayed).
         lr, weight_decay: base values of the groups.
         clip_norm: largest gradient norm of one peer; None for no clipping.
         fresh_heads: peers whose head is new, which the TSN rule lets learn five times faster (MML turns it off for
@@ -57,6 +60,8 @@ class OptimiserPlan:
         """The groups of one peer, named `<peer>/<group>`."""
         if self.groups == "tsn":
             groups = tsn_parameter_groups(net, self.lr, self.weight_decay, fc_lr5=peer in self.fresh_heads)
+        elif self.groups == "slowfast":
+            groups = slowfast_parameter_groups(net, self.lr, self.weight_decay)
         else:
             groups = parameter_groups(net, self.lr, self.weight_decay)
         return [group | {"name": f"{peer}/{group['name']}"} for group in groups]
@@ -72,9 +77,10 @@ class Cohort(pl.LightningModule):
         plan: optimiser and schedule.
         ids: ids of the records per split ("val", "test"), in dataset order.
         multi_label: per head, whether targets are multi-hot.
-        frozen: peers that teach only: eval mode, no gradient, not in the optimiser.
-        partial_bn: freeze all batch norms but each peer's first (TSN).
-        pooling: how views become one score, see :func:`mml_lightning.views.pool_views`.
+        freeze_bn: which batch norms of the trained peers stay as they are, see `freeze_batch_norm`.
+        scoring: how logits become numbers.
+        classes: per head, names of the classes, kept in the score dump.
+        views: the `views` of the test split, kept in the score dump.
         seed: keys the random numbers of the forward passes.
         description: plain values stored in the checkpoint: the config, and how to rebuild each peer.
         test_name: first word of the metrics of `trainer.test`.
@@ -82,15 +88,16 @@ class Cohort(pl.LightningModule):
 
     def __init__(
         self,
-        peers: Mapping[str, nn.Module],
+        peers: Mapping[str, Peer],
         modalities: Mapping[str, Modality],
         objective: Objective,
         plan: OptimiserPlan,
         ids: Mapping[str, Sequence[str]],
         multi_label: Mapping[str, bool],
-        frozen: Sequence[str] = (),
-        partial_bn: bool = False,
-        pooling: str = "logits",
+        freeze_bn: str = "none",
+        scoring: Scoring = DEFAULT,
+        classes: Mapping[str, Sequence[str]] | None = None,
+        views: Mapping[str, Any] | None = None,
         seed: int = 0,
         description: Mapping[str, Any] | None = None,
         test_name: str = "test",
@@ -103,22 +110,26 @@ class Cohort(pl.LightningModule):
         self.plan = plan
         self.ids = ids
         self.multi_label = dict(multi_label)
-        self.frozen = frozenset(frozen)
-        self.partial_bn = partial_bn
-        self.pooling = pooling
+        self.frozen = objective.frozen  # they teach only: eval mode, no gradient, not in the optimiser
+        self.freeze_bn = freeze_bn
+        self.scoring = scoring
+        self.classes = dict(classes or {})
+        self.views = dict(views or {})
         self.seed = seed
         self.test_name = test_name
         self.scores: dict[str, Scores] = {}
         for name in self.frozen:
             self.peers[name].requires_grad_(False)
+        for name in objective.headed:
+            peers[name].stop_gradient_at_heads()
         self.set_modes()
 
     def set_modes(self) -> None:
         """Training modes of the peers. Lightning does not call `train()` when fit starts: the epoch hook calls this."""
         for name, peer in self.peers.items():
             peer.train(name not in self.frozen)
-            if self.partial_bn and name not in self.frozen:
-                freeze_batch_norm(peer)
+            if name not in self.frozen:
+                freeze_batch_norm(peer, self.freeze_bn)
 
     def forward(self, clips: Mapping[str, Tensor]) -> dict[str, PeerOutput]:
         """uint8 clips {modality: [B, T, C, H, W]} -> {peer: PeerOutput}; normalised here, on the device."""
@@ -133,7 +144,8 @@ class Cohort(pl.LightningModule):
             self._seed_forward(name, batch_idx)
             with torch.set_grad_enabled(name not in self.frozen):
                 outputs[name] = peer(modality(clips[modality.name]).to(self.dtype))
-        terms = self.objective(outputs, batch["target"], self._present(batch))
+        epoch = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
+        terms = self.objective(outputs, batch["target"], self._present(batch), epoch)
         size = len(batch["index"])
         for name, peer_terms in terms.items():
             for term, value in peer_terms.items():
@@ -197,7 +209,11 @@ class Cohort(pl.LightningModule):
         self._finish(self.test_name)
 
     def _start(self, split: str) -> None:
-        self.scores = {head: Scores(self.ids[split], multi) for head, multi in self.multi_label.items()}
+        name, views = (self.test_name, self.views) if split == "test" else (split, {})
+        self.scores = {
+            head: Scores(self.ids[split], multi_label, self.classes.get(head, ()), name, self.scoring, views)
+            for head, multi_label in self.multi_label.items()
+        }
 
     def _collect(self, batch: Batch) -> None:
         for scores in self.scores.values():
@@ -218,7 +234,7 @@ class Cohort(pl.LightningModule):
         for head, scores in self.scores.items():
             scores.gather()
             prefix = split if len(self.scores) == 1 else f"{split}/{head}"
-            for peer, metrics in scores.metrics(self.pooling).items():
+            for peer, metrics in scores.metrics().items():
                 # every rank holds all scores, so there is nothing to reduce
                 self.log_dict({f"{prefix}/{peer}/{key}": value for key, value in metrics.items()}, sync_dist=False)
 

@@ -11,7 +11,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mml_lightning import build, build_data, nodes, process, provenance, run, tracking
-from mml_lightning.backbones.recognizer import Recognizer, rebuild
+from mml_lightning.backbones.peer import Peer
+from mml_lightning.backbones.registry import rebuild
 from mml_lightning.cohort import Cohort
 from mml_lightning.data.records import Dataset
 from mml_lightning.errors import UserError
@@ -29,7 +30,7 @@ Entries = dict[str, dict[str, Any]]
 
 def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """Measure `ckpt` on `split` with `views`; returns the content of result.json."""
-    build.check_numbers(cfg)
+    build.check_values(cfg)
     process.set_up_process(cfg)
     if cfg.split not in ("val", "test"):
         raise UserError(f"split={cfg.split!r} is unknown; use val or test")
@@ -63,6 +64,8 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
             "unreadable": {cfg.split: provenance.unreadable(cohort, cfg.split)},
         }
         tracking.log_summary(trainer.loggers, trainer.callback_metrics)
+        if not result.fields["metrics"]:
+            process.say([f"no label of {cfg.split} is known; mml score {folder} writes submissions"])
     process.say_result(result.fields)
     return result.fields
 
@@ -119,6 +122,11 @@ def check_classes(entries: Mapping[str, Mapping[str, Any]], data: Dataset) -> No
     UserError: weights and data differ in their classes.
     """
     for name, entry in entries.items():
+        if not entry["classes"]:
+            raise UserError(
+                f"{name} is a trunk without a head; train one: train.py init.{entry['modality']['name']}=<file> "
+                "init.new_head=true"
+            )
         for head, value in data.heads.items():
             have = entry["classes"].get(head, [])
             if len(have) != len(value.classes):
@@ -135,7 +143,7 @@ def check_classes(entries: Mapping[str, Mapping[str, Any]], data: Dataset) -> No
 
 def scoring_cohort(cfg: DictConfig, entries: Entries, chosen: Mapping[str, Modality], data: Dataset) -> Cohort:
     """A cohort that is only measured."""
-    nets: dict[str, Recognizer] = {}
+    nets: dict[str, Peer] = {}
     for name, entry in entries.items():
         nets[name] = rebuild(entry["arch"])
         nets[name].load_state_dict(entry["state_dict"])
@@ -151,6 +159,8 @@ def scoring_cohort(cfg: DictConfig, entries: Entries, chosen: Mapping[str, Modal
         plan=build.optimiser_plan(cfg, {}),
         ids={"test": [record.id for record in data.splits[cfg.split]]},
         multi_label={head: value.multi_label for head, value in data.heads.items()},
-        pooling=cfg.views.pooling,
+        scoring=build.scoring(cfg),
+        classes={head: value.classes for head, value in data.heads.items()},
+        views=nodes.plain(cfg.views),
         test_name=cfg.split,
     )

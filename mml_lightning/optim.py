@@ -1,6 +1,6 @@
 """Parameter groups: which rate and decay each tensor of a network gets.
 
-Both functions return what a `torch.optim` optimiser takes: dicts with `name`, `params`, `lr` and `weight_decay`. Groups
+All functions return what a `torch.optim` optimiser takes: dicts with `name`, `params`, `lr` and `weight_decay`. Groups
 that would be empty are left out; every trainable parameter is in exactly one group, frozen ones in none.
 Source of the TSN factors: Wang et al., "Temporal Segment Networks", ECCV 2016, and the code of TSM and MML.
 """
@@ -92,6 +92,26 @@ def parameter_groups(net: nn.Module, lr: float, weight_decay: float) -> list[dic
     groups = [
         {"name": "weight", "params": decayed, "lr": lr, "weight_decay": weight_decay},
         {"name": "norm_and_bias", "params": plain, "lr": lr, "weight_decay": 0.0},
+    ]
+    return _non_empty(groups)
+
+
+def slowfast_parameter_groups(net: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups at one rate: `norm` without decay, `rest` with it, the bias of the classifier included (PySlowFast).
+
+    Raises:
+        ValueError: the network has no trainable parameter.
+    """
+    norms = {id(p) for module in net.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)}
+    trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    groups = [
+        {
+            "name": "rest",
+            "params": [p for p in trainable if id(p) not in norms],
+            "lr": lr,
+            "weight_decay": weight_decay,
+        },
+        {"name": "norm", "params": [p for p in trainable if id(p) in norms], "lr": lr, "weight_decay": 0.0},
     ]
     return _non_empty(groups)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 from mml_lightning import build, build_data, report, tracking
+from mml_lightning.arguments import init_file
 from mml_lightning.errors import UserError
 from mml_lightning.process import is_first_rank
 from mml_lightning.provenance import evaluation, fingerprint, zoo_folder
@@ -53,10 +55,13 @@ def pipeline(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
 def compose_steps(cfg: DictConfig, overrides: Sequence[str]) -> list[Step]:
     """Config and overrides of every step, its directory below that of the pipeline."""
     root = Path(cfg.paths.output_dir)
-    own = [o for o in overrides if not o.startswith(("pipeline=", "resume=", "name="))]
+    kept = [o for o in overrides if not o.startswith(("pipeline=", "resume=", "name="))]
+    # a pipeline says which step starts from which; what is typed is where the first one starts
+    own = [re.sub(r"^init(\.all)?=", "init.base=", override) for override in kept]
+    base = next((o.partition("=")[2] for o in reversed(own) if o.startswith("init.base=")), cfg.init.base)
     steps = []
     for number, step in enumerate(cfg.pipeline.steps, start=1):
-        typed = [*step.get("default", ()), *own, *(s.format(base=cfg.init.base) for s in step["set"])]
+        typed = [*step.get("default", ()), *own, *(init_file(s.format(base=base)) for s in step["set"])]
         composed = compose("train", overrides=[*typed, "pipeline=none"])
         folder = root / f"{number}_{composed.name}"
         OmegaConf.update(composed, "paths.output_dir", str(folder))
@@ -74,7 +79,7 @@ def check_steps(steps: Sequence[Step]) -> None:
     """
     coming: set[Path] = set()
     for step, typed in steps:
-        build.check_numbers(step)
+        build.check_values(step)
         specs = build.peer_specs(step, typed)
         build.require_origins(specs, coming)
         coming |= {zoo_folder(step) / f"{spec.name}.pt" for spec in specs}

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from mml_lightning.data.decode import decoder_version
+from mml_lightning.data.images import frames_reader
 from mml_lightning.data.records import Dataset
+from mml_lightning.norms import NormSettings
 from mml_lightning.objectives.graph import Objective
 
 
@@ -25,7 +26,7 @@ def describe(
         "run": f"{cfg.name}, seed {cfg.seed}",
         "graph": draw_graph(objective),
         "peers": ", ".join(f"{p} ({n / 1e6:.2f} M, {_origin(provenance[p])})" for p, n in parameters.items()),
-        "backbone": cfg.backbone.name + (", partial BN" if cfg.partial_bn else ""),
+        "backbone": ", ".join(filter(None, (cfg.backbone.name, NormSettings(**cfg.batch_norm).describe()))),
         "data": _data(cfg, data),
         "sample": _sample(cfg),
         "training": _training(cfg, len(data.splits["train"])),
@@ -40,11 +41,13 @@ def describe(
 def draw_graph(objective: Objective) -> str:
     """labels -> rgb, flow;  rgb <- flow (kl);  flow <- rgb (kl)"""
     learners = [peer for peer in objective.peers if peer not in objective.frozen]
-    parts = [f"labels -> {', '.join(learners)}"] if objective.supervised_weight else []
+    told = [f"{peer}'s head" if peer in objective.headed else peer for peer in learners]
+    parts = [f"labels -> {', '.join(told)}"] if objective.supervised_weight else []
     for edge in objective.edges:
         weight = "" if edge.weight == 1 else f"{edge.weight:g} "
         parts.append(f"{edge.student} <- {'+'.join(edge.teachers)} ({weight}{edge.term})")
-    return "; ".join(parts)
+    frozen = [peer for peer in objective.peers if peer in objective.frozen]
+    return "; ".join(parts + ([f"frozen: {', '.join(frozen)}"] if frozen else []))
 
 
 def describe_failures(failures: Sequence[tuple[str, str]], what: str) -> str:
@@ -58,14 +61,17 @@ def _data(cfg: DictConfig, data: Dataset) -> str:
     classes = ", ".join(
         f"{len(h.classes)} classes" + (" (several per video)" if h.multi_label else "") for h in data.heads.values()
     )
-    reader = f"{cfg.data.decoder} {decoder_version(cfg.data.decoder)}, {_count(cfg.data.workers, 'worker')}"
-    return f"{data.name}: {counts} videos, {classes}; {reader}"
+    used = frames_reader(data, cfg.data.decoder)
+    reader = f"{used['name']} {used['version']}, {_count(cfg.data.workers, 'worker')}"
+    left_out = f" ({_count(len(data.left_out), 'unusable one')} left out of train: mml check)" if data.left_out else ""
+    return f"{data.name}: {counts} videos{left_out}, {classes}; {reader}"
 
 
 def _sample(cfg: DictConfig) -> str:
     sampling, output = cfg.sampling, cfg.transforms.output
     own = "" if sampling.shared else ", one draw per modality"
-    return f"{sampling.num_segments} segments, {sampling.mode} ({sampling.policy}), {output}x{output} px{own}"
+    mode = f"strided by {sampling.stride}" if sampling.mode == "strided" else sampling.mode
+    return f"{sampling.num_segments} segments, {mode} ({sampling.policy}), {output}x{output} px{own}"
 
 
 def _training(cfg: DictConfig, videos: int) -> str:
@@ -81,7 +87,7 @@ def _training(cfg: DictConfig, videos: int) -> str:
 def _views(cfg: DictConfig) -> str:
     views = cfg.views
     size = cfg.transforms.short_side if views.full_resolution else cfg.transforms.output
-    clips, crops = _count(views.uniform + views.dense, "clip"), _count(views.crops, "crop")
+    clips, crops = _count(views.uniform + views.dense + views.strided, "clip"), _count(views.crops, "crop")
     return f"{views.name}: {clips} x {crops} of {size} px, pooled {views.pooling}"
 
 

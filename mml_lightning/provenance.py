@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from mml_lightning import nodes, plan
 from mml_lightning.cohort import Cohort
-from mml_lightning.data.decode import decoder_version
+from mml_lightning.data.images import frames_reader
 from mml_lightning.data.records import Dataset
 from mml_lightning.errors import UserError
 from mml_lightning.process import is_first_rank
@@ -36,9 +36,13 @@ COSMETIC = (
     "aliases",
     "test",
     "views",
+    "metrics",
     "experiment",
 )
-COSMETIC_DATA = ("reader", "root", "index", "videos", "workers", "eval_batch_size", "max_bad_share")
+COSMETIC_DATA = (
+    *("reader", "root", "index", "videos", "workers", "eval_batch_size", "max_bad_share", "quarantine"),
+    *("train", "test", "classes", "frames", "flow", "absent", "empty"),  # lists and folders of Charades
+)
 COSMETIC_TRAINER = ("accelerator", "num_threads", "limit_test_batches", "limit_val_batches")
 # What a resumed run may change: how long it trains and on which machine.
 RESUMABLE = ("schedule", "trainer", "flow", "init")
@@ -49,6 +53,8 @@ def export(cfg: DictConfig, cohort: Cohort, provenance: Mapping[str, Any], resul
     zoo = zoo_folder(cfg)
     warn_of_replacement(zoo, result)
     for name, peer in cohort.peers.items():
+        if name in cohort.frozen:  # it is what it was
+            continue
         entry = {
             **cohort.hparams["peers"][name],
             "state_dict": {key: value.detach().cpu() for key, value in peer.state_dict().items()},
@@ -94,12 +100,19 @@ def warn_of_replacement(zoo: Path, result: RunResult) -> None:
 
 
 def save_scores(cohort: Cohort, folder: Path, split: str) -> None:
-    """Per-view logits by video id: predictions/<split>.npz (one file per head, if there are several)."""
+    """Per-view logits by video id, predictions/<split>.npz, and the numbers of every class beside it,
+    <split>_per_class.csv (files of each head, if there are several)."""
     if not is_first_rank():
         return
     for head, scores in cohort.scores.items():
-        if scores.rows:
-            scores.save(folder / (f"{split}.npz" if len(cohort.scores) == 1 else f"{split}_{head}.npz"))
+        dump = scores.dump()
+        if dump is None:
+            continue
+        name = split if len(cohort.scores) == 1 else f"{split}_{head}"
+        dump.save(folder / f"{name}.npz")
+        dump.save_by_class(folder / f"{name}_per_class.csv")
+        for line in dump.notes():
+            log.info(line)
 
 
 def unreadable(cohort: Cohort, split: str) -> dict[str, str]:
@@ -127,7 +140,7 @@ def identity(cfg: DictConfig, overrides: Sequence[str], data: Dataset | None = N
     }
     if data is not None:
         fields["data_fingerprint"] = data.fingerprint()
-        fields["decoder"] = {"name": cfg.data.decoder, "version": decoder_version(cfg.data.decoder)}
+        fields["decoder"] = frames_reader(data, cfg.data.decoder)
     return fields
 
 
@@ -173,7 +186,10 @@ def fingerprint(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping
 def evaluation(cfg: DictConfig) -> dict[str, Any]:
     """How a run is measured: two results are comparable, and one may stand for the other, if this is equal."""
     trainer = {key: cfg.trainer[key] for key in ("limit_val_batches", "limit_test_batches")}
-    return {"test": bool(cfg.test), "views": nodes.plain(cfg.views), **trainer}
+    frames = {"num_segments": cfg.sampling.num_segments}
+    frames |= {key: cfg.transforms[key] for key in ("output", "short_side", "antialias")}
+    views, metrics = nodes.plain(cfg.views), nodes.plain(cfg.metrics)
+    return {"test": bool(cfg.test), "views": views, "frames": frames, "metrics": metrics, **trainer}
 
 
 def start_of(where: Mapping[str, Any]) -> str:
@@ -201,6 +217,20 @@ def check_resumed(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
                 f"resume continues the same run, but {key} was {then.get(key)} and is {here.get(key)} now: "
                 "leave it out, or start a new run from its weights with init=<run directory>/peers/<peer>.pt"
             )
+
+
+def check_resumed_data(folder: Path, data: Dataset) -> None:
+    """Raises:
+    UserError: a run is resumed on other training videos than it began with, which would be other batches.
+    """
+    then = (read_result(folder) or {}).get("data_fingerprint")
+    if then is not None and then != data.fingerprint():
+        count = len(data.left_out)
+        now = f" (mml check leaves out {count} of them now; data.quarantine=ignore keeps them)" if count else ""
+        raise UserError(
+            f"resume continues the same run, but its data have changed since{now}: "
+            f"bring them back, or start a new run from its weights with init={folder}/peers/<peer>.pt"
+        )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -26,7 +26,7 @@ def join_keys(mapping: Iterable[str]) -> str:
 
 def init_label(init: Mapping[str, str], modalities: Iterable[str]) -> str:
     """One word for where the peers start: their common init, or each in the order of the modalities."""
-    labels = [_word(str(init[name])) for name in modalities]
+    labels = [init_word(str(init[name])) for name in modalities]
     return labels[0] if len(set(labels)) == 1 else "+".join(labels)
 
 
@@ -40,11 +40,12 @@ def file_stem(path: str | None) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", Path(path).stem) if path else "none"
 
 
-def _word(init: str) -> str:
+def init_word(init: str) -> str:
+    """`init` as part of a name: a file by its stem."""
     return file_stem(init) if "/" in init or init.endswith((".pt", ".pth", ".ckpt")) else init.replace(":", "-")
 
 
 def register() -> None:
     """Make the resolvers known; calling it again changes nothing."""
-    for resolver in (join_keys, init_label, objective_label, file_stem):
+    for resolver in (join_keys, init_label, init_word, objective_label, file_stem):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

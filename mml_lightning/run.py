@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from mml_lightning import arguments, build, build_data, nodes, plan, provenance, tracking
+from mml_lightning import arguments, build, build_data, nodes, norms, plan, provenance, tracking
 from mml_lightning.callbacks import AtomicCheckpoints, EpochLines, Quarantine, SharedBuffers, Speed
 from mml_lightning.cohort import Cohort
 from mml_lightning.data.clips import ClipDataset
@@ -72,7 +72,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
 
     Everything that can be known to be wrong is said before anything is written.
     """
-    build.check_numbers(cfg)
+    build.check_values(cfg)
     set_up_process(cfg)
     specs = build.peer_specs(cfg, overrides)
     build.require_origins(specs)
@@ -83,10 +83,13 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     nets, origins = build.peers(cfg, specs, data)
     cohort = build.cohort(cfg, specs, nets, origins, data)
     checkpoint = resumed_checkpoint(cfg)
+    if checkpoint is not None:
+        provenance.check_resumed_data(Path(cfg.resume), data)
     folder = Path(cfg.paths.output_dir)
     speed = Speed(cfg.data.batch_size)
-    trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, len(datasets["train"])), speed])
+    trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed])
     build_data.check_batch(cfg, data, trainer.world_size)
+    norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     say(plan.describe(cfg, data, cohort.objective, sizes, origins))
     with open_result(cfg, overrides, data, cohort, origins) as result:
@@ -115,6 +118,7 @@ def open_result(
         name: {
             "modality": cohort.modalities[name].name,
             "parameters": sum(p.numel() for p in net.parameters()),
+            "frozen": name in cohort.frozen,
             **provenance.origin_fields(origins[name]),
         }
         for name, net in cohort.peers.items()
@@ -168,9 +172,13 @@ def interruptible(trainer: pl.Trainer) -> Iterator[None]:
         raise
 
 
-def training_callbacks(cfg: DictConfig, folder: Path, videos: int) -> list[pl.Callback]:
-    """What a run keeps while it trains: the quarantine and the last checkpoint."""
-    callbacks: list[pl.Callback] = [Quarantine(folder / "quarantine.csv", videos, cfg.data.max_bad_share)]
+def training_callbacks(cfg: DictConfig, folder: Path, data: Dataset) -> list[pl.Callback]:
+    """What a run keeps while it trains: the quarantine, its batch norms and the last checkpoint."""
+    videos = len(data.splits["train"]) + len(data.left_out)
+    callbacks: list[pl.Callback] = [
+        Quarantine(folder / "quarantine.csv", videos, cfg.data.max_bad_share, data.left_out)
+    ]
+    callbacks += norms.callbacks(build.norms(cfg), cfg.data.batch_size)
     if cfg.callbacks.checkpoint:
         where = folder / LAST.parent
         callbacks.append(

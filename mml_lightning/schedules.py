@@ -2,13 +2,17 @@
 
 All share one signature, `(epoch, *, epochs, ..., warmup_epochs, warmup_start) -> float`. `epoch` is 0 at the start of
 training and may be fractional, so the same function serves a schedule stepped per epoch or per batch.
-Warm-up multiplies the curve by a ramp from `warmup_start` at epoch 0 to 1 at `warmup_epochs`.
+Warm-up multiplies the curve by a ramp from `warmup_start` at epoch 0 to 1 at `warmup_epochs`. :func:`step` and
+:func:`cosine` know another one too, `warmup_form="line"`: a straight line from `warmup_start` to what the curve is at
+`warmup_epochs` (PySlowFast, PyTorchVideo). The two differ where the curve falls during the warm-up, as a cosine does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+WARMUP_FORMS = ("ramp", "line")
 
 
 def warmup(epoch: float, warmup_epochs: float, warmup_start: float = 0.1) -> float:
@@ -24,6 +28,22 @@ def warmup(epoch: float, warmup_epochs: float, warmup_start: float = 0.1) -> flo
     return warmup_start + (1 - warmup_start) * epoch / warmup_epochs
 
 
+def _warmed(
+    curve: Callable[[float], float], kind: str, epoch: float, warmup_epochs: float, warmup_start: float
+) -> float:
+    """The curve with its warm-up.
+
+    Raises:
+        ValueError: unknown kind, negative duration, or a start outside [0, 1].
+    """
+    if kind not in WARMUP_FORMS:
+        raise ValueError(f"warmup_form={kind!r} is unknown; use one of {list(WARMUP_FORMS)}")
+    ramp = warmup(epoch, warmup_epochs, warmup_start)
+    if kind == "ramp" or epoch >= warmup_epochs:
+        return curve(epoch) * ramp
+    return warmup_start + (curve(warmup_epochs) - warmup_start) * epoch / warmup_epochs
+
+
 def step(
     epoch: float,
     *,
@@ -32,24 +52,36 @@ def step(
     gamma: float = 0.1,
     warmup_epochs: float = 0.0,
     warmup_start: float = 0.1,
+    warmup_form: str = "ramp",
 ) -> float:
     """gamma to the power of the number of `steps` (in epochs) reached; the form used by TSN, TSM and MML.
 
     `steps` beyond `epochs` never come, so a shorter run keeps the first rates of the long one.
     """
-    return gamma ** sum(at <= epoch for at in steps) * warmup(epoch, warmup_epochs, warmup_start)
+    return _warmed(lambda now: gamma ** sum(at <= now for at in steps), warmup_form, epoch, warmup_epochs, warmup_start)
 
 
-def cosine(epoch: float, *, epochs: int, warmup_epochs: float = 0.0, warmup_start: float = 0.1) -> float:
-    """Half a cosine wave from 1 at epoch 0 to 0 at `epochs`, and 0 after.
+def cosine(
+    epoch: float,
+    *,
+    epochs: int,
+    end: float = 0.0,
+    warmup_epochs: float = 0.0,
+    warmup_start: float = 0.1,
+    warmup_form: str = "ramp",
+) -> float:
+    """Half a cosine wave from 1 at epoch 0 to `end` at `epochs`, and `end` after.
 
     Raises:
-        ValueError: epochs < 1.
+        ValueError: epochs < 1, or an end outside [0, 1].
     """
-    if epochs < 1:
-        raise ValueError(f"epochs={epochs}: the cosine schedule needs 1 or more")
-    curve = 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
-    return curve * warmup(epoch, warmup_epochs, warmup_start)
+    if epochs < 1 or not 0 <= end <= 1:
+        raise ValueError(f"epochs={epochs}, end={end}: the cosine schedule needs 1 or more, and an end in [0, 1]")
+
+    def curve(now: float) -> float:
+        return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(now / epochs, 1.0)))
+
+    return _warmed(curve, warmup_form, epoch, warmup_epochs, warmup_start)
 
 
 def constant(epoch: float, *, epochs: int, warmup_epochs: float = 0.0, warmup_start: float = 0.1) -> float:

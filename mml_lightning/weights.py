@@ -1,4 +1,4 @@
-"""Where a peer's weights come from: `scratch`, `imagenet`, an alias of an earlier stage, or a file of a run.
+"""Where a peer's weights come from: `scratch`, `imagenet`, `kinetics`, an alias of an earlier stage, or a file.
 
 A file is a zoo file (`peers/<peer>.pt` of a run is one) or a checkpoint of a run, which holds all its peers.
 """
@@ -15,15 +15,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from mml_lightning.backbones.inflate import inflate_state
+from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.pretrained import imagenet_weights
 from mml_lightning.backbones.temporal_shift import match_shift_names
 from mml_lightning.errors import UserError
+from mml_lightning.importing import import_trunk
 from mml_lightning.stems import convert_state
 from mml_lightning.zoo import load_peer, same_classes, split_heads
 
 FRESH = "scratch"
 IMAGENET = "imagenet"
+KINETICS = "kinetics"
 CHECKPOINT = ".ckpt"
+LACKED_BY_IMAGES = ("heads.", "net.nonlocals.")  # parts that start fresh where the weights are an image network's
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def resolve(
     """Find what `init` means for one peer.
 
     Args:
-        init: scratch, imagenet, an alias, `alias:peer`, or a path.
+        init: scratch, imagenet, kinetics, an alias, `alias:peer`, or a path.
         copy: "" or "_1", which network of its modality the peer is.
         zoo: folder of the data set and backbone below the zoo.
         kept: overrides of the present command that the making command shares (setup, data, backbone).
@@ -70,7 +75,7 @@ def resolve(
     Raises:
         UserError: neither a known word nor a path.
     """
-    if init in (FRESH, IMAGENET):
+    if init in (FRESH, IMAGENET, KINETICS):
         return Origin(init)
     word, _, peer = init.partition(":")
     if word in aliases:
@@ -87,7 +92,7 @@ def resolve(
         return Origin(init, Path(init).expanduser())
     raise UserError(
         f"init {init!r} of {modality} is unknown; "
-        f"use scratch, imagenet, one of {sorted(aliases)}, or the path of a zoo file"
+        f"use scratch, imagenet, kinetics, one of {sorted(aliases)}, or the path of a zoo file"
     )
 
 
@@ -132,14 +137,21 @@ def fill(
             trunk = imagenet_weights(depth, imagenet_file)
         except ValueError as error:
             raise UserError(str(error)) from None
-        _load(net, {f"net.{key}": value for key, value in trunk.items()}, f"ImageNet weights of depth {depth}")
-        return {"init": IMAGENET, "path": imagenet_file, "fresh_head": True}
+        state = {f"net.{key}": value for key, value in trunk.items()}
+        inflated = _load(net, state, f"ImageNet weights of depth {depth}", from_images=True)
+        told = {"inflated": inflated} if inflated else {}
+        return {"init": IMAGENET, "path": imagenet_file, "fresh_head": True, **told}
+    if origin.init == KINETICS:
+        assert isinstance(net, Peer)
+        trunk, told = import_trunk(net, kinetics_file(imagenet_file))
+        net.load_state_dict(trunk, strict=False)
+        return {"init": KINETICS, "path": imagenet_file, "fresh_head": True, "provenance": told}
     assert origin.path is not None
     entry = load_entry(origin.path, peer, modality)
     trunk, heads = split_heads(entry["state_dict"])
     keep_head = same_classes(entry, classes)
     if not keep_head and not new_head:
-        have, want = (", ".join(f"{h}: {len(n)}" for h, n in c.items()) for c in (entry["classes"], classes))
+        have, want = (", ".join(f"{h}: {len(n)}" for h, n in c.items()) or "none" for c in (entry["classes"], classes))
         raise UserError(
             f"{origin.path} was trained for other classes ({have}) than the data have ({want}); "
             "use weights of this data, or init.new_head=true to keep its trunk only"
@@ -152,6 +164,23 @@ def fill(
         "modality": entry["modality"]["name"],
         "provenance": {k: v for k, v in entry["provenance"].items() if k != "origin"},
     }
+
+
+def kinetics_file(file: str | None) -> Path:
+    """The checkpoint that `init=kinetics` starts from: nobody serves these weights with a hash that could be checked.
+
+    Raises:
+        UserError: none given, or no such file.
+    """
+    if not file:
+        raise UserError(
+            "init=kinetics needs init.file=<a checkpoint trained on Kinetics: of SlowFast, PyTorchVideo, TSM, or a zoo "
+            "file>; docs/weights.md names what is recognised"
+        )
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"init=kinetics: no file {path}; give init.file=<a checkpoint trained on Kinetics>")
+    return path
 
 
 def load_entry(path: Path, peer: str, modality: str) -> dict[str, Any]:
@@ -206,9 +235,14 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _load(net: Any, state: Mapping[str, Any], source: str) -> None:
+def _load(net: Any, state: Mapping[str, Any], source: str, from_images: bool = False) -> int:
+    """Load `state`. Weights of an image network are inflated to a 3-D one: returns how many kernels were."""
     stem = f"{net.stem_name}.weight"
     renamed = match_shift_names(state, net.state_dict())
+    inflated = 0
+    if from_images:
+        fitted = inflate_state(renamed, net.state_dict(), stem)
+        renamed, inflated = {**renamed, **fitted.state}, len(fitted.inflated)
     if stem in renamed:
         renamed = convert_state(renamed, stem, net.in_channels)
     try:
@@ -216,10 +250,11 @@ def _load(net: Any, state: Mapping[str, Any], source: str) -> None:
     except RuntimeError as error:
         detail = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
         raise UserError(f"{source} does not fit this backbone: {detail[:160]}") from None
-    missing = [key for key in result.missing_keys if not key.startswith("heads.")]
+    missing = [key for key in result.missing_keys if not key.startswith(LACKED_BY_IMAGES if from_images else "heads.")]
     if missing or result.unexpected_keys:
         raise UserError(
             f"{source} does not fit this backbone: {len(missing)} weights missing (first {missing[:1]}), "
             f"{len(result.unexpected_keys)} unexpected (first {result.unexpected_keys[:1]}); "
             "choose the backbone it was trained with"
         )
+    return inflated

@@ -73,7 +73,7 @@ def make_cohort(peers: dict[str, Modality], edges: Any = (), clip: float | None 
         name: network(m, seed, dropout) for seed, (name, m) in enumerate(peers.items(), 5)
     }
     ids = [name for batch in batches() for name in batch["id"]]
-    frozen = options.get("frozen", ())
+    frozen = options.pop("frozen", ())
     return Cohort(
         nets,
         peers,
@@ -191,7 +191,7 @@ def test_clipping_is_per_peer_and_not_by_the_joint_norm(tmp_path):
 
 
 def test_partial_bn_holds_while_lightning_trains(tmp_path):
-    cohort = make_cohort({"rgb": RGB}, partial_bn=True)
+    cohort = make_cohort({"rgb": RGB}, freeze_bn="partial")
     norms = [m for m in cohort.peers["rgb"].modules() if isinstance(m, torch.nn.BatchNorm2d)]
     before = [(m.running_mean.clone(), m.weight.clone()) for m in norms]
     # validation runs in between: Lightning restores modes after it, and must not wake the frozen ones
@@ -250,7 +250,9 @@ def test_views_are_scored_one_by_one(tmp_path):
     cohort._start("test")
     with torch.no_grad():
         cohort.test_step(several, 0)
-        logits = cohort.scores["label"].logits()["rgb"]
+        dump = cohort.scores["label"].dump()
+        assert dump is not None
+        logits = dump.logits["rgb"]
         assert logits.shape == (4, 3, CLASSES)
         for view, one in enumerate((clip, clip.flip(2), clip.flip(-1))):
             expected = cohort({"rgb": one.flatten(0, 1)})["rgb"].logits["label"].float()
@@ -258,7 +260,7 @@ def test_views_are_scored_one_by_one(tmp_path):
 
 
 def test_modes_are_those_of_training_after_construction():
-    cohort = make_cohort({"rgb": RGB, "flow": FLOW}, partial_bn=True, frozen=["flow"])
+    cohort = make_cohort({"rgb": RGB, "flow": FLOW}, freeze_bn="partial", frozen=["flow"])
     assert not cohort.peers["flow"].training and cohort.peers["rgb"].training
     frozen = [m for m in cohort.peers["rgb"].modules() if isinstance(m, torch.nn.BatchNorm2d) and not m.training]
     assert len(frozen) == freeze_batch_norm(cohort.peers["rgb"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig
 
+from mml_lightning.cli import main
 from mml_lightning.errors import UserError
 from mml_lightning.evaluate import evaluate
 
@@ -74,12 +75,21 @@ def test_a_validation_split_needs_no_test_split(train: Train, composed: Composed
         (root / "annotations" / f"{name}.json").symlink_to(demo / "data" / "annotations" / f"{name}.json")
     reader = "data.reader._target_=mml_lightning.data.readers.read_ssv2"
     plain = ["~data.reader.train", "~data.reader.val", "~data.reader.test", reader, f"data.root={root}"]
-    with pytest.raises(UserError, match="the test split is empty"):
+    with pytest.raises(UserError, match="11 of 11 videos of the test split have no label; set test=false"):
         train(*plain)
     result = train(*plain, "test=false", "schedule.epochs=1")
     assert set(result["metrics"]) == {"val"}
     cfg, typed = composed(*plain, f"ckpt={tmp_path / 'single/run'}", "split=val", program="eval", run="eval")
     assert evaluate(cfg, typed)["metrics"] == result["metrics"]
+    cfg, typed = composed(*plain, f"ckpt={tmp_path / 'single/run'}", program="eval", run="submitted")
+    measured = evaluate(cfg, typed)
+    assert measured["status"] == "completed" and measured["metrics"] == {} and measured["unreadable"] == {"test": {}}
+    scores, out = logits(tmp_path / "single/submitted"), tmp_path / "test.csv"
+    assert (scores["target"] == -1).all() and scores["logits/rgb"].shape == (11, 1, 10)
+    assert main(["score", str(tmp_path / "single/submitted"), "--submission", "ssv2", "--out", str(out)]) == 0
+    lines = [line.split(";") for line in out.read_text().splitlines()]
+    best = np.argsort(-scores["logits/rgb"][:, 0], axis=1)[:, :5]
+    assert lines == [[video, *map(str, row)] for video, row in zip(scores["ids"], best.tolist(), strict=True)]
 
 
 def test_pipeline_and_unfinished_run_say_what_to_give(

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mml_lightning.backbones import freeze_batch_norm, tsm_resnet
-from mml_lightning.optim import parameter_groups, tsn_parameter_groups
+from mml_lightning.backbones import freeze_batch_norm, tsm_resnet, video_resnet
+from mml_lightning.optim import parameter_groups, slowfast_parameter_groups, tsn_parameter_groups
 
 HEADS = {"label": 4}
 
@@ -41,7 +41,7 @@ def test_tensor_counts_of_resnet50():
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152, "tiny"])
 @pytest.mark.parametrize("shift", [True, False])
 @pytest.mark.parametrize("partial_bn", [True, False])
-@pytest.mark.parametrize("make", [tsn_parameter_groups, parameter_groups])
+@pytest.mark.parametrize("make", [tsn_parameter_groups, parameter_groups, slowfast_parameter_groups])
 def test_every_trainable_parameter_is_in_exactly_one_group(depth, shift, partial_bn, make):
     net = build(depth, partial_bn, shift=shift, in_channels=10)
     grouped = [id(p) for group in make(net, 0.01, 5e-4) for p in group["params"]]
@@ -117,7 +117,18 @@ def test_plain_groups_decay_matrices_only():
     assert all(p.ndim <= 1 for p in groups["norm_and_bias"]["params"])
 
 
-@pytest.mark.parametrize("make", [tsn_parameter_groups, parameter_groups])
+def test_slowfast_groups_spare_norms_only():
+    net = Odd()
+    groups = by_name(slowfast_parameter_groups(net, 0.0375, 1e-4))
+    assert {name: (g["lr"], g["weight_decay"]) for name, g in groups.items()} == {
+        "rest": (0.0375, 1e-4),
+        "norm": (0.0375, 0.0),
+    }
+    assert [id(p) for p in groups["norm"]["params"]] == [id(net.norm.weight), id(net.norm.bias)]
+    assert any(p is net.heads["label"].bias for p in groups["rest"]["params"])
+
+
+@pytest.mark.parametrize("make", [tsn_parameter_groups, parameter_groups, slowfast_parameter_groups])
 def test_an_optimiser_takes_them(make):
     net = tsm_resnet("tiny", num_classes=HEADS)
     optimizer = torch.optim.SGD(make(net, 0.1, 1e-4), lr=0.1, momentum=0.9)
@@ -128,7 +139,22 @@ def test_an_optimiser_takes_them(make):
     assert moved > 0.9 * len(before)
 
 
-@pytest.mark.parametrize("make", [tsn_parameter_groups, parameter_groups])
+@pytest.mark.parametrize("make", [tsn_parameter_groups, parameter_groups, slowfast_parameter_groups])
 def test_frozen_network_is_refused(make):
     with pytest.raises(ValueError, match="leave frozen peers out"):
         make(Odd().requires_grad_(False), 0.01, 0)
+
+
+def test_tsn_groups_of_a_3d_network():
+    with torch.device("meta"):
+        net = video_resnet("i3d", 50, nonlocal_blocks=True, num_classes=HEADS)
+    groups = by_name(tsn_parameter_groups(net, 0.01, 5e-4))
+    # 52 convolutions of the trunk and 4 of each of five blocks, which have biases
+    expected = {"first_conv_weight": 1, "weight": 72, "bias": 20, "norm": 2 * 58, "fc_weight": 1, "fc_bias": 1}
+    assert {name: len(group["params"]) for name, group in groups.items()} == expected
+    assert groups["first_conv_weight"]["params"][0] is net.net.conv1.weight
+    assert groups["norm"]["weight_decay"] == 0 and groups["bias"]["lr"] == 0.02
+    freeze_batch_norm(net)
+    assert counts(tsn_parameter_groups(net, 0.01, 5e-4)) == {**expected, "norm": 2}
+    freeze_batch_norm(net, "all")
+    assert "norm" not in counts(tsn_parameter_groups(net, 0.01, 5e-4))

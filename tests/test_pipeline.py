@@ -134,3 +134,20 @@ def test_impossible_last_step_is_found_first(
 def test_a_name_belongs_to_the_pipeline_not_to_its_steps(composed: Composed) -> None:
     steps = pipelines.compose_steps(*composed("pipeline=mml", "name=mine"))
     assert [step.name for step, _ in steps] == ["ce_rgb_from_scratch", "ml_rgb_from_ce", "mml_rgb+flow_from_ml"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "first", "names"),
+    [
+        ("init=scratch", "scratch", ["ce_rgb_from_scratch", "reduced_mml_rgb+flow_from_ce"]),
+        ("init=imagenet", "imagenet", ["ce_rgb_from_imagenet", "reduced_mml_rgb+flow_from_ce"]),
+        ("init.all=some/where/k400.pt", "some/where/k400.pt", ["ce_rgb_from_k400", "reduced_mml_rgb+flow_from_ce"]),
+    ],
+)
+def test_a_typed_init_is_where_the_first_step_starts(
+    composed: Composed, typed: str, first: str, names: list[str]
+) -> None:
+    steps = pipelines.compose_steps(*composed("pipeline=reduced_mml", typed))
+    assert [cfg.name for cfg, _ in steps] == names
+    assert [cfg.init.rgb for cfg, _ in steps] == [first, "ce"]
+    assert steps[1][0].aliases.ce.run == names[0]

@@ -217,3 +217,34 @@ def test_trainer_has_lines_or_a_bar(composed: Composed, tmp_path: Path) -> None:
         trainer = run.make_trainer(cfg, tmp_path / "x", [])
         lines = next(c for c in trainer.callbacks if isinstance(c, EpochLines))  # type: ignore[attr-defined]
         assert lines.every == every and (trainer.progress_bar_callback is not None) == (bar == "true")
+
+
+def test_a_3d_network_trains_with_every_batch_norm_option(train: Train, tmp_path: Path) -> None:
+    own = ("backbone=i3d_tiny", "trainer=smoke", "schedule.epochs=1", "modality=[rgb,flow]", "stage=mml")
+    norms = ("batch_norm.group_size=4", "batch_norm.precise=1", "batch_norm.freeze=partial")
+    plain, changed = train(*own, run="plain"), train(*own, *norms, run="norms")
+    assert plain["fingerprint"] != changed["fingerprint"]
+    first, second = (
+        torch.load(tmp_path / f"single/{run}/peers/flow.pt", weights_only=True) for run in ("plain", "norms")
+    )
+    assert first["arch"]["builder"] == "video_resnet" and first["arch"]["in_channels"] == 10
+    assert first["state_dict"]["net.conv1.weight"].shape == (8, 10, 5, 3, 3)
+    assert list(first["state_dict"]) == list(second["state_dict"])
+    still = "net.layer1.0.bn1.running_mean"
+    assert first["state_dict"][still].any() and not second["state_dict"][still].any()
+    assert not torch.equal(first["state_dict"]["net.bn1.running_mean"], second["state_dict"]["net.bn1.running_mean"])
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("batch_norm.group_size=3", "batch_norm.group_size=3 does not divide data.batch_size=8 on 1 rank"),
+        ("batch_norm.freeze=true", "batch_norm.freeze=True is unknown; use one of none, partial, stats, all"),
+    ],
+)
+def test_batch_norm_mistakes_are_named_before_anything_is_written(
+    train: Train, tmp_path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        train(override)
+    assert not (tmp_path / "single").exists()

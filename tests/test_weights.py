@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mml_lightning.backbones.recognizer import Recognizer, tsm_resnet
+from mml_lightning.backbones import Recognizer, resnet, tsm_resnet, video_resnet
 from mml_lightning.errors import UserError
-from mml_lightning.weights import Alias, Origin, checkpoint_entries, fill, load_entry, require, resolve
+from mml_lightning.weights import Alias, Origin, checkpoint_entries, fill, kinetics_file, load_entry, require, resolve
 from mml_lightning.zoo import export_peer
 
 ALIASES = {
@@ -57,7 +57,7 @@ def test_where_an_init_leads(init: str, modality: str, copy: str, path: str) -> 
 def test_words_without_a_file() -> None:
     assert given("scratch") == Origin("scratch") and given("imagenet") == Origin("imagenet")
     with pytest.raises(
-        UserError, match=r"'nonsense' of flow is unknown; use scratch, imagenet, one of \['ce', 'own'\]"
+        UserError, match=r"'nonsense' of flow is unknown; use scratch, imagenet, kinetics, one of \['ce', 'own'\]"
     ):
         given("nonsense", "flow")
 
@@ -117,3 +117,90 @@ def test_a_checkpoint_offers_its_peers_by_name_then_modality(tmp_path: Path) -> 
     }
     with pytest.raises(UserError, match="none of them rgbdiff"):
         load_entry(file, "rgbdiff", "rgbdiff")
+
+
+@pytest.mark.parametrize("channels", [3, 10])
+def test_imagenet_weights_are_inflated_to_a_3d_network(tmp_path: Path, channels: int) -> None:
+    with torch.device("meta"):
+        names = resnet(50).state_dict()
+    image = {key: torch.rand(value.shape) if value.ndim else torch.tensor(7) for key, value in names.items()}
+    torch.save({**image, "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}, tmp_path / "resnet50.pth")
+    peer = video_resnet("i3d", 50, nonlocal_blocks=True, in_channels=channels, num_classes={"label": 2})
+    before = {key: value.clone() for key, value in peer.state_dict().items()}
+    where = fill(peer, Origin("imagenet"), "rgb", "rgb", CLASSES, 50, str(tmp_path / "resnet50.pth"))
+    assert where["inflated"] == 53 and where["fresh_head"] is True
+    stem = image["conv1.weight"][:, :, None].expand(-1, -1, 5, -1, -1) / 5
+    if channels != 3:
+        stem = stem.mean(1, keepdim=True).expand(-1, channels, -1, -1, -1)
+    torch.testing.assert_close(peer.net.conv1.weight, stem)
+    state = peer.state_dict()
+    for key, value in image.items():
+        if value.ndim == 4 and key != "conv1.weight":
+            torch.testing.assert_close(state[f"net.{key}"].sum(2), value)
+        elif value.ndim < 4:
+            assert torch.equal(state[f"net.{key}"], value), key
+    kept = [key for key in state if key.startswith(("heads.", "net.nonlocals."))]
+    assert len(kept) == 2 + 5 * 13 and all(torch.equal(state[key], before[key]) for key in kept)
+
+
+def test_weights_of_a_run_are_not_inflated_unasked(tmp_path: Path) -> None:
+    file = export_peer(tmp_path / "rgb.pt", entry(net()))
+    other = video_resnet("i3d", "tiny", width=8, num_classes={"label": 2})
+    with pytest.raises(UserError, match="does not fit this backbone"):
+        fill(other, Origin(str(file), file), "rgb", "rgb", CLASSES, "tiny", None)
+
+
+def theirs(tmp_path: Path, **changes: int) -> tuple[Path, Recognizer]:
+    """A checkpoint under TSM's names and the network it was made from."""
+    source = net(**changes)
+    state = {
+        name.replace("heads.label", "module.new_fc")
+        if name.startswith("heads")
+        else f"module.base_model.{name[4:]}": value
+        for name, value in source.state_dict().items()
+    }
+    torch.save({"state_dict": state, "epoch": 50}, tmp_path / "kinetics.pth.tar")
+    return tmp_path / "kinetics.pth.tar", source
+
+
+def test_kinetics_takes_the_trunk_of_any_known_scheme(tmp_path: Path) -> None:
+    file, source = theirs(tmp_path)
+    target = net(in_channels=10)
+    head = target.heads["label"].weight.clone()
+    where = fill(target, given("kinetics"), "flow", "flow", CLASSES, "tiny", str(file))
+    assert (where["init"], where["path"], where["fresh_head"]) == ("kinetics", str(file), True)
+    assert where["provenance"]["imported"]["scheme"] == "TSM/MML" and where["provenance"]["fingerprint"]
+    assert torch.equal(target.heads["label"].weight, head)
+    assert torch.equal(target.net.layer4[0].conv2.weight, source.net.layer4[0].conv2.weight)
+    torch.testing.assert_close(target.net.conv1.weight[:, 4], source.net.conv1.weight.mean(1))
+
+
+def test_kinetics_takes_a_zoo_file(tmp_path: Path) -> None:
+    source = net()
+    file = export_peer(tmp_path / "rgb.pt", entry(source))
+    target = net()
+    fill(target, given("kinetics"), "rgb", "rgb", {"label": ["x", "y"]}, "tiny", str(file))
+    assert torch.equal(target.net.conv1.weight, source.net.conv1.weight)
+
+
+def test_kinetics_without_a_fitting_file_is_one_line(tmp_path: Path) -> None:
+    assert given("kinetics") == Origin("kinetics")
+    with pytest.raises(UserError, match=r"init=kinetics needs init\.file=<a checkpoint trained on Kinetics"):
+        kinetics_file(None)
+    with pytest.raises(UserError, match=r"init=kinetics: no file gone\.pth"):
+        kinetics_file("gone.pth")
+    file, _ = theirs(tmp_path, width=16)
+    with pytest.raises(UserError, match=r"other shape: \d+ .* choose the backbone") as caught:
+        fill(net(), given("kinetics"), "rgb", "rgb", CLASSES, "tiny", str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_zoo_file_without_a_head_needs_a_new_one(tmp_path: Path) -> None:
+    source = net()
+    trunk = {name: value for name, value in source.state_dict().items() if name.startswith("net.")}
+    file = export_peer(tmp_path / "rgb.pt", entry(source, state_dict=trunk, classes={}))
+    target = net()
+    with pytest.raises(UserError, match=r"other classes \(none\) than the data have \(label: 2\).*init\.new_head=true"):
+        fill(target, Origin(str(file), file), "rgb", "rgb", CLASSES, "tiny", None)
+    where = fill(target, Origin(str(file), file), "rgb", "rgb", CLASSES, "tiny", None, new_head=True)
+    assert where["fresh_head"] is True and torch.equal(target.net.conv1.weight, source.net.conv1.weight)

@@ -7,7 +7,7 @@ import torch
 
 from mml_lightning import zoo
 from mml_lightning.backbones import tsm_resnet
-from mml_lightning.backbones.recognizer import rebuild
+from mml_lightning.backbones.registry import rebuild
 from mml_lightning.errors import UserError
 
 

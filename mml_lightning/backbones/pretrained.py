@@ -1,4 +1,4 @@
-"""ImageNet weights for the ResNet trunks: from a file, or fetched on request with a checked hash.
+"""ImageNet weights for the 2-D trunks: from a file, or fetched on request with a checked hash.
 
 The files are torchvision's IMAGENET1K_V1 weights; the first eight digits of the SHA-256 are part of each name.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mml_lightning.backbones.mobilenet_v2 import MobileNetV2
 from mml_lightning.backbones.resnet import resnet
 
 SOURCE = "https://download.pytorch.org/models/"
@@ -22,6 +23,7 @@ FILES: dict[int | str, str] = {
     50: "resnet50-0676ba61.pth",
     101: "resnet101-63fe2227.pth",
     152: "resnet152-394f9c45.pth",
+    "mobilenet_v2": "mobilenet_v2-b0353104.pth",
 }
 
 
@@ -31,7 +33,7 @@ def imagenet_weights(depth: int | str, path: str | Path | None = None) -> dict[s
     Feed it through `stems.convert_state` for another modality and `match_shift_names` for a shifted network.
 
     Args:
-        depth: 18, 34, 50, 101 or 152.
+        depth: 18, 34, 50, 101 or 152 of a ResNet, or `mobilenet_v2`.
         path: a local .pth file with torchvision's names; None uses the download cache, or downloads.
 
     Raises:
@@ -41,7 +43,7 @@ def imagenet_weights(depth: int | str, path: str | Path | None = None) -> dict[s
         choices = ", ".join(map(str, FILES))
         raise ValueError(f"depth={depth!r} has no ImageNet weights: use init=scratch, or a depth of {choices}")
     state = _download(depth) if path is None else _load(Path(path))
-    trunk = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    trunk = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
     _check_fit(trunk, depth, path or FILES[depth])
     return trunk
 
@@ -73,10 +75,12 @@ def _load(path: Path) -> Mapping[str, Tensor]:
 
 def _check_fit(state: Mapping[str, Tensor], depth: int | str, origin: str | Path) -> None:
     with torch.device("meta"):
-        wanted = resnet(depth).state_dict()
+        network = MobileNetV2() if depth == "mobilenet_v2" else resnet(depth)
+    wanted = network.state_dict()
     # the counters came after the oldest of these files; loading fills them in
     shapes = {key: value.shape for key, value in wanted.items() if not key.endswith("num_batches_tracked")}
     found = {key: value.shape for key, value in state.items() if not key.endswith("num_batches_tracked")}
     if found != shapes:
         odd = next(key for key in (*shapes, *found) if shapes.get(key) != found.get(key))
-        raise ValueError(f"{origin} does not fit ResNet-{depth} (first difference: {odd}): give the file of this depth")
+        name = depth if isinstance(depth, str) else f"ResNet-{depth}"
+        raise ValueError(f"{origin} does not fit {name} (first difference: {odd}): give the file of this depth")

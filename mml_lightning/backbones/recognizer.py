@@ -13,72 +13,52 @@
     logits [B, K]
 
 Legend: B batch, T frames, C channels, H W height and width, D feature width, K classes of a head.
-Sources: Wang et al., "Temporal Segment Networks", ECCV 2016 (consensus, partial BN); Lin et al., "TSM", ICCV 2019.
+Sources: Wang et al., "Temporal Segment Networks", ECCV 2016 (consensus); Lin et al., "TSM", ICCV 2019.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
-from mml_lightning.backbones.resnet import ResNet, resnet
-from mml_lightning.backbones.temporal_shift import TemporalShift, add_temporal_shift, set_segments
+from mml_lightning.backbones.mobilenet_v2 import MobileNetV2, add_inverted_residual_shift
+from mml_lightning.backbones.peer import STEM_CHANNELS, Peer, PeerOutput
+from mml_lightning.backbones.resnet import SPECS, ResNet, resnet
+from mml_lightning.backbones.temporal_2d import (
+    FrameNonLocal,
+    TemporalPool,
+    nonlocal_places,
+    set_frames,
+    timed_modules,
+)
+from mml_lightning.backbones.temporal_shift import add_temporal_shift
 from mml_lightning.stems import adapt_first_conv
 
-STEM_CHANNELS = 3  # every trunk is born with an RGB stem, which then follows the modality
+HEAD_STD = 0.001  # of TSN and TSM
 
 
-class PeerOutput(NamedTuple):
-    """What every peer returns.
-
-    Attributes:
-        logits: {head: [B, K]}, before any activation.
-        features: `pooled` [B, D], mean over time before dropout; `map` [B, T, D, h, w], last map before pooling.
-    """
-
-    logits: dict[str, Tensor]
-    features: dict[str, Tensor]
+Trunk = ResNet | MobileNetV2
 
 
-class Recognizer(nn.Module):
+class Recognizer(Peer):
     """A 2-D trunk applied to every frame, with averaged logits (TSN), and temporal shift if the trunk has it (TSM).
 
     Args:
-        net: trunk [B*T, C, H, W] -> [B*T, D, h, w] with attribute `feature_dim`; its stem is `net.conv1`.
-        num_classes: {head: K}.
-        dropout: probability before the heads, 0 for none.
-        arch: plain values, enough for `rebuild` together with `in_channels` and `num_classes`.
-
-    Raises:
-        ValueError: no head, or a head name that cannot be a module name.
+        net: trunk [B*T, C, H, W] -> [B*T', D, h, w] with attributes `feature_dim` and `stem_name`; T' is T, or half of
+            it, rounded up, if the trunk pools over time.
+        num_classes, dropout, arch: see `Peer`.
     """
 
-    stem_name = "net.conv1"
-
     def __init__(
-        self, net: ResNet, num_classes: Mapping[str, int], dropout: float = 0.5, arch: Mapping[str, Any] | None = None
+        self, net: Trunk, num_classes: Mapping[str, int], dropout: float = 0.5, arch: Mapping[str, Any] | None = None
     ) -> None:
-        super().__init__()
-        self.net = net
-        self.num_classes = _checked_heads(num_classes)
+        super().__init__(net, num_classes, dropout, HEAD_STD, arch or {})
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
-        self.heads = nn.ModuleDict({name: _head(net.feature_dim, k) for name, k in self.num_classes.items()})
-        self._arch = dict(arch or {})
-        self._shifts = [module for module in net.modules() if isinstance(module, TemporalShift)]
-
-    @property
-    def in_channels(self) -> int:
-        """C, read from the stem, so that it stays true when the stem is replaced."""
-        return int(self.get_submodule(self.stem_name).in_channels)  # type: ignore[arg-type]
-
-    @property
-    def arch(self) -> dict[str, Any]:
-        """Plain values from which `rebuild` makes the same network with fresh weights."""
-        return {**self._arch, "in_channels": self.in_channels, "num_classes": dict(self.num_classes)}
+        self.stem_name = f"net.{net.stem_name}"
+        self._timed = timed_modules(net)
 
     def forward(self, clip: Tensor) -> PeerOutput:
         """Normalised clip [B, T, C, H, W] -> PeerOutput; any T, also another one than in training.
@@ -86,10 +66,9 @@ class Recognizer(nn.Module):
         Raises:
             ValueError: not five dimensions, or another number of channels than the stem's.
         """
-        if clip.ndim != 5 or clip.shape[2] != self.in_channels:
-            raise ValueError(f"clip {tuple(clip.shape)} is not [B, T, {self.in_channels}, H, W]: check its modality")
+        self.check_clip(clip)
         batch, frames = clip.shape[:2]
-        set_segments(self._shifts, frames)
+        frames = set_frames(self._timed, frames)
         feature_map = self.net(clip.flatten(0, 1))
         pooled = self.pool(feature_map).flatten(1)
         dropped = self.dropout(pooled)
@@ -101,24 +80,6 @@ class Recognizer(nn.Module):
         return PeerOutput(logits, features)
 
 
-def _checked_heads(num_classes: Mapping[str, int]) -> dict[str, int]:
-    if not num_classes:
-        raise ValueError("num_classes is empty: give one entry per head, for example {'label': 174}")
-    for name, classes in num_classes.items():
-        if not name.isidentifier() or hasattr(nn.ModuleDict, name):
-            raise ValueError(f"head {name!r} cannot name a module: use a plain word such as 'label' or 'verb'")
-        if classes < 1:
-            raise ValueError(f"head {name!r} has {classes} classes: give 1 or more")
-    return {name: int(classes) for name, classes in num_classes.items()}
-
-
-def _head(features: int, classes: int) -> nn.Linear:
-    head = nn.Linear(features, classes)
-    nn.init.normal_(head.weight, 0.0, 0.001)
-    nn.init.zeros_(head.bias)
-    return head
-
-
 def tsm_resnet(
     depth: int | str = 50,
     shift: bool = True,
@@ -128,6 +89,8 @@ def tsm_resnet(
     in_channels: int = 3,
     num_classes: Mapping[str, int] = MappingProxyType({"label": 174}),
     width: int | None = None,
+    nonlocal_blocks: bool = False,
+    temporal_pool: bool = False,
 ) -> Recognizer:
     """Build a TSM network (`shift=True`) or a TSN one (`shift=False`) on a ResNet, randomly initialised.
 
@@ -140,52 +103,54 @@ def tsm_resnet(
         shift_place: `blockres` or `block`.
         num_classes: {head: K}.
         width: channels of the first stage; None is the usual one (64, tiny 16).
+        nonlocal_blocks: five non-local blocks, see `nonlocal_places`.
+        temporal_pool: half as many frames from layer2 on.
 
     Raises:
         ValueError: an argument is out of range; the message names the choices.
     """
-    arch = dict(builder="tsm_resnet", depth=depth, shift=shift, shift_div=shift_div, shift_place=shift_place)
+    arch: dict[str, Any] = dict(
+        builder="tsm_resnet", depth=depth, shift=shift, shift_div=shift_div, shift_place=shift_place
+    )
+    arch |= dict(dropout=dropout, width=width, nonlocal_blocks=nonlocal_blocks, temporal_pool=temporal_pool)
     trunk = resnet(depth, width, STEM_CHANNELS)
     if shift:
         add_temporal_shift(trunk.stages, n_div=shift_div, place=shift_place)
-    net = Recognizer(trunk, num_classes, dropout, {**arch, "dropout": dropout, "width": width})
+    if temporal_pool:
+        trunk.temporal_pool = TemporalPool()
+    if nonlocal_blocks:
+        spec = SPECS[depth]
+        for number, (stage, places) in enumerate(nonlocal_places(spec.layers).items(), 2):
+            channels = (width or spec.width) * 2 ** (number - 1) * spec.block.expansion
+            trunk.nonlocals.update({f"{stage}_{index}": FrameNonLocal(channels) for index in places})
+    return _recognizer(trunk, num_classes, dropout, arch, in_channels)
+
+
+def tsm_mobilenet_v2(
+    shift: bool = True,
+    shift_div: int = 8,
+    dropout: float = 0.5,
+    in_channels: int = 3,
+    num_classes: Mapping[str, int] = MappingProxyType({"label": 174}),
+) -> Recognizer:
+    """Build a TSM network (`shift=True`) or a TSN one (`shift=False`) on MobileNetV2, randomly initialised.
+
+    The shift stands before the expansion of the ten blocks that have one and a shortcut; arguments as of `tsm_resnet`.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    arch = dict(builder="tsm_mobilenet_v2", shift=shift, shift_div=shift_div, dropout=dropout)
+    trunk = MobileNetV2(STEM_CHANNELS)
+    if shift:
+        add_inverted_residual_shift(trunk, n_div=shift_div)
+    return _recognizer(trunk, num_classes, dropout, arch, in_channels)
+
+
+def _recognizer(
+    trunk: Trunk, num_classes: Mapping[str, int], dropout: float, arch: Mapping[str, Any], in_channels: int
+) -> Recognizer:
+    net = Recognizer(trunk, num_classes, dropout, arch)
     if in_channels != STEM_CHANNELS:
         adapt_first_conv(net, net.stem_name, in_channels)
     return net
-
-
-BUILDERS: dict[str, Callable[..., Recognizer]] = {"tsm_resnet": tsm_resnet}
-
-
-def rebuild(arch: Mapping[str, Any]) -> Recognizer:
-    """Make a network with fresh weights from the `arch` of another one, for example from a checkpoint.
-
-    Raises:
-        ValueError: the builder is unknown.
-    """
-    values = dict(arch)
-    builder = values.pop("builder", None)
-    if builder not in BUILDERS:
-        raise ValueError(f"arch names builder {builder!r}: use one of {', '.join(BUILDERS)}")
-    return BUILDERS[builder](**values)
-
-
-def freeze_batch_norm(net: nn.Module, keep_first: bool = True) -> int:
-    """Partial BN of TSN: every 2-D batch norm but the first keeps its running statistics and affine values.
-
-    Call it before the optimiser is built (frozen parameters then stay out of it) and again whenever `net.train()` has
-    been called, since that puts the layers back to training mode. Lightning does not call `train()` at an epoch's
-    start, so the caller does both there. Calling it twice changes nothing.
-
-    Args:
-        net: any network; its batch norms are counted in registration order.
-        keep_first: leave the first one alone: its statistics follow the new input modality.
-
-    Returns: how many layers are frozen.
-    """
-    layers = [module for module in net.modules() if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm))]
-    frozen = layers[1:] if keep_first else layers
-    for layer in frozen:
-        layer.eval()
-        layer.requires_grad_(False)
-    return len(frozen)

@@ -83,11 +83,15 @@ SPECS: dict[int | str, ResNetSpec] = {
 }
 
 
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+
 class ResNet(nn.Module):
     """Image trunk without pooling and classifier: [B, C, H, W] -> [B, D, h, w].
 
-    `conv1 bn1 relu maxpool layer1 layer2 layer3 layer4`. The usual stem divides H and W by 4 before layer1; the small
-    stem (3x3, stride 2, no pooling) divides by 2, for frames of about 64 to 128 pixels.
+    `conv1 bn1 relu maxpool layer1 temporal_pool layer2 layer3 layer4`. The usual stem divides H and W by 4 before
+    layer1; the small stem (3x3, stride 2, no pooling) divides by 2, for frames of about 64 to 128 pixels.
+    `temporal_pool` and `nonlocals` do nothing unless a video network fills them (`temporal_2d`).
 
     Args:
         block, layers: residual block and number of blocks per stage.
@@ -95,6 +99,8 @@ class ResNet(nn.Module):
         small_stem: 3x3 stride-2 stem without max-pooling.
         in_channels: C.
     """
+
+    stem_name = "conv1"
 
     def __init__(
         self,
@@ -112,9 +118,11 @@ class ResNet(nn.Module):
         self.maxpool = nn.Identity() if small_stem else nn.MaxPool2d(3, stride=2, padding=1)
         self.feature_dim = width
         self.layer1 = self._stage(block, width, layers[0], stride=1)
+        self.temporal_pool: nn.Module = nn.Identity()
         self.layer2 = self._stage(block, width * 2, layers[1], stride=2)
         self.layer3 = self._stage(block, width * 4, layers[2], stride=2)
         self.layer4 = self._stage(block, width * 8, layers[3], stride=2)
+        self.nonlocals = nn.ModuleDict()  # {<stage>_<block>: what stands after that block}
         self._initialise()
 
     def _stage(
@@ -139,8 +147,17 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, D, h, w], h = H/32 (H/16 with the small stem), rounded up."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for stage in self.stages:
-            x = stage(x)
+        for name, stage in zip(STAGES, self.stages, strict=True):
+            if name == STAGES[1]:
+                x = self.temporal_pool(x)
+            x = self._with_nonlocals(name, stage, x) if self.nonlocals else stage(x)
+        return x
+
+    def _with_nonlocals(self, name: str, stage: nn.Sequential, x: Tensor) -> Tensor:
+        for index, block in enumerate(stage):
+            x = block(x)
+            if f"{name}_{index}" in self.nonlocals:
+                x = self.nonlocals[f"{name}_{index}"](x)
         return x
 
 

@@ -128,12 +128,6 @@ def add_temporal_shift(
     return shifts
 
 
-def set_segments(shifts: Iterable[TemporalShift], n_segments: int) -> None:
-    """Tell every shift how many frames one video has in the coming forward pass."""
-    for shift in shifts:
-        shift.n_segments = n_segments
-
-
 def _plain_name(key: str) -> str:
     head, *rest = key.split(".")  # a leading `net` is a network's own name, never a shift's child
     return ".".join([head, *(part for part in rest if part != "net")])

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mml_lightning.data.decode import DecodeError
+from mml_lightning.data.intervals import ENDS, Ends, classes_between
 from mml_lightning.data.records import Head, Record
 from mml_lightning.data.sources import OpenSource, SourceOpener
 from mml_lightning.errors import UserError
@@ -49,9 +50,13 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         mirrored: per head, class index -> class index when the geometry flips.
         missing: what a record is that lacks a source by nature (flow of a one-frame video): "error", unreadable;
             "mask", a sample with zeros and present=False for that modality.
+        clip_labels: where a record has intervals, the target is what happens from the first to the last frame that the
+            clip shows (training on Charades), possibly nothing; otherwise it is the label of the video. The clip of
+            the modality with the narrowest window decides, so that a network's labels do not depend on its company.
+        interval_ends: whether an interval holds at its very end.
 
     Raises:
-        UserError: unknown `missing`.
+        UserError: unknown `missing` or `interval_ends`.
     """
 
     records: Sequence[Record]
@@ -66,10 +71,14 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     span_margin: float = 0.0
     mirrored: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     missing: str = "error"
+    clip_labels: bool = False
+    interval_ends: Ends = "inclusive"
 
     def __post_init__(self) -> None:
         if self.missing not in MISSING:
             raise UserError(f"data.missing={self.missing!r} is unknown; use one of {list(MISSING)}")
+        if self.interval_ends not in ENDS:
+            raise UserError(f"data.interval_ends={self.interval_ends!r} is unknown; use one of {list(ENDS)}")
 
     def __len__(self) -> int:
         return len(self.records)
@@ -96,18 +105,22 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def _load(self, record: Record, epoch: int) -> dict[str, Any]:
         names = sorted({modality.source for modality in self.modalities})
-        with self.opener.open(record, names, skip_absent=self.missing == "mask") as sources:
+        timed = self.clip_labels and bool(record.intervals)
+        # computed flow has no clock of its own
+        wanted = names if not timed or "flow" in record.media else sorted({"frames", *names})
+        with self.opener.open(record, wanted, skip_absent=self.missing == "mask") as sources:
             seen = [modality for modality in self.modalities if modality.source in sources]
             indices = self._indices(record, seen, sources, epoch)
             reference = sources["frames"] if "frames" in names else sources[seen[0].source]
             rng = keyed_generator(self.seed, epoch, record.id, "geometry")
             geometries = self.geometries(*reference.size, random.Random(int(rng.integers(2**63))))
             clips = _clips(seen, sources, indices, geometries)
+            labels = {**record.target, **(self._labels_of_clip(record, seen, sources, indices) if timed else {})}
         flipped = len(geometries) == 1 and geometries[0].flip
         return {
             "clips": clips | _blanks(self.modalities, clips),
             "present": {modality.name: modality.name in clips for modality in self.modalities},
-            "target": {head: self._target(head, record.target[head], flipped) for head in self.heads},
+            "target": {head: self._target(head, labels.get(head), flipped) for head in self.heads},
             "id": record.id,
         }
 
@@ -147,7 +160,25 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
                 indices[name] = first + window_indices(starts[name], windows[name], count)
         return indices
 
-    def _target(self, head: str, label: int | tuple[int, ...], flipped: bool) -> Tensor:
+    def _labels_of_clip(
+        self,
+        record: Record,
+        seen: Sequence[Modality],
+        sources: Mapping[str, OpenSource],
+        indices: Mapping[str, np.ndarray],
+    ) -> dict[str, tuple[int, ...]]:
+        """Classes of each head with intervals, from the first to the last item shown, whatever lies in between."""
+        narrowest = min(seen, key=lambda modality: modality.window)
+        shown, fps = indices[narrowest.name], sources[narrowest.source].fps
+        if fps <= 0:
+            raise DecodeError(f"{record.id}: unknown frame rate, its timed labels can't be placed")
+        first, last = int(shown.min()), int(shown.max())
+        return {h: classes_between(v, first, last, fps, self.interval_ends) for h, v in record.intervals.items()}
+
+    def _target(self, head: str, label: int | tuple[int, ...] | None, flipped: bool) -> Tensor:
+        if label is None:  # unknown: -1, see `mml_lightning.metrics.labelled`
+            count = len(self.heads[head].classes)
+            return torch.full((count,), -1.0) if self.heads[head].multi_label else torch.tensor(-1)
         mirrored = self.mirrored.get(head, {}) if flipped else {}
         if isinstance(label, tuple):
             target = torch.zeros(len(self.heads[head].classes))

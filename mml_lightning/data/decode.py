@@ -96,6 +96,8 @@ class _Guarded:
         with self._errors():
             if not path.is_file():
                 raise FileNotFoundError(path)
+            if not path.stat().st_size:
+                raise ValueError("the file is empty")
             self._reader: VideoReader = _DecordReader(path) if decoder == "decord" else _PyAVReader(path)
             if self._reader.count < 1:
                 raise ValueError("it has no frame")
@@ -137,6 +139,7 @@ def _reason(error: Exception, path: Path) -> str:
         r"^\[[\d:]+\] \S+\.(cc|h):\d+: ",
         rf"[:\s]*[\['\"]?{re.escape(str(path))}[\]'\"]?",
         r" \(-?\d+ vs\. 0\)",
+        r"^\[Errno -?\d+\] ",
     ):
         line = re.sub(noise, "", line)
     return line.strip(". ")[:160]

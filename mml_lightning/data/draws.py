@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from mml_lightning import sampling
-from mml_lightning.transforms import Crop, TestGeometry, TrainGeometry
+from mml_lightning.transforms import Crop, JitterGeometry, TestGeometry, TrainGeometry
 
 Starts = dict[str, np.ndarray]
 
@@ -37,6 +38,7 @@ class TrainDraw(_Draw):
     mode: sampling.Mode
     dense_length: int
     policy: sampling.Policy
+    stride: int = 8
 
     def __call__(self, counts: Mapping[str, int], windows: Mapping[str, int], rng: np.random.Generator) -> Starts:
         """{modality: [1, T]}"""
@@ -46,6 +48,7 @@ class TrainDraw(_Draw):
             num_segments=self.num_segments,
             mode=self.mode,
             dense_length=self.dense_length,
+            stride=self.stride,
             policy=self.policy,
             rng=rng,
         )
@@ -60,6 +63,7 @@ class ValDraw(_Draw):
     mode: sampling.Mode
     dense_length: int
     policy: sampling.Policy
+    stride: int = 8
 
     def __call__(self, counts: Mapping[str, int], windows: Mapping[str, int], rng: np.random.Generator) -> Starts:
         """{modality: [1, T]}"""
@@ -67,8 +71,9 @@ class ValDraw(_Draw):
             counts,
             windows,
             num_segments=self.num_segments,
-            mode="dense" if self.mode == "dense" else "uniform",
+            mode=self.mode,
             dense_length=self.dense_length,
+            stride=self.stride,
             policy=self.policy,
             rng=rng,
         )
@@ -83,6 +88,8 @@ class ViewsDraw(_Draw):
     dense: int
     dense_length: int
     policy: sampling.Policy
+    strided: int = 0
+    stride: int = 8
 
     def __call__(self, counts: Mapping[str, int], windows: Mapping[str, int], rng: np.random.Generator) -> Starts:
         """{modality: [V, T]}"""
@@ -92,16 +99,24 @@ class ViewsDraw(_Draw):
             num_segments=self.num_segments,
             uniform=self.uniform,
             dense=self.dense,
+            strided=self.strided,
             dense_length=self.dense_length,
+            stride=self.stride,
             policy=self.policy,
         )
+
+
+class Geometry(Protocol):
+    """A random crop of training: :class:`mml_lightning.transforms.TrainGeometry` or ``JitterGeometry``."""
+
+    def draw(self, width: int, height: int, rng: random.Random) -> Crop: ...
 
 
 @dataclass(frozen=True)
 class RandomCrop:
     """One random crop per sample."""
 
-    geometry: TrainGeometry
+    geometry: Geometry
 
     def __call__(self, width: int, height: int, rng: random.Random) -> list[Crop]:
         return [self.geometry.draw(width, height, rng)]
@@ -115,3 +130,39 @@ class FixedCrops:
 
     def __call__(self, width: int, height: int, rng: random.Random) -> list[Crop]:
         return self.geometry.views(width, height)
+
+
+TRANSFORMS = ("multiscale", "inverse_uniform", "uniform_jitter")
+
+
+def training_crop(settings: Mapping[str, Any], modalities: Sequence[str]) -> RandomCrop:
+    """The random crop that ``conf/transforms`` asks for.
+
+    Args:
+        settings: keys of the group. ``per_modality`` replaces some of them for the modalities it names: only networks
+            trained apart can differ, since all modalities of a sample share one draw.
+        modalities: trained together; none where nothing is trained.
+
+    Raises:
+        ValueError: a setting is unknown or out of range, or the modalities disagree.
+    """
+    special: Mapping[str, Mapping[str, Any]] = settings["per_modality"] or {}
+    for name, changes in special.items():
+        if set(changes) - {"scales", "jitter", "flip"}:
+            raise ValueError(
+                f"transforms.per_modality.{name} has {sorted(changes)}: it may set scales, jitter and flip"
+            )
+    chosen = [{**settings, **special.get(name, {})} for name in modalities] or [dict(settings)]
+    if any(other != chosen[0] for other in chosen[1:]):
+        raise ValueError(
+            f"transforms.per_modality crops {' and '.join(modalities)} differently, but one draw is shared by all that "
+            "is trained together: train them apart, or use transforms=multiscale"
+        )
+    own = chosen[0]
+    common = {"output": own["output"], "flip": own["flip"], "policy": own["policy"], "antialias": own["antialias"]}
+    if own["mode"] == "multiscale":
+        return RandomCrop(TrainGeometry(scales=tuple(own["scales"]), **common))
+    if own["mode"] not in TRANSFORMS:
+        raise ValueError(f"transforms.mode is {own['mode']!r}: use one of {', '.join(TRANSFORMS)}")
+    short_sides = tuple(round(share * own["short_side"]) for share in own["jitter"])
+    return RandomCrop(JitterGeometry(short_sides=short_sides, inverse=own["mode"] == "inverse_uniform", **common))

@@ -6,24 +6,25 @@ Legend: T frames, P = T - 1 pairs, H height, W width. Pair i is (frame i, frame 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from mml_lightning.data.decode import DecodeError, NoSource, decoder_version, open_video
-from mml_lightning.data.records import Record
+from mml_lightning.data.decode import DecodeError, NoSource, decoder_version
+from mml_lightning.data.flow_engines import Engine, make_engine
+from mml_lightning.data.images import open_media
+from mml_lightning.data.motion_vectors import motion_vectors
+from mml_lightning.data.records import ImageSequence, Record, media_absent
 from mml_lightning.errors import UserError
 
-PRESETS = ("ultrafast", "fast", "medium")
 CONTENT_BYTES = 64 * 2**10  # of the head and of the tail of a video: enough to know it again
 
 
@@ -46,36 +47,42 @@ class FlowSettings:
     """How flow is computed; every field and the library's version are part of the cache key.
 
     Args:
-        algorithm: "dis" (Kroeger et al., ECCV 2016; OpenCV).
-        preset: "ultrafast", "fast" or "medium".
+        algorithm: "tvl1" (ours), "tvl1_opencv", "dis", "farneback" or "mv" (the codec's motion vectors).
+        preset: a named set of parameters: "paper", "accurate" or "fast" of tvl1; "default" or "half" of tvl1_opencv;
+            "ultrafast", "fast" or "medium" of dis; "default" of the others.
         bound: pixels that map to 0 and 255 (TSN's convention is 20).
         decoder: which reader gives the frames.
+        parameters: single values in place of the preset's, by their names in the algorithm.
+        device: "cpu", or "cuda" for tvl1.
+
+    Raises:
+        UserError: one of them is unknown or out of its range, or the algorithm's library is missing.
     """
 
     algorithm: str = "dis"
     preset: str = "medium"
     bound: float = 20.0
     decoder: str = "decord"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.algorithm != "dis":
-            raise UserError(f"flow.algorithm={self.algorithm!r} is unknown; use dis")
-        if self.preset not in PRESETS:
-            raise UserError(f"flow.preset={self.preset!r} is unknown; use one of {list(PRESETS)}")
         if self.bound <= 0:
             raise UserError(f"flow.bound={self.bound} must be positive pixels")
+        self.engine()
 
-    def provenance(self) -> dict[str, str | float]:
-        import cv2
+    def engine(self) -> Engine:
+        return make_engine(self.algorithm, self.preset, self.parameters, self.device)
 
+    def provenance(self) -> dict[str, Any]:
         return {
             "algorithm": self.algorithm,
             "preset": self.preset,
             "bound": self.bound,
             "decoder": self.decoder,
             "decoder_version": decoder_version(self.decoder),
-            "opencv": cv2.__version__,
             "layout": "uint8 [pairs, height, width, 2], x then y",
+            **self.engine().provenance,
         }
 
     def key(self) -> str:
@@ -87,19 +94,28 @@ def compute_flow(frames: Iterable[np.ndarray], settings: FlowSettings) -> np.nda
     """Quantised flow uint8 [P, H, W, 2] of two or more RGB frames, each uint8 [H, W, 3].
 
     Raises:
-        ValueError: the frames are too small for the algorithm.
+        ValueError: the frames are too small for the algorithm, or it needs the file (`mv`).
     """
-    import cv2
+    fields = settings.engine().fields
+    if fields is None:
+        raise ValueError(f"flow.algorithm={settings.algorithm} reads files, not frames")
+    # quantised one by one: floats of a whole video would be eight times larger
+    return np.stack([quantise(pixels, settings.bound) for pixels in fields(frames)])
 
-    cv2.setNumThreads(1)  # parallelism is over videos; nested threads only contend
-    create: Any = cv2.DISOpticalFlow.create  # type: ignore[attr-defined]  # typed stubs leave DIS out
-    engine = create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{settings.preset.upper()}"))
-    grey = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames)
-    try:
-        # quantised one by one: floats of a whole video would be eight times larger
-        return np.stack([quantise(engine.calc(a, b, None), settings.bound) for a, b in itertools.pairwise(grey)])
-    except cv2.error as error:
-        raise ValueError(f"flow.algorithm={settings.algorithm} fails on it: {' '.join(str(error).split())}") from None
+
+def coded_flow(path: Path, size: tuple[int, int], pairs: int, settings: FlowSettings) -> np.ndarray:
+    """Quantised motion vectors uint8 [P, H, W, 2] of a video file whose reader counts `pairs` of `size` (W, H).
+
+    Raises:
+        DecodeError: the file or its codec has none, or they are not those of the reader's frames.
+    """
+    flow = np.stack([quantise(pixels, settings.bound) for pixels in motion_vectors(path)] or [np.zeros((0, 0, 2))])
+    if flow.shape != (pairs, size[1], size[0], 2):
+        raise DecodeError(
+            f"{path}: its vectors make {len(flow)} pairs of {flow.shape[2]}x{flow.shape[1]}, its frames {pairs} of "
+            f"{size[0]}x{size[1]}; try data.decoder=pyav"
+        )
+    return flow
 
 
 class FlowCache:
@@ -111,6 +127,7 @@ class FlowCache:
 
     def path(self, record: Record) -> Path:
         """Where the flow of `record` lies: named by its file's size, first and last 64 KiB, and its reader if special.
+        Images stand for their sequence with their number and the first, middle and last of them.
 
         Records that are parts of one file share its flow.
 
@@ -118,17 +135,14 @@ class FlowCache:
             DecodeError: the video can't be opened.
         """
         source = record.media["frames"]
-        try:
-            with source.open("rb") as handle:
-                size = handle.seek(0, os.SEEK_END)
-                handle.seek(0)
-                head = handle.read(CONTENT_BYTES)
-                handle.seek(max(0, size - CONTENT_BYTES))
-                content = hashlib.sha256(f"{size}|".encode() + head + handle.read()).hexdigest()[:16]
-        except OSError as error:
-            raise DecodeError(f"{source}: {error.strerror or error}") from None
-        reader = "" if self._decoder(record) == self.settings.decoder else f"-{record.decoder}"
-        return self.folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', source.stem)[-80:]}-{content}{reader}.npy"
+        if isinstance(source, ImageSequence):
+            name, reader = source.folder.name, ""
+            chosen = [source.paths(index)[0] for index in sorted({0, source.count // 2, source.count - 1})]
+            content = hashlib.sha256(f"{source.count}|".encode() + b"".join(map(_content, chosen))).hexdigest()[:16]
+        else:
+            name, content = source.stem, hashlib.sha256(_content(source)).hexdigest()[:16]
+            reader = "" if self._decoder(record) == self.settings.decoder else f"-{record.decoder}"
+        return self.folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)[-80:]}-{content}{reader}.npy"
 
     def load(self, record: Record) -> np.ndarray:
         """Flow of `record`, uint8 [P, H, W, 2], memory-mapped; made first where it is missing or damaged.
@@ -157,11 +171,14 @@ class FlowCache:
         if _stored(path) is not None:
             return path
         source = record.media["frames"]
-        with open_video(source, self._decoder(record)) as video:
+        with open_media(source, self._decoder(record)) as video:
             if video.count < 2:
                 raise NoSource(f"{source}: it has one frame and flow needs two; drop it, or set data.missing=mask")
             try:
-                flow = compute_flow(video.stream(), self.settings)
+                if self.settings.algorithm == "mv" and not isinstance(source, ImageSequence):
+                    flow = coded_flow(source, video.size, video.count - 1, self.settings)
+                else:
+                    flow = compute_flow(video.stream(), self.settings)
             except ValueError as error:
                 raise DecodeError(f"{source}: {error}") from None
         _write(path, lambda handle: np.save(handle, flow, allow_pickle=False))
@@ -194,12 +211,30 @@ class FlowCache:
         return sorted(failed)
 
     def missing(self, records: Sequence[Record]) -> list[Record]:
-        """Records of readable files whose flow is not cached yet, one per file."""
-        wanted = {self.path(record): record for record in records if record.media["frames"].is_file()}
+        """Records of readable files whose flow is not cached yet, one per file; none that bring their own flow."""
+        lacking = [record for record in records if "flow" not in record.media]
+        wanted = {self.path(r): r for r in lacking if media_absent(r.media["frames"]) is None}
         return [record for path, record in wanted.items() if _stored(path) is None]
 
     def _decoder(self, record: Record) -> str:
         return record.decoder or self.settings.decoder
+
+
+def _content(path: Path) -> bytes:
+    """Size, head and tail of a file.
+
+    Raises:
+        DecodeError: it can't be opened.
+    """
+    try:
+        with path.open("rb") as handle:
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(0)
+            head = handle.read(CONTENT_BYTES)
+            handle.seek(max(0, size - CONTENT_BYTES))
+            return f"{size}|".encode() + head + handle.read()
+    except OSError as error:
+        raise DecodeError(f"{path}: {error.strerror or error}") from None
 
 
 def _stored(path: Path) -> np.ndarray | None:

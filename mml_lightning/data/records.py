@@ -2,15 +2,106 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from mml_lightning.errors import UserError
 
 SPLITS = ("train", "val", "test")
+Layout = Literal["rgb", "flow_pair", "flow_packed"]
+AXES = ("x", "y")
+
+
+@functools.lru_cache(maxsize=64)  # data sets have hundreds of thousands of sequences and a handful of templates
+def _check_template(template: str, layout: str) -> None:
+    """Raises:
+    ValueError: see :class:`ImageSequence`.
+    """
+    if layout not in get_args(Layout):
+        raise ValueError(f"layout {layout!r} is unknown; use one of {list(get_args(Layout))}")
+    if ("{axis}" in template) != (layout == "flow_pair"):
+        raise ValueError(f"template {template!r}: {{axis}} stands in templates of layout flow_pair, only there")
+    try:
+        names = {template.format(number, axis="x") for number in (1, 2)}
+    except (IndexError, KeyError, ValueError):
+        names = set()
+    if len(names) < 2:
+        raise ValueError(f"template {template!r} needs one field for the number, such as {{:05d}}")
+
+
+@dataclass(frozen=True)
+class ImageSequence:
+    """A folder of numbered images that is one video, or its flow.
+
+    Args:
+        template: file name in `str.format` form: the field `{:05d}` takes the number, `{axis}` takes x or y.
+        count: items: frames, or pairs of flow images.
+        fps: items per second; 0 where unknown.
+        first: number of the first image.
+        layout: "rgb", frames; "flow_pair", grey images of x and of y; "flow_packed", one image, red = x, green = y.
+
+    Raises:
+        ValueError: unknown layout, or a template that does not fit it.
+    """
+
+    folder: Path
+    template: str
+    count: int
+    fps: float = 0.0
+    first: int = 1
+    layout: Layout = "rgb"
+
+    def __post_init__(self) -> None:
+        _check_template(self.template, self.layout)
+
+    def paths(self, index: int) -> tuple[Path, ...]:
+        """The image of item `index` (from 0), or its x and its y image."""
+        number = self.first + index
+        axes = AXES if self.layout == "flow_pair" else AXES[:1]
+        return tuple(self.folder / self.template.format(number, axis=axis) for axis in axes)
+
+    def __str__(self) -> str:
+        return str(self.folder / self.template)
+
+
+Media = Path | ImageSequence
+
+
+def media_files(media: Media) -> Iterator[Path]:
+    """Every file of `media`, in order: one video, or all images."""
+    if isinstance(media, Path):
+        yield media
+    else:
+        for index in range(media.count):
+            yield from media.paths(index)
+
+
+def media_absent(media: Media) -> Path | None:
+    """The file that shows that `media` is not there: the video, or a first image; None if it is."""
+    files = (media,) if isinstance(media, Path) else media.paths(0)
+    return next((path for path in files if not path.is_file()), None)
+
+
+def media_bytes(media: Media) -> int:
+    """Size of all files of `media`, in bytes; missing files count 0."""
+    return sum(path.stat().st_size for path in media_files(media) if path.is_file())
+
+
+def media_identity(media: Media) -> object:
+    """What tells `media` from another without reading it, equal wherever it lies; images by the first and the last."""
+    if isinstance(media, Path):
+        return _size(media)
+    ends = [_size(path) for index in (0, media.count - 1) for path in media.paths(index)]
+    return media.layout, media.count, media.fps, ends
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
 
 
 @dataclass(frozen=True)
@@ -19,17 +110,20 @@ class Record:
 
     Args:
         id: unique in its split; joins sources, scores and submissions.
-        media: path per source ("frames", "flow", ...). Sources that are computed from others are absent.
-        target: per head, a class index, or a tuple of indices for a multi-label head.
+        media: video file or images per source ("frames", "flow", ...); sources computed from others are absent.
+        target: per head, a class index, or a tuple of indices for a multi-label head; heads whose label is unknown
+            (published test splits) are absent.
         span: optional (start, end) in seconds: the part of the video that carries the label.
         decoder: the one reader that is right for this video, where `mml check` found the usual one wrong.
+        intervals: per head, (class, start, end) in seconds, for labels that hold in a part of the video only.
     """
 
     id: str
-    media: Mapping[str, Path]
+    media: Mapping[str, Media]
     target: Mapping[str, int | tuple[int, ...]]
     span: tuple[float, float] | None = None
     decoder: str | None = None
+    intervals: Mapping[str, tuple[tuple[int, float, float], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,35 +140,44 @@ class Dataset:
 
     Args:
         mirrored: class index -> class index after a horizontal flip, per head (classes not listed stay).
+        left_out: id -> reason of the training records that `mml check` found unusable; they are in no split.
     """
 
     name: str
     splits: Mapping[str, Sequence[Record]]
     heads: Mapping[str, Head]
     mirrored: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> dict[str, int]:
         return {name: len(head.classes) for name, head in self.heads.items()}
 
     def fingerprint(self) -> str:
-        """Hash of ids, labels, spans, file sizes and special readers: the same wherever the data lie."""
+        """Hash of ids, labels, spans, intervals, file sizes and special readers: the same wherever the data lie."""
         digest = hashlib.sha256()
         for split in SPLITS:
             for record in self.splits.get(split, ()):
-                sizes = [path.stat().st_size if path.is_file() else -1 for _, path in sorted(record.media.items())]
+                if not record.target:  # without a label it changes no weight and no number
+                    continue
+                sizes = [media_identity(media) for _, media in sorted(record.media.items())]
                 digest.update(repr((split, record.id, sorted(record.target.items()), record.span, sizes)).encode())
                 digest.update(f"|{record.decoder}".encode() if record.decoder else b"")
+                digest.update(repr(sorted(record.intervals.items())).encode() if record.intervals else b"")
         for name, head in sorted(self.heads.items()):
             digest.update(repr((name, head.classes, head.multi_label)).encode())
         return digest.hexdigest()[:16]
 
 
-def validate(dataset: Dataset, needed: Iterable[str] = SPLITS) -> Dataset:
+def validate(dataset: Dataset, needed: Iterable[str] = SPLITS, labelled: bool = True) -> Dataset:
     """Check what can be checked without decoding, all at once and up front.
 
+    Args:
+        labelled: every video of the needed splits must have a label.
+
     Raises:
-        UserError: an empty split, a repeated id, or missing files (the first is named, all are counted).
+        UserError: an empty split, a label that is not known, a repeated id, or missing files (the first is named, all
+            are counted).
     """
     needed = tuple(needed)
     for split in needed:
@@ -83,13 +186,21 @@ def validate(dataset: Dataset, needed: Iterable[str] = SPLITS) -> Dataset:
             have = ", ".join(f"{name} {len(rows)}" for name, rows in dataset.splits.items())
             mend = "check its list, or set test=false" if split == "test" else "check its list"
             raise UserError(f"data={dataset.name}: the {split} split is empty (videos: {have}); {mend}")
+        unknown = sum(not record.target for record in records)
+        if unknown and labelled:
+            raise UserError(
+                f"data={dataset.name}: {unknown} of {len(records)} videos of the {split} split have no label; set "
+                "test=false, and write their predictions with eval.py afterwards"
+            )
         identity, times = Counter(record.id for record in records).most_common(1)[0]
         if times > 1:
             raise UserError(
-                f"data={dataset.name}: id {identity!r} stands {times} times in the {split} split; ids must be unique"
+                f"data={dataset.name}: id {identity!r} stands {times} times in the {split} split; ids must be unique: "
+                "rename or remove one"
             )
     records_of = [(split, record) for split in needed for record in dataset.splits[split]]
-    missing = [(s, r, path) for s, r in records_of for path in r.media.values() if not path.is_file()]
+    absent = ((s, r, next(filter(None, map(media_absent, r.media.values())), None)) for s, r in records_of)
+    missing = [(split, record, path) for split, record, path in absent if path]
     if missing:
         split, record, path = missing[0]
         raise UserError(

@@ -12,9 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
-from mml_lightning.data.decode import NoSource, check_decoder, open_video
+from mml_lightning.data.decode import NoSource, check_decoder
 from mml_lightning.data.flow import FlowCache
-from mml_lightning.data.records import Record
+from mml_lightning.data.images import open_media
+from mml_lightning.data.records import ImageSequence, Record
 from mml_lightning.errors import UserError
 
 SOURCES = ("frames", "flow")
@@ -60,7 +61,7 @@ class SourceOpener:
 
     Args:
         decoder: reader of the frames, where a record names none of its own.
-        flow: None in runs without flow.
+        flow: where the flow of records lies that bring none of their own; None in runs without flow.
 
     Raises:
         UserError: the decoder is unknown or not installed.
@@ -102,10 +103,11 @@ class SourceOpener:
             yield opened
 
     def _open(self, name: str, record: Record, opened: Mapping[str, OpenSource], stack: ExitStack) -> OpenSource:
+        media = record.media.get(name)
+        if media is not None and (name == "frames" or isinstance(media, ImageSequence)):
+            return stack.enter_context(open_media(media, record.decoder or self.decoder))
         if "frames" not in record.media:
             raise NoSource(f"{record.id}: it has no video")
-        if name == "frames":
-            return stack.enter_context(open_video(record.media["frames"], record.decoder or self.decoder))
         if self.flow is None:
             raise UserError("a run with flow needs a flow cache; build it with build_data.flow_cache")
         return CachedFlow(self.flow.load(record), opened["frames"].fps if "frames" in opened else 0.0)

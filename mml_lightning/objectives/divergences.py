@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 AGGREGATES = ("mean_logits", "mean_probs", "pairwise")
-KINDS = ("softmax", "bernoulli")
+KINDS = ("softmax", "bernoulli", "sigmoid_unnormalised")
 
 
 def kl_divergence(
@@ -30,6 +30,9 @@ def kl_divergence(
         temperature: divides all logits; the result is multiplied by its square so that gradients keep their size
             (Hinton et al. 2015).
         kind: `softmax` compares distributions over classes, `bernoulli` compares K independent yes/no probabilities.
+            `sigmoid_unnormalised` is sum p log(p / q) over the K yes-probabilities alone, which is what a KL loss of
+            softmax form computes when it is fed log-sigmoids and sigmoids; it is no divergence: it can be negative,
+            and its least value is not at equal networks.
         multi_label: divide by K, so that the batch mean is the "mean" reduction (paper, Appendix 2).
 
     Raises:
@@ -41,7 +44,7 @@ def kl_divergence(
         raise ValueError(f"kl kind={kind!r} is unknown; use one of {list(KINDS)}")
     if not teachers:
         raise ValueError("a KL edge needs at least one teacher")
-    divergence = _softmax_kl if kind == "softmax" else _bernoulli_kl
+    divergence = {"softmax": _softmax_kl, "bernoulli": _bernoulli_kl, "sigmoid_unnormalised": _yes_terms}[kind]
     scaled = [teacher / temperature for teacher in teachers]
     if aggregate == "pairwise":
         per_sample = torch.stack([divergence(student / temperature, [t], aggregate) for t in scaled]).mean(dim=0)
@@ -60,13 +63,16 @@ def _softmax_kl(student: Tensor, teachers: Sequence[Tensor], aggregate: str) -> 
 
 
 def _bernoulli_kl(student: Tensor, teachers: Sequence[Tensor], aggregate: str) -> Tensor:
+    return _yes_terms(student, teachers, aggregate) + _yes_terms(-student, [-t for t in teachers], aggregate)
+
+
+def _yes_terms(student: Tensor, teachers: Sequence[Tensor], aggregate: str) -> Tensor:
+    """Sum over K of p log(p / q), p and q sigmoids; in logs, so that saturated networks stay finite."""
     if aggregate == "mean_probs":
-        target = torch.stack([t.sigmoid() for t in teachers]).mean(dim=0)
+        log_target = torch.stack([F.logsigmoid(t) for t in teachers]).logsumexp(dim=0) - _log(len(teachers))
     else:
-        target = torch.stack(list(teachers)).mean(dim=0).sigmoid()
-    # cross-entropy minus entropy, from logits so that saturated teachers stay finite
-    entropy = -(torch.xlogy(target, target) + torch.xlogy(1 - target, 1 - target))
-    return (F.binary_cross_entropy_with_logits(student, target, reduction="none") - entropy).sum(dim=-1)
+        log_target = F.logsigmoid(torch.stack(list(teachers)).mean(dim=0))
+    return (log_target.exp() * (log_target - F.logsigmoid(student))).sum(dim=-1)
 
 
 def _log(value: int) -> float:

@@ -2,46 +2,47 @@
 
     labels --> rgb  <==kl==>  flow <-- labels          ce: no edge; ml and mml: every peer <- all the others
 
-Legend: B batch, K classes. Outputs are anything with a `logits` dict {head: [B, K]}; targets are {head: [B] or [B, K]}.
+Legend: B batch, K classes. Outputs are what peers return: `logits` {head: [B, K]} and `features`; targets are
+{head: [B] or [B, K]}.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 from torch import Tensor
 
-from mml_lightning.objectives.divergences import AGGREGATES, KINDS, kl_divergence
+from mml_lightning.objectives.lessons import LESSONS, Output, check_options
 from mml_lightning.objectives.supervised import cross_entropy
 
 Terms = dict[str, dict[str, Tensor]]
-
-
-class HasLogits(Protocol):
-    @property
-    def logits(self) -> Mapping[str, Tensor]: ...
+WORDS = ("all", "first", "rest", "others")
 
 
 @dataclass(frozen=True)
 class Edge:
-    """One directed lesson: `student` <- `teachers`, by KL divergence on logits.
+    """One directed lesson: `student` <- `teachers`.
 
     Args:
-        term: name of the term in logs and metric keys.
+        lesson: what is taught: one of :data:`mml_lightning.objectives.lessons.LESSONS`.
+        options: the lesson's own settings.
+        term: name of the term in logs and metric keys; the lesson's by default.
         weight: factor of the term.
+        start_epoch, ramp_epochs: the weight is 0 before `start_epoch` and grows linearly over `ramp_epochs` from there.
         detach: stop the gradient at the teachers (False lets the lesson change the teacher too).
-        aggregate, temperature, kind: see :func:`mml_lightning.objectives.divergences.kl_divergence`.
     """
 
     student: str
     teachers: tuple[str, ...]
-    term: str = "kl"
+    lesson: str = "kl"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    term: str = ""
     weight: float = 1.0
-    temperature: float = 1.0
-    aggregate: str = "mean_logits"
-    kind: str = "softmax"
+    start_epoch: float = 0.0
+    ramp_epochs: float = 0.0
     detach: bool = True
 
     def __post_init__(self) -> None:
@@ -49,45 +50,69 @@ class Edge:
             raise ValueError(f"peer {self.student} can't teach itself; remove it from its own teachers")
         if not self.teachers:
             raise ValueError(f"peer {self.student} has a lesson without teachers; a run with one peer has no edge")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature={self.temperature} must be positive")
-        if self.aggregate not in AGGREGATES or self.kind not in KINDS:
-            raise ValueError(f"edge of {self.student}: aggregate is one of {AGGREGATES}, kind one of {KINDS}")
+        check_options(self.lesson, self.options)
+        if self.start_epoch < 0 or self.ramp_epochs < 0:
+            raise ValueError(f"start_epoch={self.start_epoch} and ramp_epochs={self.ramp_epochs} must not be negative")
+        if not self.term:
+            object.__setattr__(self, "term", self.lesson)
 
-    def __call__(self, outputs: Mapping[str, HasLogits], head: str, multi_label: bool) -> Tensor:
-        """Unweighted divergence per sample, [B]."""
-        teachers = [outputs[t].logits[head] for t in self.teachers]
+    def weight_at(self, epoch: float) -> float:
+        """The factor in (fractional) `epoch`."""
+        if epoch < self.start_epoch:
+            return 0.0
+        since = epoch - self.start_epoch
+        return self.weight * (min(1.0, since / self.ramp_epochs) if self.ramp_epochs else 1.0)
+
+    def __call__(self, outputs: Mapping[str, Output], head: str, labels: Tensor) -> Tensor:
+        """Unweighted loss per sample, [B]."""
+        teachers: list[Any] = [outputs[t] for t in self.teachers]
         if self.detach:
-            teachers = [t.detach() for t in teachers]
-        return kl_divergence(
-            outputs[self.student].logits[head],
-            teachers,
-            aggregate=self.aggregate,
-            temperature=self.temperature,
-            kind=self.kind,
-            multi_label=multi_label,
-        )
+            teachers = [_rows(t, lambda value: value.detach()) for t in teachers]
+        return LESSONS[self.lesson](outputs[self.student], teachers, head, labels, **self.options)
+
+
+OWN_FIELDS = ("lesson", "term", "weight", "start_epoch", "ramp_epochs", "detach")
 
 
 def expand_edges(specs: Sequence[Mapping[str, Any]], peers: Sequence[str]) -> list[Edge]:
     """Edges of a declared graph for the peers of a run.
 
-    A spec has `students` ("all" or a list), `teachers` ("others" or a list) and the other fields of :class:`Edge`.
+    A spec has `students` (a word or a list, by default "all"), `teachers` (by default "others"), fields of
+    :class:`Edge`, and the options of its lesson. Words are those of :func:`choose`.
 
     Raises:
         ValueError: a named peer is not in the run, or a field is unknown.
     """
     edges = []
     for spec in specs:
-        fields = {k: v for k, v in spec.items() if k not in ("students", "teachers")}
-        students = _named(spec.get("students", "all"), "all", peers, peers)
-        for student in students:
-            teachers = _named(spec.get("teachers", "others"), "others", [p for p in peers if p != student], peers)
-            try:
-                edges.append(Edge(student=student, teachers=tuple(teachers), **fields))
-            except TypeError as error:
-                raise ValueError(f"objective edge {dict(spec)}: {error}") from None
+        own = {key: value for key, value in spec.items() if key in OWN_FIELDS}
+        options = {k: v for k, v in spec.items() if k not in (*OWN_FIELDS, "students", "teachers")}
+        for student in choose(spec.get("students", "all"), peers):
+            teachers = choose(spec.get("teachers", "others"), peers, student)
+            edges.append(Edge(student=student, teachers=tuple(teachers), options=options, **own))
     return edges
+
+
+def choose(value: Any, peers: Sequence[str], student: str | None = None) -> list[str]:
+    """The peers that a word or a list names: all, first, rest (all but the first), others (all but the student).
+
+    Raises:
+        ValueError: a peer the run does not have.
+    """
+    words = {
+        "all": list(peers),
+        "first": list(peers[:1]),
+        "rest": list(peers[1:]),
+        "others": [peer for peer in peers if peer != student],
+    }
+    if isinstance(value, str):
+        value = words.get(value, [value])
+    unknown = [name for name in value if name not in peers]
+    if unknown:
+        raise ValueError(
+            f"objective names peer {unknown[0]!r}, the run has {list(peers)}; use those or one of {list(WORDS)}"
+        )
+    return list(value)
 
 
 class Objective:
@@ -97,8 +122,12 @@ class Objective:
         peers: names of all peers of the run.
         edges: declared graph, see :func:`expand_edges`.
         supervised_weight: factor of the supervised term.
-        frozen: peers that only teach: they get no term.
+        frozen: peers that only teach (a word or a list, see :func:`choose`): they get no term.
+        headed: peers whose supervised term trains their classifier alone (MERS): the trunk learns from edges only.
         supervised: (logits [B, K], target) -> loss per sample [B].
+
+    Raises:
+        ValueError: the graph names unknown peers or lessons, or freezes every peer.
     """
 
     def __init__(
@@ -106,41 +135,48 @@ class Objective:
         peers: Sequence[str],
         edges: Sequence[Mapping[str, Any]] = (),
         supervised_weight: float = 1.0,
-        frozen: Sequence[str] = (),
+        frozen: str | Sequence[str] = (),
+        headed: str | Sequence[str] = (),
         supervised: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
     ) -> None:
         self.peers = tuple(peers)
-        self.frozen = frozenset(frozen)
-        self.edges = [e for e in expand_edges(edges, peers) if e.student not in self.frozen]
+        self.frozen = frozenset(choose(frozen, peers))
+        self.headed = frozenset(choose(headed, peers)) - self.frozen
+        if self.frozen == set(peers):
+            raise ValueError(f"objective.frozen={frozen} leaves no peer to train of {list(peers)}; add a student")
+        self.edges = [edge for edge in expand_edges(edges, peers) if edge.student not in self.frozen]
         self.supervised_weight = supervised_weight
         self.supervised = supervised
 
     def __call__(
         self,
-        outputs: Mapping[str, HasLogits],
+        outputs: Mapping[str, Any],
         target: Mapping[str, Tensor],
         present: Mapping[str, Tensor] | None = None,
+        epoch: float = 0.0,
     ) -> Terms:
         """Terms {peer: {term: weighted scalar}}.
 
         Args:
-            outputs: per peer, logits {head: [B, K]}.
+            outputs: what each peer returned.
             target: per head, class indices [B] or multi-hot [B, K].
             present: per peer, [B] bool: samples that have its modality. A term is the mean over samples whose student
                 and teachers are all present; None means all are.
+            epoch: for edges whose weight grows.
         """
         terms: Terms = {peer: {} for peer in self.peers if peer not in self.frozen}
         for head, labels in target.items():
             suffix = "" if len(target) == 1 else f"_{head}"
-            multi_label = labels.ndim > 1
-            name = "bce" if multi_label else "ce"
+            name = "bce" if labels.ndim > 1 else "ce"
             for peer, peer_terms in terms.items():
-                loss = self.supervised(outputs[peer].logits[head], labels)
-                peer_terms[name + suffix] = self.supervised_weight * _mean(loss, [peer], present)
+                seen, own = _present({peer: outputs[peer]}, labels, present)
+                loss = _mean(self.supervised(seen[peer].logits[head], own))
+                peer_terms[name + suffix] = self.supervised_weight * loss
             for edge in self.edges:
-                loss = edge(outputs, head, multi_label)
+                involved = {peer: outputs[peer] for peer in (edge.student, *edge.teachers)}
+                seen, own = _present(involved, labels, present)
+                value = edge.weight_at(epoch) * _mean(edge(seen, head, own))
                 key = edge.term + suffix
-                value = edge.weight * _mean(loss, [edge.student, *edge.teachers], present)
                 # a student with several edges of one name sums them
                 terms[edge.student][key] = terms[edge.student][key] + value if key in terms[edge.student] else value
         return terms
@@ -155,19 +191,31 @@ def total(terms: Terms) -> Tensor:
     return result
 
 
-def _mean(per_sample: Tensor, involved: Sequence[str], present: Mapping[str, Tensor] | None) -> Tensor:
+def _present(
+    outputs: Mapping[str, Any], labels: Tensor, present: Mapping[str, Tensor] | None
+) -> tuple[Mapping[str, Any], Tensor]:
+    """Outputs and labels of the samples that every one of the peers has seen.
+
+    Absent samples are left out before a lesson looks at them: they may carry anything, NaN included, and some lessons
+    compare the samples of a batch with each other.
+    """
     if present is None:
-        return per_sample.mean()
-    weight = per_sample.new_ones(per_sample.shape)
-    for peer in involved:
-        weight = weight * present[peer].to(weight.dtype)
-    # absent samples may carry anything, NaN included: select, don't multiply
-    return per_sample.where(weight > 0, per_sample.new_zeros(())).sum() / weight.sum().clamp(min=1.0)
+        return outputs, labels
+    together = None
+    for peer in outputs:
+        together = present[peer] if together is None else together & present[peer]
+    if together is None or bool(together.all()):
+        return outputs, labels
+    rows = together.nonzero().squeeze(1)
+    return {peer: _rows(output, lambda value: value[rows]) for peer, output in outputs.items()}, labels[rows]
 
 
-def _named(value: Any, keyword: str, default: Sequence[str], peers: Sequence[str]) -> list[str]:
-    names = list(default) if value == keyword else [value] if isinstance(value, str) else list(value)
-    unknown = [name for name in names if name not in peers]
-    if unknown:
-        raise ValueError(f"objective names peer {unknown[0]!r}, the run has {list(peers)}; use those or '{keyword}'")
-    return names
+def _rows(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """An output with every tensor changed."""
+    fields = {name: getattr(output, name, None) for name in ("logits", "features")}
+    return SimpleNamespace(**{n: {k: change(v) for k, v in f.items()} for n, f in fields.items() if f is not None})
+
+
+def _mean(per_sample: Tensor) -> Tensor:
+    """Mean over the samples; 0 where there is none, still connected to the network."""
+    return per_sample.mean() if len(per_sample) else per_sample.sum()

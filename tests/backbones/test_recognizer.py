@@ -85,15 +85,15 @@ def test_copies_are_independent():
     net = tiny()
     twin = copy.deepcopy(net)
     twin(torch.randn(1, 3, 3, 16, 16))
-    assert {shift.n_segments for shift in twin._shifts} == {3}
-    assert {shift.n_segments for shift in net._shifts} == {8}
-    assert twin.net.layer1[0].conv1 in twin._shifts
+    assert {shift.n_segments for shift in twin._timed} == {3}
+    assert {shift.n_segments for shift in net._timed} == {8}
+    assert twin.net.layer1[0].conv1 in twin._timed
 
 
 def test_dropout_acts_in_training_only_and_after_the_features():
     net = randomise(tiny(dropout=0.5))
     clip = torch.randn(2, 2, 3, 32, 32)
-    freeze_batch_norm(net, keep_first=False)
+    freeze_batch_norm(net, "all")
     torch.manual_seed(0)
     a, b = net(clip), net(clip)
     assert not torch.equal(a.logits["label"], b.logits["label"])
@@ -121,12 +121,12 @@ def test_float64():
 def test_channels_last_survives_forward_and_backward():
     net = tiny().to(memory_format=torch.channels_last)
     layouts = []
-    for shift in net._shifts:
+    for shift in net._timed:
         shift.register_full_backward_hook(lambda m, gi, go: layouts.append(gi[0]))
         shift.register_forward_hook(lambda m, args, out: layouts.append(out))
     clip = torch.randn(2, 2, 3, 32, 32)
     net(clip).logits["label"].sum().backward()
-    assert len(layouts) == 2 * len(net._shifts)
+    assert len(layouts) == 2 * len(net._timed)
     assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in layouts)
 
 
@@ -200,7 +200,7 @@ def test_partial_batch_norm(depth):
 
 def test_freezing_all_includes_the_first():
     net = tiny()
-    assert freeze_batch_norm(net, keep_first=False) == 12  # stem, two per block, three shortcuts
+    assert freeze_batch_norm(net, "all") == 12  # stem, two per block, three shortcuts
     assert not net.net.bn1.training
 
 

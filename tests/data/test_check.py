@@ -1,4 +1,4 @@
-"""`mml check`: what it finds, what it writes, what runs make of it."""
+"""`mml check`: what it finds out about videos and folders of images, and what it writes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from mml_lightning.cli import main
 from mml_lightning.data import check
-from mml_lightning.data.check import Finding, _judge, _View, duplicates, inspect, read, report, with_readers
-from mml_lightning.data.records import Dataset, Head, Record
+from mml_lightning.data.check import Finding, inspect, read, work
+from mml_lightning.data.check.inspection import View, judge
+from mml_lightning.data.records import Dataset, Head, ImageSequence, Record
 from mml_lightning.errors import UserError
 from tests.data.videos import counted, damaged, real, record, write_video
 
@@ -31,10 +32,10 @@ def run(data: Dataset, file: Path, samples: int = 3, begun: list[int] | None = N
     return check.check(data, file, samples, 2, begin)  # type: ignore[arg-type]
 
 
-def view(frames: list[int], order: list[int] | None = None, size: tuple[int, int] = (8, 6)) -> _View:
+def view(frames: list[int], order: list[int] | None = None, size: tuple[int, int] = (8, 6)) -> View:
     """A reader that shows grey levels `frames`."""
     pixels = {i: np.full((size[1], size[0], 3), level, dtype=np.uint8) for i, level in enumerate(frames)}
-    return _View(len(frames), size, 10.0, order or [1, 3], pixels)
+    return View(len(frames), size, 10.0, order or [1, 3], pixels)
 
 
 # ------------------------------------------------------------------------------------------------ one video
@@ -45,7 +46,8 @@ def test_good_video(videos: dict[str, Path]) -> None:
     assert (found.frames_decord, found.frames_pyav, found.frames) == (24, 24, 24)
     assert (found.width, found.height, found.fps) == (64, 48, 12.0)
     assert (found.difference, found.decoder, found.problem) == (0.0, "", "")
-    assert found.bytes == videos["vp9"].stat().st_size
+    assert found.bytes == videos["vp9"].stat().st_size and found.state.startswith(f"{found.bytes}@")
+    assert found.hashes == "- - - -"  # grey frames have no pattern
 
 
 @pytest.mark.parametrize("kind", ["empty", "zeros", "text", None])
@@ -71,22 +73,62 @@ def test_video_that_only_pyav_reads(tmp_path: Path) -> None:
         (view([10, 20, 30, 40, 50], size=(6, 8)), (None, "pyav", "decord gives frames of (6, 8), PyAV of (8, 6)")),
     ],
 )
-def test_judgement(decord: _View, expected: tuple[float | None, str, str]) -> None:
-    assert _judge({"decord": decord, "pyav": view([10, 20, 30, 40, 50])}, {}) == expected
+def testjudgement(decord: View, expected: tuple[float | None, str, str]) -> None:
+    assert judge({"decord": decord, "pyav": view([10, 20, 30, 40, 50])}, {}) == expected
 
 
 def test_misplaced_frames_of_a_slow_video_are_found() -> None:
     slow, late = view([10, 12, 14, 16, 18]), view([10, 10, 12, 14, 16])
-    assert _judge({"decord": late, "pyav": slow}, {}) == (2.0, "pyav", "decord's frame 1 is frame 0")
+    assert judge({"decord": late, "pyav": slow}, {}) == (2.0, "pyav", "decord's frame 1 is frame 0")
     still = view([10] * 5)
-    assert _judge({"decord": still, "pyav": still}, {}) == (0.0, "", "")
+    assert judge({"decord": still, "pyav": still}, {}) == (0.0, "", "")
 
 
 def test_the_reader_that_works_is_chosen() -> None:
     good = view([1, 2, 3, 4])
-    assert _judge({"decord": good}, {"pyav": "no"}) == (None, "decord", "no")
-    assert _judge({}, {"decord": "d", "pyav": "p"}) == (None, "none", "p")
-    assert _judge({"pyav": good}, {}) == (None, "", "")  # decord is not installed
+    assert judge({"decord": good}, {"pyav": "no"}) == (None, "decord", "no")
+    assert judge({}, {"decord": "d", "pyav": "p"}) == (None, "none", "p")
+    assert judge({"pyav": good}, {}) == (None, "", "")  # decord is not installed
+
+
+# ------------------------------------------------------------------------------------------------ images
+
+
+def write_images(folder: Path, count: int, layout: str = "rgb", listed: int | None = None) -> ImageSequence:
+    folder.mkdir(parents=True)
+    names = {"rgb": "img_{:05d}.png", "flow_pair": "{axis}_{:05d}.png", "flow_packed": "flow_{:05d}.png"}
+    images = ImageSequence(folder, names[layout], listed or count, fps=12.0, layout=layout)  # type: ignore[arg-type]
+    for index in range(count):
+        for path in images.paths(index):
+            assert cv2.imwrite(str(path), np.full((48, 64, 3), 20 + 5 * index, np.uint8))
+    return images
+
+
+@pytest.mark.parametrize("layout", ["rgb", "flow_pair", "flow_packed"])
+def test_good_images(tmp_path: Path, layout: str) -> None:
+    found = inspect(write_images(tmp_path / "v", 9, layout))
+    assert (found.listed, found.images, found.frames, found.width, found.height, found.fps) == (9, 9, 9, 64, 48, 12.0)
+    assert found.usable and not found.problem and bool(found.hashes) is (layout == "rgb")
+
+
+def test_images_against_their_list(tmp_path: Path) -> None:
+    longer = inspect(write_images(tmp_path / "longer", 9, listed=7))
+    assert (longer.images, longer.frames, longer.decoder) == (7, 7, "")
+    assert longer.problem.endswith("7 items are listed, 2 more are there")
+    shorter = inspect(write_images(tmp_path / "shorter", 9, listed=11))
+    assert not shorter.usable and shorter.problem.endswith("2 of 11 listed items are missing (no img_00010.png)")
+    holed = write_images(tmp_path / "holed", 9, "flow_pair")
+    holed.paths(4)[1].unlink()
+    assert inspect(holed).problem.endswith("1 of 9 listed items are missing (no y_00005.png)")
+    gone = inspect(ImageSequence(tmp_path / "gone", "img_{:05d}.png", 3))
+    assert (
+        not gone.usable
+        and gone.state == ""
+        and gone.problem.endswith("3 of 3 listed items are missing (no such folder)")
+    )
+    damaged_one = write_images(tmp_path / "damaged", 9)
+    damaged_one.paths(8)[0].write_text("no image")
+    assert inspect(damaged_one).problem.endswith("img_00009.png: it is not a readable image")
 
 
 # ------------------------------------------------------------------------------------------------ a dataset
@@ -109,7 +151,7 @@ def test_file_is_complete_in_order_and_reads_back(videos: dict[str, Path], tmp_p
     assert found[1] == replace(found[0], id="part") and found[2].decoder == "none" and found[3].frames == 1
     assert read(file) == found and list(file.parent.iterdir()) == [file]
     with file.open() as handle:
-        assert next(csv.reader(handle))[:3] == ["split", "id", "path"]
+        assert next(csv.reader(handle))[:4] == ["split", "id", "source", "path"]
 
 
 def test_interrupted_check_continues(videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,20 +172,21 @@ def test_interrupted_check_continues(videos: dict[str, Path], tmp_path: Path, mo
             raise KeyboardInterrupt
         return inspect(path, samples)
 
-    monkeypatch.setattr(check, "inspect", stops)
+    monkeypatch.setattr(work, "inspect", stops)
     with pytest.raises(KeyboardInterrupt):
         check.check(data, file, 3, 1, lambda videos: lambda: None)
     assert not file.exists()
     monkeypatch.undo()
     seen[0].write_bytes(videos["h264"].read_bytes())  # changed meanwhile
+    seen[1].touch()  # written again: another state even if its size is the same
     with part.open("a") as handle:
         handle.write("train,2,cut in the mid")
     begun: list[int] = []
     found = run(data, file, begun=begun)
-    assert begun == [3] and len(found) == 4
+    assert begun == [4] and len(found) == 4
     assert [f.bytes for f in found] == [path.stat().st_size for path in copies]
     run(data, file, begun=begun)
-    assert begun == [3, 4]  # a finished check starts anew
+    assert begun == [4, 4]  # a finished check starts anew
 
 
 def test_wrong_numbers_and_places(videos: dict[str, Path], tmp_path: Path) -> None:
@@ -155,94 +198,42 @@ def test_wrong_numbers_and_places(videos: dict[str, Path], tmp_path: Path) -> No
         run(data, tmp_path / "file" / "x.csv")
 
 
-def test_runs_take_the_right_reader(videos: dict[str, Path], tmp_path: Path) -> None:
-    data = dataset(train=[record(videos["vp9"]), record(videos["h264"])], val=[record(videos["vp9"])])
+def test_what_is_as_it_was_is_taken_over(videos: dict[str, Path], tmp_path: Path) -> None:
+    images = write_images(tmp_path / "v", 5)
+    data = dataset(
+        train=[
+            record(videos["vp9"]),
+            record(videos["h264"], span=(0.5, 1.0)),
+            Record("v", {"frames": images}, {"label": 0}),
+        ]
+    )
     file = tmp_path / "mine.csv"
-    assert with_readers(data, file) is data
-    found = run(data, file)
-    assert with_readers(data, file) is data
-    with file.open("w", newline="") as handle:
-        check._write(handle, [replace(found[0], decoder="pyav"), replace(found[1], decoder="none")], header=True)
-    changed = with_readers(data, file)
-    assert [r.decoder for r in changed.splits["train"]] == ["pyav", None]
-    assert changed.splits["val"][0].decoder is None  # the same id in another split is another record
-    assert changed.fingerprint() != data.fingerprint()
-    file.write_text("split,id\ntrain,vp9\n")
-    with pytest.raises(UserError, match="is damaged; delete it and run mml check again"):
-        with_readers(data, file)
+    first = run(data, file)
+    file.rename(tmp_path / "mine.csv.3.part")
+    begun: list[int] = []
+    assert run(data, file, begun=begun) == first and begun == [0]
+    file.rename(tmp_path / "mine.csv.3.part")
+    images.paths(2)[0].unlink()
+    moved = replace(data.splits["train"][1], span=(5.0, 6.0))
+    later = run(dataset(train=[data.splits["train"][0], moved, data.splits["train"][2]]), file, begun=begun)
+    assert begun == [0, 1]
+    assert [f.usable for f in later] == [True, False, False]
 
 
-def test_identical_files_in_several_splits(videos: dict[str, Path], tmp_path: Path) -> None:
-    copy, tail = tmp_path / "copy.webm", tmp_path / "tail.webm"
-    content = videos["vp9"].read_bytes()
-    copy.write_bytes(content)
-    tail.write_bytes(content[:-1] + b"\1")  # same size, other content
-    train = [record(videos["vp9"]), record(videos["vp9"], id="again"), record(videos["h264"])]
-    assert duplicates(dataset(train=train, test=[record(tail)])) == []
-    groups = duplicates(dataset(train=train, test=[record(copy), record(tail)]))
-    assert groups == [[("train", "vp9"), ("train", "again"), ("test", "copy")]]
+def test_span_past_the_end(videos: dict[str, Path], tmp_path: Path) -> None:
+    whole = record(videos["vp9"], id="whole", span=(1.9, 9.0))
+    past = record(videos["vp9"], id="past", span=(2.0, 9.0))
+    found = run(dataset(train=[whole, past]), tmp_path / "mine.csv")
+    assert [f.decoder for f in found] == ["", "none"]
+    assert found[1].problem == f"{videos['vp9']}: the span starts at 2 s, the video ends at 2.00 s"
 
 
-def test_report(videos: dict[str, Path], tmp_path: Path) -> None:
-    good, bad = record(videos["vp9"]), record(damaged("empty", videos["vp9"], tmp_path / "bad.webm"), 0)
-    data = dataset(train=[good, bad, record(videos["single"])], val=[replace(good, id="copy")], test=[])
-    lines = report(data, run(data, tmp_path / "mine.csv"))
-    text = "\n".join(lines)
-    assert lines[0] == "mine: 4 videos, 3 readable"
-    assert "unreadable: 1 videos; repair or drop them; first train/bad (" in text
-    assert "one frame: 1 videos; they have no flow" in text and "first train/single" in text
-    assert "1 identical videos stand in several splits, first train/vp9 = val/copy" in text
-    assert "size     64x48 (3)" in text and "frames   1 to 24, median 24" in text
-    assert "train    3 videos, 2 classes of 0 to 3, median 1.5; 1 classes have none: b" in text
-    assert not any(line.startswith("test") for line in lines) and "one right reader" not in text
-
-
-# ------------------------------------------------------------------------------------------------ command
-
-
-def write_index(folder: Path, videos: dict[str, Path], *names: str) -> Path:
-    rows = [f"{videos[name]},{i % 2},{('train', 'val')[i % 2]}" for i, name in enumerate(names)]
-    index = folder / "my videos.csv"
-    index.write_text("\n".join(["path,label,split", *rows, ""]))
-    return index
-
-
-def test_command(videos: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    index = write_index(tmp_path, videos, "vp9", "h264", "moving", "single")
-    words = ["data=csv", f"data.index='{index}'", f"paths.root={tmp_path / 'out'}"]
-    assert main(["check", *words, "--samples", "2", "--threads", "1"]) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith("checking 4 videos of csv_my_videos with 1 threads\n")
-    assert "csv_my_videos: 4 videos, 4 readable" in printed
-    file = tmp_path / "out" / "check" / "csv_my_videos.csv"
-    assert printed.endswith(f"wrote {file}\n") and len(read(file)) == 4
-
-
-def test_command_exits_with_1_where_a_video_is_unreadable(
-    videos: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    index = write_index(tmp_path, videos | {"bad": tmp_path / "gone.webm"}, "vp9", "bad")
-    with pytest.raises(SystemExit) as caught:
-        main(["check", "data=csv", f"data.index='{index}'", f"paths.root={tmp_path}"])
-    assert caught.value.code == 1
-    assert "unreadable: 1 videos" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["data=csv"], "data=csv needs data.index="),
-        (["data=nothing"], "data/nothing"),
-        (["data=ssv2"], "root"),
-        (["data.what=1"], "data.what"),
-        (["modality=[sound]"], "modality 'sound' is unknown"),
-        (["=="], "=="),
-    ],
-)
-def test_command_mistakes_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", *words]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("mml: error: ") and message in said and said.count("\n") == 1
+def test_every_source_has_a_line(videos: dict[str, Path], tmp_path: Path) -> None:
+    flow = write_images(tmp_path / "flow", 23, "flow_pair")
+    data = dataset(train=[Record("v", {"frames": videos["vp9"], "flow": flow}, {"label": 0})])
+    found = run(data, tmp_path / "mine.csv")
+    assert [(f.key, f.frames) for f in found] == [(("train", "v", "flow"), 23), (("train", "v", "frames"), 24)]
+    assert read(tmp_path / "mine.csv") == found
 
 
 # ------------------------------------------------------------------------------------------------ real files

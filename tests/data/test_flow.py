@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mml_lightning.data import flow as module
 from mml_lightning.data.decode import DecodeError, NoSource
 from mml_lightning.data.flow import FlowCache, FlowSettings, compute_flow, dequantise, quantise
+from mml_lightning.data.flow_engines import ALGORITHMS
 from mml_lightning.errors import UserError
 from mml_lightning.transforms import invert_x
 from tests.data.videos import counted, damaged, moving, record, texture, write_video
@@ -55,7 +56,7 @@ def test_golden_values() -> None:
 # ------------------------------------------------------------------------------------------------ computation
 
 
-@pytest.mark.parametrize("preset", module.PRESETS)
+@pytest.mark.parametrize("preset", ALGORITHMS["dis"])
 def test_translation_has_the_right_sign_and_size(preset: str) -> None:
     settings = FlowSettings(preset=preset)
     flow = dequantise(compute_flow(moving(4, 3, -2), settings), settings.bound)
@@ -82,7 +83,12 @@ def test_frames_too_small_are_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"algorithm": "raft"}, "use dis"), ({"preset": "slow"}, "use one of"), ({"bound": 0.0}, "positive pixels")],
+    [
+        ({"algorithm": "raft"}, "use one of"),
+        ({"preset": "slow"}, "use one of"),
+        ({"algorithm": "tvl1"}, r"flow.preset='medium' is unknown to flow.algorithm=tvl1"),
+        ({"bound": 0.0}, "positive pixels"),
+    ],
 )
 def test_settings_name_the_mistake(values: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -104,6 +110,13 @@ def test_key_holds_every_parameter_and_version(monkeypatch: pytest.MonkeyPatch) 
         FlowSettings(bound=20.5),
         FlowSettings(bound=20.0000001),  # prints like 20
         FlowSettings(decoder="pyav"),
+        FlowSettings(algorithm="tvl1", preset="fast"),
+        FlowSettings(algorithm="tvl1", preset="accurate"),
+        FlowSettings(algorithm="tvl1", preset="fast", parameters={"lam": 0.1}),
+        FlowSettings(algorithm="tvl1_opencv", preset="default"),
+        FlowSettings(algorithm="tvl1_opencv", preset="half"),
+        FlowSettings(algorithm="farneback", preset="default"),
+        FlowSettings(algorithm="mv", preset="default"),
     ]
     keys = {settings.key() for settings in variants}
     assert len(keys) == len(variants) and FlowSettings().key() in keys

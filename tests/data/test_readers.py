@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mml_lightning.data.readers import COLUMNS, read_csv, read_ssv2
+from mml_lightning.data.readers import COLUMNS, mirrored_classes, read_csv, read_ssv2
 from mml_lightning.data.records import Dataset, validate
 from mml_lightning.errors import UserError
 from tests.data.videos import real
@@ -187,6 +188,78 @@ def test_ssv2_without_test_labels(tmp_path: Path) -> None:
     assert ids(read_ssv2("ssv2", str(ssv2(tmp_path))))["test"] == []
 
 
+@pytest.mark.parametrize("folder", ["annotations", "labels", "."])
+@pytest.mark.parametrize("prefix", ["", "something-something-v2-"])
+def test_ssv2_file_names_of_the_releases(tmp_path: Path, folder: str, prefix: str) -> None:
+    made = ssv2(tmp_path / "made", answers="6;Moving something up\n") / "annotations"
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for path in made.iterdir():
+        path.rename(tmp_path / folder / f"{prefix}{path.name}")
+    (tmp_path / "20bn-something-something-v2").mkdir()
+    data = read_ssv2("ssv2", str(tmp_path))
+    assert ids(data) == {"train": ["3", "4"], "val": ["5"], "test": ["6"]}
+    assert data.splits["val"][0].media["frames"] == tmp_path / "20bn-something-something-v2" / "5.webm"
+
+
+def test_ssv2_tells_left_from_right(tmp_path: Path) -> None:
+    labels = {"Pushing something from left to right": "0", "Pushing something from right to left": "1"}
+    rows = [{"id": "1", "template": "Pushing [something] from left to right"}]
+    data = read_ssv2("ssv2", str(ssv2(tmp_path, labels, rows, val=rows[0]["template"])))
+    assert data.mirrored == {"label": {0: 1, 1: 0}}
+
+
+LISTS: dict[str, Any] = {
+    "ids": ["5", 3],
+    "entries": [{"id": "5", "label": "moving a pen up"}, {"id": 3, "template": DROP}],
+    "objects": {"5": [{"name": "5/0001.jpg"}], "3": []},
+}
+
+
+@pytest.mark.parametrize("form", LISTS)
+def test_splits_by_ids(tmp_path: Path, form: str) -> None:
+    root = ssv2(tmp_path)
+    (root / "train.json").write_text(json.dumps(LISTS[form]))
+    (root / "val.json").write_text(json.dumps(["4"]))
+    data = read_ssv2("else", str(root), splits={"train": "train.json", "val": "val.json", "test": None})
+    assert ids(data) == {"train": ["5", "3"], "val": ["4"], "test": []}
+    own = 0 if form == "entries" else 1  # an entry's own template counts
+    assert [r.target["label"] for r in data.splits["train"]] == [1, own]
+
+
+def test_splits_with_a_part_of_the_classes(tmp_path: Path) -> None:
+    root = ssv2(tmp_path, {**LABELS, "Closing something": "2"})
+    (root / "few.json").write_text(json.dumps({"Dropping something": 0, "Closing something": 1}))
+    for split, videos in (("train", ["4"]), ("val", ["3"])):
+        (root / f"{split}.json").write_text(json.dumps(videos))
+    data = read_ssv2("few", str(root), splits={"train": "train.json", "val": None}, labels="few.json")
+    assert data.heads["label"].classes == ("Dropping something", "Closing something")
+    assert ids(data)["train"] == ["4"] and data.splits["train"][0].target == {"label": 0}
+    with pytest.raises(UserError, match=r"val\.json: id 3 has no label in the official .* classes of data\.classes"):
+        read_ssv2("few", str(root), splits={"train": "train.json", "val": "val.json"}, labels="few.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "splits", "message"),
+    [
+        (
+            '["77"]',
+            {"train": "train.json"},
+            r"train\.json: id 77 has no label in the official train and validation files",
+        ),
+        ("[[3]]", {"train": "train.json"}, r"train\.json: each entry must be an id, or an object with an id"),
+        ("{", {"train": "train.json"}, r"train\.json is not valid JSON"),
+        ("[]", {"train": "gone.json"}, r"gone\.json is missing; data\.root must hold"),
+        ("[]", {"training": "train.json"}, r"data\.splits='training' is unknown"),
+    ],
+)
+def test_mistakes_in_splits_by_ids(tmp_path: Path, content: str, splits: dict[str, str], message: str) -> None:
+    root = ssv2(tmp_path)
+    (root / "train.json").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_ssv2("else", str(root), splits=splits)
+    assert "\n" not in str(caught.value)
+
+
 def test_ssv2_prepares_first(tmp_path: Path) -> None:
     assert ids(read_ssv2("demo", str(tmp_path), prepare=lambda root: ssv2(root)))["train"] == ["3", "4"]
 
@@ -216,12 +289,37 @@ def test_ssv2_mistakes_are_one_line(tmp_path: Path, changes: dict, message: str)
 
 
 def test_ssv2_missing_and_broken_files(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"labels\.json is missing; data\.root must hold annotations/ and videos/"):
+    with pytest.raises(UserError, match=r"labels\.json is missing; data\.root must hold annotations/ .* and videos/"):
         read_ssv2("ssv2", str(tmp_path / "nowhere"))
     root = ssv2(tmp_path)
     (root / "annotations" / "validation.json").write_text("[{")
     with pytest.raises(UserError, match=r"validation\.json is not valid JSON"):
         read_ssv2("ssv2", str(root))
+
+
+# ------------------------------------------------------------------------------------------------ mirrored classes
+
+SIDES = st.lists(
+    st.sampled_from(["left", "Right", "LEFT", "clockwise", "up", "upright", "cleft", "something"]), max_size=6
+)
+
+
+@given(st.lists(SIDES.map(" ".join), unique=True, max_size=8))
+def test_mirroring_twice_is_nothing(classes: list[str]) -> None:
+    partners = mirrored_classes(classes)
+    assert all(partners[partners[k]] == k != partners[k] for k in partners)
+
+
+def test_words_that_only_sound_like_sides() -> None:
+    names = [
+        "Putting something upright",
+        "pulling it right out",
+        "Copyright",
+        "Copyleft",
+        "Turning Left",
+        "Turning Right",
+    ]
+    assert mirrored_classes(names) == {4: 5, 5: 4}
 
 
 # ------------------------------------------------------------------------------------------------ real files
@@ -243,3 +341,12 @@ def test_real_classes_of_ssv2(tmp_path: Path) -> None:
     classes = data.heads["label"].classes
     assert len(classes) == 174 and {name: str(i) for i, name in enumerate(classes)} == labels
     assert classes[data.splits["train"][0].target["label"]] == template.replace("[", "").replace("]", "")  # type: ignore[index]
+    pairs = {classes[a]: classes[b] for a, b in data.mirrored["label"].items()}
+    assert pairs == {
+        "Pulling something from left to right": "Pulling something from right to left",
+        "Pulling something from right to left": "Pulling something from left to right",
+        "Pushing something from left to right": "Pushing something from right to left",
+        "Pushing something from right to left": "Pushing something from left to right",
+        "Turning the camera left while filming something": "Turning the camera right while filming something",
+        "Turning the camera right while filming something": "Turning the camera left while filming something",
+    }

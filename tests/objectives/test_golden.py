@@ -65,6 +65,17 @@ def test_multi_label_terms(kind):
     close(terms["a"]["kl"], GOLDEN["multi_label_kl"][kind])
 
 
+def test_multi_label_values_of_the_paper_by_hand():
+    """Written out: binary cross-entropy over B x K, and both divergences divided by B x K."""
+    z, t, y = logits("z1").detach(), logits("z2").detach(), torch.tensor(GOLDEN["Y"], dtype=torch.float64)
+    p, q = t.sigmoid(), z.sigmoid()
+    close(-(y * q.log() + (1 - y) * (1 - q).log()).mean(), 0.59555638)
+    close((p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean(), 0.27313049)
+    p, q = t.softmax(-1), z.softmax(-1)
+    close((p * (p / q).log()).mean(), 0.40707770)
+    assert (GOLDEN["bce"], GOLDEN["multi_label_kl"]) == (0.59555638, {"softmax": 0.40707770, "bernoulli": 0.27313049})
+
+
 def test_total_is_the_sum_of_all_terms_of_all_peers():
     terms = Objective(["a", "b"], MUTUAL)(outputs(a=logits("z1"), b=logits("z2")), {"label": torch.tensor(GOLDEN["y"])})
     close(total(terms), sum(GOLDEN["ce"][:2]) + sum(GOLDEN["kl_two"]))

@@ -1,15 +1,12 @@
-"""Dataset readers: annotation files to :class:`Dataset`, joined by id. Each is one function bound in conf/data/."""
+"""A table of your own videos: one line each."""
 
 from __future__ import annotations
 
 import csv
-import json
 import math
-import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from mml_lightning.data.readers.files import held_out, natural
 from mml_lightning.data.records import SPLITS, Dataset, Head, Record
 from mml_lightning.errors import UserError
 
@@ -48,7 +45,7 @@ def read_csv(name: str, index: str | None, root: str | None = None, label_separa
     table = _Table(Path(index).expanduser())
     base = Path(root).expanduser() if root else table.path.parent
     cells = [table.labels(row, label_separator) for row in table.rows]
-    classes = sorted({label for cell in cells for label in cell}, key=_number_or_name)
+    classes = sorted({label for cell in cells for label in cell}, key=natural)
     if len(classes) < 2:
         raise UserError(
             f"{table.path}: column {table.columns['label']!r} holds {len(classes)} class; at least two are needed"
@@ -67,9 +64,7 @@ def read_csv(name: str, index: str | None, root: str | None = None, label_separa
         )
         splits[table.split(row)].append(record)
     if not splits["val"]:
-        held_out = set(sorted(record.id for record in splits["train"])[::5])
-        splits["val"] = [record for record in splits["train"] if record.id in held_out]
-        splits["train"] = [record for record in splits["train"] if record.id not in held_out]
+        splits["train"], splits["val"] = held_out(splits["train"])
     return Dataset(name, splits, {"label": Head(tuple(classes), multi_label=bool(label_separator))})
 
 
@@ -87,7 +82,8 @@ class _Table:
         except UnicodeDecodeError:
             raise UserError(f"data.index={path} is not UTF-8 text; save it as CSV in UTF-8") from None
         except (OSError, csv.Error) as error:
-            raise UserError(f"can't read data.index={path}: {getattr(error, 'strerror', None) or error}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"can't read data.index={path}: {reason}; give the path of your CSV") from None
         if not self.rows:
             raise UserError(f"{path}: no line below the header; each line needs path, label, split")
         header = {key.strip().lower(): key for key in reader.fieldnames or () if key}
@@ -104,7 +100,9 @@ class _Table:
         line, cells = row
         value = (cells.get(self.columns[role]) or "").strip()
         if not value:
-            raise UserError(f"{self.path}, line {line}: column {self.columns[role]!r} is empty")
+            raise UserError(
+                f"{self.path}, line {line}: column {self.columns[role]!r} is empty; fill it or remove the line"
+            )
         return value
 
     def labels(self, row: _Row, separator: str | None) -> tuple[str, ...]:
@@ -134,96 +132,3 @@ class _Table:
         if not 0 <= start < end < math.inf:
             raise UserError(f"{self.path}, line {line}: start {start:g} must lie before end {end:g}, from 0 on")
         return start, end
-
-
-def read_ssv2(
-    name: str,
-    root: str,
-    mirrored: dict[int, int] | None = None,
-    prepare: Callable[[Path], Any] | None = None,
-    extensions: Sequence[str] = ("webm", "mp4"),
-) -> Dataset:
-    """Something-Something V2 as published: `annotations/{labels,train,validation,test}.json` and `videos/<id>.webm`.
-
-    Test labels come from `annotations/test-answers.csv` (`id;template`) where present; without them test is empty.
-
-    Args:
-        prepare: called with the root first (the demo generates its files here).
-        mirrored: class index -> class index under a horizontal flip.
-
-    Raises:
-        UserError: a missing annotation file, or a label that labels.json does not know.
-    """
-    folder = Path(root).expanduser()
-    if prepare is not None:
-        prepare(folder)
-    annotations = folder / "annotations"
-    number = _classes(annotations / "labels.json")
-    files = {p.stem: p for p in sorted((folder / "videos").glob("*")) if p.suffix.lstrip(".").lower() in extensions}
-
-    def record(video: str, template: str, source: Path) -> Record:
-        label = _plain(template)
-        if label not in number:
-            raise UserError(
-                f"{source}: id {video} has label {label!r}, which labels.json does not list; fix either file"
-            )
-        media = files.get(video, folder / "videos" / f"{video}.{extensions[0]}")
-        return Record(video, {"frames": media}, {"label": number[label]})
-
-    splits = {}
-    for split, file in (("train", "train.json"), ("val", "validation.json")):
-        source = annotations / file
-        try:
-            splits[split] = [record(str(row["id"]), row["template"], source) for row in _json(source)]
-        except (KeyError, TypeError, AttributeError):
-            raise UserError(f"{source}: each entry needs an id and a template, as in Something-Something V2") from None
-    splits["test"] = _answers(annotations / "test-answers.csv", record)
-    classes = tuple(sorted(number, key=number.__getitem__))
-    return Dataset(name, splits, {"label": Head(classes)}, {"label": dict(mirrored or {})})
-
-
-def read_demo(name: str, root: str, **sizes: Any) -> Dataset:
-    """The embedded demo: generated at `root` on first use, then read like Something-Something V2."""
-    from mml_lightning.data.demo import LEFT_RIGHT, prepare_demo
-
-    return read_ssv2(name, root, mirrored=LEFT_RIGHT, prepare=lambda folder: prepare_demo(folder, **sizes))
-
-
-def _plain(template: str) -> str:
-    return template.replace("[", "").replace("]", "")
-
-
-def _classes(path: Path) -> dict[str, int]:
-    """{class name: index} of labels.json."""
-    content = _json(path)
-    try:
-        number = {_plain(label): int(index) for label, index in content.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise UserError(f'{path} must map class names to numbers: {{"class name": "0", ...}}') from None
-    if sorted(number.values()) != list(range(len(content))) or len(number) < 2:
-        raise UserError(f"{path}: the {len(content)} classes must be numbered 0 to {len(content) - 1}, two or more")
-    return number
-
-
-def _answers(path: Path, record: Callable[[str, str, Path], Record]) -> list[Record]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        rows = [row for row in csv.reader(handle, delimiter=";") if row]
-    if any(len(row) != 2 for row in rows):
-        raise UserError(f"{path}: each line must be id;template")
-    return [record(video.strip(), template.strip(), path) for video, template in rows]
-
-
-def _number_or_name(label: str) -> tuple[int, int, str]:
-    """Sorting key: whole numbers by value before names by spelling."""
-    return (0, int(label), label) if re.fullmatch(r"-?[0-9]+", label) else (1, 0, label)
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; data.root must hold annotations/ and videos/") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None

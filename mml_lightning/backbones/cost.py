@@ -1,0 +1,58 @@
+"""What a network costs: parameters and operations of one evaluation, counted on the meta device.
+
+Published "FLOPs" of video networks are multiply-adds, one multiply and one add counting as one. Tools differ in what
+they add to those of convolutions, linear layers and matrix products: fvcore, which the SlowFast family cites, counts 2
+per value that a batch norm gives out, half a percent of an I3D. Both parts are kept apart here; pooling and activations
+are left out.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+NORM_OPERATIONS = 2  # per value, fvcore's count of an affine batch norm in eval mode
+
+
+class Cost(NamedTuple):
+    """Parameters; multiply-adds of convolutions, linear layers and matrix products; operations of batch norms."""
+
+    parameters: int
+    multiply_adds: int
+    norms: int
+
+    @property
+    def operations(self) -> int:
+        """fvcore's number: multiply-adds and norms."""
+        return self.multiply_adds + self.norms
+
+
+def cost(net: nn.Module, shape: tuple[int, ...]) -> Cost:
+    """Count one evaluation of `net`, which stays as it is: a copy without values runs in eval mode.
+
+    Args:
+        shape: of the input, for example (1, T, C, H, W).
+    """
+    ghost = copy.deepcopy(net).to("meta").eval()
+    values = 0
+
+    def count(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal values
+        values += output.numel()
+
+    for module in ghost.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.register_forward_hook(count)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        ghost(torch.empty(shape, device="meta"))
+    return Cost(parameter_count(net), counter.get_total_flops() // 2, NORM_OPERATIONS * values)
+
+
+def parameter_count(net: nn.Module) -> int:
+    """Number of learnable values."""
+    return sum(parameter.numel() for parameter in net.parameters())

@@ -1,0 +1,33 @@
+"""Builders by name: what makes a network again from the plain values stored beside its weights.
+
+A new network is a function that returns a `Peer` whose `arch` names it as `builder`; list it here, so that its zoo
+files and checkpoints can be loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mml_lightning.backbones.peer import Peer
+from mml_lightning.backbones.recognizer import tsm_mobilenet_v2, tsm_resnet
+from mml_lightning.backbones.recognizer3d import video_resnet
+
+BUILDERS: dict[str, Callable[..., Peer]] = {
+    "tsm_resnet": tsm_resnet,
+    "tsm_mobilenet_v2": tsm_mobilenet_v2,
+    "video_resnet": video_resnet,
+}
+
+
+def rebuild(arch: Mapping[str, Any]) -> Peer:
+    """Make a network with fresh weights from the `arch` of another one, for example from a checkpoint.
+
+    Raises:
+        ValueError: the builder is unknown.
+    """
+    values = dict(arch)
+    builder = values.pop("builder", None)
+    if builder not in BUILDERS:
+        raise ValueError(f"arch names builder {builder!r}: use one of {', '.join(BUILDERS)}")
+    return BUILDERS[builder](**values)

@@ -1,0 +1,82 @@
+"""The check itself: every video and folder of images once, in parallel, continued where it was interrupted."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from mml_lightning.data.check.findings import Finding, read, state, write
+from mml_lightning.data.check.inspection import inspect, of_record
+from mml_lightning.data.records import SPLITS, Dataset, Media, Record
+from mml_lightning.errors import UserError
+
+_Key = tuple[str, str, str]  # split, id, source
+
+
+def check(
+    dataset: Dataset, file: Path, samples: int, threads: int, begin: Callable[[int], Callable[[], object]]
+) -> list[Finding]:
+    """Inspect all media of every record and write `file`; findings of an interrupted check are taken over.
+
+    Args:
+        samples: frames that are read of each.
+        begin: called with the number of videos (and folders of images) left; returns what is called after each.
+
+    Raises:
+        UserError: a number is out of range, or the file can't be written.
+    """
+    if samples < 1 or threads < 1:
+        raise UserError(f"--samples {samples} and --threads {threads} must be 1 or more")
+    records = {
+        (split, record.id, source): record
+        for split in SPLITS
+        for record in dataset.splits.get(split, ())
+        for source in sorted(record.media)
+    }
+    part = file.with_name(f"{file.name}.{samples}.part")
+    done = _taken_over(part, records)
+    left: dict[Media, list[_Key]] = defaultdict(list)  # parts of one file are inspected once
+    for key, record in records.items():
+        if key not in done:
+            left[record.media[key[2]]].append(key)
+    advance = begin(len(left))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", newline="", encoding="utf-8") as handle:
+            write(handle, done.values(), header=True)
+            for media, seen in _inspect_all(list(left), samples, threads):
+                done |= {key: of_record(seen, key[0], records[key], key[2]) for key in left[media]}
+                write(handle, [done[key] for key in left[media]])
+                advance()
+        findings = [done[key] for key in records]
+        with part.open("w", newline="", encoding="utf-8") as handle:
+            write(handle, findings, header=True)
+        os.replace(part, file)
+    except OSError as error:
+        raise UserError(f"can't write {file} ({error.strerror}); set paths.root") from None
+    return findings
+
+
+def _taken_over(part: Path, records: dict[_Key, Record]) -> dict[_Key, Finding]:
+    """What an interrupted check found out about media that are as they were."""
+    done = {}
+    for finding in read(part, partial=True):
+        record = records.get(finding.key)
+        if record is None or not finding.state or finding.state != state(record.media[finding.source]):
+            continue
+        if finding.path == str(record.media[finding.source]) and (finding.usable or record.span is None):
+            done[finding.key] = of_record(finding, finding.split, record, finding.source)  # spans may have changed
+    return done
+
+
+def _inspect_all(media: Sequence[Media], samples: int, threads: int) -> Iterator[tuple[Media, Finding]]:
+    pool = ThreadPoolExecutor(max_workers=threads)  # both readers decode outside of the interpreter lock
+    try:
+        jobs = {pool.submit(inspect, one, samples): one for one in media}
+        for job in as_completed(jobs):
+            yield jobs[job], job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

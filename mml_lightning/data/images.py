@@ -1,0 +1,126 @@
+"""Folders of numbered images as if they were videos; and flow that comes as images.
+
+Legend: N items asked for, H height, W width.
+
+An image that is missing or damaged is an error that names the file: no other image ever takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mml_lightning.data.decode import DecodeError, VideoReader, decoder_version, open_video
+from mml_lightning.data.records import Dataset, ImageSequence, Media
+
+
+@contextmanager
+def open_media(media: Media, decoder: str = "decord") -> Iterator[VideoReader]:
+    """Open a video file with `decoder`, or a sequence of images, which needs none.
+
+    Raises:
+        DecodeError: it can't be read, here or (from the reader's methods) later.
+        UserError: the decoder is unknown or not installed.
+    """
+    if isinstance(media, ImageSequence):
+        yield ImageReader(media)
+    else:
+        with open_video(media, decoder) as video:
+            yield video
+
+
+def frames_reader(dataset: Dataset, decoder: str) -> dict[str, str]:
+    """Name and version of what reads the videos of `dataset`: OpenCV where all are images, else `decoder`."""
+    media = (m for records in dataset.splits.values() for record in records for m in record.media.values())
+    first = next(media, None)
+    if isinstance(first, ImageSequence) and all(isinstance(other, ImageSequence) for other in media):
+        return {"name": "opencv", "version": _opencv_version()}
+    return {"name": decoder, "version": decoder_version(decoder)}
+
+
+def _opencv_version() -> str:
+    import cv2
+
+    return cv2.__version__
+
+
+class ImageReader:
+    """The images of a sequence: uint8 [N, H, W, 3] RGB of frames, [N, H, W, 2] (x, y) of flow.
+
+    Raises:
+        DecodeError: there is no image, or the first can't be read.
+    """
+
+    def __init__(self, images: ImageSequence) -> None:
+        if images.count < 1:
+            raise DecodeError(f"{images}: it has no image")
+        self.images = images
+        self.count, self.fps = images.count, images.fps
+        height, width = self._item(0).shape[:2]
+        self.size = (width, height)
+
+    def frames(self, indices: Sequence[int]) -> np.ndarray:
+        """Items uint8 [N, H, W, c] at 0-based `indices`, in the order asked, repeats allowed.
+
+        Raises:
+            DecodeError: an image is missing, damaged or of another size, or an index lies outside.
+        """
+        unique, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+        if unique.size and not 0 <= unique[0] <= unique[-1] < self.count:
+            asked = f"{unique[0]} to {unique[-1]}"
+            raise DecodeError(f"{self.images}: items {asked} were asked for, it has {self.count}")
+        return np.stack([self._sized(index) for index in unique.tolist()])[inverse]
+
+    def stream(self) -> Iterator[np.ndarray]:
+        """All items in order, each uint8 [H, W, c]."""
+        return (self._sized(index) for index in range(self.count))
+
+    def _sized(self, index: int) -> np.ndarray:
+        item = self._item(index)
+        height, width = item.shape[:2]
+        if (width, height) != self.size:
+            raise DecodeError(
+                f"{self.images.paths(index)[0]}: it is {width}x{height}, the first is {_times(self.size)}"
+            )
+        return item
+
+    def _item(self, index: int) -> np.ndarray:
+        paths = self.images.paths(index)
+        if self.images.layout == "rgb":
+            return _read(paths[0], colour=True)
+        if self.images.layout == "flow_packed":
+            return np.ascontiguousarray(_read(paths[0], colour=True)[..., :2])
+        x, y = (_read(path, colour=False) for path in paths)
+        if x.shape != y.shape:
+            raise DecodeError(f"{paths[1]}: its size is not that of {paths[0].name}")
+        return np.stack([x, y], axis=-1)
+
+
+def _times(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _cut(content: bytes) -> bool:
+    """Whether a JPEG lacks its end: OpenCV fills the rest with grey and says nothing that a program could hear."""
+    return content.startswith(b"\xff\xd8") and b"\xff\xd9" not in content[-1024:]
+
+
+def _read(path: Path, colour: bool) -> np.ndarray:
+    """One image, uint8 [H, W, 3] RGB or [H, W] grey, as stored: a rotation note in the file is not obeyed."""
+    import cv2
+
+    flags = (cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE) | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        content = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise DecodeError(f"{path}: {'no such image' if not path.exists() else error.strerror}") from None
+    pixels: Any = None
+    with suppress(cv2.error):
+        pixels = cv2.imdecode(content, flags) if content.size else None
+    if pixels is None or _cut(content.tobytes()):
+        raise DecodeError(f"{path}: it is not a readable image")
+    return np.ascontiguousarray(pixels[..., ::-1]) if colour else np.asarray(pixels)

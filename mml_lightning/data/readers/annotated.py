@@ -1,0 +1,255 @@
+"""One reader for annotation files that are lines of fields: what the fields mean stands in conf/data/.
+
+A line becomes named fields, by columns or by a regular expression. Id, label and files are templates of these fields in
+`str.format` form: "{youtube_id}_{time_start:06d}" pads a number. A field `path` brings `stem` (its file name without
+ending), `parent` (its folder) and `bare` (the path without ending) along.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mml_lightning.data.readers.files import (
+    ABSENT,
+    Labels,
+    check_choice,
+    class_names,
+    find,
+    held_out,
+    numbered_images,
+    read_lines,
+    without_absent,
+)
+from mml_lightning.data.readers.mirrored import mirrored_classes
+from mml_lightning.data.records import SPLITS, Dataset, Media, Record
+from mml_lightning.errors import UserError
+
+Names = str | Sequence[str]
+PLACE = "check data.root and the names in conf/data, or give data.annotations.<split>=<file below the root>"
+
+
+class _Field(str):
+    """A field of a line; formats as a number where a template asks for one."""
+
+    def __format__(self, spec: str) -> str:
+        return format(int(float(self)), spec) if spec.endswith("d") else super().__format__(spec)
+
+
+@dataclass(frozen=True)
+class _Line:
+    source: Path
+    number: int
+    fields: Mapping[str, str]
+
+    @property
+    def where(self) -> str:
+        return f"{self.source}, line {self.number}"
+
+    def fill(self, template: str) -> str:
+        """Raises:
+        UserError: the line lacks a field of the template, or a number is none.
+        """
+        try:
+            return template.format(**self.fields)
+        except KeyError as error:
+            have = ", ".join(self.fields)
+            raise UserError(f"{self.where}: it has no field {error} for {template!r} (it has {have})") from None
+        except (ValueError, IndexError):
+            raise UserError(f"{self.where}: its fields don't fit {template!r}; mend the line") from None
+
+
+def read_annotated(
+    name: str,
+    root: str,
+    annotations: Mapping[str, Names | None],
+    files: Names,
+    id: str = "{id}",
+    label: str = "{label}",
+    columns: Sequence[str] | None = None,
+    separator: str = ",",
+    pattern: str | None = None,
+    file_pattern: str | None = None,
+    splits: Mapping[Any, str | None] | None = None,
+    classes: Names | None = None,
+    class_pattern: str = r"(?P<name>.+)",
+    images: str | None = None,
+    fps: float = 0.0,
+    absent: str = "error",
+    mirrored: bool = False,
+) -> Dataset:
+    """Videos, or folders of images, of annotation files.
+
+    Args:
+        annotations: per split the annotation file below the root, or several names of which the first that is there
+            counts; null leaves the split empty. Under `all` stands a pattern such as `splits/*.txt` of files whose
+            lines name their split. Without validation lines every fifth training video (by id order) validates; lines
+            of the test split may lack their label.
+        files: where the video of a line lies below the root; of several templates the first that is there.
+        columns: names of the fields, apart by `separator`; null: the first line names them.
+        pattern: regular expression of a whole line with named groups, instead of columns.
+        file_pattern: regular expression of an annotation file's name, whose named groups are fields too.
+        splits: what the field `split` says -> train, val, test, or null for lines to leave out; under `all` only.
+        classes: file of class names, found as annotations are; null: the labels are the classes, sorted.
+        class_pattern: regular expression of its lines with the groups `name` and, where the file has it, `number`.
+        images: file name template such as "{:05d}.jpg" where videos are folders of images (`fps` a second).
+        absent: a video that is missing is an "error"; "drop" leaves it out and says how many.
+        mirrored: tell the classes that a horizontal flip swaps by their names.
+
+    Raises:
+        UserError: a file is missing, or a line is wrong.
+    """
+    check_choice("data.absent", absent, ABSENT)
+    base = Path(root).expanduser()
+    lines = _by_split(base, annotations, _Parser(columns, separator, pattern, file_pattern), splits)
+    named = class_names(find(base, classes, PLACE), class_pattern) if classes else None
+    texts = {split: [_label(line, label, split) for line in rows] for split, rows in lines.items()}
+    labels = Labels(named, (text for rows in texts.values() for text in rows if text is not None), name)
+    places = [files] if isinstance(files, str) else list(files)
+
+    def record(line: _Line, text: str | None) -> Record:
+        media = _media([base / line.fill(place) for place in places], images, fps)
+        return Record(line.fill(id), {"frames": media}, _target(line, text, labels))
+
+    records = {split: list(map(record, lines[split], texts[split])) for split in SPLITS}
+    if absent == "drop":
+        records = {split: without_absent(name, split, rows) for split, rows in records.items()}
+    if not lines["val"]:
+        records["train"], records["val"] = held_out(records["train"])
+    partners = mirrored_classes(labels.head.classes) if mirrored else {}
+    return Dataset(name, records, {"label": labels.head}, {"label": partners})
+
+
+def _label(line: _Line, template: str, split: str) -> str | None:
+    """None in a published test split that says no label."""
+    fields = {field.partition(":")[0] for field in re.findall(r"\{([^{}]*)\}", template)}
+    if split == "test" and not all(line.fields.get(field) for field in fields):
+        return None
+    text = line.fill(template)
+    if not text:
+        raise UserError(f"{line.where}: its label is empty; mend the line")
+    return text
+
+
+def _target(line: _Line, text: str | None, labels: Labels) -> dict[str, int]:
+    if text is None:
+        return {}
+    number = labels(text)
+    if number is None:
+        raise UserError(f"{line.where}: {text!r} is none of the {len(labels.number)} classes; mend either file")
+    return {"label": number}
+
+
+def _media(candidates: Sequence[Path], images: str | None, fps: float) -> Media:
+    """The first candidate that is there, else the first, which then is missed by name."""
+    path = next((path for path in candidates if path.exists()), candidates[0]) if candidates[1:] else candidates[0]
+    return numbered_images(path, images, fps) if images else path
+
+
+def _by_split(
+    root: Path, annotations: Mapping[str, Names | None], parse: _Parser, splits: Mapping[Any, str | None] | None
+) -> dict[str, list[_Line]]:
+    """Lines per split."""
+    unknown = sorted(set(annotations) - {*SPLITS, "all"})
+    if unknown:
+        raise UserError(f"data.annotations: {unknown[0]!r} is unknown; use train, val, test, or all")
+    found: dict[str, list[_Line]] = {split: [] for split in SPLITS}
+    for split in SPLITS:
+        names = annotations.get(split)
+        if names:
+            found[split] = list(parse.lines(find(root, names, PLACE), {"split": split}))
+    together = annotations.get("all")
+    if not together:
+        return found
+    known = {str(said): split for said, split in (splits or {split: split for split in SPLITS}).items()}
+    for path in _matching(root, together):
+        for line in parse.lines(path, {}):
+            said = line.fields.get("split", "")
+            if said not in known:
+                raise UserError(f"{line.where}: split {said!r} is unknown; data.splits has {list(known)}")
+            split_of = known[said]
+            if split_of is not None:
+                found[split_of].append(line)
+    return found
+
+
+def _matching(root: Path, patterns: Names) -> list[Path]:
+    """Files of the first pattern that has some."""
+    several = [patterns] if isinstance(patterns, str) else list(patterns)
+    for pattern in several:
+        paths = sorted(root.glob(pattern))
+        if paths:
+            return paths
+    raise UserError(f"{root} holds no {' nor '.join(several)}; {PLACE}")
+
+
+class _Parser:
+    """Annotation files to lines of fields.
+
+    Raises:
+        UserError: a regular expression is none.
+    """
+
+    def __init__(
+        self, columns: Sequence[str] | None, separator: str, pattern: str | None, file_pattern: str | None
+    ) -> None:
+        self.columns, self.separator = columns, separator
+        try:
+            self.line = re.compile(pattern) if pattern else None
+            self.file = re.compile(file_pattern) if file_pattern else None
+        except re.error as error:
+            raise UserError(f"{error.pattern!r} is no regular expression: {error}") from None
+
+    def lines(self, path: Path, known: Mapping[str, str]) -> Iterator[_Line]:
+        """Lines of a file; fields of the line beat those of its name, and these beat `known` ones."""
+        fields = dict(known)
+        if self.file:
+            match = self.file.fullmatch(path.name)
+            if match is None:
+                raise UserError(f"{path}: its name does not fit {self.file.pattern}; remove it or mend the pattern")
+            fields |= match.groupdict()
+        rows = self._matched(path) if self.line else self._columns(path, known.get("split") == "test")
+        for number, own in rows:
+            yield _Line(path, number, _completed(fields | own))
+
+    def _matched(self, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+        assert self.line is not None
+        for number, text in read_lines(path):
+            match = self.line.fullmatch(text)
+            if match is None:
+                raise UserError(f"{path}, line {number}: {text!r} does not fit {self.line.pattern}; mend the line")
+            yield number, {key: value for key, value in match.groupdict().items() if value is not None}
+
+    def _columns(self, path: Path, short: bool) -> Iterator[tuple[int, dict[str, str]]]:
+        """`short`: lines may lack their last fields, as those of test splits lack labels."""
+        lines = read_lines(path)
+        rows = ((number, self._cells(path, number, text)) for number, text in lines)
+        names = self.columns or [cell.strip() for cell in next(rows)[1]]
+        for number, cells in rows:
+            if len(cells) > len(names) or (len(cells) < len(names) and not short):
+                form = self.separator.join(names)
+                raise UserError(
+                    f"{path}, line {number}: it has {len(cells)} fields, not those of {form}; mend the line"
+                )
+            yield number, {name: cell.strip() for name, cell in zip(names, cells, strict=False) if name}
+
+    def _cells(self, path: Path, number: int, text: str) -> list[str]:
+        try:
+            # line by line: a stray quotation mark must not swallow what follows
+            return next(csv.reader([text], delimiter=self.separator, strict=True))
+        except csv.Error as error:
+            raise UserError(f"{path}, line {number}: {error}; mend its quotation marks") from None
+
+
+def _completed(fields: Mapping[str, str]) -> dict[str, str]:
+    """With the parts of a path."""
+    complete: dict[str, str] = {key: _Field(value) for key, value in fields.items()}
+    if "path" in fields:
+        path = PurePosixPath(fields["path"].replace("\\", "/"))
+        parts = {"stem": path.stem, "parent": path.parent.name, "bare": path.with_suffix("").as_posix()}
+        complete = {key: _Field(value) for key, value in parts.items()} | complete
+    return complete

@@ -1,0 +1,194 @@
+"""What all readers need: finding, opening and counting files, held-out videos, and numbers for labels."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mml_lightning.data.records import Head, ImageSequence, Layout, Record, media_absent
+from mml_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
+
+ABSENT = ("error", "drop")
+MOST_CLASSES = 100_000
+_FIELD = re.compile(r"\{(axis|:[^{}]*)\}")
+
+
+def natural(label: str) -> tuple[int, int, str]:
+    """Sorting key: whole numbers by value before names by spelling."""
+    return (0, int(label), label) if re.fullmatch(r"-?[0-9]+", label) else (1, 0, label)
+
+
+def find(root: Path, names: str | Sequence[str], what: str) -> Path:
+    """The first of `names` that is there below `root`.
+
+    Raises:
+        UserError: there is none.
+    """
+    candidates = [root / name for name in ([names] if isinstance(names, str) else names)]
+    found = next((path for path in candidates if path.exists()), None)
+    if found is None:
+        others = f" (nor {', '.join(str(path.relative_to(root)) for path in candidates[1:])})" if candidates[1:] else ""
+        raise UserError(f"{candidates[0]} is missing{others}; {what}")
+    return found
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """(line number, text) of the lines that are not blank, ends stripped.
+
+    Raises:
+        UserError: the file can't be read, is not UTF-8 text, or holds no line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; save it in UTF-8") from None
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror or error}") from None
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise UserError(f"{path} is empty; check the download")
+    return lines
+
+
+def read_json(path: Path) -> Any:
+    """Raises:
+    UserError: the file can't be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}; mend it, or get it again") from None
+
+
+def held_out(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """(training, validation) of data without a validation split: every fifth video, by order of id, validates."""
+    chosen = set(sorted(record.id for record in records)[::5])
+    return [r for r in records if r.id not in chosen], [r for r in records if r.id in chosen]
+
+
+def layout_of(template: str, source: str) -> Layout:
+    """What the images of a source are, told by their template."""
+    if source == "frames":
+        return "rgb"
+    return "flow_pair" if "{axis}" in template else "flow_packed"
+
+
+def numbered_images(folder: Path, template: str, fps: float = 0.0, layout: Layout = "rgb") -> ImageSequence:
+    """All images of `folder` that fit `template`, counted; none where the folder is missing or empty.
+
+    Raises:
+        UserError: a number in between is missing, or `template` is no template.
+    """
+    try:
+        images = ImageSequence(folder, template, 0, fps, 1, layout)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    found = [_numbers(folder, template, axis) for axis in (("x", "y") if layout == "flow_pair" else ("x",))]
+    if any(other != found[0] for other in found):
+        raise UserError(f"{folder}: {len(found[0])} images of x, {len(found[1])} of y; extract its flow again")
+    if not found[0]:
+        return images
+    first, last = min(found[0]), max(found[0])
+    if last - first + 1 != len(found[0]):
+        gap = next(number for number in range(first, last) if number not in found[0])
+        raise UserError(f"{folder}: image {template.format(gap, axis='x')} is missing in between; extract it again")
+    return ImageSequence(folder, template, len(found[0]), fps, first, layout)
+
+
+def _numbers(folder: Path, template: str, axis: str) -> set[int]:
+    """Numbers of the images of one axis."""
+    literal = [re.escape(part) for part in _FIELD.split(template)[::2]]
+    fields = [re.escape(axis) if kind == "axis" else r"(\d+)" for kind in _FIELD.split(template)[1::2]]
+    fits = re.compile("".join(part + field for part, field in zip(literal, [*fields, ""], strict=True)))
+    try:
+        with os.scandir(folder) as entries:
+            return {int(match[1]) for entry in entries if (match := fits.fullmatch(entry.name))}
+    except OSError:
+        return set()
+
+
+def check_choice(key: str, value: str, known: Sequence[str]) -> None:
+    """Raises:
+    UserError: `value` is none of the `known` ones.
+    """
+    if value not in known:
+        raise UserError(f"{key}={value!r} is unknown; use one of {list(known)}")
+
+
+def without_absent(name: str, split: str, records: list[Record]) -> list[Record]:
+    """The records whose files are there; how many are not is said."""
+    kept = [record for record in records if not any(map(media_absent, record.media.values()))]
+    if len(kept) < len(records):
+        first = next(record.id for record in records if any(map(media_absent, record.media.values())))
+        lost = len(records) - len(kept)
+        log.warning(
+            "data=%s: %d of %d %s videos are missing and left out, first %s", name, lost, len(records), split, first
+        )
+    return kept
+
+
+class Labels:
+    """Numbers for the labels of a dataset.
+
+    Args:
+        classes: class names in order; None where the labels themselves tell: sorted names, or 0 to the largest number.
+
+    Raises:
+        UserError: fewer than two classes, or a class twice.
+    """
+
+    def __init__(self, classes: Sequence[str] | None, labels: Iterable[str], where: str) -> None:
+        self.numbered = False
+        if classes is None:
+            found = sorted(set(labels), key=natural)
+            self.numbered = all(label.isascii() and label.isdigit() for label in found)
+            if self.numbered and found:
+                if int(found[-1]) >= MOST_CLASSES:
+                    raise UserError(
+                        f"{where}: label {found[-1]} is no number of a class; is it another field of the line?"
+                    )
+                found = [str(k) for k in range(int(found[-1]) + 1)]
+            classes = found
+        if len(classes) < 2:
+            raise UserError(f"{where}: {len(classes)} class; at least two are needed")
+        self.number = {name: index for index, name in enumerate(classes)}
+        if len(self.number) < len(classes):
+            twice = next(name for index, name in enumerate(classes) if self.number[name] != index)
+            raise UserError(f"{where}: class {twice!r} stands there twice; class names must be unique")
+        self.head = Head(tuple(classes))
+
+    def __call__(self, label: str) -> int | None:
+        """The number of a name, or of a number; None for what is neither."""
+        found = self.number.get(label)
+        if found is None and label.isascii() and label.isdigit() and int(label) < len(self.number):
+            return int(label)
+        return found
+
+
+def class_names(path: Path, pattern: str = r"(?P<name>.+)") -> list[str]:
+    """Class names, one a line, in the order of the file or of the numbers that `pattern` finds beside them.
+
+    Raises:
+        UserError: a line does not fit, or the numbers don't count up from 0 or 1.
+    """
+    lines = read_lines(path)
+    fits = re.compile(pattern)
+    names, numbers = [], []
+    for line, text in lines:
+        match = fits.fullmatch(text)
+        if match is None:
+            raise UserError(f"{path}, line {line}: {text!r} is no class line; it must fit {pattern}")
+        names.append(match["name"].strip())
+        numbers.append(int(match["number"]) if "number" in fits.groupindex else line)
+    if "number" not in fits.groupindex:
+        return names
+    if sorted(numbers) not in ([*range(len(names))], [*range(1, len(names) + 1)]):
+        raise UserError(f"{path}: its {len(names)} classes must be numbered from 0 or from 1 without a gap")
+    return [name for _, name in sorted(zip(numbers, names, strict=True))]

@@ -1,0 +1,71 @@
+"""What is wrong with a command line, in one line; Hydra takes several and never names the setting that was meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+QUOTING = "quote what holds blanks or special characters, such as \"data.root='/my videos'\""
+
+
+def one_line(error: BaseException, conf: Path) -> str:
+    """`error` of Hydra, OmegaConf or the file system, with its remedy.
+
+    Args:
+        conf: the folder of configs, searched for the setting that was meant.
+    """
+    if isinstance(error, MissingConfigException):  # an OSError too
+        group, _, option = (error.missing_cfg_file or "").rpartition("/")
+        if group and error.options is not None:
+            return f"{group}={option} is unknown; use one of {sorted(error.options)}"
+    elif isinstance(error, OSError):
+        return f"can't write {error.filename} ({error.strerror}); set paths.root"
+    if isinstance(error, OverrideParseException):
+        return f"can't read {error.override!r}; {QUOTING}"
+    text = " ".join(str(error).split())
+    key = re.match(r"Could not override '([\w.@/]+)'", text)
+    if key:
+        return unknown_key(key.group(1), conf)
+    return text[:300]
+
+
+def unknown_key(key: str, conf: Path) -> str:
+    """The line about a setting that does not exist, with those that look alike."""
+    known, last = sorted(set(known_keys(conf))), key.rpartition(".")[2]
+    alike = difflib.get_close_matches(key, known, n=3, cutoff=0.75)
+    alike = alike or [name for name in known if last in name.rpartition(".")[2]][:3]
+    meant = f"did you mean {' or '.join(alike)}?" if alike else "train.py --help lists what can be set"
+    return f"{key} is no setting; {meant} (a key of your own needs a plus: +{key}=...)"
+
+
+def known_keys(conf: Path) -> Iterator[str]:
+    """Groups and dotted keys of all configs, without composing them."""
+    for file in conf.rglob("*.yaml"):
+        text = file.read_text(encoding="utf-8")
+        group = file.parent.relative_to(conf).as_posix()
+        at_root = group == "." or "@package _global_" in text
+        if group != ".":
+            yield group
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError:
+            continue
+        yield from _dotted(content, "" if at_root else f"{group}.")
+
+
+def _dotted(content: Any, prefix: str) -> Iterator[str]:
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            if key != "defaults":
+                yield f"{prefix}{key}"
+                yield from _dotted(value, f"{prefix}{key}.")
+
+
+HYDRA = (HydraException, OmegaConfBaseException)

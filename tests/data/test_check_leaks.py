@@ -1,0 +1,137 @@
+"""Videos that are the same: byte by byte, and by the look of their frames."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mml_lightning.data.check import find_leaks, hashes, inspect, write_leaks
+from mml_lightning.data.check.hashes import NEAR, difference_hash, near_pairs
+from mml_lightning.data.check.inspection import of_record
+from mml_lightning.data.check.leaks import Leaks, Near, duplicates
+from mml_lightning.data.records import Dataset, Head, ImageSequence, Record
+from tests.data.videos import record, texture, write_video
+
+
+def dataset(**splits: list[Record]) -> Dataset:
+    return Dataset("mine", splits, {"label": Head(("a", "b"))})
+
+
+def hexed(*values: int) -> str:
+    return " ".join(f"{value:016x}" for value in values)
+
+
+def test_hash_is_that_of_a_ramp() -> None:
+    ramp = np.repeat(np.repeat(np.arange(0, 90, 10, dtype=np.uint8)[None], 8, axis=0)[..., None], 3, axis=2)
+    assert difference_hash(ramp) == "f" * 16 and difference_hash(ramp[:, ::-1]) == "0" * 16
+    one = ramp.copy()
+    one[0, 1] = 0  # the second cell of the first row is no brighter than the first now
+    assert difference_hash(one) == "7f" + "f" * 14
+    assert difference_hash(np.full((48, 64, 3), 9, np.uint8)) == "-"
+
+
+def test_hash_survives_scaling_and_encoding_not_mirroring() -> None:
+    picture = texture(128, 96, seed=3)
+    pixels = int(difference_hash(picture), 16)
+    jpeg = cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], cv2.IMREAD_COLOR)
+    smaller = cv2.resize(picture, (64, 48), interpolation=cv2.INTER_AREA)
+    for same in (jpeg, smaller, picture // 2 + 40):
+        assert (int(difference_hash(same), 16) ^ pixels).bit_count() <= NEAR
+    for other in (picture[:, ::-1], texture(128, 96, seed=4)):
+        assert (int(difference_hash(other), 16) ^ pixels).bit_count() > 16
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.sets(st.integers(0, 63), max_size=5)), max_size=12))
+def test_pairs_are_those_of_comparing_all(rows: list[tuple[int, int, set[int]]]) -> None:
+    """Buckets lose no pair: videos are drawn near a few bases, and compared one by one."""
+    bases = [0x0123456789ABCDEF, 0xFEDCBA9876543210]
+    values = [bases[base] ^ sum(1 << bit for bit in flips) for _, base, flips in rows]
+    groups = [group for group, _, _ in rows]
+    pairs, complete = near_pairs([hexed(value, 2**64 - 1 - value) for value in values], groups)
+    expected = {
+        (a, b)
+        for a in range(len(rows))
+        for b in range(a + 1, len(rows))
+        if groups[a] != groups[b] and (values[a] ^ values[b]).bit_count() <= NEAR
+    }
+    assert complete and {(a, b) for a, b, _ in pairs} == expected
+    assert [bits for *_, bits in pairs] == sorted(bits for *_, bits in pairs)
+
+
+def test_frames_without_pattern_do_not_count() -> None:
+    a, b = 0x0123456789ABCDEF, 0x1111111111111111
+    texts = [f"- {a:016x} {b:016x}", f"{b:016x} {a:016x} {b ^ 1:016x}", f"- - {b:016x}", "- - -", ""]
+    assert near_pairs(texts, [0, 1, 1, 1, 1])[0] == [(0, 1, 0.5)]
+    assert near_pairs([f"{a:016x}"] * 2, [0, 1])[0] == [(0, 1, 0.0)]  # one frame each
+    assert near_pairs([], []) == ([], True) and near_pairs(["", ""], [0, 1]) == ([], True)
+
+
+def test_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    alike = [hexed(7, 7)] * 300
+    assert near_pairs(alike, [0, 1] * 150) == ([], True)  # too crowded: every video looks like every other
+    monkeypatch.setattr(hashes, "MOST_PAIRS", 10)
+    pairs, complete = near_pairs(alike[:20], [0, 1] * 10)
+    assert 0 < len(pairs) < 100 and not complete
+
+
+def test_identical_files(videos: dict[str, Path], tmp_path: Path) -> None:
+    copy, tail, twin = tmp_path / "copy.webm", tmp_path / "tail.webm", tmp_path / "twin.mp4"
+    content = videos["vp9"].read_bytes()
+    copy.write_bytes(content)
+    tail.write_bytes(content[:-1] + b"\1")  # same size, other content
+    twin.write_bytes(videos["h264"].read_bytes())
+    train = [record(videos["vp9"]), record(videos["vp9"], id="again"), record(videos["h264"])]
+    assert duplicates(dataset(train=train, test=[record(tail)])) == ([], [])  # parts of one file are no copies
+    across, within = duplicates(dataset(train=[*train, record(twin)], test=[record(copy), record(tail)]))
+    assert across == [[("train", "vp9"), ("train", "again"), ("test", "copy")]]
+    assert within == [[("train", "h264"), ("train", "twin")]]
+    images = Record("v", {"frames": ImageSequence(tmp_path, "{}.png", 2)}, {"label": 0})
+    assert duplicates(dataset(train=[images], test=[images])) == ([], [])
+
+
+def test_encoded_again_is_near_identical(tmp_path: Path) -> None:
+    def scene(seed: int, width: int = 96, height: int = 72) -> list[np.ndarray]:
+        return [cv2.resize(np.roll(texture(96, 72, seed), 2 * i, axis=1), (width, height)) for i in range(8)]
+
+    one = record(write_video(tmp_path / "one.webm", scene(1)))
+    again = record(write_video(tmp_path / "again.mp4", scene(1, 128, 96)))
+    other = record(write_video(tmp_path / "other.mp4", scene(2)))
+    splits = {"train": [one, other], "val": [again]}
+    found = [
+        of_record(inspect(r.media["frames"]), split, r, "frames") for split, records in splits.items() for r in records
+    ]
+    leaks = find_leaks(dataset(**splits), found)
+    assert [(near.one, near.other) for near in leaks.near] == [(("train", "one"), ("val", "again"))]
+    assert leaks.near[0].bits <= NEAR and leaks.across == leaks.within == []
+    seen = inspect(tmp_path / "one.webm")
+    twice = [of_record(seen, split, one, "frames") for split in ("train", "val")]
+    same = find_leaks(dataset(train=[one], val=[one]), twice)
+    assert same.near == [] and len(same.across) == 1  # said once
+
+
+def test_a_test_split_that_is_val_is_no_leak(videos: dict[str, Path]) -> None:
+    both = [record(videos["vp9"]), record(videos["h264"])]
+    assert find_leaks(dataset(train=[record(videos["moving"])], val=both, test=both), []).across == []
+    leaks = find_leaks(dataset(train=[record(videos["h264"])], val=both, test=both), [])
+    assert leaks.across == [[("train", "h264"), ("val", "h264")]]
+    assert len(find_leaks(dataset(val=both, test=both[:1]), []).across) == 1
+
+
+def test_leaks_are_written(tmp_path: Path) -> None:
+    file = tmp_path / "leaks.csv"
+    write_leaks(Leaks([[("train", "a"), ("val", "b")]], [], [Near(("train", "c"), ("test", "d e"), 1.5)]), file)
+    with file.open(newline="") as handle:
+        assert list(csv.reader(handle)) == [
+            ["kind", "group", "bits", "split", "id"],
+            ["identical across splits", "1", "0", "train", "a"],
+            ["identical across splits", "1", "0", "val", "b"],
+            ["near-identical", "2", "1.5", "train", "c"],
+            ["near-identical", "2", "1.5", "test", "d e"],
+        ]

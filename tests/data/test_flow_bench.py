@@ -1,0 +1,48 @@
+"""The comparison of engines: one row each, measured on pairs whose motion is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mml_lightning.data.flow_bench import Row, compare, error_maps, table
+from mml_lightning.errors import UserError
+from mml_lightning.motion import MOTIONS
+
+
+def test_rows_of_engines() -> None:
+    rounds: list[str] = []
+    threads = torch.get_num_threads()
+    motions = {name: MOTIONS[name] for name in ("translation", "zoom")}
+    engines = ["tvl1-fast", "dis-ultrafast", "dis"]
+    rows = compare(engines, motions, seeds=(1, 2), size=(96, 128), repeats=2, advance=rounds.append)
+    assert [row.engine for row in rows] == engines and rounds == engines * 2
+    assert torch.get_num_threads() == threads
+    errors = {row.engine: row.errors for row in rows}
+    assert all(0 < row.milliseconds < 1e5 and set(row.errors) == set(motions) for row in rows)
+    assert errors["tvl1-fast"]["translation"] < errors["dis"]["translation"] < errors["dis-ultrafast"]["translation"]
+
+
+def test_table_has_ratios_to_the_reference() -> None:
+    rows = [Row("slow", 200.0, {"zoom": 0.5}), Row("quick", 12.5, {"zoom": 0.123456})]
+    assert table(rows, "slow").splitlines() == [
+        "| engine | ms / pair | vs slow | zoom |",
+        "|---|---:|---:|---:|",
+        "| slow | 200 | 1x | 0.500 |",
+        "| quick | 12.5 | 16x | 0.123 |",
+    ]
+    assert "vs" not in table(rows)
+
+
+@pytest.mark.parametrize(("engine", "message"), [("mv", "leave it out"), ("raft-x", "use one of")])
+def test_engines_that_can_t_be_measured(engine: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compare([engine], {}, seeds=())
+
+
+def test_error_maps_are_an_image_and_a_map_per_engine() -> None:
+    picture = error_maps(["dis-ultrafast", "dis-medium"], motions=["rotation"])
+    assert picture.shape == (128, 3 * 170) and picture.dtype == np.uint8
+    image, rough, fine = np.split(picture.astype(int), 3, axis=1)
+    assert image.std() > 20 and rough[16:-16, 16:-16].mean() > fine[16:-16, 16:-16].mean() > 1
