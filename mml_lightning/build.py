@@ -29,7 +29,9 @@ from mml_lightning.objectives.graph import Objective
 from mml_lightning.weights import Alias, Origin
 
 # What the command that makes an origin does not take over from the command that needs it.
-OWN = re.compile(r"\+?(stage|modality|init|objective|pipeline|experiment|name|tags|resume|seed|hydra)\b(?!\.(base|file)\b)")
+OWN = re.compile(
+    r"\+?(stage|modality|init|objective|pipeline|experiment|name|tags|resume|seed|hydra)\b(?!\.(base|file)\b)"
+)
 LEAST: dict[str, tuple[type, float]] = {
     "seed": (int, 0),
     "stage.copies": (int, 1),
@@ -44,7 +46,16 @@ LEAST: dict[str, tuple[type, float]] = {
     "trainer.num_threads": (int, 1),
 }
 """Numbers that would fail late or oddly: their kind and least value."""
-SWITCHES = ("test", "init.new_head", "logger.wandb", "callbacks.checkpoint", "callbacks.epoch_lines", "sampling.shared")
+SWITCHES = (
+    "test",
+    "init.new_head",
+    "optimizer.fc_lr5",
+    "optimizer.flow_stem_lr5",
+    "logger.wandb",
+    "callbacks.checkpoint",
+    "callbacks.epoch_lines",
+    "sampling.shared",
+)
 NAME = re.compile(r"[\w.+=,@-]+")
 
 
@@ -180,9 +191,10 @@ def _check_activation(cfg: DictConfig, net: Peer, data: Dataset) -> None:
     for head, value in data.heads.items():
         right = "sigmoid" if value.multi_label else "softmax"
         if net.arch["activation"] != right:
+            labels = "several labels" if value.multi_label else "one label"
             raise UserError(
-                f"backbone={cfg.backbone.name}: head {head} has {'several labels' if value.multi_label else 'one label'} "
-                f"per video, so sliding windows are averaged with backbone.net.activation={right}"
+                f"backbone={cfg.backbone.name}: head {head} has {labels} per video, so sliding windows need "
+                f"backbone.net.activation={right}"
             )
 
 
@@ -202,7 +214,7 @@ def cohort(
         peers=nets,
         modalities={spec.name: spec.modality for spec in specs},
         objective=objective(cfg, list(nets)),
-        plan=optimiser_plan(cfg, provenance),
+        plan=optimiser_plan(cfg, provenance, [spec.name for spec in specs if spec.modality.source == "flow"]),
         ids={split: [record.id for record in data.splits.get(split, ())] for split in SPLITS},
         multi_label={head: value.multi_label for head, value in data.heads.items()},
         freeze_bn=norms(cfg).freeze,
@@ -266,7 +278,9 @@ def scoring(cfg: DictConfig) -> Scoring:
         raise UserError(str(error)) from None
 
 
-def optimiser_plan(cfg: DictConfig, provenance: Mapping[str, Mapping[str, Any]]) -> OptimiserPlan:
+def optimiser_plan(
+    cfg: DictConfig, provenance: Mapping[str, Mapping[str, Any]], flow_peers: Sequence[str] = ()
+) -> OptimiserPlan:
     """Optimiser and schedule; TSN's faster head applies to the peers whose head is new (`optimizer.fc_lr5`)."""
     epochs = int(cfg.schedule.epochs)
     if cfg.optimizer.groups not in ("tsn", "slowfast", "plain"):
@@ -282,6 +296,7 @@ def optimiser_plan(cfg: DictConfig, provenance: Mapping[str, Mapping[str, Any]])
         epochs=epochs,
         clip_norm=cfg.optimizer.clip_norm,
         fresh_heads=frozenset(fresh if cfg.optimizer.fc_lr5 else ()),
+        fast_stems=frozenset(flow_peers if cfg.optimizer.flow_stem_lr5 else ()),
         interval="step" if cfg.schedule.factor.get("warmup_epochs") else "epoch",
     )
 

@@ -41,6 +41,7 @@ class OptimiserPlan:
         clip_norm: largest gradient norm of one peer; None for no clipping.
         fresh_heads: peers whose head is new, which the TSN rule lets learn five times faster (MML turns it off for
             heads carried over from an earlier stage).
+        fast_stems: peers whose first convolution learns as fast as a new head (TSM's rule for flow; MML dropped it).
         factor: epoch -> learning-rate factor.
         epochs: length of the run.
         interval: the factor is taken once per "epoch" (TSM, MML) or per "step", with fractional epochs.
@@ -54,12 +55,14 @@ class OptimiserPlan:
     epochs: int
     clip_norm: float | None = None
     fresh_heads: frozenset[str] = field(default_factory=frozenset)
+    fast_stems: frozenset[str] = field(default_factory=frozenset)
     interval: str = "epoch"
 
     def parameter_groups(self, peer: str, net: nn.Module) -> list[dict[str, Any]]:
         """The groups of one peer, named `<peer>/<group>`."""
         if self.groups == "tsn":
-            groups = tsn_parameter_groups(net, self.lr, self.weight_decay, fc_lr5=peer in self.fresh_heads)
+            head, stem = peer in self.fresh_heads, peer in self.fast_stems
+            groups = tsn_parameter_groups(net, self.lr, self.weight_decay, fc_lr5=head, flow_stem_lr5=stem)
         elif self.groups == "slowfast":
             groups = slowfast_parameter_groups(net, self.lr, self.weight_decay)
         else:

@@ -249,6 +249,10 @@ def test_p3_rates(hydra: None):
         0.025,
         0.01,
     ]
+    plan = build.optimiser_plan(compose("train", overrides=["optimizer.flow_stem_lr5=true"]), {}, ["flow"])
+    stems = {peer: plan.parameter_groups(peer, net)[0] for peer in ("rgb", "flow")}
+    assert stems["flow"]["name"] == "flow/first_conv_weight"
+    assert stems["flow"]["lr"] == pytest.approx(5 * stems["rgb"]["lr"])
 
 
 @pytest.mark.parametrize("modality", ["flow", "rgbdiff"])

@@ -67,7 +67,7 @@ def test_objective_of_the_readme_trains(shell, tmp_path):
 def my_videos(demo: Path, tmp_path: Path) -> Path:
     annotations = demo / "data" / "annotations"
     rows = [
-        (row["id"], row["template"], split)
+        (row["id"], row["template"].replace("[", "").replace("]", ""), split)  # as the answers of test have it
         for split, file in (("train", "train"), ("val", "validation"))
         for row in json.loads((annotations / f"{file}.json").read_text())
     ]

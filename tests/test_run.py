@@ -235,6 +235,13 @@ def test_a_3d_network_trains_with_every_batch_norm_option(train: Train, tmp_path
     assert not torch.equal(first["state_dict"]["net.bn1.running_mean"], second["state_dict"]["net.bn1.running_mean"])
 
 
+def test_windows_are_averaged_as_the_labels_say(train: Train, tmp_path: Path) -> None:
+    own = ("backbone=i3d_tiny", "backbone.net.eval_pool=sliding", "backbone.net.activation=sigmoid")
+    with pytest.raises(UserError, match=r"head label has one label per video.*backbone\.net\.activation=softmax"):
+        train(*own)
+    assert not (tmp_path / "single").exists()
+
+
 @pytest.mark.parametrize(
     "override, message",
     [

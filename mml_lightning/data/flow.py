@@ -12,6 +12,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -212,8 +213,11 @@ class FlowCache:
 
     def missing(self, records: Sequence[Record]) -> list[Record]:
         """Records of readable files whose flow is not cached yet, one per file; none that bring their own flow."""
-        lacking = [record for record in records if "flow" not in record.media]
-        wanted = {self.path(r): r for r in lacking if media_absent(r.media["frames"]) is None}
+        wanted = {}
+        for record in records:
+            if "flow" not in record.media and media_absent(record.media["frames"]) is None:
+                with suppress(DecodeError):  # images lost in between: the sample will say so by name
+                    wanted[self.path(record)] = record
         return [record for path, record in wanted.items() if _stored(path) is None]
 
     def _decoder(self, record: Record) -> str:

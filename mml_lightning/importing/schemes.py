@@ -82,12 +82,11 @@ def _apply(scheme: _Scheme, state: Mapping[str, Tensor]) -> Recognised:
             ignored += 1
             continue
         ours = rename(name)
-        if ours is None:
+        place, ours = (head, ours.removeprefix(HEAD)) if ours and ours.startswith(HEAD) else (trunk, ours)
+        if ours is None or ours in place:  # two names for one tensor: a network with more than ours
             unknown.append(name)
-        elif ours.startswith(HEAD):
-            head[ours.removeprefix(HEAD)] = value
         else:
-            trunk[ours] = value
+            place[ours] = value
     wrapped = frozenset(place for name in trunk for place in wrapped_places(name)) if scheme.tells_shift else None
     return Recognised(scheme.name, trunk, head, unknown, ignored, wrapped)
 

@@ -212,6 +212,15 @@ def test_flow_is_computed_from_images_where_there_is_none(tmp_path: Path) -> Non
     assert cache.path(record(ImageSequence(other, RGB, 4))) != cache.path(one)
 
 
+def test_lost_images_do_not_stop_the_flow_of_others(frames: ImageSequence, tmp_path: Path) -> None:
+    cache = FlowCache(tmp_path / "cache", FlowSettings(algorithm="dis", preset="ultrafast"))
+    (frames.folder / "img_00005.png").unlink()
+    good = record(replace(frames, folder=write_frames(tmp_path / "w", RGB, noise(5, 3))))
+    assert cache.missing([record(frames), good]) == [good]
+    with pytest.raises(DecodeError, match=r"img_00005\.png"):
+        cache.load(record(frames))
+
+
 def test_a_lost_image_fails_the_sample_by_name(frames: ImageSequence, pairs: ImageSequence) -> None:
     for number in (2, 3, 4):
         (pairs.folder / f"flow_x_{number:05d}.png").unlink()

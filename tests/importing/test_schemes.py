@@ -182,3 +182,13 @@ def test_what_is_not_recognised(names: list[str], message: str) -> None:
     state: dict[str, Tensor] = {name: torch.zeros(1) for name in names}
     with pytest.raises(UserError, match=message):
         recognise(state)
+
+
+def test_a_second_name_for_one_tensor_is_unknown_and_never_wins() -> None:
+    state = {
+        "base_model.conv1.weight": torch.ones(2, 3, 7, 7),
+        "new_fc.weight": torch.ones(5, 2),
+        "base_model.fc.weight": torch.zeros(1000, 2),
+    }
+    found = recognise(state)
+    assert found.unknown == ["base_model.fc.weight"] and found.head["weight"].shape == (5, 2)
