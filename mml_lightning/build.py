@@ -260,7 +260,7 @@ def objective(cfg: DictConfig, names: Sequence[str]) -> Objective:
     """
     try:
         declared = plain(cfg.objective)
-        graph = {key: declared[key] for key in ("edges", "supervised_weight", "frozen", "headed")}
+        graph = {key: declared[key] for key in ("edges", "supervised_weight", "frozen", "headed") if key in declared}
         return Objective(names, **graph)
     except ValueError as error:
         raise UserError(str(error)) from None

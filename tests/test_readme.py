@@ -13,12 +13,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from mml_lightning.backbones.resnet import resnet
 from tests.conftest import ROOT, environment
+from tests.tiny import charades
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| ([^|]+) \| `([^`]+)` \|$", README, re.MULTILINE)
-COMMANDS = 19
+COMMANDS = 24
 DEMO_ONLY = ("data.videos.", "data.root=")
 
 
@@ -83,6 +86,8 @@ def my_videos(demo: Path, tmp_path: Path) -> Path:
 
 
 def test_every_command_of_the_table_runs(small: list[str], demo: Path, my_videos: Path, tmp_path: Path):
+    charades(tmp_path / "charades")
+    torch.save(resnet(18).state_dict(), tmp_path / "resnet18.pth")
     for what, text in ROWS:
         words = [filled(word, demo, tmp_path) for word in shlex.split(text)]
         done = run(words, small, demo, tmp_path)
@@ -94,7 +99,7 @@ def filled(word: str, demo: Path, root: Path) -> str:
     """A word of the table with its placeholder filled in from what the commands above it have left."""
     runs = sorted((root / "multirun" / "single").glob("*_ce_rgb_from_scratch"))
     tables = sorted((root / "multirun" / "sweep").glob("*/table.json"), key=lambda file: file.stat().st_size)
-    word = word.replace("/data/ssv2", str(demo / "data"))
+    word = word.replace("/data/ssv2", str(demo / "data")).replace("/data/charades", str(root / "charades"))
     if "<run>" in word:
         word = word.replace("multirun/single/<run>", str(runs[0]))
     if "<sweep>" in word:
@@ -111,10 +116,21 @@ def run(words: list[str], small: list[str], demo: Path, root: Path) -> subproces
         given = [sys.executable, "-m", "mml_lightning", *words[1:]]
     else:
         settings = [
-            s for s in small if not ("data=csv" in words or "setup=ssv2" in words) or not s.startswith(DEMO_ONLY)
+            s
+            for s in small
+            if not {"data=csv", "setup=ssv2", "setup=charades"} & set(words) or not s.startswith(DEMO_ONLY)
         ]
         if "setup=ssv2" in words:
             settings += ["init.base=scratch", "trainer=smoke", "trainer.accelerator=cpu", "trainer.num_threads=1"]
+        if "setup=charades" in words:
+            settings = [s for s in settings if not s.startswith("backbone.net.width")]
+            settings += [
+                "init.base=scratch",
+                "backbone=i3d_tiny",
+                "trainer=smoke",
+                "trainer.accelerator=cpu",
+                "views=center",
+            ]
         if any(word.startswith(("resume=", "ckpt=multirun", f"ckpt={root}")) for word in words):
             settings = []  # the run brings its own
         given = [sys.executable, str(ROOT / words[1]), *words[2:], *settings]

@@ -39,7 +39,7 @@ def test_a_run_leaves_what_the_design_says(train: Train, tmp_path: Path) -> None
         assert set(result["metrics"][split]) == {"rgb", "flow", "rgbdiff", "ensemble"}
         assert set(result["metrics"][split]["rgb"]) == {"top1", "top5", "mean_class", "loss"}
         with np.load(folder / "predictions" / f"{split}.npz") as scores:
-            assert set(scores.files) == {"ids", "target", "logits/rgb", "logits/flow", "logits/rgbdiff"}
+            assert set(scores.files) == {"ids", "target", "classes", "meta", *(f"logits/{p}" for p in result["peers"])}
             assert scores["logits/flow"].dtype == np.float32 and scores["logits/flow"].shape == (11, 1, 10)
             assert len(set(scores["ids"].tolist())) == 11
             top1 = 100 * (scores["logits/rgb"][:, 0].argmax(-1) == scores["target"]).mean()

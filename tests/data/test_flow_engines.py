@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from mml_lightning.data import flow_engines as module
 from mml_lightning.data.flow import FlowSettings, compute_flow, dequantise
@@ -69,6 +71,18 @@ def test_parameters_replace_single_values(algorithm: str, preset: str, parameter
     assert {name: told[name] for name in parameters} == parameters
     if algorithm == "tvl1_opencv":
         assert told["ScaleStep"] == 0.5
+
+
+def test_every_config_is_a_setting() -> None:
+    files = sorted((Path(__file__).parents[2] / "conf" / "flow").glob("*.yaml"))
+    configs = {file.stem: OmegaConf.load(file) for file in files}
+    keys = {}
+    for name, config in configs.items():
+        values = {**OmegaConf.to_container(config, resolve=False), "decoder": "pyav"}
+        keys[name] = FlowSettings(**values).key()
+    assert {"dis", "farneback", "mv", "tvl1", "tvl1_accurate", "tvl1_fast", "tvl1_opencv"} <= set(keys)
+    assert len(set(keys.values())) == len(keys)
+    assert [configs[name].preset for name in ("tvl1", "tvl1_accurate", "tvl1_fast")] == ["paper", "accurate", "fast"]
 
 
 def test_our_code_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:

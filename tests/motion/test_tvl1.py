@@ -111,6 +111,19 @@ def test_equal_input_gives_equal_flow_whatever_the_type() -> None:
     assert not tvl1_clip(needs_grad, QUICK).requires_grad
 
 
+def test_threads_do_not_change_the_flow() -> None:
+    images = pair("zoom")
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(tvl1_pairs(images.first[None, None], images.second[None, None], QUICK))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
 def test_the_image_that_stands_still_has_no_flow() -> None:
     assert tvl1_clip(clip(1).expand(3, -1, -1, -1), PRESETS["fast"]).abs().max() < 1e-4
     assert tvl1_clip(torch.full((2, 1, 20, 30), 90.0), PRESETS["paper"]).abs().max() < 1e-4
