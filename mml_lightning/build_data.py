@@ -70,10 +70,9 @@ def leaves_out(cfg: DictConfig) -> bool:
     Raises:
         UserError: it is neither use nor ignore.
     """
-    value = cfg.data.get("quarantine", "use")
-    if value not in QUARANTINE:
-        raise UserError(f"data.quarantine={value!r} is unknown; use one of {list(QUARANTINE)}")
-    return bool(value == "use")
+    if cfg.data.quarantine not in QUARANTINE:
+        raise UserError(f"data.quarantine={cfg.data.quarantine!r} is unknown; use one of {list(QUARANTINE)}")
+    return bool(cfg.data.quarantine == "use")
 
 
 def _check_left_out(cfg: DictConfig, data: Dataset, videos: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
 from mml_lightning.errors import UserError
+from mml_lightning.files import write_atomically
 from mml_lightning.progress import clock
 
 log = logging.getLogger(__name__)
@@ -27,17 +27,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as handle:
-                torch.save(checkpoint, handle)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with write_atomically(Path(path), "wb") as handle:
+            torch.save(checkpoint, handle)
 
 
 class SharedBuffers(pl.Callback):
@@ -217,8 +208,7 @@ class Quarantine(pl.Callback):
             )
 
     def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="", encoding="utf-8") as handle:
+        with write_atomically(self.path, newline="") as handle:
             writer = csv.writer(handle)
             writer.writerow(["id", "reason"])
             writer.writerows(sorted(self.reasons.items()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from mml_lightning.data.check import Report, Speed, Wanted
 from mml_lightning.data.clips import ClipDataset, collate
 from mml_lightning.data.records import Dataset
 from mml_lightning.errors import UserError
+from mml_lightning.files import write_atomically
 from mml_lightning.progress import Progress
 
 TIMED_SECONDS, TIMED_VIDEOS = 10.0, 256
@@ -57,16 +57,11 @@ def run_check(cfg: DictConfig, samples: int, threads: int, timed: bool = True) -
         report = dataclasses.replace(report, speed=_speed(cfg, data, folder / check.FILE))
     try:
         check.write_leaks(leaks, folder / "leaks.csv")
-        write_page(folder / "report.html", check.page(report, data.name))
+        with write_atomically(folder / "report.html") as handle:
+            handle.write(check.page(report, data.name))
     except OSError as error:
         raise UserError(f"can't write {folder} ({error.strerror}); set paths.root") from None
     return report, folder
-
-
-def write_page(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _speed(cfg: DictConfig, data: Dataset, file: Path) -> Speed | None:

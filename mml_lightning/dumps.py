@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mml_lightning.errors import UserError
+from mml_lightning.files import write_atomically
 from mml_lightning.metrics import DEFAULT, Scoring, by_class, labelled, measure, pool_peers
 
 SCHEMA = 2
@@ -102,11 +102,8 @@ class Dump:
             "classes": np.array(self.classes),
             "meta": np.array(json.dumps(meta)),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as handle:
+        with write_atomically(path, "wb") as handle:
             np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
 
     def save_by_class(self, path: Path) -> None:
         """CSV: class, number of labelled videos, and per peer its accuracy or average precision in percent, empty
@@ -116,11 +113,8 @@ class Dump:
         for k, name in enumerate(self.classes):
             values = [float(column[k]) for column in columns.values()]
             rows.append([name, int(positives[k]), *(round(value, 4) if value == value else "" for value in values)])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as handle:
+        with write_atomically(path, newline="") as handle:
             csv.writer(handle).writerows(rows)
-        os.replace(temporary, path)
 
     def take(self, ids: Sequence[str]) -> Dump:
         """The same for some of its videos, in the order of `ids`."""
@@ -165,7 +159,7 @@ def join(dumps: Sequence[Dump], names: Sequence[str]) -> tuple[Dump, dict[str, l
     and another lacks}. Peers of one name become `1:rgb`, `2:rgb`, after the place of their dump.
 
     Raises:
-        UserError: splits, classes or labels differ, or no video is in all of them.
+        UserError: classes or labels differ, or no video is in all of them.
     """
     first = dumps[0]
     for dump, name in zip(dumps[1:], names[1:], strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,13 @@ from omegaconf import DictConfig
 
 from mml_lightning import nodes, plan
 from mml_lightning.cohort import Cohort
+from mml_lightning.data import check
 from mml_lightning.data.images import frames_reader
 from mml_lightning.data.records import Dataset
 from mml_lightning.errors import UserError
 from mml_lightning.process import is_first_rank
 from mml_lightning.results import RunResult, read_result, write_json
+from mml_lightning.weights import KINETICS
 from mml_lightning.zoo import export_peer
 
 log = logging.getLogger(__name__)
@@ -44,6 +47,7 @@ COSMETIC_DATA = (
     *("train", "test", "classes", "frames", "flow", "absent", "empty"),  # lists and folders of Charades
 )
 COSMETIC_TRAINER = ("accelerator", "num_threads", "limit_test_batches", "limit_val_batches")
+COPY = re.compile(r"_\d+$")  # ends the names of further networks of a modality
 # What a resumed run may change: how long it trains and on which machine.
 RESUMABLE = ("schedule", "trainer", "flow", "init")
 
@@ -173,7 +177,7 @@ def fingerprint(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping
     if not values["objective"]["edges"]:
         # peers without lessons come out the same however many there are
         values["stage"] = {key: value for key, value in values["stage"].items() if key != "copies"}
-        provenance = {name: where for name, where in provenance.items() if not name[-1:].isdigit()}
+        provenance = {name: where for name, where in provenance.items() if not COPY.search(name)}
     if not any(modality["source"] == "flow" for modality in values["modality"].values()):
         values.pop("flow")
     values["init"] = {name: start_of(where) for name, where in provenance.items()} | {
@@ -193,8 +197,11 @@ def evaluation(cfg: DictConfig) -> dict[str, Any]:
 
 
 def start_of(where: Mapping[str, Any]) -> str:
-    """Which weights a peer starts from: those of a run by its fingerprint and peer, wherever the file lies."""
+    """Which weights a peer starts from, wherever the file lies: those of a run by its fingerprint and peer, those of
+    another project by the file's hash."""
     told = where.get("provenance") or {}
+    if where["init"] == KINETICS:
+        return f"{KINETICS}:{told['imported']['sha256']}"
     return f"{told['fingerprint']}:{told.get('peer')}" if told.get("fingerprint") else str(where["init"])
 
 
@@ -225,8 +232,11 @@ def check_resumed_data(folder: Path, data: Dataset) -> None:
     """
     then = (read_result(folder) or {}).get("data_fingerprint")
     if then is not None and then != data.fingerprint():
-        count = len(data.left_out)
-        now = f" (mml check leaves out {count} of them now; data.quarantine=ignore keeps them)" if count else ""
+        left_out = len(data.left_out)
+        chosen = sum(record.decoder is not None for records in data.splits.values() for record in records)
+        told = [f"leaves out {left_out} of them now; data.quarantine=ignore keeps them"] if left_out else []
+        told += [f"chose the reader of {chosen}; without its {check.FILE} they are read as before"] if chosen else []
+        now = f" (mml check {' and '.join(told)})" if told else ""
         raise UserError(
             f"resume continues the same run, but its data have changed since{now}: "
             f"bring them back, or start a new run from its weights with init={folder}/peers/<peer>.pt"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from mml_lightning.errors import UserError
+from mml_lightning.files import write_atomically
 
 SCHEMA = 1
 FILE = "result.json"
@@ -66,7 +66,6 @@ class RunResult:
     def write(self) -> None:
         if not self.active:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / FILE, self.fields)
 
 
@@ -81,9 +80,9 @@ def describe_error(error: BaseException) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` as a whole; numbers that are not finite become null."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    text = json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
+    with write_atomically(path) as handle:
+        handle.write(text)
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

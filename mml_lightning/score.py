@@ -59,7 +59,6 @@ def run(args: argparse.Namespace) -> None:
     rows = {p: {key: metrics[dump.split][p][key] for key in values} for p, values in measured.items()}
     print("\n".join([*_header(dump), *_left_out(dump, alone), *_table(rows)]))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json, metrics)
         print(f"wrote {args.json}")
     if args.per_class:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from mml_lightning.errors import UserError
+from mml_lightning.files import write_atomically
 
 
 def charades_lines(ids: Sequence[str], scores: Tensor) -> list[str]:
@@ -47,8 +47,6 @@ def write(form: str, path: Path, ids: Sequence[str], scores: Tensor) -> int:
     if not kept:
         raise UserError("no video has a score, so there is nothing to submit")
     lines = FORMATS[form](kept, scores[scored])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with write_atomically(path) as handle:
+        handle.write("\n".join(lines) + "\n")
     return len(lines)

@@ -5,7 +5,6 @@ A file is a zoo file (`peers/<peer>.pt` of a run is one) or a checkpoint of a ru
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.pretrained import imagenet_weights
 from mml_lightning.backbones.temporal_shift import match_shift_names
 from mml_lightning.errors import UserError
+from mml_lightning.files import file_hash
 from mml_lightning.importing import import_trunk
 from mml_lightning.stems import convert_state
 from mml_lightning.zoo import load_peer, same_classes, split_heads
@@ -116,13 +116,17 @@ def fill(
     modality: str,
     classes: Mapping[str, list[str]],
     depth: int | str,
-    imagenet_file: str | None,
+    file: str | None,
     new_head: bool = False,
 ) -> dict[str, Any]:
     """Load the weights of `origin` into `net`, the network of `peer`, before the optimiser exists.
 
     The stem is converted to the channels of `net` (mean over input channels). The head comes along if it names the same
     classes; `new_head` allows other classes and leaves the head new.
+
+    Args:
+        depth: which ImageNet network the trunk is.
+        file: `init.file`, the weights of `imagenet` (None downloads them) or of `kinetics`.
 
     Returns:
         Provenance: init, path, whether the head is new, and the provenance stored in the file.
@@ -134,18 +138,18 @@ def fill(
         return {"init": FRESH, "path": None, "fresh_head": True}
     if origin.init == IMAGENET:
         try:
-            trunk = imagenet_weights(depth, imagenet_file)
+            trunk = imagenet_weights(depth, file)
         except ValueError as error:
             raise UserError(str(error)) from None
         state = {f"net.{key}": value for key, value in trunk.items()}
         inflated = _load(net, state, f"ImageNet weights of depth {depth}", from_images=True)
         told = {"inflated": inflated} if inflated else {}
-        return {"init": IMAGENET, "path": imagenet_file, "fresh_head": True, **told}
+        return {"init": IMAGENET, "path": file, "fresh_head": True, **told}
     if origin.init == KINETICS:
         assert isinstance(net, Peer)
-        trunk, told = import_trunk(net, kinetics_file(imagenet_file))
+        trunk, told = import_trunk(net, kinetics_file(file))
         net.load_state_dict(trunk, strict=False)
-        return {"init": KINETICS, "path": imagenet_file, "fresh_head": True, "provenance": told}
+        return {"init": KINETICS, "path": file, "fresh_head": True, "provenance": told}
     assert origin.path is not None
     entry = load_entry(origin.path, peer, modality)
     trunk, heads = split_heads(entry["state_dict"])
@@ -210,7 +214,7 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         described, config = content["hyper_parameters"]["peers"], content["hyper_parameters"]["config"]
         state = content["state_dict"]
-        fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        fingerprint = file_hash(path)[:16]
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except Exception as error:  # torch.load raises many unrelated types for damaged files

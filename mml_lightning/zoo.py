@@ -7,7 +7,6 @@ entries, never from a file name.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,14 @@ import torch
 from torch import Tensor
 
 from mml_lightning.errors import UserError
+from mml_lightning.files import write_atomically
 
 FORMAT = 1
 REQUIRED = ("state_dict", "arch", "modality", "classes", "provenance")
 
 
 def export_peer(path: Path, entry: Mapping[str, Any]) -> Path:
-    """Write a zoo file atomically: beside its final name, flushed, then renamed.
+    """Write a zoo file, whole or not at all.
 
     Args:
         entry: the keys :data:`REQUIRED`; plain values and tensors only.
@@ -33,16 +33,8 @@ def export_peer(path: Path, entry: Mapping[str, Any]) -> Path:
     missing = [key for key in REQUIRED if key not in entry]
     if missing:
         raise ValueError(f"zoo entry lacks {missing}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as handle:
-            torch.save({"format": FORMAT, **entry}, handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_atomically(path, "wb") as handle:
+        torch.save({"format": FORMAT, **entry}, handle)
     return path
 
 

@@ -33,6 +33,7 @@ FLOORS = {
     "dumps": 1,
     "submissions": 1,
     "errors": 1,
+    "files": 1,
     "results": 1,
     "data": 1,
     "zoo": 1,

@@ -16,6 +16,8 @@ from mml_lightning.cli import main
 from mml_lightning.data.records import Dataset
 from mml_lightning.errors import UserError
 from mml_lightning.evaluate import check_classes
+from mml_lightning.pipeline import first_weights
+from mml_lightning.provenance import fingerprint
 from mml_lightning.zoo import load_peer
 from tests.importing import naming
 
@@ -134,6 +136,10 @@ def test_a_run_starts_from_the_imported_file(
         nets, origins = build.peers(cfg, build.peer_specs(cfg, typed), data)
         assert origins["rgb"]["fresh_head"] is True
         assert torch.equal(nets["rgb"].state_dict()["net.conv1.weight"], theirs)
+        # a pipeline that starts again knows these weights without loading them into a network
+        specs = build.peer_specs(cfg, typed)
+        told = {spec.name: {"init": spec.origin.init, "provenance": first_weights(cfg, spec)} for spec in specs}
+        assert fingerprint(cfg, data, told) == fingerprint(cfg, data, origins)
     assert cfg.name == "ce_rgb_from_kinetics"
 
 

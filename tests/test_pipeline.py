@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
+from mml_lightning import build
 from mml_lightning import pipeline as pipelines
 from mml_lightning.errors import UserError
 from mml_lightning.pipeline import pipeline
@@ -134,6 +135,16 @@ def test_impossible_last_step_is_found_first(
 def test_a_name_belongs_to_the_pipeline_not_to_its_steps(composed: Composed) -> None:
     steps = pipelines.compose_steps(*composed("pipeline=mml", "name=mine"))
     assert [step.name for step, _ in steps] == ["ce_rgb_from_scratch", "ml_rgb_from_ce", "mml_rgb+flow_from_ml"]
+
+
+def test_an_init_of_one_modality_is_refused(composed: Composed) -> None:
+    with pytest.raises(UserError, match=r"init\.rgb=imagenet would hold in all of them: use init="):
+        pipelines.compose_steps(*composed("pipeline=reduced_mml", "init.rgb=imagenet"))
+
+
+def test_a_step_leaves_the_networks_that_learn(composed: Composed) -> None:
+    cfg, typed = composed("stage=kd", "modality=[rgb,flow]")
+    assert [path.name for path in pipelines.exported(cfg, build.peer_specs(cfg, typed))] == ["rgb.pt"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 STEM_CHANNELS = 3  # every trunk is born with an RGB stem, which then follows the modality
@@ -77,6 +78,17 @@ class Peer(nn.Module):
     def stop_gradient_at_heads(self, stop: bool = True) -> None:
         """Let supervised terms train the heads alone, see `HeadInput`."""
         self.dropout.stop_gradient = stop
+
+    def classify(self, features: Tensor) -> dict[str, Tensor]:
+        """Features [.., D] -> logits {head: [.., K]}, in float32 under autocast too.
+
+        Scores of half precision tie, and ties change average precision.
+        """
+        device = features.device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return {name: head(features) for name, head in self.heads.items()}
+        with torch.autocast(device, enabled=False):
+            return {name: head(features.float()) for name, head in self.heads.items()}
 
     def check_clip(self, clip: Tensor) -> None:
         """Raises:

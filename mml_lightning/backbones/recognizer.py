@@ -71,8 +71,8 @@ class Recognizer(Peer):
         frames = set_frames(self._timed, frames)
         feature_map = self.net(clip.flatten(0, 1))
         pooled = self.pool(feature_map).flatten(1)
-        dropped = self.dropout(pooled)
-        logits = {name: head(dropped).unflatten(0, (batch, frames)).mean(1) for name, head in self.heads.items()}
+        by_frame = self.classify(self.dropout(pooled))
+        logits = {name: value.unflatten(0, (batch, frames)).mean(1) for name, value in by_frame.items()}
         features = {
             "pooled": pooled.unflatten(0, (batch, frames)).mean(1),
             "map": feature_map.unflatten(0, (batch, frames)),

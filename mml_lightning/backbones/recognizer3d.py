@@ -101,12 +101,10 @@ class Recognizer3d(Peer):
             kernel = (self.frames // self.net.time_stride, *[self.crop // self.net.stride] * 2)
             window = [min(size, limit) for size, limit in zip(kernel, volume.shape[2:], strict=True)]
             positions = functional.avg_pool3d(volume, window, stride=1).flatten(2).transpose(1, 2)  # [B, P, D]
-            logits = {
-                name: mean_probability_logits(head(positions), self.activation) for name, head in self.heads.items()
-            }
+            by_place = self.classify(positions)
+            logits = {name: mean_probability_logits(value, self.activation) for name, value in by_place.items()}
         else:
-            dropped = self.dropout(pooled)
-            logits = {name: head(dropped) for name, head in self.heads.items()}
+            logits = self.classify(self.dropout(pooled))
         return PeerOutput(logits, {"pooled": pooled, "map": volume.transpose(1, 2)})
 
     def _slides(self, clip: Tensor) -> bool:

@@ -52,7 +52,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
             "mask", a sample with zeros and present=False for that modality.
         clip_labels: where a record has intervals, the target is what happens from the first to the last frame that the
             clip shows (training on Charades), possibly nothing; otherwise it is the label of the video. The clip of
-            the modality with the narrowest window decides, so that a network's labels do not depend on its company.
+            the modality with the narrowest window decides: the labels of an RGB network do not depend on its company.
         interval_ends: whether an interval holds at its very end.
 
     Raises:
@@ -110,10 +110,12 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         wanted = names if not timed or "flow" in record.media else sorted({"frames", *names})
         with self.opener.open(record, wanted, skip_absent=self.missing == "mask") as sources:
             seen = [modality for modality in self.modalities if modality.source in sources]
+            if not seen:  # the frames are there for their clock only
+                raise DecodeError(f"{record.id}: it has none of the sources of the run ({', '.join(names)})")
             indices = self._indices(record, seen, sources, epoch)
-            reference = sources["frames"] if "frames" in names else sources[seen[0].source]
+            pictured = "frames" if "frames" in names and "frames" in sources else seen[0].source
             rng = keyed_generator(self.seed, epoch, record.id, "geometry")
-            geometries = self.geometries(*reference.size, random.Random(int(rng.integers(2**63))))
+            geometries = self.geometries(*sources[pictured].size, random.Random(int(rng.integers(2**63))))
             clips = _clips(seen, sources, indices, geometries)
             labels = {**record.target, **(self._labels_of_clip(record, seen, sources, indices) if timed else {})}
         flipped = len(geometries) == 1 and geometries[0].flip

@@ -173,7 +173,7 @@ def validate(dataset: Dataset, needed: Iterable[str] = SPLITS, labelled: bool = 
     """Check what can be checked without decoding, all at once and up front.
 
     Args:
-        labelled: every video of the needed splits must have a label.
+        labelled: every video of the needed splits must have a label for each head.
 
     Raises:
         UserError: an empty split, a label that is not known, a repeated id, or missing files (the first is named, all
@@ -186,7 +186,7 @@ def validate(dataset: Dataset, needed: Iterable[str] = SPLITS, labelled: bool = 
             have = ", ".join(f"{name} {len(rows)}" for name, rows in dataset.splits.items())
             mend = "check its list, or set test=false" if split == "test" else "check its list"
             raise UserError(f"data={dataset.name}: the {split} split is empty (videos: {have}); {mend}")
-        unknown = sum(not record.target for record in records)
+        unknown = sum(not dataset.heads.keys() <= record.target.keys() for record in records)
         if unknown and labelled:
             raise UserError(
                 f"data={dataset.name}: {unknown} of {len(records)} videos of the {split} split have no label; set "

@@ -6,7 +6,6 @@ numpy arrays, dicts, lists, strings and numbers, and refuses every other name be
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 import re
@@ -22,11 +21,11 @@ import torch
 from torch import Tensor
 
 from mml_lightning.errors import UserError
+from mml_lightning.files import file_hash
 
 ZIP, GZIP = b"PK\x03\x04", b"\x1f\x8b"
 TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number that torch wrote before its zip format
 CONTAINERS = ("state_dict", "model_state", "model_state_dict", "model", "blobs")
-CHUNK = 1 << 20
 DEEPEST = 3  # containers inside one another
 
 _RECONSTRUCT = np.ndarray(0).__reduce__()[0]
@@ -86,15 +85,6 @@ def load_file(path: Path) -> Any:
     if tarfile.is_tarfile(path):
         raise UserError(f"{path} is a tar archive: unpack it (tar xf) and give the file inside")
     return _load_pickle(path)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while chunk := handle.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _load_torch(path: Path) -> Any:

@@ -62,13 +62,16 @@ def ensemble(
     without a score for a video (NaN: its modality is absent) is left out of that video's mean.
 
     Raises:
-        ValueError: unknown kind, or weights that are negative or all zero.
+        ValueError: unknown kind, or weights that are negative, not finite or all zero.
     """
     if kind not in ENSEMBLES:
         raise ValueError(f"views.ensemble={kind!r} is unknown; use one of {list(ENSEMBLES)}")
     weight = torch.tensor([1.0] * len(scores) if weights is None else list(weights), dtype=torch.float64)
-    if len(weight) != len(scores) or not (weight >= 0).all() or not weight.sum() > 0:
-        raise ValueError(f"weights of an ensemble are one number from 0 on per peer, not all 0; got {weight.tolist()}")
+    usable = weight.isfinite().all() and (weight >= 0).all() and weight.sum() > 0
+    if len(weight) != len(scores) or not usable:
+        raise ValueError(
+            f"weights of an ensemble are one finite number from 0 on per peer, not all 0; got {weight.tolist()}"
+        )
     taken = [i for i in range(len(scores)) if weight[i] > 0]
     stack, weight = torch.stack([scores[i].to(torch.float64) for i in taken]), weight[taken]
     seen = ~stack.isnan()

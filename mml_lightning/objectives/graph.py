@@ -3,7 +3,8 @@
     labels --> rgb  <==kl==>  flow <-- labels          ce: no edge; ml and mml: every peer <- all the others
 
 Legend: B batch, K classes. Outputs are what peers return: `logits` {head: [B, K]} and `features`; targets are
-{head: [B] or [B, K]}.
+{head: [B] or [B, K]}. Losses are computed in float32 (or float64) whatever the precision of the networks: differences
+of half-precision features keep few digits, and their squares overflow.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from mml_lightning.objectives.lessons import LESSONS, Output, check_options
+from mml_lightning.objectives.lessons import LESSONS, Output, check_options, full_precision
 from mml_lightning.objectives.supervised import cross_entropy
 
 Terms = dict[str, dict[str, Tensor]]
@@ -164,13 +166,24 @@ class Objective:
                 and teachers are all present; None means all are.
             epoch: for edges whose weight grows.
         """
+        device = next(iter(target.values())).device.type
+        with torch.autocast(device, enabled=False):
+            return self._terms(outputs, target, present, epoch)
+
+    def _terms(
+        self,
+        outputs: Mapping[str, Any],
+        target: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None,
+        epoch: float,
+    ) -> Terms:
         terms: Terms = {peer: {} for peer in self.peers if peer not in self.frozen}
         for head, labels in target.items():
             suffix = "" if len(target) == 1 else f"_{head}"
             name = "bce" if labels.ndim > 1 else "ce"
             for peer, peer_terms in terms.items():
                 seen, own = _present({peer: outputs[peer]}, labels, present)
-                loss = _mean(self.supervised(seen[peer].logits[head], own))
+                loss = _mean(self.supervised(full_precision(seen[peer].logits[head]), own))
                 peer_terms[name + suffix] = self.supervised_weight * loss
             for edge in self.edges:
                 involved = {peer: outputs[peer] for peer in (edge.student, *edge.teachers)}

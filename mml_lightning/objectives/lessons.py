@@ -54,7 +54,7 @@ def kl(
     `standardise` first brings the logits of every sample to mean 0 and deviation 1, so that a student need not copy the
     scale of its teacher (Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024).
     """
-    one, many = student.logits[head], [t.logits[head] for t in teachers]
+    one, many = _logits(student, head), [_logits(t, head) for t in teachers]
     if standardise:
         one, many = _standardised(one), [_standardised(t) for t in many]
     multi = labels.ndim > 1
@@ -63,8 +63,8 @@ def kl(
 
 def soft_cross_entropy(student: Output, teachers: Sequence[Output], head: str, labels: Tensor) -> Tensor:
     """Cross-entropy against the teachers' mean probabilities (born-again networks, Furlanello et al., ICML 2018)."""
-    probabilities = torch.stack([t.logits[head].softmax(-1) for t in teachers]).mean(0)
-    loss = -(probabilities * student.logits[head].log_softmax(-1)).sum(-1)
+    probabilities = torch.stack([_logits(t, head).softmax(-1) for t in teachers]).mean(0)
+    loss = -(probabilities * _logits(student, head).log_softmax(-1)).sum(-1)
     return loss / loss.new_tensor(labels.shape[-1]) if labels.ndim > 1 else loss
 
 
@@ -78,8 +78,8 @@ def logit_mse(
     """
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction={reduction!r} is unknown; use sum or mean")
-    target = torch.stack([t.logits[head] for t in teachers]).mean(0)
-    square = (student.logits[head] - target).square()
+    target = torch.stack([_logits(t, head) for t in teachers]).mean(0)
+    square = (_logits(student, head) - target).square()
     return _per_class((square.sum(-1) if reduction == "sum" else square.mean(-1)), labels)
 
 
@@ -120,8 +120,8 @@ def decoupled(
     """
     if labels.ndim > 1:
         raise ValueError("lesson=decoupled splits the one label from the others; with several labels use lesson=kl")
-    one = student.logits[head] / temperature
-    target = torch.stack([t.logits[head] for t in teachers]).mean(0) / temperature
+    one = _logits(student, head) / temperature
+    target = torch.stack([_logits(t, head) for t in teachers]).mean(0) / temperature
     is_label = F.one_hot(labels, one.shape[-1]).bool()
     of_label = _kl(_binary(one, is_label), _binary(target, is_label))
     hidden = torch.finfo(one.dtype).min  # takes the label out of the softmax; its own term is then 0 x finite
@@ -143,8 +143,8 @@ def dist(
 ) -> Tensor:
     """DIST (Huang et al., NeurIPS 2022): beta x (1 - correlation over the classes of a sample) + gamma x (1 -
     correlation over the samples of a class), of probabilities."""
-    one = (student.logits[head] / temperature).softmax(-1)
-    target = (torch.stack([t.logits[head] for t in teachers]).mean(0) / temperature).softmax(-1)
+    one = (_logits(student, head) / temperature).softmax(-1)
+    target = (torch.stack([_logits(t, head) for t in teachers]).mean(0) / temperature).softmax(-1)
     between = pearson_distance(one, target)
     within = pearson_distance(one.T, target.T).mean() if len(one) > 1 else one.new_zeros(())
     return (beta * between + gamma * within) * temperature**2
@@ -161,8 +161,8 @@ def relational(
 ) -> Tensor:
     """Relational distillation (Park et al., CVPR 2019): how far apart the samples of a batch are, and at which angles,
     in the space of pooled features. The same value for every sample, since it belongs to the batch."""
-    one, target = student.features["pooled"], torch.stack([t.features["pooled"] for t in teachers]).mean(0)
-    loss = one.new_zeros(())
+    one, target = _feature(student, "pooled"), torch.stack([_feature(t, "pooled") for t in teachers]).mean(0)
+    loss = 0.0 * one.sum()  # a single sample has no relation, yet every step must reach the network (DDP)
     if len(one) > 1:
         loss = distance * distance_loss(one, target) + angle * angle_loss(one, target)
     return loss.expand(len(one))
@@ -202,14 +202,27 @@ def check_options(lesson: str, options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in known:
             raise ValueError(f"lesson={lesson} has no option {name!r}; it has {list(known) or 'none'}")
-    if not options.get("temperature", 1.0) > 0:
-        raise ValueError(f"temperature={options['temperature']} must be positive")
     features = {"pooled": torch.zeros(2, 4), "map": torch.zeros(2, 1, 4, 2, 2)}
     output = SimpleNamespace(logits={"": torch.zeros(2, 3)}, features=features)
     try:
+        if not options.get("temperature", 1.0) > 0:
+            raise ValueError(f"temperature={options['temperature']} must be positive")
         LESSONS[lesson](output, [output], "", torch.tensor([0, 1]), **options)
     except TypeError as error:
         raise ValueError(f"lesson={lesson} with {dict(options)}: {error}") from None
+
+
+def full_precision(value: Tensor) -> Tensor:
+    """`value` in float32 where it is of half precision."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def _logits(output: Output, head: str) -> Tensor:
+    return full_precision(output.logits[head])
+
+
+def _feature(output: Output, site: str) -> Tensor:
+    return full_precision(output.features[site])
 
 
 def _per_class(loss: Tensor, labels: Tensor) -> Tensor:
@@ -224,7 +237,7 @@ def _standardised(logits: Tensor) -> Tensor:
 def _features(student: Output, teachers: Sequence[Output], site: str) -> tuple[Tensor, Tensor]:
     if site not in SITES:
         raise ValueError(f"site={site!r} is unknown; use one of {list(SITES)}")
-    features = [output.features[site] for output in (student, *teachers)]
+    features = [_feature(output, site) for output in (student, *teachers)]
     _same_shape(features, f"features at site={site}")
     return features[0], torch.stack(features[1:]).mean(0)
 
@@ -237,7 +250,7 @@ def _same_shape(values: Sequence[Tensor], what: str) -> None:
 
 def _attention(output: Output) -> Tensor:
     """[B, T, h*w], of unit length per frame."""
-    return F.normalize(output.features["map"].square().mean(2).flatten(2), dim=-1)
+    return F.normalize(_feature(output, "map").square().mean(2).flatten(2), dim=-1)
 
 
 def _binary(logits: Tensor, is_label: Tensor) -> Tensor:

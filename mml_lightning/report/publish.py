@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from mml_lightning.errors import UserError
+from mml_lightning.files import write_atomically
 from mml_lightning.report.collect import collect_all
 from mml_lightning.report.page import page
 from mml_lightning.report.render import markdown, to_csv, to_json
@@ -39,22 +39,12 @@ def save(table: Table, directory: Path) -> list[Path]:
         "table.html": page(table, directory.resolve().name),
     }
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            _replace(directory / name, text)
+            with write_atomically(directory / name) as handle:
+                handle.write(text)
     except OSError as error:
         raise UserError(f"can't write the table to {directory}: {error.strerror or error}") from error
     return [directory / name for name in texts]
-
-
-def _replace(path: Path, text: str) -> None:
-    """A reader sees the old file or the new one. The name is unique: jobs of a sweep may write at the same time."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def wandb_mode(configured: str = "auto") -> str:

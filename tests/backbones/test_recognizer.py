@@ -118,6 +118,15 @@ def test_float64():
     torch.testing.assert_close(single, out.logits["label"].float(), rtol=1e-3, atol=1e-4)
 
 
+def test_autocast_leaves_the_logits_in_full_precision():
+    net = randomise(tiny()).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = net(torch.randn(64, 4, 3, 32, 32))
+    assert output.features["map"].dtype == torch.bfloat16, "the trunk runs in half precision"
+    assert output.logits["label"].dtype == torch.float32
+    assert len(output.logits["label"].unique()) > 0.95 * 64 * 5, "few scores tie"
+
+
 def test_channels_last_survives_forward_and_backward():
     net = tiny().to(memory_format=torch.channels_last)
     layouts = []

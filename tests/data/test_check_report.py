@@ -64,6 +64,9 @@ def test_unusable_videos_weigh_by_split_and_share() -> None:
     gone = {"decoder": "none", "problem": "x.webm: no such file", "state": ""}
     data, findings = made({"train": 10, "val": 2, "test": 2}, train3=gone, val1=gone)
     assert said(data, findings, max_bad_share=0.1) == {"missing in val": "stops", "missing in train": "note"}
+    data, findings = made({"train": 10, "val": 2, "test": 2}, train3=gone, train4=BAD)  # a run counts both kinds
+    assert said(data, findings, max_bad_share=0.1) == {"missing in train": "stops", "unreadable in train": "stops"}
+    assert set(said(data, findings, max_bad_share=0.2).values()) == {"note"}
 
 
 def test_lengths() -> None:

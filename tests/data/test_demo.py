@@ -125,7 +125,7 @@ def test_interrupted_generation_is_continued(
     with pytest.raises(KeyboardInterrupt):
         small(tmp_path)
     assert not (tmp_path / "manifest.json").exists()
-    (tmp_path / "videos" / ".39.mp4.1234.part").write_bytes(b"half a file")
+    (tmp_path / "videos" / ".39.mp4.1234.tmp").write_bytes(b"half a file")
     (tmp_path / "videos" / made[3]).unlink()
     journal = tmp_path / "manifest.partial.jsonl"
     journal.write_text(journal.read_text()[:-20])

@@ -17,7 +17,7 @@ import torch
 
 from mml_lightning.errors import UserError
 from mml_lightning.importing import read_checkpoint
-from mml_lightning.importing.reading import TORCH_LEGACY, ZIP, file_hash
+from mml_lightning.importing.reading import TORCH_LEGACY, ZIP
 
 
 class Malicious:
@@ -133,8 +133,3 @@ def test_rubbish(content: bytes, message: str, tmp_path: Path) -> None:
 
 def test_no_file(tmp_path: Path) -> None:
     refused(tmp_path / "gone.pth", "no such checkpoint")
-
-
-def test_hash(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"abc")
-    assert file_hash(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -106,9 +106,9 @@ def test_absent_peers_and_weights_of_nothing_have_no_vote(kind: str, multi_label
     torch.testing.assert_close(ensemble([a, b], [2.0, 0.0], kind, multi_label), a, equal_nan=True)
 
 
-@pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [1.0, -1.0], [1.0, float("nan")]])
+@pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")]])
 def test_weights_that_mean_nothing_are_refused(weights: list[float]) -> None:
-    with pytest.raises(ValueError, match="one number from 0 on per peer"):
+    with pytest.raises(ValueError, match="one finite number from 0 on per peer"):
         ensemble([torch.zeros(2, 3), torch.zeros(2, 3)], weights)
     with pytest.raises(ValueError, match=r"views\.ensemble='median' is unknown"):
         ensemble([torch.zeros(2, 3)], kind="median")

@@ -237,3 +237,30 @@ def test_words_choose_peers_and_freezing_all_is_refused() -> None:
     assert [(edge.student, edge.teachers) for edge in objective.edges] == [("rgb", ("flow", "audio"))]
     with pytest.raises(ValueError, match="add a student"):
         Objective(["rgb"], frozen="all")
+
+
+@pytest.mark.parametrize("lesson", sorted(LESSONS))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_networks_of_half_precision_have_losses_of_full_precision(lesson: str, dtype: torch.dtype) -> None:
+    """Also under autocast, which would multiply in half precision what has been converted."""
+    torch.manual_seed(0)
+    half = {
+        peer: SimpleNamespace(
+            logits={"label": (20 * torch.randn(4, 7)).to(dtype)},
+            features={"pooled": (300 * torch.rand(4, 32)).to(dtype), "map": torch.randn(4, 2, 32, 3, 3).to(dtype)},
+        )
+        for peer in ("rgb", "flow")
+    }
+    full = {
+        peer: SimpleNamespace(
+            logits={k: v.float() for k, v in output.logits.items()},
+            features={k: v.float() for k, v in output.features.items()},
+        )
+        for peer, output in half.items()
+    }
+    objective = Objective(["rgb", "flow"], [{"lesson": lesson}])
+    target = {"label": torch.tensor([0, 3, 6, 2])}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        measured = objective(half, target)
+    assert measured == objective(full, target)
+    assert all(value.isfinite() for terms in measured.values() for value in terms.values())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from mml_lightning.data.check.findings import Finding
 from mml_lightning.data.check.hashes import near_pairs
 from mml_lightning.data.check.inspection import file_bytes
 from mml_lightning.data.records import Dataset
+from mml_lightning.files import file_hash, write_atomically
 
 Member = tuple[str, str]  # split, id
 
@@ -87,7 +87,7 @@ def duplicates(dataset: Dataset) -> tuple[list[list[Member]], list[list[Member]]
     for size, paths in by_size.items():
         for path in paths if size else ():
             alone = len(paths) == 1  # files of different size are not read at all
-            by_content[str(path) if alone else _digest(path)].append(path)
+            by_content[str(path) if alone else file_hash(path)].append(path)
     across, within = [], []
     for paths in by_content.values():
         group = [member for path in paths for member in members[path]]
@@ -98,11 +98,6 @@ def duplicates(dataset: Dataset) -> tuple[list[list[Member]], list[list[Member]]
     return across, within
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def write_leaks(leaks: Leaks, file: Path) -> None:
     """All of them as CSV, a line per video: kind, number of the group, bits of difference, split, id."""
     groups: list[tuple[str, float, Sequence[Member]]] = [
@@ -110,7 +105,7 @@ def write_leaks(leaks: Leaks, file: Path) -> None:
         *(("identical in a split", 0.0, group) for group in leaks.within),
         *(("near-identical", near.bits, (near.one, near.other)) for near in leaks.near),
     ]
-    with file.open("w", newline="", encoding="utf-8") as handle:
+    with write_atomically(file, newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(["kind", "group", "bits", "split", "id"])
         for number, (kind, bits, group) in enumerate(groups, 1):

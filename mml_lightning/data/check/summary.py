@@ -100,12 +100,13 @@ def summarise(dataset: Dataset, findings: Sequence[Finding], leaks: Leaks, wante
 def _unusable(dataset: Dataset, findings: Sequence[Finding], wanted: Wanted) -> list[Remark]:
     """What can't be read. A few training videos may be: runs leave them out."""
     found = []
+    unusable = Counter(split for split, _ in {(f.split, f.id) for f in findings if not f.usable})
     for missing, what in ((True, "missing"), (False, "unreadable")):
         for split, records in dataset.splits.items():
             bad = {f.id: f for f in findings if f.split == split and not f.usable and bool(f.state) is not missing}
             if not bad:
                 continue
-            borne = split == "train" and wanted.leave_out and len(bad) <= wanted.max_bad_share * len(records)
+            borne = split == "train" and wanted.leave_out and unusable[split] <= wanted.max_bad_share * len(records)
             if borne:
                 level, advice = "note", "training leaves them out; repair them to use them"
             elif split == "train":

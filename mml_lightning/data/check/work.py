@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -12,6 +11,7 @@ from mml_lightning.data.check.findings import Finding, read, state, write
 from mml_lightning.data.check.inspection import inspect, of_record
 from mml_lightning.data.records import SPLITS, Dataset, Media, Record
 from mml_lightning.errors import UserError
+from mml_lightning.files import write_atomically
 
 _Key = tuple[str, str, str]  # split, id, source
 
@@ -44,17 +44,17 @@ def check(
             left[record.media[key[2]]].append(key)
     advance = begin(len(left))
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", newline="", encoding="utf-8") as handle:
+        with write_atomically(part, newline="") as handle:
             write(handle, done.values(), header=True)
+        with part.open("a", newline="", encoding="utf-8") as handle:
             for media, seen in _inspect_all(list(left), samples, threads):
                 done |= {key: of_record(seen, key[0], records[key], key[2]) for key in left[media]}
                 write(handle, [done[key] for key in left[media]])
                 advance()
         findings = [done[key] for key in records]
-        with part.open("w", newline="", encoding="utf-8") as handle:
+        with write_atomically(file, newline="") as handle:
             write(handle, findings, header=True)
-        os.replace(part, file)
+        part.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"can't write {file} ({error.strerror}); set paths.root") from None
     return findings

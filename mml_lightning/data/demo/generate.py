@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from mml_lightning.data.demo.scenes import CLASSES, Video, plan
-from mml_lightning.data.demo.worker import make, write_atomic
+from mml_lightning.data.demo.worker import make
 from mml_lightning.errors import UserError
+from mml_lightning.files import write_atomically
 from mml_lightning.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ def _make_missing(
     root: Path, parameters: dict[str, int], missing: list[Video], workers: int, progress: bool
 ) -> dict[str, Entry]:
     """Make files, noting each in the journal as soon as it is whole."""
-    for leftover in (root / "videos").glob(".*.part"):
+    for leftover in (root / "videos").glob(".*.tmp"):
         leftover.unlink()
     log.info(
         "demo: making %d videos in %s (about %d s)", len(missing), root, 1 + len(missing) // (20 * max(1, workers))
@@ -285,15 +286,16 @@ def _json(value: Any) -> str:
 
 def _write_if_new(folder: Path, files: dict[str, str]) -> None:
     """Write the files whose content is not there yet."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         path = folder / name
         if not path.exists() or path.read_text() != text:
-            write_atomic(path, text.encode())
+            with write_atomically(path) as handle:
+                handle.write(text)
 
 
 def _write_manifest(root: Path, parameters: dict[str, int], entries: list[Entry]) -> None:
     """Close the generation: the manifest replaces the journal."""
     content = {"version": VERSION, "parameters": parameters, "files": entries}
-    write_atomic(root / "manifest.json", _json(content).encode())
+    with write_atomically(root / "manifest.json") as handle:
+        handle.write(_json(content))
     _journal(root).unlink(missing_ok=True)
