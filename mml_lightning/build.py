@@ -285,6 +285,8 @@ def optimiser_plan(
     epochs = int(cfg.schedule.epochs)
     if cfg.optimizer.groups not in ("tsn", "slowfast", "plain"):
         raise UserError(f"optimizer.groups={cfg.optimizer.groups!r} is unknown; use tsn, slowfast or plain")
+    if cfg.schedule.interval not in ("epoch", "step"):
+        raise UserError(f"schedule.interval={cfg.schedule.interval!r} is unknown; use epoch or step")
     factor = functools.partial(nodes.make(cfg.schedule.factor), epochs=epochs)
     fresh = [name for name, where in provenance.items() if where["fresh_head"]]
     return OptimiserPlan(
@@ -297,7 +299,7 @@ def optimiser_plan(
         clip_norm=cfg.optimizer.clip_norm,
         fresh_heads=frozenset(fresh if cfg.optimizer.fc_lr5 else ()),
         fast_stems=frozenset(flow_peers if cfg.optimizer.flow_stem_lr5 else ()),
-        interval="step" if cfg.schedule.factor.get("warmup_epochs") else "epoch",
+        interval=cfg.schedule.interval,
     )
 
 
