@@ -129,6 +129,8 @@ def _made_by(path: Path, given: Sequence[str]) -> list[str]:
         if saved is None:
             saved = _told_overrides(folder / "result.json")
         if saved is not None:
+            # a trial run that trained on a few batches is still measured on every video
+            saved = [item for item in saved if not item.startswith(("trainer=smoke", "trainer.limit_"))]
             return saved if _is_sweep(given) else [*saved, "hydra.mode=RUN"]
     if path.is_dir() and not any(path.glob("*.pt")):
         raise UserError(

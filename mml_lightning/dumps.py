@@ -46,6 +46,7 @@ class Dump:
         unreadable: ids of the split without scores, with reasons.
         views: the `views` of the run, for the record.
         weights: of the peers in the ensemble; 1 where a peer is not named.
+        videos: how many the split has; None in dumps that don't say.
     """
 
     ids: tuple[str, ...]
@@ -58,6 +59,12 @@ class Dump:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     views: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
+    videos: int | None = None
+
+    @property
+    def skipped(self) -> int:
+        """Videos of the split that were neither measured nor found unreadable: a run that was told to stop early."""
+        return 0 if self.videos is None else self.videos - len(set(self.ids) | set(self.unreadable))
 
     @cached_property
     def pooled(self) -> dict[str, Tensor]:
@@ -94,6 +101,7 @@ class Dump:
             "split": self.split,
             "scoring": asdict(self.scoring),
             "unreadable": dict(self.unreadable),
+            "videos": self.videos,
             "views": dict(self.views),
         }
         arrays = {f"logits/{peer}": value.numpy() for peer, value in self.logits.items()} | {
@@ -147,6 +155,7 @@ def load(path: Path) -> Dump:
             scoring=Scoring(**meta.get("scoring", {})),
             unreadable=meta.get("unreadable", {}),
             views=meta.get("views", {}),
+            videos=meta.get("videos"),
         )
     except FileNotFoundError:
         raise UserError(f"no score dump {path}; a finished run has predictions/<split>.npz") from None

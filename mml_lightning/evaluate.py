@@ -21,7 +21,7 @@ from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.results import RunResult, nested_metrics, read_result
 from mml_lightning.weights import CHECKPOINT, Alias, checkpoint_entries, require, resolve
-from mml_lightning.zoo import load_peer
+from mml_lightning.zoo import load_peer, warn_of_unfilled
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         result.fields |= {
             "metrics": nested_metrics(trainer.callback_metrics),
             "unreadable": {cfg.split: provenance.unreadable(cohort, cfg.split)},
+            "measured": {cfg.split: provenance.measured(cohort, cfg.split)},
         }
         tracking.log_summary(trainer.loggers, trainer.callback_metrics)
         if not result.fields["metrics"]:
@@ -147,6 +148,7 @@ def scoring_cohort(cfg: DictConfig, entries: Entries, chosen: Mapping[str, Modal
     for name, entry in entries.items():
         nets[name] = rebuild(entry["arch"])
         nets[name].load_state_dict(entry["state_dict"])
+        warn_of_unfilled(name, entry["provenance"])
         trained = entry["provenance"].get("sampling", {}).get("num_segments", cfg.sampling.num_segments)
         if trained != cfg.sampling.num_segments:
             log.warning(

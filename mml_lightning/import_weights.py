@@ -60,15 +60,16 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--other-shift",
         action="store_true",
-        help="take weights of a network that shifts elsewhere, as a start",
+        help="take weights of a network that shifts or pools otherwise along time, as a start",
     )
     parser.add_argument("--inflate", action="store_true", help="repeat 2-D kernels over time for a 3-D backbone")
     parser.add_argument(
         "--min-matched",
         type=float,
-        default=0.95,
+        default=1.0,
         metavar="SHARE",
-        help="least share of tensors of trunk and file that match (default: 0.95); those missing stay random",
+        help="least share of tensors of trunk and file that match (default: 1); those missing stay random. Other shapes "
+        "and a missing stem are refused whatever it is",
     )
 
 

@@ -127,6 +127,16 @@ def unreadable(cohort: Cohort, split: str) -> dict[str, str]:
     return failures
 
 
+def measured(cohort: Cohort, split: str) -> dict[str, int]:
+    """How many videos of the split just measured have scores, `of` how many; a part is said."""
+    scores = next(iter(cohort.scores.values()))
+    dump, of = scores.dump(), len(scores.ids)
+    seen = len(dump.ids) if dump else 0
+    if dump and dump.skipped and is_first_rank():
+        log.warning("%s: %d of %d videos measured (trainer.limit_%s_batches)", split, seen, of, split)
+    return {"videos": seen, "of": of}
+
+
 def identity(cfg: DictConfig, overrides: Sequence[str], data: Dataset | None = None) -> dict[str, Any]:
     """What a table groups and labels runs by; without `data` as much of it as a config tells."""
     fields = {

@@ -80,6 +80,8 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     data = build_data.dataset(cfg)
     cache = build_data.flow_cache(cfg, chosen)
     datasets = build_data.clip_datasets(cfg, data, cache, list(chosen.values()))
+    if not cfg.test:
+        datasets.pop("test", None)  # its flow would be computed for nothing
     nets, origins = build.peers(cfg, specs, data)
     cohort = build.cohort(cfg, specs, nets, origins, data)
     checkpoint = resumed_checkpoint(cfg)
@@ -94,13 +96,13 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     say(plan.describe(cfg, data, cohort.objective, sizes, origins))
     with open_result(cfg, overrides, data, cohort, origins) as result:
         video = VideoData(datasets, build_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
-        metrics, unreadable = fit_and_measure(cfg, trainer, cohort, video, checkpoint)
+        metrics, measured = fit_and_measure(cfg, trainer, cohort, video, checkpoint)
         result.fields |= {
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "clips_per_s": speed.per_second(),
             "metrics": nested_metrics(metrics),
-            "unreadable": unreadable,
+            **measured,
         }
         tracking.log_summary(trainer.loggers, metrics)
         if is_first_rank():
@@ -129,22 +131,26 @@ def open_result(
 
 def fit_and_measure(
     cfg: DictConfig, trainer: pl.Trainer, cohort: Cohort, video: VideoData, checkpoint: Path | None
-) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
-    """Train, then measure val and test; saves their scores and returns their metrics and unreadable videos."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train, then measure val and test; saves their scores, and returns their metrics and what was measured."""
     predictions = Path(cfg.paths.output_dir) / "predictions"
+    told: dict[str, Any] = {"unreadable": {}, "measured": {}}
+
+    def keep(split: str) -> dict[str, Any]:
+        told["unreadable"][split] = provenance.unreadable(cohort, split)
+        told["measured"][split] = provenance.measured(cohort, split)
+        provenance.save_scores(cohort, predictions, split)
+        return _of_split(trainer, split)
+
     with interruptible(trainer):
         trainer.fit(cohort, datamodule=video, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
         if not any(scores.rows for scores in cohort.scores.values()):  # a finished run was resumed: no epoch was left
             trainer.validate(cohort, datamodule=video, verbose=False)
-        metrics = _of_split(trainer, "val")
-        unreadable = {"val": provenance.unreadable(cohort, "val")}
-        provenance.save_scores(cohort, predictions, "val")
+        metrics = keep("val")
         if cfg.test:
             trainer.test(cohort, datamodule=video, verbose=False)
-            metrics |= _of_split(trainer, "test")
-            unreadable["test"] = provenance.unreadable(cohort, "test")
-            provenance.save_scores(cohort, predictions, "test")
-    return metrics, unreadable
+            metrics |= keep("test")
+    return metrics, told
 
 
 def _of_split(trainer: pl.Trainer, split: str) -> dict[str, Any]:

@@ -146,6 +146,8 @@ def _submit(dump: Dump, form: str, peer: str | None, out: Path) -> None:
     chosen = peer or (ENSEMBLE if ENSEMBLE in dump.pooled else next(iter(dump.pooled)))
     if chosen not in dump.pooled:
         raise UserError(f"--peer {chosen} is not in the dump; it has {', '.join(dump.pooled)}")
+    if dump.skipped:
+        raise UserError(f"{dump.skipped} of {dump.videos} videos were never measured; measure all with eval.py first")
     count = submissions.write(form, out, dump.ids, dump.pooled[chosen])
     absent = len(dump.ids) - count + len(set(dump.unreadable) - set(dump.ids))
     print(f"wrote {out}: {count} videos, scores of {chosen}" + (f"; without scores: {absent}" if absent else ""))

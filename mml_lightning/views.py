@@ -84,6 +84,7 @@ class Scores:
             scoring=self.scoring,
             unreadable=dict(sorted(self.failures.items())),
             views=self.views,
+            videos=len(self.ids),
         )
 
     def metrics(self) -> dict[str, dict[str, float]]:

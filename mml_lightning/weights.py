@@ -22,7 +22,7 @@ from mml_lightning.errors import UserError
 from mml_lightning.files import file_hash
 from mml_lightning.importing import import_trunk
 from mml_lightning.stems import convert_state
-from mml_lightning.zoo import load_peer, same_classes, split_heads
+from mml_lightning.zoo import load_peer, same_classes, split_heads, warn_of_unfilled
 
 FRESH = "scratch"
 IMAGENET = "imagenet"
@@ -161,6 +161,7 @@ def fill(
             "use weights of this data, or init.new_head=true to keep its trunk only"
         )
     _load(net, trunk | (heads if keep_head else {}), str(origin.path))
+    warn_of_unfilled(origin.path, entry["provenance"])
     return {
         "init": origin.init,
         "path": str(origin.path),

@@ -7,6 +7,7 @@ entries, never from a file name.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from mml_lightning.errors import UserError
 from mml_lightning.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 REQUIRED = ("state_dict", "arch", "modality", "classes", "provenance")
@@ -61,6 +64,22 @@ def load_peer(path: Path) -> dict[str, Any]:
 def same_classes(entry: Mapping[str, Any], classes: Mapping[str, list[str]]) -> bool:
     """Whether the file's heads name the same classes in the same order."""
     return {head: list(names) for head, names in entry["classes"].items()} == {h: list(n) for h, n in classes.items()}
+
+
+def unfilled(provenance: Mapping[str, Any]) -> list[str]:
+    """Tensors of the trunk that an import left random because its source lacks them."""
+    return list(((provenance.get("imported") or {}).get("report") or {}).get("missing") or ())
+
+
+def warn_of_unfilled(path: object, provenance: Mapping[str, Any]) -> None:
+    """One warning if the trunk of an imported file is not complete."""
+    if names := unfilled(provenance):
+        log.warning(
+            "%s: %d tensors of the trunk are random, the imported file lacked them (first %s)",
+            path,
+            len(names),
+            names[0],
+        )
 
 
 def split_heads(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -122,7 +122,13 @@ def run(words: list[str], small: list[str], demo: Path, root: Path) -> subproces
             if not {"data=csv", "setup=ssv2", "setup=charades"} & set(words) or not s.startswith(DEMO_ONLY)
         ]
         if "setup=ssv2" in words:
-            settings += ["init.base=scratch", "trainer=smoke", "trainer.accelerator=cpu", "trainer.num_threads=1"]
+            settings += [
+                "init.base=scratch",
+                "trainer=smoke",
+                "trainer.accelerator=cpu",
+                "trainer.num_threads=1",
+                "flow=dis",
+            ]
         if "setup=charades" in words:
             settings = [s for s in settings if not s.startswith("backbone.net.width")]
             settings += [

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mml_lightning.backbones.inflate import inflate_state
 from mml_lightning.backbones.peer import Peer
+from mml_lightning.backbones.resnet3d import ResNet3d
 from mml_lightning.backbones.temporal_2d import TemporalPool
 from mml_lightning.backbones.temporal_shift import match_shift_names
 from mml_lightning.errors import UserError
@@ -19,7 +20,7 @@ from mml_lightning.stems import convert_state
 NONLOCALS = "net.nonlocals."
 POOLED = "layer2"  # what TSM's temporal pooling wraps
 SHOWN = 3  # names told of each kind
-MIN_MATCHED = 0.95
+MIN_MATCHED = 1.0
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,20 @@ class Report:
         scheme: how the file names its tensors.
         matched: tensors of the trunk filled from the file.
         total: distinct tensors on either side: those of the trunk and those of the file.
-        missing: of the trunk, not in the file.
+        missing: of the trunk, not in the file: they stay random.
+        added: of the trunk's non-local blocks, where the file's network has none: they start as the identity.
         unexpected: of the file, not in the trunk.
         mismatched: in both with another shape, as `name (file's shape, trunk's shape)`.
         ignored: entries of the file that are no weights.
         stem: what was done to the first convolution; empty for nothing.
-        shift: how the file's network looks along time otherwise than this one; empty if alike or unknown.
+        shift: how the file's network shifts or pools along time otherwise than this one; empty if alike or unknown.
     """
 
     scheme: str
     matched: int
     total: int
     missing: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
     ignored: int = 0
@@ -53,17 +56,18 @@ class Report:
         """Matched tensors of all. A file of a deeper network fills a shallower one completely, so the rest counts."""
         return self.matched / max(self.total, 1)
 
-    def lines(self) -> list[str]:
-        """For people: one line per kind."""
+    def lines(self, shown: int | None = None) -> list[str]:
+        """For people: one line per kind, with `shown` names of each, by default all."""
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "other shape": self.mismatched}
+        kinds |= {"new non-local blocks": self.added}
         told = [f"{self.scheme} names: {self.matched} of {self.total} trunk tensors matched ({self.share:.1%})"]
-        told += [f"{kind}: {_some(names)}" for kind, names in kinds.items() if names]
-        told += [f"{what}: {done}" for what, done in (("stem", self.stem), ("shift", self.shift)) if done]
+        told += [f"{kind}: {_some(names, shown)}" for kind, names in kinds.items() if names]
+        told += [f"{what}: {done}" for what, done in (("stem", self.stem), ("along time", self.shift)) if done]
         return told + ([f"ignored: {self.ignored} entries that are no weights"] if self.ignored else [])
 
     def plain(self) -> dict[str, Any]:
-        """For a zoo file: plain values, long lists cut."""
-        return {key: value[:50] if isinstance(value, list) else value for key, value in asdict(self).items()}
+        """For a zoo file: plain values."""
+        return asdict(self)
 
 
 def fit(
@@ -88,7 +92,8 @@ def fit(
     Returns: entries for `net.load_state_dict(.., strict=False)`, in the network's names and types, and the report.
 
     Raises:
-        UserError: too few tensors match, or the stems differ and `convert_stem` is off.
+        UserError: too few tensors match; whatever the share, a tensor has another shape or the stem is missing; the
+            channels of the stems differ and `convert_stem` is off.
     """
     wanted = {name: value for name, value in net.state_dict().items() if name.startswith("net.")}
     given = match_shift_names({f"net.{name}": value for name, value in recognised.trunk.items()}, wanted)
@@ -97,8 +102,9 @@ def fit(
     given, stem = _match_stem(net, given, origin, convert_stem)
     given = {name: _without_singletons(value, wanted.get(name)) for name, value in given.items()}
     fitting = {n: v.to(wanted[n].dtype) for n, v in given.items() if n in wanted and v.shape == wanted[n].shape}
-    missing = _weights(name for name in wanted if name not in given)
+    missing, added = _weights(name for name in wanted if name not in given), []
     if add_nonlocals and not any(name.startswith(NONLOCALS) for name in given):
+        added = [name for name in missing if name.startswith(NONLOCALS)]
         missing = [name for name in missing if not name.startswith(NONLOCALS)]
     unexpected = _weights([*(name for name in given if name not in wanted), *recognised.unknown])
     differing = _weights(name for name in given if name in wanted and name not in fitting)
@@ -108,35 +114,57 @@ def fit(
         matched=matched,
         total=matched + len(missing) + len(unexpected) + len(differing),
         missing=missing,
+        added=added,
         unexpected=unexpected,
         mismatched=[f"{n} ({_shape(given[n])} in the file, {_shape(wanted[n])} here)" for n in differing],
         ignored=recognised.ignored,
         stem=stem,
         shift=_shift_difference(net, recognised),
     )
-    if report.share < min_matched:
+    if reason := _unfit(report, f"{net.stem_name}.weight", min_matched):
+        told = "; ".join(report.lines(SHOWN))
         raise UserError(
-            f"{origin} does not fit this backbone: " + "; ".join(report.lines()) + f"; at least {min_matched:.0%} must "
-            "match: choose the backbone that the file was made with (or lower --min-matched)"
+            f"{origin} does not fit this backbone: {told}; {reason}: choose the backbone that the file was made with"
         )
     return fitting, report
 
 
+def _unfit(report: Report, stem: str, min_matched: float) -> str:
+    """Why the weights must not be used; empty if they may."""
+    if report.mismatched:  # another network, however large the share of the rest: its kernels would stay random
+        return "all shapes must agree"
+    if stem in report.missing:
+        return "the first convolution must be there"
+    if report.share < min_matched:
+        return f"at least {100 * min_matched:g}% must match (mml import --min-matched takes less, the rest stays random)"
+    return ""
+
+
 def _shift_difference(net: Peer, recognised: Recognised) -> str:
     """A shift and a pooling have no tensors, so that all may match while the networks differ."""
+    if recognised.pooled is not None and recognised.pooled != pools(net):
+        words = [("without", "with")[pooled] for pooled in (recognised.pooled, pools(net))]
+        return f"{words[0]} temporal pooling in the file, {words[1]} here"
     if recognised.wrapped is None:
         return ""
     here = {place for name in net.net.state_dict() for place in wrapped_places(name)}
-    here |= {POOLED} if any(isinstance(module, TemporalPool) for module in net.net.modules()) else set()
+    here |= {POOLED} if pools(net) else set()
     theirs = recognised.wrapped
     if here == theirs:
         return ""
     counts = [len(places - {POOLED}) for places in (theirs, here)]
-    pools = ["with" if POOLED in places else "without" for places in (theirs, here)]
+    words = ["with" if POOLED in places else "without" for places in (theirs, here)]
     return (
-        f"{counts[0]} places, {pools[0]} temporal pooling in the file; {counts[1]} places, {pools[1]} temporal pooling "
-        "here"
+        f"{counts[0]} places of a shift, {words[0]} temporal pooling in the file; {counts[1]} places, {words[1]} "
+        "temporal pooling here"
     )
+
+
+def pools(net: Peer) -> bool:
+    """Whether the trunk halves the number of frames on its way."""
+    if isinstance(net.net, ResNet3d):
+        return net.net.time_stride > 1
+    return any(isinstance(module, TemporalPool) for module in net.net.modules())
 
 
 def _match_stem(net: Peer, given: dict[str, Tensor], origin: str, convert_stem: bool) -> tuple[dict[str, Tensor], str]:
@@ -175,17 +203,21 @@ def _shape(value: Tensor) -> str:
     return "x".join(map(str, value.shape)) or "scalar"
 
 
-def _some(names: list[str]) -> str:
-    more = f", .. and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} ({', '.join(names[:SHOWN])}{more})"
+def _some(names: list[str], shown: int | None) -> str:
+    left = len(names) - len(names[:shown])
+    return f"{len(names)} ({', '.join(names[:shown])}{f', .. and {left} more' if left else ''})"
 
 
 def fit_head(net: Peer, head: Mapping[str, Tensor], named: bool) -> tuple[dict[str, Tensor], str]:
-    """The classifier's entries for `net`, if its size is that of the only head, and what to tell about it.
+    """The classifier's entries for `net`, if its size is that of the only head, and what to tell about it. Several
+    heads, which only files of this package have, are taken if names and sizes agree.
 
     Args:
+        head: `Recognised.head`.
         named: the classes have names from elsewhere; False if they are numbers.
     """
+    if any("." in name for name in head):
+        return _fit_heads(net, head)
     weight, bias = head.get("weight"), head.get("bias")
     if weight is None or bias is None:
         return {}, "none in the file"
@@ -200,6 +232,19 @@ def fit_head(net: Peer, head: Mapping[str, Tensor], named: bool) -> tuple[dict[s
         return {}, f"dropped: {size} classes of {weight.flatten(1).shape[1]} features in the file, {_head(own)} here"
     told = "the file does not name them, so check their order" if named else "classes named by numbers"
     return {f"heads.{name}.{kind}": values[kind].to(own[kind].dtype) for kind in own}, f"kept: {size} classes, {told}"
+
+
+def _fit_heads(net: Peer, heads: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    own = net.heads.state_dict()
+    here, there = (", ".join(f"{n}: {k}" for n, k in sizes.items()) for sizes in (net.num_classes, head_sizes(heads)))
+    if {name: value.shape for name, value in heads.items()} != {name: value.shape for name, value in own.items()}:
+        return {}, f"dropped: the file has the heads {there}, the network has {here}"
+    return {f"heads.{name}": value.to(own[name].dtype) for name, value in heads.items()}, f"kept: {here}"
+
+
+def head_sizes(heads: Mapping[str, Tensor]) -> dict[str, int]:
+    """{head: K} of a file with several heads."""
+    return {n.removesuffix(".weight"): value.shape[0] for n, value in heads.items() if n.endswith(".weight")}
 
 
 def _head(own: Mapping[str, Tensor]) -> str:

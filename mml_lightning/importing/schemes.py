@@ -31,11 +31,12 @@ class Recognised:
     Args:
         scheme: in words.
         trunk: tensors of the trunk, without the recogniser's `net.`.
-        head: `weight` and `bias` of the classifier, if the file has one.
+        head: `weight` and `bias` of the classifier, if the file has one; `verb.weight`, .. where it has several.
         unknown: names that the scheme does not have.
         ignored: how many entries are no weights, such as momenta and counters of iterations.
         wrapped: what the names say is wrapped by a shift (`layer1.0.conv1`, `features.3`) or by the temporal pooling
             (`layer2`); None for schemes whose names say nothing about it.
+        pooled: whether its names say that the network pools along time; None for names that say nothing.
     """
 
     scheme: str
@@ -44,6 +45,7 @@ class Recognised:
     unknown: list[str] = field(default_factory=list)
     ignored: int = 0
     wrapped: frozenset[str] | None = None
+    pooled: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class _Scheme:
     marks: tuple[str, ...]  # patterns that all must be found
     rename: Callable[[Iterable[str]], Rename]
     tells_shift: bool = False
+    pooled: Callable[[Iterable[str]], bool | None] = lambda names: None
 
 
 def recognise(state: Mapping[str, Tensor]) -> Recognised:
@@ -88,7 +91,7 @@ def _apply(scheme: _Scheme, state: Mapping[str, Tensor]) -> Recognised:
         else:
             place[ours] = value
     wrapped = frozenset(place for name in trunk for place in wrapped_places(name)) if scheme.tells_shift else None
-    return Recognised(scheme.name, trunk, head, unknown, ignored, wrapped)
+    return Recognised(scheme.name, trunk, head, unknown, ignored, wrapped, scheme.pooled(state))
 
 
 def wrapped_places(name: str) -> Iterator[str]:
@@ -119,10 +122,11 @@ def _refuse_two_pathways(state: Mapping[str, Tensor]) -> None:
 
 
 def _own(names: Iterable[str]) -> Rename:
+    several = len({name.split(".")[1] for name in names if name.startswith("heads.")}) > 1
+
     def rename(name: str) -> str | None:
         if name.startswith("heads."):
-            _, _, kind = name.split(".", 2)
-            return HEAD + kind
+            return HEAD + name.split(".", 1 if several else 2)[-1]
         return name.removeprefix("net.") if name.startswith("net.") else None
 
     return rename
@@ -259,8 +263,7 @@ _VIDEO_PARTS = {
 
 def _pytorchvideo(names: Iterable[str]) -> Rename:
     """Stages are counted, since a pooling without weights between them takes a number in some networks."""
-    found = {int(match[1]) for name in names if (match := _VIDEO_BLOCK.match(name))}
-    stages = {number: position for position, number in enumerate(sorted(found), 1)}
+    stages = {number: position for position, number in enumerate(_video_stages(names), 1)}
 
     def rename(name: str) -> str | None:
         if name.startswith("blocks.0."):
@@ -277,11 +280,25 @@ def _pytorchvideo(names: Iterable[str]) -> Rename:
     return rename
 
 
+def _video_stages(names: Iterable[str]) -> list[int]:
+    return sorted({int(match[1]) for name in names if (match := _VIDEO_BLOCK.match(name))})
+
+
+def _video_pooled(names: Iterable[str]) -> bool | None:
+    """Whether the number after the first stage is that of a pooling."""
+    return {(1, 2, 3, 4): False, (1, 3, 4, 5): True}.get(tuple(_video_stages(names)))
+
+
 SCHEMES = (
     _Scheme("this package", (r"^net\.(conv1|features\.0\.0)\.weight$",), _own),
     _Scheme("TSM/MML", (r"^base_model\.",), _tsm, tells_shift=True),
     _Scheme("SlowFast", (r"^s1\.pathway0_stem\.", r"^s2\.pathway0_res0\."), _slowfast),
-    _Scheme("PyTorchVideo", (r"^blocks\.0\.conv\.", r"^blocks\.\d+\.res_blocks\.0\."), _pytorchvideo),
+    _Scheme(
+        "PyTorchVideo",
+        (r"^blocks\.0\.conv\.", r"^blocks\.\d+\.res_blocks\.0\."),
+        _pytorchvideo,
+        pooled=_video_pooled,
+    ),
     _Scheme("Caffe2", (r"^conv1_w$", r"^res2_0_branch2a_w$"), _caffe2),
     _Scheme("torchvision ResNet", (r"^conv1\.weight$", r"^layer1\.0\."), _torchvision),
     _Scheme("torchvision MobileNetV2", (r"^features\.0\.0\.weight$",), _torchvision),
