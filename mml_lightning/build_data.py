@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,16 @@ from mml_lightning.data.draws import FixedCrops, TrainDraw, ValDraw, ViewsDraw, 
 from mml_lightning.data.flow import FlowCache, FlowSettings
 from mml_lightning.data.records import SPLITS, Dataset, validate
 from mml_lightning.data.sources import SOURCES, SourceOpener
+from mml_lightning.data.start_checks import check_flow_lengths, warn_of_doubles
 from mml_lightning.errors import UserError
 from mml_lightning.loaders import LoaderSettings
 from mml_lightning.modalities import Modality
 from mml_lightning.nodes import plain
 from mml_lightning.transforms import TestGeometry
 
+log = logging.getLogger(__name__)
+
+MIRRORED_CROPS = 10  # the number of crops per clip with which every one is mirrored too
 QUARANTINE = ("use", "ignore")
 LABELS = ("clip", "video")  # what a training target tells where labels are timed
 
@@ -56,7 +62,11 @@ def dataset(cfg: DictConfig, needed: Sequence[str] | None = None) -> Dataset:
     data = check.with_check(made, check_folder(cfg) / check.FILE, sources, leaves_out(cfg))
     if "train" in splits:
         _check_left_out(cfg, data, len(made.splits.get("train", ())))
-    return validate(data, splits, needed is None)
+    validate(data, splits, needed is None)
+    warn_of_doubles(data, splits)
+    if "flow" in sources:
+        check_flow_lengths(data, splits)
+    return data
 
 
 def check_folder(cfg: DictConfig) -> Path:
@@ -125,6 +135,18 @@ def _check_sources(data: Dataset, chosen: Sequence[Modality]) -> None:
             )
 
 
+def _warn_of_mirrored_views(data: Dataset, crops: int) -> None:
+    swapped = sum(len(partners) for partners in data.mirrored.values())
+    if crops == MIRRORED_CROPS and swapped:
+        log.warning(
+            "views.crops=%d: half of the crops are mirrored, and %d classes of data=%s become others in a mirror: "
+            "their scores are averaged as they are, which makes such classes alike; use views.crops=5",
+            crops,
+            swapped,
+            data.name,
+        )
+
+
 def clip_datasets(
     cfg: DictConfig, data: Dataset, cache: FlowCache | None, chosen: Sequence[Modality]
 ) -> dict[str, ClipDataset]:
@@ -141,6 +163,8 @@ def clip_datasets(
     clips: dict[str, Any] = {
         key: views[key] for key in ("uniform", "dense", "strided", "dense_length", "stride", "policy")
     }
+    if "test" in data.splits:
+        _warn_of_mirrored_views(data, views["crops"])
     short_side, antialias = transforms["short_side"], transforms["antialias"]
     test_output = short_side if views["full_resolution"] else transforms["output"]
     trained = [modality.name for modality in chosen] if "train" in data.splits else []
@@ -185,4 +209,12 @@ def clip_datasets(
 
 
 def loader_settings(cfg: DictConfig) -> LoaderSettings:
+    """How loaders work; more workers than cores are a line in the log.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cfg.data.workers > cores:  # torch says it too, per loader and twice: see quieten_libraries
+        log.warning("data.workers=%d: there are %d cores here; fewer workers may be faster", cfg.data.workers, cores)
     return LoaderSettings(cfg.data.batch_size, cfg.data.eval_batch_size, cfg.data.workers)

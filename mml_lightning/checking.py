@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,7 +42,7 @@ def run_check(cfg: DictConfig, samples: int, threads: int, timed: bool = True) -
     with ExitStack() as stack:
 
         def begin(videos: int) -> Callable[[], object]:
-            print(f"checking {videos} videos of {data.name} with {threads} threads", flush=True)
+            print(f"checking {videos} files and folders of {data.name} with {threads} threads", flush=True)
             return stack.enter_context(Progress(videos, "check")).advance
 
         findings = check.check(data, folder / check.FILE, samples, threads, begin)
@@ -100,12 +101,14 @@ def _time(dataset: ClipDataset, indices: range, workers: int) -> tuple[float, in
     )
     start = first = time.monotonic()
     seen = [0]
-    for batch in loader:
-        if len(seen) == 1:
-            first = time.monotonic()
-        seen.append(len(batch["index"]))
-        if time.monotonic() - start > TIMED_SECONDS:
-            break
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")  # said when it was made
+        for batch in loader:
+            if len(seen) == 1:
+                first = time.monotonic()
+            seen.append(len(batch["index"]))
+            if time.monotonic() - start > TIMED_SECONDS:
+                break
     now = time.monotonic()
     later = sum(seen[2:])
     return (now - first, later) if later else (now - start, sum(seen))

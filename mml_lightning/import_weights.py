@@ -68,8 +68,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="SHARE",
-        help="least share of tensors of trunk and file that match (default: 1); those missing stay random. Other shapes "
-        "and a missing stem are refused whatever it is",
+        help="least share of tensors of trunk and file that match (default: 1); those missing stay random. "
+        "Other shapes and a missing first convolution are refused whatever it is",
     )
 
 

@@ -30,6 +30,7 @@ def quieten_libraries() -> None:
     for name in LIGHTNING:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # said once by loader_settings
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*", category=UserWarning)
     if not is_first_rank():

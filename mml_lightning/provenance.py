@@ -72,7 +72,7 @@ def export(cfg: DictConfig, cohort: Cohort, provenance: Mapping[str, Any], resul
                 "fingerprint": result.fields["fingerprint"],
                 "sampling": nodes.plain(cfg.sampling),
                 "transforms": nodes.plain(cfg.transforms),
-                "metrics": {s: m[name] for s, m in result.fields["metrics"].items() if name in m},
+                "metrics": metrics_of(name, result.fields["metrics"]),
                 "git_sha": result.fields["git_sha"],
                 "origin": provenance[name],
             },
@@ -82,6 +82,19 @@ def export(cfg: DictConfig, cohort: Cohort, provenance: Mapping[str, Any], resul
         result.fields["peers"][name]["zoo"] = str(shared)
     result.fields["zoo"] = str(zoo)
     write_json(zoo / "result.json", {**result.fields, "status": "completed"})
+
+
+def metrics_of(peer: str, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A peer's part of the metrics of a result, {split: {metric: x}}; {split: {head: {metric: x}}} of several heads."""
+    found: dict[str, Any] = {}
+    for split, by_peer in metrics.items():
+        for key, values in by_peer.items():
+            head, _, name = key.rpartition("/")
+            if name == peer and head:
+                found.setdefault(split, {})[head] = values
+            elif name == peer:
+                found[split] = values
+    return found
 
 
 def warn_of_replacement(zoo: Path, result: RunResult) -> None:
@@ -94,12 +107,16 @@ def warn_of_replacement(zoo: Path, result: RunResult) -> None:
         {item for item in fields.get("overrides") or () if not item.startswith(("seed=", *COSMETIC))}
         for fields in (old, result.fields)
     )
+    differ = []
+    if then != now:
+        before, after = (" ".join(sorted(items)) or "defaults" for items in (then - now, now - then))
+        differ.append(f"other settings ({before}; now {after})")
+    if old.get("data_fingerprint") != result.fields.get("data_fingerprint"):
+        differ.append("other data")
     log.warning(
-        "zoo: %s held the networks of a run with other settings (%s; now %s); they are replaced. "
-        "To keep both, give one of the runs a name=...",
+        "zoo: %s held the networks of a run with %s; they are replaced. To keep both, give one of the runs a name=...",
         zoo,
-        " ".join(sorted(then - now)) or "defaults",
-        " ".join(sorted(now - then)) or "defaults",
+        " and ".join(differ) or "other first weights or config files",
     )
 
 

@@ -143,8 +143,7 @@ def fill(
             raise UserError(str(error)) from None
         state = {f"net.{key}": value for key, value in trunk.items()}
         inflated = _load(net, state, f"ImageNet weights of depth {depth}", from_images=True)
-        told = {"inflated": inflated} if inflated else {}
-        return {"init": IMAGENET, "path": file, "fresh_head": True, **told}
+        return {"init": IMAGENET, "path": file, "fresh_head": True, **({"inflated": inflated} if inflated else {})}
     if origin.init == KINETICS:
         assert isinstance(net, Peer)
         trunk, told = import_trunk(net, kinetics_file(file))

@@ -15,7 +15,8 @@ from mml_lightning.backbones import tsm_resnet, video_resnet
 from mml_lightning.cli import main
 from mml_lightning.data.records import Dataset
 from mml_lightning.errors import UserError
-from mml_lightning.evaluate import check_classes
+from mml_lightning.evaluate import check_classes, scoring_cohort
+from mml_lightning.modalities import Modality
 from mml_lightning.pipeline import first_weights
 from mml_lightning.provenance import fingerprint
 from mml_lightning.zoo import load_peer
@@ -115,11 +116,24 @@ def test_the_same_file_gives_the_same_weights(file: Path, tmp_path: Path) -> Non
     torch.save(content, part)
     entries = []
     for name in ("a.pt", "b.pt"):
-        assert main(["import", str(part), "--backbone", "tiny", "--out", str(tmp_path / name)]) == 0
+        options = ["--backbone", "tiny", "--min-matched", "0.9", "--out", str(tmp_path / name)]
+        assert main(["import", str(part), *options]) == 0
         entries.append(load_peer(tmp_path / name))
     first, second = entries
     assert all(torch.equal(value, second["state_dict"][key]) for key, value in first["state_dict"].items())
     assert first["provenance"] == second["provenance"]
+
+
+def test_measuring_an_incomplete_trunk_is_warned_of(
+    zoo: Path, composed: Callable[..., tuple[DictConfig, list[str]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg, _ = composed("split=val", "ckpt=x", program="eval")
+    data, entry = build_data.dataset(cfg, ["val"]), load_peer(zoo)
+    chosen = {"rgb": Modality(**entry["modality"])}
+    for missing in ([], ["net.conv1.weight"]):
+        entry["provenance"]["imported"]["report"]["missing"] = missing
+        scoring_cohort(cfg, {"rgb": entry}, chosen, data)
+        assert caplog.text.count("tensors of the trunk are random") == len(missing)
 
 
 def test_a_run_starts_from_the_imported_file(

@@ -151,6 +151,19 @@ def test_mirrored_test_crops_negate_the_x_of_flow_and_keep_the_label(composed: C
     assert torch.equal(flow[1::2], invert_x(flow[0::2].flip(-1))) and not torch.equal(flow[1::2], flow[0::2].flip(-1))
 
 
+def test_mirrored_views_of_classes_with_sides_are_warned_of(
+    composed: Composed, caplog: pytest.LogCaptureFixture
+) -> None:
+    for override, said in (("views.crops=5", 0), ("views.crops=10", 1)):
+        cfg, _ = composed("views=ten_crop", override)
+        assert build_data.records(cfg).mirrored["label"]
+        datasets(cfg, "test")
+        assert caplog.text.count("use views.crops=5") == said
+    caplog.clear()
+    datasets(composed("views=ten_crop")[0], "train", "val")  # training itself never takes these views
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

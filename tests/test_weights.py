@@ -175,6 +175,21 @@ def test_kinetics_takes_the_trunk_of_any_known_scheme(tmp_path: Path) -> None:
     torch.testing.assert_close(target.net.conv1.weight[:, 4], source.net.conv1.weight.mean(1))
 
 
+def test_kinetics_refuses_a_network_that_shifts_elsewhere(tmp_path: Path) -> None:
+    file, _ = theirs(tmp_path)
+    target = tsm_resnet("tiny", width=8, shift=False, num_classes={"label": 2})
+    with pytest.raises(UserError, match=r"along time: .* choose the backbone .* mml import --other-shift"):
+        fill(target, given("kinetics"), "rgb", "rgb", CLASSES, "tiny", str(file))
+
+
+def test_a_trunk_that_an_import_left_incomplete_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told = {"peer": "rgb", "imported": {"report": {"missing": ["net.layer1.0.bn1.bias"]}}}
+    for changes, said in (({}, 0), ({"provenance": told}, 1)):
+        file = export_peer(tmp_path / "rgb.pt", entry(net(), **changes))
+        fill(net(), Origin(str(file), file), "rgb", "rgb", CLASSES, "tiny", None)
+        assert caplog.text.count("1 tensors of the trunk are random") == said
+
+
 def test_kinetics_takes_a_zoo_file(tmp_path: Path) -> None:
     source = net()
     file = export_peer(tmp_path / "rgb.pt", entry(source))

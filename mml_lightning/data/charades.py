@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ CLASSES = 157
 KEEP_OR_DROP = ("keep", "drop")
 FRAME_LIST = ("original_vido_id", "video_id", "frame_id", "path", "labels")  # the first is misspelt in all of them
 THREADS = 8
+MOST_REVERSED = 0.01  # share of a list's actions that may end before they start; the published ones have 7 of 66500
 PARTS = 20  # of a frame list, between which progress is told
 
 
@@ -42,6 +45,7 @@ class _Video:
     classes: tuple[int, ...]
     intervals: tuple[Interval, ...]
     media: Mapping[str, Media]
+    length: float | None = None  # seconds, as listed
 
 
 def read_charades(
@@ -67,7 +71,8 @@ def read_charades(
             published lists have none, and the official evaluation gives them no rank.
 
     Raises:
-        UserError: a list is missing or malformed, an unknown class, absent videos, or an unknown choice.
+        UserError: a list is missing, malformed or cut off, an unknown class, actions that end before they start (a
+            warning where they are no more than MOST_REVERSED), absent videos, or an unknown choice.
     """
     choices = _choices(absent, empty)
     folder = Path(root).expanduser()
@@ -121,23 +126,63 @@ def read_charades_frame_lists(
 
 def _official(path: Path, classes: int) -> list[_Video]:
     """The videos of Charades_v1_train.csv or Charades_v1_test.csv, by the names of their columns."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            missing = [column for column in ("id", "actions") if column not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(f"{path}: no column {missing[0]!r} in its header; use the published list")
-            rows = [(f"{path}, line {reader.line_num}", row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} can't be read: {error}; use the published list") from None
-    videos = []
-    for place, row in rows:
-        identity = (row["id"] or "").strip()
+    videos, reversed_ = [], []
+    for place, row in _official_rows(path):
+        identity = row["id"].strip()
         if not identity:
             raise UserError(f"{place}: the id is empty; use the published list")
-        intervals = tuple(_action(text, classes, place) for text in (row["actions"] or "").split(";") if text.strip())
-        videos.append(_Video(identity, tuple(sorted({label for label, _, _ in intervals})), intervals, {}))
+        intervals = tuple(_action(text, classes, place) for text in row["actions"].split(";") if text.strip())
+        reversed_ += [(place, action) for action in intervals if action[1] > action[2]]
+        union = tuple(sorted({label for label, _, _ in intervals}))
+        videos.append(_Video(identity, union, intervals, {}, _length(row.get("length", ""), place)))
+    if reversed_:
+        place, (label, start, end) = reversed_[0]
+        said = f"{place}: action 'c{label:03d} {start:.2f} {end:.2f}' ends before it starts"
+        total = sum(len(video.intervals) for video in videos)
+        if len(reversed_) > MOST_REVERSED * total:
+            raise UserError(f"{said} ({len(reversed_)} of {total} actions do); mend the line")
+        log.warning("%s (%d of %d actions do): no clip has it, its video does", said, len(reversed_), total)
     return videos
+
+
+def _official_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """(file and line, {column: cell}) of every line of an official list.
+
+    Raises:
+        UserError: the list can't be read, lacks a column, or a line has fewer or more cells than the header.
+    """
+    line = 0
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle, strict=True)
+            columns = list(reader.fieldnames or ())
+            missing = [column for column in ("id", "actions") if column not in columns]
+            if missing:
+                raise UserError(f"{path}: no column {missing[0]!r} in its header; use the published list")
+            for row in reader:
+                line = reader.line_num
+                cells = len(columns) - sum(cell is None for cell in row.values()) + len(row.get(None, ()))  # type: ignore[call-overload]
+                if cells != len(columns):
+                    have = f"{cells} cells where the header has {len(columns)}"
+                    raise UserError(f"{path}, line {line}: {have}; get the published list again, or mend the line")
+                yield f"{path}, line {line}", row
+    except csv.Error as error:
+        raise UserError(f"{path}, after line {max(1, line)}: {error}; get the published list again") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read: {error}; use the published list") from None
+
+
+def _length(text: str, place: str) -> float | None:
+    """Seconds of a video; None where the list does not say."""
+    if not text.strip():
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise UserError(f"{place}: length {text.strip()!r} is no number of seconds; mend the line")
+    return seconds
 
 
 def _action(text: str, classes: int, place: str) -> Interval:
@@ -253,8 +298,14 @@ def _class_names(path: Path | None) -> tuple[str, ...]:
     if wrong:
         raise UserError(f"{path}: line {wrong!r} is not of the form 'c008 Opening a door'; mend it")
     names = {int(match[1]): match[2] for match in found if match}
-    if sorted(names) != list(range(len(lines))) or len(lines) < 2:
-        raise UserError(f"{path}: its {len(lines)} classes must be numbered c000 to c{max(0, len(lines) - 1):03d}")
+    if len(lines) < 2:
+        raise UserError(f"{path}: it has {len(lines)} classes; use the published list of classes")
+    gap = next((number for number in range(max(names)) if number not in names), None)
+    if gap is not None:
+        raise UserError(f"{path}: class c{gap:03d} is missing; its classes must be numbered c000 to c{max(names):03d}")
+    if len(names) < len(lines):
+        twice = Counter(int(match[1]) for match in found if match).most_common(1)[0][0]
+        raise UserError(f"{path}: class c{twice:03d} stands twice; number its classes one by one")
     return tuple(names[number] for number in range(len(lines)))
 
 
@@ -322,7 +373,8 @@ def _with_media(
             if problem:
                 problems.append(f"{problem} (id {video.id}, {split})")
                 continue
-            records.append(Record(video.id, media, {HEAD: video.classes}, intervals={HEAD: video.intervals}))
+            intervals = {HEAD: video.intervals}
+            records.append(Record(video.id, media, {HEAD: video.classes}, intervals=intervals, length=video.length))
     if problems and absent == "error":
         raise UserError(
             f"data={name}: {len(problems)} of {len(videos)} {split} videos are not complete on disk, first: "

@@ -116,6 +116,7 @@ class Record:
         span: optional (start, end) in seconds: the part of the video that carries the label.
         decoder: the one reader that is right for this video, where `mml check` found the usual one wrong.
         intervals: per head, (class, start, end) in seconds, for labels that hold in a part of the video only.
+        length: seconds that the annotation says the video lasts; only `mml check` looks at it.
     """
 
     id: str
@@ -124,6 +125,7 @@ class Record:
     span: tuple[float, float] | None = None
     decoder: str | None = None
     intervals: Mapping[str, tuple[tuple[int, float, float], ...]] = field(default_factory=dict)
+    length: float | None = None
 
 
 @dataclass(frozen=True)

@@ -131,8 +131,8 @@ def _hint(net: Peer, recognised: Recognised) -> str:
         return ""
     here, other = ("pools along time", "false") if pools(net) else ("does not pool along time", "true")
     return (
-        f"{recognised.scheme} names do not tell whether the network pools along time after layer1; this backbone {here}: "
-        f"if the file's differs, import it again with backbone.net.temporal_pool={other}"
+        f"{recognised.scheme} names do not tell whether the network pools along time after layer1; this backbone "
+        f"{here}: if the file's differs, import it again with backbone.net.temporal_pool={other}"
     )
 
 

@@ -286,7 +286,8 @@ def _video_stages(names: Iterable[str]) -> list[int]:
 
 def _video_pooled(names: Iterable[str]) -> bool | None:
     """Whether the number after the first stage is that of a pooling."""
-    return {(1, 2, 3, 4): False, (1, 3, 4, 5): True}.get(tuple(_video_stages(names)))
+    stages = _video_stages(names)
+    return next((pooled for known, pooled in (([1, 2, 3, 4], False), ([1, 3, 4, 5], True)) if stages == known), None)
 
 
 SCHEMES = (

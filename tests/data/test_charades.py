@@ -186,6 +186,13 @@ def test_images_may_count_from_zero(tmp_path: Path) -> None:
         ("v,two 1.0 2.0", "is not of the form"),
         ("v,c005 1.0 2.0", "beyond the 5 classes"),
         (",c002 1.0 2.0", "line 2: the id is empty"),
+        ("v", "line 2: 1 cells where the header has 2; get the published list again"),
+        ("v,c002 1.0 2.0,9.5", "line 2: 3 cells where the header has 2"),
+        ('v,"c002 1.0 2.0', "after line 1: unexpected end of data; get the published list again"),
+        (
+            "v,c002 2.0 0.0",
+            r"line 2: action 'c002 2.00 0.00' ends before it starts \(1 of 1 actions do\)",
+        ),
     ],
 )
 def test_malformed_lines_are_named(official: Path, line: str, message: str) -> None:
@@ -194,11 +201,41 @@ def test_malformed_lines_are_named(official: Path, line: str, message: str) -> N
         read(official)
 
 
+def test_lists_cut_off_anywhere_are_refused(official: Path) -> None:
+    """Only a cut inside the very last number can't be seen: what is left is a whole row."""
+    path = official / MADE["train"]
+    text = path.read_text()
+    last = text.rindex(",") + 1
+    for end in range(text.index("\n0IH69") + 2, last):
+        path.write_text(text[:end])
+        with pytest.raises(UserError, match=r"line [34]: .*get the published list again"):
+            read(official)
+
+
+@pytest.mark.parametrize("length", ["long", "-3", "nan"])
+def test_lengths_are_seconds(official: Path, length: str) -> None:
+    assert [record.length for record in read(official).splits["train"]] == [24.83, 30.0]
+    write_lines(official / MADE["train"], ["id,actions,length", f"N11GT,c002 0.0 1.0,{length}"])
+    with pytest.raises(UserError, match=f"line 2: length '{length}' is no number of seconds"):
+        read(official)
+
+
+def test_a_few_actions_may_end_before_they_start(official: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As 7 of 49809 in the published list do: they count for the video, and are on in no clip."""
+    actions = ";".join(["c002 0.0 1.0"] * 99 + ["c003 8.00 7.00"])
+    write_lines(official / MADE["train"], ["id,actions", f"N11GT,{actions}"])
+    video = read(official).splits["train"][0]
+    assert video.target == {"label": (2, 3)}
+    assert classes_between(video.intervals["label"], 0, 300, 24.0) == (2,)
+    assert "line 2: action 'c003 8.00 7.00' ends before it starts (1 of 100 actions do)" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        (["c000 a", "c002 b"], "its 2 classes must be numbered c000 to c001"),
-        (["c000 a"], "its 1 classes"),
+        (["c000 a", "c002 b"], "class c001 is missing; its classes must be numbered c000 to c002"),
+        (["c000 a", "c001 b", "c001 c"], "class c001 stands twice"),
+        (["c000 a"], "it has 1 classes"),
         (["a b"], "'a b' is not of the form"),
     ],
 )

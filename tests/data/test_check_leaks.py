@@ -92,8 +92,20 @@ def test_identical_files(videos: dict[str, Path], tmp_path: Path) -> None:
     across, within = duplicates(dataset(train=[*train, record(twin)], test=[record(copy), record(tail)]))
     assert across == [[("train", "vp9"), ("train", "again"), ("test", "copy")]]
     assert within == [[("train", "h264"), ("train", "twin")]]
-    images = Record("v", {"frames": ImageSequence(tmp_path, "{}.png", 2)}, {"label": 0})
-    assert duplicates(dataset(train=[images], test=[images])) == ([], [])
+
+
+def test_the_same_images_in_several_splits(tmp_path: Path) -> None:
+    def images(id: str, folder: str, template: str = "{}.png", source: str = "frames", count: int = 2) -> Record:
+        layout = "flow_pair" if "{axis}" in template else "rgb"
+        return Record(id, {source: ImageSequence(tmp_path / folder, template, count, layout=layout)}, {"label": 0})  # type: ignore[arg-type]
+
+    one, longer, other = images("v", "a"), images("w", "a", count=9), images("v", "a", "{}.jpg")
+    assert duplicates(dataset(train=[one, longer], val=[other, images("x", "b")])) == ([], [])
+    across = [[("train", "v"), ("val", "w")]]
+    assert find_leaks(dataset(train=[one], val=[longer]), []).across == across
+    flow = images("v", "a", "{axis}_{}.png", "flow")
+    assert duplicates(dataset(train=[flow], val=[flow]))[0] == [[("train", "v"), ("val", "v")]]
+    assert find_leaks(dataset(train=[other], val=[one], test=[one]), []).across == []
 
 
 def test_encoded_again_is_near_identical(tmp_path: Path) -> None:

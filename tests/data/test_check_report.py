@@ -80,6 +80,36 @@ def test_lengths() -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"intervals": {"label": ((0, 0.0, 4.0), (1, 0.0, 1.0))}}, {}),  # the video lasts 2 s
+        ({"intervals": {"label": ((1, 0.0, 1.0), (0, 0.0, 4.1))}}, {"actions end after the video": "note"}),
+        ({"length": 2.5}, {}),
+        ({"length": 2.6}, {"videos shorter than their list says": "falsifies"}),
+        ({"length": 1.0}, {}),
+    ],
+)
+def test_lengths_of_lists(change: dict[str, Any], expected: dict[str, str]) -> None:
+    data, findings = made({"train": 2, "val": 2, "test": 2})
+    splits = {split: list(records) for split, records in data.splits.items()}
+    splits["val"][1] = replace(splits["val"][1], **change)
+    assert said(replace(data, splits=splits), findings) == expected
+    unknown = [replace(f, fps=0.0) for f in findings]
+    assert said(replace(data, splits=splits), unknown) == {}  # without a rate there are no seconds
+
+
+def test_a_test_split_that_is_val_counts_once() -> None:
+    data, findings = made({"train": 4, "val": 2})
+    broken = [replace(f, **BAD) if f.id == "val0" else f for f in findings]
+    again = [replace(f, split="test") for f in broken if f.split == "val"]
+    data = replace(data, splits={**data.splits, "test": data.splits["val"]})
+    report = summarise(data, [*broken, *again], CLEAN, Wanted())
+    assert lines(report)[:2] == ["mine: 6 videos, 5 readable", "size     64x48 (5)"]
+    assert [remark.what for remark in report.remarks if remark.level != "note"] == ["unreadable in val"]
+    assert list(report.videos) == ["train", "val", "test"]  # their classes are shown as ever
+
+
+@pytest.mark.parametrize(
     ("pairs", "fps", "right"),
     [
         (19, 10.0, True),
@@ -164,7 +194,7 @@ def test_terminal(videos: dict[str, Path], tmp_path: Path) -> None:
     assert "falsifies: identical videos in several splits: 1; keep each in one; first train/vp9 = val/copy" in text
     assert "falsifies: identical videos with different labels" not in text
     assert "size     64x48 (3)" in text and "frames   1 to 24, median 24" in text
-    assert "train    3 videos, 2 classes of 0 to 3, median 1.5" in text
+    assert "train    3 videos, 2 classes of 0 to 3 videos, median 1.5" in text
     assert "10.0 videos/s, 80 frames/s with 2 workers here (12 timed)" in text
     assert told[-1].endswith("things to mend before a run can be trusted") and not any(
         row.startswith("test ") for row in told
@@ -227,7 +257,7 @@ def test_command(videos: dict[str, Path], tmp_path: Path, capsys: pytest.Capture
     index = write_index(tmp_path, videos, "vp9", "h264", "moving", "single")
     assert main(["check", *words(index, tmp_path / "out"), "--samples", "2", "--threads", "1"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("checking 4 videos of csv_my_videos with 1 threads\n")
+    assert printed.startswith("checking 4 files and folders of csv_my_videos with 1 threads\n")
     assert "csv_my_videos: 4 videos, 4 readable" in printed and "csv_my_videos: usable" in printed
     assert re.search(r"^speed    [\d.]+ videos/s, \d+ frames/s with 0 workers here \(2 timed\)", printed, re.MULTILINE)
     (folder,) = (tmp_path / "out" / "check").iterdir()

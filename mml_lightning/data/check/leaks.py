@@ -1,4 +1,4 @@
-"""Videos that are the same: files equal byte by byte, and videos whose sampled frames look alike."""
+"""Videos that are the same: files equal byte by byte, folders of images, and videos whose frames look alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from mml_lightning.data.check.findings import Finding
 from mml_lightning.data.check.hashes import near_pairs
 from mml_lightning.data.check.inspection import file_bytes
-from mml_lightning.data.records import Dataset
+from mml_lightning.data.records import Dataset, ImageSequence
+from mml_lightning.data.start_checks import place
 from mml_lightning.files import file_hash, write_atomically
 
 Member = tuple[str, str]  # split, id
@@ -30,7 +31,7 @@ class Near:
 @dataclass(frozen=True)
 class Leaks:
     """Args:
-    across: groups of records of several splits whose files are equal byte by byte.
+    across: groups of records of several splits whose files are equal byte by byte, or whose images are the same ones.
     within: such groups inside one split; parts of one file are no such group.
     near: pairs across splits that look alike.
     complete: whether all candidates were compared.
@@ -73,12 +74,18 @@ def _number(split: str) -> int:
 
 
 def duplicates(dataset: Dataset) -> tuple[list[list[Member]], list[list[Member]]]:
-    """Groups of (split, id) whose video files are equal byte by byte: those of several splits, those inside one."""
+    """Groups of (split, id) that are the same video: those of several splits, those inside one.
+
+    Video files are the same where they are equal byte by byte, images where they lie in one folder under one template.
+    """
     members: dict[Path, list[Member]] = defaultdict(list)
+    folders: dict[object, list[Member]] = defaultdict(list)
     for split, records in dataset.splits.items():
         for record in records:
-            media = record.media.get("frames")
-            if isinstance(media, Path):
+            media = record.media.get("frames", record.media.get("flow"))
+            if isinstance(media, ImageSequence):
+                folders[place(media)].append((split, record.id))
+            elif media is not None:
                 members[media].append((split, record.id))
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in members:
@@ -88,7 +95,8 @@ def duplicates(dataset: Dataset) -> tuple[list[list[Member]], list[list[Member]]
         for path in paths if size else ():
             alone = len(paths) == 1  # files of different size are not read at all
             by_content[str(path) if alone else file_hash(path)].append(path)
-    across, within = [], []
+    across = [group for group in folders.values() if len({split for split, _ in group}) > 1]
+    within = []
     for paths in by_content.values():
         group = [member for path in paths for member in members[path]]
         if len({split for split, _ in group}) > 1:

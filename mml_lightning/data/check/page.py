@@ -27,7 +27,7 @@ summary { cursor: pointer; } .wide { overflow-x: auto; } li { overflow-wrap: any
 
 def page(report: Report, title: str) -> str:
     """The page: verdict, remarks with their videos, spreads, classes per split."""
-    total = sum(report.videos.values())
+    total = report.total
     facts = [f"{total} videos, {report.readable} readable", *report.notes]
     facts += [describe_speed(report.speed)] if report.speed else []
     spreads = "\n".join(

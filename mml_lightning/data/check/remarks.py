@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from mml_lightning.data.check.findings import Finding
 
 LEVELS = ("stops", "falsifies", "note")
 
@@ -39,3 +41,11 @@ def remark(level: str, what: str, advice: str, examples: Sequence[str]) -> Remar
     if level not in LEVELS:
         raise ValueError(f"level {level!r} is none of {LEVELS}")
     return Remark(level, what, advice, tuple(examples))
+
+
+def shown(finding: Finding) -> str:
+    return f"{finding.split}/{finding.id}" + (f" ({finding.problem})" if finding.problem else "")
+
+
+def all_shown(findings: Iterable[Finding]) -> list[str]:
+    return [shown(finding) for finding in findings]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mml_lightning.data.check import labels
+from mml_lightning.data.check import labels, lengths
 from mml_lightning.data.check.findings import Finding
 from mml_lightning.data.check.leaks import Leaks, measured_twice
-from mml_lightning.data.check.remarks import Remark, remark
+from mml_lightning.data.check.remarks import Remark, all_shown, remark
 from mml_lightning.data.decode import DECODERS, installed
 from mml_lightning.data.records import Dataset
-
-FLOW_TOLERANCE = 1  # pairs by which flow may be longer or shorter than frames - 1: tools repeat or drop the last one
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,14 @@ class Speed:
 class Report:
     """Args:
     videos: records per split.
+    total: videos, those of a test split that is val counted once.
     spreads: name -> [(value, videos)] of what videos have: sizes, frames, rates.
     balance: per head, class -> videos per split.
     """
 
     name: str
     videos: Mapping[str, int]
+    total: int
     readable: int
     remarks: Sequence[Remark]
     spreads: Mapping[str, Sequence[tuple[str, int]]]
@@ -70,23 +70,26 @@ class Report:
 
 def summarise(dataset: Dataset, findings: Sequence[Finding], leaks: Leaks, wanted: Wanted) -> Report:
     """What is to be said about `dataset`."""
-    frames = [f for f in findings if f.source == "frames"]
-    good = [f for f in frames if f.usable]
+    twice = measured_twice(dataset)
+    once = {split: records for split, records in dataset.splits.items() if not (twice and split == "test")}
+    findings = [f for f in findings if f.split in once]
+    good = [f for f in findings if f.source == "frames" and f.usable]
     remarks = [
         *labels.of_lists(dataset),
         *_unusable(dataset, findings, wanted),
-        *_lengths(findings, dataset, wanted),
+        *lengths.of_media(findings, dataset, wanted.frames),
         *_leaks(dataset, leaks),
         *labels.of_classes(dataset),
         *_readers(good),
     ]
     bad = {(f.split, f.id) for f in findings if not f.usable}
-    total = sum(map(len, dataset.splits.values()))
-    same = ["test is val: the same videos are measured as both"] if measured_twice(dataset) else []
+    total = sum(map(len, once.values()))
+    same = ["test is val: the same videos are measured as both"] if twice else []
     missing = [decoder for decoder in DECODERS if not installed(decoder)]
     return Report(
         name=dataset.name,
         videos={split: len(records) for split, records in dataset.splits.items() if records},
+        total=total,
         readable=total - len(bad),
         remarks=sorted(remarks, key=lambda remark: remark.order),
         spreads=_spreads(good),
@@ -116,40 +119,8 @@ def _unusable(dataset: Dataset, findings: Sequence[Finding], wanted: Wanted) -> 
                 level, advice = "stops", "check data.root, or remove their lines"
             else:
                 level, advice = "falsifies", "they can't be measured: repair them, or remove their lines"
-            found.append(remark(level, f"{what} in {split}", advice, [_shown(f) for f in bad.values()]))
+            found.append(remark(level, f"{what} in {split}", advice, all_shown(bad.values())))
     return found
-
-
-def _lengths(findings: Sequence[Finding], dataset: Dataset, wanted: Wanted) -> list[Remark]:
-    frames = [f for f in findings if f.source == "frames" and f.usable]
-    single = [f for f in frames if f.frames == 1]
-    short = [f for f in frames if 1 < f.frames < wanted.frames]
-    longer = [f for f in findings if f.usable and f.listed is not None and f.problem]
-    by_key = {f.key: f for f in findings}
-    unequal = []
-    for f in frames:
-        flow = by_key.get((f.split, f.id, "flow"))
-        if flow is not None and flow.usable:
-            rate = flow.fps / f.fps if flow.fps > 0 and f.fps > 0 else 1.0
-            expected = round((f.frames - 1) * rate)
-            if abs(flow.frames - expected) > FLOW_TOLERANCE:
-                unequal.append(
-                    f"{f.split}/{f.id} ({f.frames} frames, {flow.frames} pairs of flow, {expected} expected)"
-                )
-    spans = {(split, r.id): r.span for split, records in dataset.splits.items() for r in records if r.span}
-    cut = [
-        f"{f.split}/{f.id} (span to {span[1]:g} s, video to {f.frames / f.fps:.2f} s)"
-        for f in frames
-        if (span := spans.get((f.split, f.id))) and f.fps > 0 and span[1] > f.frames / f.fps + 0.5
-    ]
-    need = f"a clip asks for {wanted.frames} frames: some are seen twice"
-    return [
-        *remark("falsifies", "flow of another length", "compute it again, or mend its list", unequal).some(),
-        *remark("note", "spans end after the video", "they are cut there", cut).some(),
-        *remark("note", "one frame", "they have no flow: drop them, or set data.missing=mask", _all(single)).some(),
-        *remark("note", "short", need, _all(short)).some(),
-        *remark("note", "more images than listed", "only the listed ones are used", _all(longer)).some(),
-    ]
 
 
 def _leaks(dataset: Dataset, leaks: Leaks) -> list[Remark]:
@@ -174,15 +145,7 @@ def _leaks(dataset: Dataset, leaks: Leaks) -> list[Remark]:
 
 def _readers(good: Sequence[Finding]) -> list[Remark]:
     special = [f for f in good if f.decoder]
-    return remark("note", "one right reader", "runs on this data use it from now on", _all(special)).some()
-
-
-def _shown(finding: Finding) -> str:
-    return f"{finding.split}/{finding.id}" + (f" ({finding.problem})" if finding.problem else "")
-
-
-def _all(findings: Collection[Finding]) -> list[str]:
-    return [_shown(f) for f in findings]
+    return remark("note", "one right reader", "runs on this data use it from now on", all_shown(special)).some()
 
 
 def _overview(good: Sequence[Finding]) -> list[str]:

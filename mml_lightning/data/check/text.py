@@ -11,9 +11,8 @@ from mml_lightning.progress import clock
 
 def lines(report: Report) -> list[str]:
     """The report in about ten lines; what stops a run comes before what falsifies it and what it copes with."""
-    total = sum(report.videos.values())
     return [
-        f"{report.name}: {total} videos, {report.readable} readable",
+        f"{report.name}: {report.total} videos, {report.readable} readable",
         *report.overview,
         *_balance(report),
         *([f"speed    {describe_speed(report.speed)}"] if report.speed else []),
@@ -43,4 +42,4 @@ def _balance(report: Report) -> Iterator[str]:
         for split, videos in report.videos.items():
             counts = [per_split.get(split, 0) for per_split in classes.values()]
             few, middle, many = min(counts), statistics.median(counts), max(counts)
-            yield f"{split:<8} {videos} videos, {len(counts)} classes of {few} to {many}, median {middle:g}"
+            yield f"{split:<8} {videos} videos, {len(counts)} classes of {few} to {many} videos, median {middle:g}"

@@ -1,0 +1,95 @@
+"""What lists say before a run starts, without opening a video: doubles across splits, flow of another length.
+
+Both are found by `mml check` too, which reads the videos and finds more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+
+from mml_lightning.data.records import Dataset, ImageSequence, Media, Record
+from mml_lightning.errors import UserError
+
+FLOW_TOLERANCE = 1  # pairs by which flow may be longer or shorter than frames - 1: tools repeat or drop the last one
+MOST_UNEQUAL = 0.5  # share of the videos with flow of another length from which it is the list that is wrong
+
+log = logging.getLogger(__name__)
+
+
+def place(media: Media) -> object:
+    """What two records have in common that show the same video: the file, or the folder and its template."""
+    return (media.folder, media.template) if isinstance(media, ImageSequence) else media
+
+
+def warn_of_doubles(dataset: Dataset, splits: Collection[str]) -> int:
+    """Say in one line how many training videos are measured too: the same media or the same id in val or test.
+
+    Parts of one video with different spans are different videos.
+
+    Returns:
+        their number.
+    """
+    if "train" not in splits:
+        return 0
+    measured = [(s, r) for s in splits if s != "train" for r in dataset.splits.get(s, ())]
+    split_of = {key: split for split, record in reversed(measured) for key in _keys(record)}
+    doubles = []
+    for record in dataset.splits.get("train", ()):
+        other = next((split_of[key] for key in _keys(record) if key in split_of), None)
+        if other is not None:
+            doubles.append((record.id, other))
+    if doubles:
+        log.warning(
+            "data=%s: %d of %d training videos stand in val or test too (the same files or id), first %s (%s): their "
+            "numbers are too good; keep each in one split",
+            dataset.name,
+            len(doubles),
+            len(dataset.splits["train"]),
+            *doubles[0],
+        )
+    return len(doubles)
+
+
+def _keys(record: Record) -> Iterator[object]:
+    for source, media in sorted(record.media.items()):
+        yield source, place(media), record.span
+    yield record.id, record.span
+
+
+def expected_flow(frames: int, frames_fps: float, flow_fps: float) -> int:
+    """Pairs of flow that belong to `frames` frames; of unknown rates (0) they are taken to be equal."""
+    rate = flow_fps / frames_fps if flow_fps > 0 and frames_fps > 0 else 1.0
+    return round((frames - 1) * rate)
+
+
+def check_flow_lengths(dataset: Dataset, splits: Collection[str]) -> int:
+    """Compare the listed flow with the listed frames where both are images; a few that differ are a line in the log.
+
+    Returns:
+        the number of videos that differ by more than FLOW_TOLERANCE pairs.
+
+    Raises:
+        UserError: more than half of the videos do: clips of frames and flow would show different moments.
+    """
+    compared, unequal = 0, []
+    for split in splits:
+        for record in dataset.splits.get(split, ()):
+            frames, flow = record.media.get("frames"), record.media.get("flow")
+            if not isinstance(frames, ImageSequence) or not isinstance(flow, ImageSequence):
+                continue
+            compared += 1
+            expected = expected_flow(frames.count, frames.fps, flow.fps)
+            if abs(flow.count - expected) > FLOW_TOLERANCE:
+                unequal.append(
+                    f"{split}/{record.id} ({frames.count} frames, {flow.count} pairs of flow, {expected} expected)"
+                )
+    if unequal:
+        said = (
+            f"data={dataset.name}: flow of {len(unequal)} of {compared} videos is of another length than their frames, "
+            f"first {unequal[0]}; compute it again, or mend its list"
+        )
+        if len(unequal) > MOST_UNEQUAL * compared:
+            raise UserError(said)
+        log.warning("%s", said)
+    return len(unequal)
