@@ -188,7 +188,7 @@ def test_killed_and_continued_it_leaves_the_same_files(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_killed_twenty_times_it_leaves_the_same_files(tmp_path: Path, workers: int) -> None:
-    check_kills(tmp_path, videos=48, kills=20, workers=workers)
+    check_kills(tmp_path, videos=24, kills=20, workers=workers)
 
 
 def test_workers_end_with_a_killed_parent(videos: dict[str, Path], tmp_path: Path) -> None:
