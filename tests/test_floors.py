@@ -66,10 +66,12 @@ FLOORS = {
     "report.statistics": 0,
     "cli": 4,
     "score": 4,
+    "bench": 4,
+    "flow_command": 4,
     "__main__": 4,
 }
 # An F0 folder that can't do without an F0 file: whoever lifts the folder takes the file along.
-LIFTED_TOGETHER = {"backbones": {"stems"}}
+LIFTED_TOGETHER = {"backbones": {"stems"}, "modalities": {"motion"}}
 LIFTABLE = {"torch", "numpy", *sys.stdlib_module_names}
 MAX_FILE, MAX_FUNCTION = 450, 60
 MACHINE_PATH = re.compile(r"(?<![\w.}\-])/(work|home|root|Users|tmp|mnt)/")
