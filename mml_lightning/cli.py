@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mml_lightning import __version__, import_weights, score
+from mml_lightning import __version__, bench_data, import_weights, pack_data, score
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -136,12 +136,26 @@ def _no_arguments(parser: argparse.ArgumentParser) -> None:
     """`mml version` takes none."""
 
 
+def _declare_bench(parser: argparse.ArgumentParser) -> None:
+    benches = parser.add_subparsers(required=True, metavar="WHAT")
+    for name, module in {"data": bench_data}.items():
+        one = benches.add_parser(name, help=module.HELP)
+        module.declare(one)
+        one.set_defaults(bench=module.run)
+
+
 COMMANDS = {
+    "bench": Command("time parts of this program on this machine", _declare_bench, lambda args: args.bench(args)),
     "check": Command("read every video of a dataset and say what is wrong with it", _declare_check, _check),
     "import": Command(
         "weights of other projects (TSM, SlowFast, ..) to a zoo file",
         import_weights.declare,
         lambda args: import_weights.run(args, _compose),
+    ),
+    "pack": Command(
+        "frames and flow of a dataset in a few files, for fast training",
+        pack_data.declare,
+        lambda args: pack_data.run(args, _compose),
     ),
     "report": Command("table of runs, or a paired comparison of two of its rows", _declare_report, _report),
     "score": Command("metrics of score dumps again, ensembles of runs, submission files", score.declare, score.run),
