@@ -137,4 +137,6 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     first = [f"  {identity}: {reason}" for identity, reason in verdict.wrong[:LISTED]]
     if not verdict.wrong:
         return [f"verified: {verdict.images} images, {equal} equal byte by byte, the others in their pixels"]
-    return [f"{len(verdict.wrong)} differences from the source:", *first, "pack it again into another folder"]
+    videos = len({identity for identity, _ in verdict.wrong})
+    what = "1 video differs" if videos == 1 else f"{videos} videos differ"
+    return [f"{what} from the source:", *first, "pack again into another folder"]

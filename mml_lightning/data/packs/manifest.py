@@ -155,7 +155,8 @@ def read_dataset(name: str, folder: Path) -> Dataset:
         for plain in read_lines((folder / RECORDS).read_bytes())[0]:
             splits[plain["split"]].append(_record(plain, media[plain["item"]]))
         heads = {name: Head(tuple(head["classes"]), head["multi_label"]) for name, head in manifest["heads"].items()}
-        mirrored = {name: {int(a): int(b) for a, b in head["mirrored"]} for name, head in manifest["heads"].items()}
+        pairs = {name: head["mirrored"] for name, head in manifest["heads"].items() if head["mirrored"]}
+        mirrored = {name: {int(one): int(other) for one, other in rows} for name, rows in pairs.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder}: its records are not as they should be ({error!r}); {AGAIN}") from None
     return Dataset(name, splits, heads, mirrored, manifest["left_out"])
