@@ -24,7 +24,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Encoded frames and flow of a dataset in a few ZIP files, with its labels and splits, for fast random access: "
         "train on it with data=pack data.root=DIR. The words are those of train.py; the modalities say what is packed: "
-        "modality=[rgb,flow]. Flow comes from its files, or is computed into the cache. An interrupted packing "
+        "modality=[rgb,flow]. Flow comes from its files, from the flow cache, or is computed. An interrupted packing "
         "continues when the same command is given again. Videos that can't be read are listed and skipped. "
         "Exit code 1 if --verify finds a difference, 2 for a wrong command."
     )
@@ -44,6 +44,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="files written at a time (default: cores)"
     )
+    parser.add_argument("--keep-flow", action="store_true", help="leave flow that is computed in the flow cache, too")
     parser.add_argument("--verify", action="store_true", help="then compare every image with its source")
 
 
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]
     logging.basicConfig(format="%(message)s", level=logging.INFO)  # progress without a terminal
     flow_side = args.short_side if args.flow_short_side is None else args.flow_short_side
     coding = Coding(args.short_side, args.quality, flow_side, args.flow_quality)
-    wish = Wish((), coding, args.shards, args.shard_size, args.workers, tuple(args.overrides))
+    wish = Wish((), coding, args.shards, args.shard_size, args.workers, tuple(args.overrides), args.keep_flow)
     packer = prepare(compose(args.overrides), args.out, wish)
     with _progress("pack") as begin:
         packed = packer.run(begin)

@@ -20,7 +20,7 @@ from mml_lightning.data.packs.encode import Coding, Encoded
 from mml_lightning.data.packs.manifest import Item
 from mml_lightning.data.packs.packing import Packer, shares
 from mml_lightning.data.readers import read_pack
-from mml_lightning.data.records import Dataset
+from mml_lightning.data.records import Dataset, PackedFrames
 from mml_lightning.errors import UserError
 from tests.conftest import ROOT, environment
 from tests.data import packs
@@ -222,6 +222,35 @@ def test_shares_are_even_and_whole() -> None:
         parts = shares(videos, shards)
         assert [k for part in parts for k in part] == list(range(videos))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_computed_flow_does_not_stay_in_the_cache(place: Path, data: Dataset, tmp_path: Path) -> None:
+    few = dataclasses.replace(data, splits={"train": data.splits["train"][5:9]})
+    flow = [
+        packs.packer(few, tmp_path / "cache", tmp_path / name, keep_flow=keep).run(quiet) and arrays(tmp_path / "cache")
+        for name, keep in (("passing", False), ("kept", True), ("again", False))
+    ]
+    assert [len(paths) for paths in flow] == [0, 4, 4], "what was there before stays"
+    same(tmp_path / "passing", tmp_path / "again")
+
+
+def arrays(cache: Path) -> list[Path]:
+    return sorted(cache.rglob("*.npy"))
+
+
+def test_a_pack_can_be_packed(place: Path, data: Dataset, tmp_path: Path) -> None:
+    """Smaller, from the packed images, with flow and labels."""
+    whole = read_pack("small", str(place / "whole"))
+    packs.packer(whole, tmp_path / "cache", tmp_path / "pack", Coding(40, 90, 20)).run(quiet)
+    small = read_pack("small", str(tmp_path / "pack"))
+    assert not arrays(tmp_path / "cache") and small.heads == data.heads
+    for one, other in zip(small.splits["train"], whole.splits["train"], strict=True):
+        assert one.target == other.target
+        for source, media in one.media.items():
+            packed = other.media[source]
+            assert isinstance(media, PackedFrames) and isinstance(packed, PackedFrames)
+            assert (media.count, media.fps, bool(media.problem)) == (packed.count, packed.fps, bool(packed.problem))
+            assert media.problem or media.size == ((48, 40) if source == "frames" else (24, 20))
 
 
 def test_the_number_of_shards_follows_their_size(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from mml_lightning.data.packs.manifest import (
     write_records,
 )
 from mml_lightning.data.packs.shard import ShardWriter
-from mml_lightning.data.records import Dataset, media_identity
+from mml_lightning.data.records import Dataset, Record, media_identity
 from mml_lightning.data.sources import OpenSource, SourceOpener
 from mml_lightning.errors import UserError
 
@@ -47,6 +47,7 @@ class Wish:
         shards: how many; 0: as many as `shard_mb` asks for, and no fewer than `workers`.
         shard_mb: megabytes (10^6 bytes) of a shard, about.
         workers: shards that are written at a time.
+        keep_flow: leave the flow that is computed on the way in the cache, which takes some 25 times as much room.
         origin: words that name the source, for the manifest.
 
     Raises:
@@ -59,6 +60,7 @@ class Wish:
     shard_mb: int = 1000
     workers: int = 1
     origin: Sequence[str] = ()
+    keep_flow: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("shards", 0), ("shard_mb", 1), ("workers", 1)):
@@ -170,10 +172,25 @@ class Packer:
     def _encoded(self, item: Item, name: str) -> Encoded:
         record = item.record
         wanted = [name, "frames"] if name == "flow" and "flow" not in record.media else [name]
-        with self.opener.open(record, wanted) as sources:
+        with self._passing_flow(record, wanted), self.opener.open(record, wanted) as sources:
             source: OpenSource = sources[name]
             clock = sources["frames"].fps if "frames" in sources else source.fps
             return encode(name, source, clock, record.media.get(name), self.wish.coding)
+
+    @contextmanager
+    def _passing_flow(self, record: Record, wanted: Sequence[str]) -> Iterator[None]:
+        """Flow that is computed inside leaves the cache again; what was there before stays."""
+        cache = self.opener.flow
+        if self.wish.keep_flow or cache is None or "flow" not in wanted or "flow" in record.media:
+            yield
+            return
+        path = cache.path(record) if "frames" in record.media else None
+        there = path is None or path.exists()
+        try:
+            yield
+        finally:
+            if path is not None and not there:
+                path.unlink(missing_ok=True)
 
     # ---------------------------------------------------------------------------------------------- the plan
 
