@@ -286,6 +286,18 @@ def test_a_damaged_image_and_a_damaged_table_are_named(made: Made) -> None:
         PackReader(pack).frames([0])
 
 
+@pytest.mark.parametrize("field, value", [("shards", "3"), ("heads", None), ("complete", 1), ("plan", [])])
+def test_a_manifest_that_is_not_ours_is_refused(made: Made, field: str, value: object) -> None:
+    told = manifest.read_manifest(made.folder)
+    assert told is not None
+    manifest.write_manifest(made.folder, {**told, field: value})
+    with pytest.raises(UserError, match=rf"manifest\.json: its field '{field}' is missing or wrong"):
+        made.read()
+    manifest.write_manifest(made.folder, {**told, "sha256": {}})
+    with pytest.raises(UserError, match=r"records\.jsonl is damaged"):
+        made.read()
+
+
 def test_a_shard_that_is_cut_off_or_missing(made: Made) -> None:
     pack = media(made, "v35")
     size = pack.shard.stat().st_size
@@ -323,6 +335,8 @@ FOREIGN = [
     ("count", 1.5),
     ("table", None),
     ("size", [1]),
+    ("size", [10**9, 10**9]),
+    ("fps", "inf"),
 ]
 
 

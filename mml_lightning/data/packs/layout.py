@@ -23,6 +23,7 @@ ENTRY = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4")])
 SOURCES = ("frames", "flow")
 LAYOUTS = {"frames": "rgb", "flow": "flow_stacked"}
 CODINGS = ("jpg", "png")
+LARGEST = 65_535  # pixels of a side, as in JPEG
 _FOLDER = re.compile(r"\d{6,}_[A-Za-z0-9_-][A-Za-z0-9_.-]{0,79}")
 
 
@@ -71,7 +72,9 @@ def packed(shard: Path, folder: str, source: str, told: Mapping[str, Any]) -> Pa
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{folder}: a field of {source} is missing or wrong") from None
     whole = [*numbers.values(), width, height]
-    if any(type(value) is not int or value < 0 for value in whole) or numbers["count"] < 1 or fps < 0:
+    if any(type(value) is not int or value < 0 for value in whole) or numbers["count"] < 1 or not 0 <= fps < 1e6:
+        raise ValueError(f"{folder}: a number of {source} is wrong")
+    if not 1 <= min(width, height) <= max(width, height) <= LARGEST:
         raise ValueError(f"{folder}: a number of {source} is wrong")
     if coding not in CODINGS or layout != LAYOUTS[source]:
         raise ValueError(f"{folder}: {source} is {coding!r} in layout {layout!r}, which this version can't read")

@@ -25,6 +25,7 @@ from mml_lightning.data.records import SPLITS, Dataset, Head, Media, Record
 from mml_lightning.errors import UserError
 
 AGAIN = "copy the pack again"
+KINDS = {"complete": bool, "plan": dict, "shards": int, "heads": dict, "left_out": dict}
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ def plain_heads(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def lists(shards: int) -> list[str]:
+    """The files whose sums the manifest holds."""
+    return [RECORDS, *map(lines_name, range(shards))]
+
+
 def digest(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -113,6 +119,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{path} is of version {fields.get('version')}, this program reads {VERSION}; update it")
     if fields.pop("checksum", None) != _checksum(fields):
         raise UserError(f"{path} is damaged: its check sum is not its content's; {AGAIN}")
+    wrong = next((key for key, kind in KINDS.items() if type(fields.get(key)) is not kind), None)
+    if wrong:
+        raise UserError(f"{path}: its field {wrong!r} is missing or wrong; give the folder that mml pack has made")
     return fields
 
 
@@ -141,11 +150,12 @@ def read_dataset(name: str, folder: Path) -> Dataset:
         raise UserError(f"{folder} holds no pack; make one with mml pack <data> --out {folder}")
     if not manifest["complete"]:
         raise UserError(f"{folder}: the pack is not finished; run the same mml pack command again, it continues")
-    for file, expected in manifest["sha256"].items():
-        path = folder / Path(file).name
+    sums = manifest.get("sha256", {})
+    for file in lists(manifest["shards"]):
+        path = folder / file
         if not path.is_file():
             raise UserError(f"{path} is missing; {AGAIN}")
-        if digest(path) != expected:
+        if digest(path) != sums.get(file):
             raise UserError(f"{path} is damaged: its check sum is not that of the manifest; {AGAIN}")
     media: dict[int, dict[str, Media]] = {}
     for number in range(manifest["shards"]):

@@ -18,12 +18,13 @@ from mml_lightning import __version__
 from mml_lightning.data.decode import DecodeError, NoSource
 from mml_lightning.data.images import frames_reader, opencv_version
 from mml_lightning.data.packs.encode import Coding, Encoded, encode
-from mml_lightning.data.packs.layout import RECORDS, folder_name, lines_name
+from mml_lightning.data.packs.layout import RECORDS, folder_name
 from mml_lightning.data.packs.manifest import (
     Item,
     digest,
     failures,
     items_of,
+    lists,
     plain_heads,
     read_manifest,
     write_manifest,
@@ -119,13 +120,12 @@ class Packer:
                 dropped += shard.dropped
         advance = begin(sum(map(len, left)))
         lines = self._write(chunks, advance)
-        files = [RECORDS, *(lines_name(number) for number in range(len(chunks)))]
         manifest = {
             **manifest,
             "complete": True,
             "failed": failures(lines, self.items),
             "bytes": sum(path.stat().st_size for path in self.folder.glob("shard-*.zip")),
-            "sha256": {file: digest(self.folder / file) for file in files},
+            "sha256": {file: digest(self.folder / file) for file in lists(len(chunks))},
         }
         write_manifest(self.folder, manifest)
         return Packed(manifest, dropped)
