@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mml_lightning import bench_data
 from mml_lightning.errors import UserError
 
 
@@ -72,7 +73,10 @@ def _size(text: str) -> tuple[int, int]:
     return width, height
 
 
-BENCHES = {"flow": Bench("engines of optical flow: time per pair and error", _declare_flow, _flow)}
+BENCHES = {
+    "data": Bench(bench_data.HELP, bench_data.declare, bench_data.run),
+    "flow": Bench("engines of optical flow: time per pair and error", _declare_flow, _flow),
+}
 
 
 def declare(parser: argparse.ArgumentParser) -> None:

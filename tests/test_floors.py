@@ -47,6 +47,8 @@ FLOORS = {
     "loaders": 2,
     "build": 3,
     "build_data": 3,
+    "bench_data": 3,
+    "pack_data": 3,
     "checking": 3,
     "nodes": 3,
     "run": 3,

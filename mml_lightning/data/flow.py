@@ -24,7 +24,7 @@ from mml_lightning.data.decode import DecodeError, NoSource, decoder_version
 from mml_lightning.data.flow_engines import Engine, make_engine
 from mml_lightning.data.images import open_media
 from mml_lightning.data.motion_vectors import motion_vectors
-from mml_lightning.data.records import ImageSequence, Record, media_absent
+from mml_lightning.data.records import ImageSequence, PackedFrames, Record, media_absent
 from mml_lightning.errors import UserError
 
 try:
@@ -149,7 +149,8 @@ class FlowCache:
 
     def path(self, record: Record) -> Path:
         """Where the flow of `record` lies: named by its file's size, first and last 64 KiB, and its reader if special.
-        Images stand for their sequence with their number and the first, middle and last of them.
+        Images stand for their sequence with their number and the first, middle and last of them, in a pack with the
+        check sum of their table.
 
         Records that are parts of one file share its flow.
 
@@ -161,6 +162,8 @@ class FlowCache:
             name, reader = source.folder.name, ""
             chosen = [source.paths(index)[0] for index in sorted({0, source.count // 2, source.count - 1})]
             content = hashlib.sha256(f"{source.count}|".encode() + b"".join(map(_content, chosen))).hexdigest()[:16]
+        elif isinstance(source, PackedFrames):
+            name, content, reader = source.folder, f"{source.count}-{source.crc32:08x}", ""
         else:
             name, content = source.stem, hashlib.sha256(_content(source)).hexdigest()[:16]
             reader = "" if self._decoder(record) == self.settings.decoder else f"-{record.decoder}"
@@ -197,7 +200,7 @@ class FlowCache:
             if video.count < 2:
                 raise NoSource(f"{source}: it has one frame and flow needs two; drop it, or set data.missing=mask")
             try:
-                if self.settings.algorithm == "mv" and not isinstance(source, ImageSequence):
+                if self.settings.algorithm == "mv" and isinstance(source, Path):
                     fields = iter(coded_flow(source, video.size, video.count - 1, self.settings))
                 else:
                     fields = stream_flow(video.stream(), self.settings)

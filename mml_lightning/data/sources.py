@@ -15,7 +15,7 @@ import numpy as np
 from mml_lightning.data.decode import DecodeError, NoSource, check_decoder
 from mml_lightning.data.flow import FlowCache, FlowSettings, stream_flow
 from mml_lightning.data.images import open_media
-from mml_lightning.data.records import ImageSequence, Record
+from mml_lightning.data.records import ImageSequence, PackedFrames, Record
 from mml_lightning.errors import UserError
 
 SOURCES = ("frames", "flow")
@@ -143,7 +143,7 @@ class SourceOpener:
 
     def _open(self, name: str, record: Record, opened: Mapping[str, OpenSource], stack: ExitStack) -> OpenSource:
         media = record.media.get(name)
-        if media is not None and (name == "frames" or isinstance(media, ImageSequence)):
+        if media is not None and (name == "frames" or isinstance(media, ImageSequence | PackedFrames)):
             return stack.enter_context(open_media(media, record.decoder or self.decoder))
         if "frames" not in record.media:
             raise NoSource(f"{record.id}: it has no video")

@@ -136,7 +136,9 @@ def _unfit(report: Report, stem: str, min_matched: float) -> str:
     if stem in report.missing:
         return "the first convolution must be there"
     if report.share < min_matched:
-        return f"at least {100 * min_matched:g}% must match (mml import --min-matched takes less, the rest stays random)"
+        return (
+            f"at least {100 * min_matched:g}% must match (mml import --min-matched takes less, the rest stays random)"
+        )
     return ""
 
 
