@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +57,20 @@ def dataset(cfg: DictConfig, needed: Sequence[str] | None = None) -> Dataset:
         UserError: whatever the reader or the validation finds.
     """
     splits = needed or (SPLITS if cfg.test else SPLITS[:2])
-    made = records(cfg)
     sources = {modality.source for modality in modalities(cfg).values()}
-    data = check.with_check(made, check_folder(cfg) / check.FILE, sources, leaves_out(cfg))
+    data = checked_records(cfg, sources)
     if "train" in splits:
-        _check_left_out(cfg, data, len(made.splits.get("train", ())))
+        _check_left_out(cfg, data, len(data.splits.get("train", ())) + len(data.left_out))
     validate(data, splits, needed is None)
     warn_of_doubles(data, splits)
     if "flow" in sources:
         check_flow_lengths(data, splits)
     return data
+
+
+def checked_records(cfg: DictConfig, sources: Collection[str]) -> Dataset:
+    """Records as :func:`records`, with the readers that `mml check` chose and without what it found unusable."""
+    return check.with_check(records(cfg), check_folder(cfg) / check.FILE, sources, leaves_out(cfg))
 
 
 def check_folder(cfg: DictConfig) -> Path:
@@ -122,6 +126,15 @@ def flow_cache(cfg: DictConfig, chosen: Mapping[str, Modality]) -> FlowCache | N
     """The flow cache of the data set; None in runs without flow."""
     if all(modality.source != "flow" for modality in chosen.values()):
         return None
+    return flow_store(cfg)
+
+
+def flow_store(cfg: DictConfig) -> FlowCache:
+    """The flow cache of the data set, whatever the modalities.
+
+    Raises:
+        UserError: `flow` is wrong.
+    """
     return FlowCache(Path(cfg.paths.cache) / "flow" / cfg.data.name, FlowSettings(**plain(cfg.flow)))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mml_lightning import __version__, import_weights, score
+from mml_lightning import __version__, bench, flow_command, import_weights, pack_data, score
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -137,11 +137,22 @@ def _no_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
+    "bench": Command("measure this machine: engines of optical flow, readers of clips", bench.declare, bench.run),
     "check": Command("read every video of a dataset and say what is wrong with it", _declare_check, _check),
+    "flow": Command(
+        "compute the flow of a dataset ahead of training, export it as images",
+        flow_command.declare,
+        lambda args: flow_command.run(args, _compose),
+    ),
     "import": Command(
         "weights of other projects (TSM, SlowFast, ..) to a zoo file",
         import_weights.declare,
         lambda args: import_weights.run(args, _compose),
+    ),
+    "pack": Command(
+        "frames and flow of a dataset in a few files, for fast training",
+        pack_data.declare,
+        lambda args: pack_data.run(args, _compose),
     ),
     "report": Command("table of runs, or a paired comparison of two of its rows", _declare_report, _report),
     "score": Command("metrics of score dumps again, ensembles of runs, submission files", score.declare, score.run),

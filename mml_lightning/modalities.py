@@ -15,6 +15,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mml_lightning.motion import PRESETS, tvl1_pairs
+
+FLOW_BOUND = 20.0  # pixels of motion at the ends of 0..1, as in the flow cache
+GREY = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as OpenCV has it
+PAIRS_AT_ONCE = {"cpu": 1}  # one pair fits a core's cache
+PAIRS_AT_ONCE_GPU = 64
+
 
 def normalise(clip: Tensor, modality: Modality) -> Tensor:
     """uint8 [..., W*c, H, W] -> float [..., W*c, H, W]: scaled to 0..1, then (x - mean) / std per channel."""
@@ -28,7 +35,28 @@ def difference(clip: Tensor, modality: Modality) -> Tensor:
     return (frames[..., 1:, :, :, :] - frames[..., :-1, :, :, :]).flatten(-4, -3)
 
 
-PREPARE: dict[str, Callable[[Tensor, Modality], Tensor]] = {"normalise": normalise, "difference": difference}
+def tvl1(clip: Tensor, modality: Modality) -> Tensor:
+    """uint8 RGB [..., W*3, H, W] -> float [..., (W-1)*2, H, W]: TV-L1 flow (preset `fast`) within a window.
+
+    x then y of each pair, clipped to +-20 px, scaled to 0..1 and normalised by the first of `mean` and `std`. It is the
+    flow of the cropped and resized image, in its pixels: resizing by s scales motion by s. No gradient.
+    """
+    height, width = clip.shape[-2:]
+    with torch.no_grad(), torch.autocast(clip.device.type, enabled=False):
+        frames = clip.float().reshape(-1, modality.window, 3, 1, height, width)
+        grey = GREY[0] * frames[:, :, 0] + GREY[1] * frames[:, :, 1] + GREY[2] * frames[:, :, 2]
+        size = PAIRS_AT_ONCE.get(clip.device.type, PAIRS_AT_ONCE_GPU)
+        pairs = zip(*(part.flatten(0, 1).split(size) for part in (grey[:, :-1], grey[:, 1:])), strict=True)
+        flow = torch.cat([tvl1_pairs(first, second, PRESETS["fast"]) for first, second in pairs])
+        scaled = (flow.clamp(-FLOW_BOUND, FLOW_BOUND) + FLOW_BOUND) / (2 * FLOW_BOUND)
+    return ((scaled - modality.mean[0]) / modality.std[0]).view(*clip.shape[:-3], modality.channels, height, width)
+
+
+PREPARE: dict[str, Callable[[Tensor, Modality], Tensor]] = {
+    "normalise": normalise,
+    "difference": difference,
+    "tvl1": tvl1,
+}
 FLIPS = ("mirror", "mirror_negate_x")
 
 
@@ -64,8 +92,10 @@ class Modality:
             raise ValueError(f"modality {self.name}: prepare={self.prepare!r} is unknown; use one of {sorted(PREPARE)}")
         if self.flip not in FLIPS:
             raise ValueError(f"modality {self.name}: flip={self.flip!r} is unknown; use one of {list(FLIPS)}")
-        if self.window < (2 if self.prepare == "difference" else 1):
+        if self.window < (1 if self.prepare == "normalise" else 2):
             raise ValueError(f"modality {self.name}: window={self.window} is too short for prepare={self.prepare}")
+        if self.prepare == "tvl1" and (self.item_channels, self.flip) != (3, "mirror"):
+            raise ValueError(f"modality {self.name}: prepare=tvl1 takes frames: item_channels=3 and flip=mirror")
         for key in ("mean", "std"):
             if len(getattr(self, key)) not in (1, self.item_channels):
                 raise ValueError(f"modality {self.name}: {key} needs 1 or {self.item_channels} numbers")
@@ -74,7 +104,9 @@ class Modality:
 
     @property
     def channels(self) -> int:
-        """Channels the network sees: 3 for rgb, 10 for flow, 15 for rgbdiff."""
+        """Channels the network sees: 3 for rgb, 10 for flow and liveflow, 15 for rgbdiff."""
+        if self.prepare == "tvl1":
+            return (self.window - 1) * 2
         steps = self.window - 1 if self.prepare == "difference" else self.window
         return steps * self.item_channels
 

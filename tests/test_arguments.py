@@ -35,7 +35,7 @@ def test_init_may_be_a_file() -> None:
 @pytest.mark.parametrize(
     "given, message",
     [
-        (["modality=[rgb,audio]"], r"'audio' is unknown; use one of \['flow', 'rgb', 'rgbdiff'\]"),
+        (["modality=[rgb,audio]"], r"'audio' is unknown; use one of \['flow', 'liveflow', 'rgb', 'rgbdiff'\]"),
         (["modality=audio"], "'audio' is unknown"),
         (["+modality=audio"], "'audio' is unknown"),
         (["modality=[rgb],[flow,flow]"], "names flow twice.*stage=ml modality=.flow."),

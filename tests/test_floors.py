@@ -47,6 +47,8 @@ FLOORS = {
     "loaders": 2,
     "build": 3,
     "build_data": 3,
+    "bench_data": 3,
+    "pack_data": 3,
     "checking": 3,
     "nodes": 3,
     "run": 3,
@@ -66,10 +68,12 @@ FLOORS = {
     "report.statistics": 0,
     "cli": 4,
     "score": 4,
+    "bench": 4,
+    "flow_command": 4,
     "__main__": 4,
 }
 # An F0 folder that can't do without an F0 file: whoever lifts the folder takes the file along.
-LIFTED_TOGETHER = {"backbones": {"stems"}}
+LIFTED_TOGETHER = {"backbones": {"stems"}, "modalities": {"motion"}}
 LIFTABLE = {"torch", "numpy", *sys.stdlib_module_names}
 MAX_FILE, MAX_FUNCTION = 450, 60
 MACHINE_PATH = re.compile(r"(?<![\w.}\-])/(work|home|root|Users|tmp|mnt)/")

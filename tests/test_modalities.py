@@ -8,10 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mml_lightning import modalities
 from mml_lightning.modalities import Modality
+from tests.data.videos import texture
 
 RGB = Modality("rgb", "frames", 1, 3, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 FLOW = Modality("flow", "flow", 5, 2, [0.5], [0.226], flip="mirror_negate_x")
+LIVEFLOW = Modality("liveflow", "frames", 6, 3, [0.5], [0.226], prepare="tvl1")
 RGBDIFF = Modality("rgbdiff", "frames", 6, 3, prepare="difference")
 
 
@@ -79,7 +82,7 @@ def test_single_precision_is_enough() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prepare": "whiten"}, r"prepare='whiten' is unknown; use one of \['difference', 'normalise'\]"),
+        ({"prepare": "whiten"}, r"prepare='whiten' is unknown; use one of \['difference', 'normalise', 'tvl1'\]"),
         ({"flip": "rotate"}, "flip='rotate' is unknown"),
         ({"window": 0}, "window=0 is too short for prepare=normalise"),
         ({"window": 1, "prepare": "difference"}, "window=1 is too short for prepare=difference"),
@@ -91,3 +94,54 @@ def test_single_precision_is_enough() -> None:
 def test_wrong_declarations_are_one_line(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=f"^modality rgb: {message}"):
         Modality(**({"name": "rgb", "source": "frames", "window": 1, "item_channels": 3} | changes))
+
+
+# ------------------------------------------------------------------------------------------------ flow on the device
+
+
+def moved(count: int, dx: int, dy: int) -> torch.Tensor:
+    """Window of RGB frames of a pattern that moves by (dx, dy) pixels, uint8 [3 * count, 64, 80]."""
+    pattern = torch.from_numpy(texture(80, 64)).permute(2, 0, 1)
+    return torch.cat([pattern.roll((dy * k, dx * k), dims=(1, 2)) for k in range(count)])
+
+
+def pixels(prepared: torch.Tensor) -> torch.Tensor:
+    """Flow in pixels, [..., P, 2, H, W], inside of the border where the pattern wraps."""
+    flow = (prepared * LIVEFLOW.std[0] + LIVEFLOW.mean[0] - 0.5) * 40
+    return flow.unflatten(-3, (-1, 2))[..., 12:-12, 12:-12]
+
+
+def test_liveflow_is_the_motion_of_the_window() -> None:
+    assert LIVEFLOW.channels == 10
+    clips = torch.stack([moved(6, 2, -1), moved(6, -1, 2)])[:, None]  # [B, T, C, H, W]
+    found = LIVEFLOW(clips)
+    assert found.shape == (2, 1, 10, 64, 80) and found.dtype == torch.float32
+    means = pixels(found).median(dim=-1)[0].median(dim=-1)[0]
+    assert means[0, 0] == pytest.approx(np.tile([2.0, -1.0], (5, 1)), abs=0.1)
+    assert means[1, 0] == pytest.approx(np.tile([-1.0, 2.0], (5, 1)), abs=0.1)
+
+
+def test_liveflow_of_mirrored_frames_has_inverted_x() -> None:
+    clip_ = moved(2, 3, 1)
+    two = Modality("liveflow", "frames", 2, 3, [0.5], [0.226], prepare="tvl1")
+    plain, mirrored = pixels(two(clip_)), pixels(two(clip_.flip(-1))).flip(-1)
+    assert torch.allclose(plain[0, 0], -mirrored[0, 0], atol=0.15) and torch.allclose(
+        plain[0, 1], mirrored[0, 1], atol=0.15
+    )
+
+
+def test_liveflow_does_not_depend_on_autocast_or_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = torch.stack([moved(3, 2, -1), moved(3, 1, 1)])
+    three = Modality("liveflow", "frames", 3, 3, [0.5], [0.226], prepare="tvl1")
+    expected = three(clips)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(three(clips), expected)
+    monkeypatch.setitem(modalities.PAIRS_AT_ONCE, "cpu", 3)
+    assert torch.allclose(three(clips), expected, atol=1e-4)
+    assert torch.allclose(three(clips[1:]), expected[1:], atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [{"item_channels": 2}, {"flip": "mirror_negate_x"}])
+def test_tvl1_takes_frames(change: dict) -> None:
+    with pytest.raises(ValueError, match="prepare=tvl1 takes frames"):
+        Modality(**{"name": "x", "source": "frames", "window": 6, "item_channels": 3, "prepare": "tvl1"} | change)

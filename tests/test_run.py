@@ -255,3 +255,17 @@ def test_batch_norm_mistakes_are_named_before_anything_is_written(
     with pytest.raises(UserError, match=message):
         train(override)
     assert not (tmp_path / "single").exists()
+
+
+def test_flow_without_a_cache(train: Train, composed: Composed, tmp_path: Path, same_weights: Same) -> None:
+    """In the workers: the weights of a run with the cache. On the device: a network of ten channels."""
+    words = ["modality=[flow]", "flow.preset=ultrafast", "schedule.epochs=1", "test=false"]
+    cached, live = (
+        train(*words, run="a"),
+        train(*words, "flow.on_the_fly=true", f"paths.cache={tmp_path / 'b'}", run="b"),
+    )
+    assert cached["metrics"]["val"]["flow"] == live["metrics"]["val"]["flow"] and not (tmp_path / "b").exists()
+    same_weights(tmp_path / "single/a/peers/flow.pt", tmp_path / "single/b/peers/flow.pt")
+    device = train("modality=[liveflow]", "schedule.epochs=1", "test=false", "sampling.num_segments=2", run="c")
+    entry = torch.load(tmp_path / "single/c/peers/liveflow.pt", weights_only=True)
+    assert entry["arch"]["in_channels"] == 10 and device["status"] == "completed"

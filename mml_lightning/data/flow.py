@@ -6,11 +6,12 @@ Legend: T frames, P = T - 1 pairs, H height, W width. Pair i is (frame i, frame 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,8 +24,13 @@ from mml_lightning.data.decode import DecodeError, NoSource, decoder_version
 from mml_lightning.data.flow_engines import Engine, make_engine
 from mml_lightning.data.images import open_media
 from mml_lightning.data.motion_vectors import motion_vectors
-from mml_lightning.data.records import ImageSequence, Record, media_absent
+from mml_lightning.data.records import ImageSequence, PackedFrames, Record, media_absent
 from mml_lightning.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed writer leaves stays there
+    fcntl = None  # type: ignore[assignment]
 
 CONTENT_BYTES = 64 * 2**10  # of the head and of the tail of a video: enough to know it again
 
@@ -55,6 +61,8 @@ class FlowSettings:
         decoder: which reader gives the frames.
         parameters: single values in place of the preset's, by their names in the algorithm.
         device: "cpu", or "cuda" for tvl1.
+        on_the_fly: no cache: workers compute the flow of the drawn windows, each time, to the same values. No part of
+            the key.
 
     Raises:
         UserError: one of them is unknown or out of its range, or the algorithm's library is missing.
@@ -66,10 +74,15 @@ class FlowSettings:
     decoder: str = "decord"
     parameters: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
+    on_the_fly: bool = False
 
     def __post_init__(self) -> None:
         if self.bound <= 0:
             raise UserError(f"flow.bound={self.bound} must be positive pixels")
+        if self.on_the_fly and self.algorithm == "mv":
+            raise UserError("flow.on_the_fly: flow.algorithm=mv reads whole files; leave flow.on_the_fly out")
+        if self.on_the_fly and self.device != "cpu":
+            raise UserError("flow.on_the_fly computes in the loader's workers: use flow.device=cpu")
         self.engine()
 
     def engine(self) -> Engine:
@@ -91,8 +104,8 @@ class FlowSettings:
         return f"{self.algorithm}-{self.preset}-b{self.bound:g}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
-def compute_flow(frames: Iterable[np.ndarray], settings: FlowSettings) -> np.ndarray:
-    """Quantised flow uint8 [P, H, W, 2] of two or more RGB frames, each uint8 [H, W, 3].
+def stream_flow(frames: Iterable[np.ndarray], settings: FlowSettings) -> Iterator[np.ndarray]:
+    """Quantised flow of each pair of RGB frames uint8 [H, W, 3], uint8 [H, W, 2]; holds a batch of pairs at most.
 
     Raises:
         ValueError: the frames are too small for the algorithm, or it needs the file (`mv`).
@@ -100,8 +113,16 @@ def compute_flow(frames: Iterable[np.ndarray], settings: FlowSettings) -> np.nda
     fields = settings.engine().fields
     if fields is None:
         raise ValueError(f"flow.algorithm={settings.algorithm} reads files, not frames")
-    # quantised one by one: floats of a whole video would be eight times larger
-    return np.stack([quantise(pixels, settings.bound) for pixels in fields(frames)])
+    return (quantise(pixels, settings.bound) for pixels in fields(frames))
+
+
+def compute_flow(frames: Iterable[np.ndarray], settings: FlowSettings) -> np.ndarray:
+    """All of :func:`stream_flow`, uint8 [P, H, W, 2], of two or more frames.
+
+    Raises:
+        ValueError: as there.
+    """
+    return np.stack(list(stream_flow(frames, settings)))
 
 
 def coded_flow(path: Path, size: tuple[int, int], pairs: int, settings: FlowSettings) -> np.ndarray:
@@ -128,7 +149,8 @@ class FlowCache:
 
     def path(self, record: Record) -> Path:
         """Where the flow of `record` lies: named by its file's size, first and last 64 KiB, and its reader if special.
-        Images stand for their sequence with their number and the first, middle and last of them.
+        Images stand for their sequence with their number and the first, middle and last of them, in a pack with the
+        check sum of their table.
 
         Records that are parts of one file share its flow.
 
@@ -140,6 +162,8 @@ class FlowCache:
             name, reader = source.folder.name, ""
             chosen = [source.paths(index)[0] for index in sorted({0, source.count // 2, source.count - 1})]
             content = hashlib.sha256(f"{source.count}|".encode() + b"".join(map(_content, chosen))).hexdigest()[:16]
+        elif isinstance(source, PackedFrames):
+            name, content, reader = source.folder, f"{source.count}-{source.crc32:08x}", ""
         else:
             name, content = source.stem, hashlib.sha256(_content(source)).hexdigest()[:16]
             reader = "" if self._decoder(record) == self.settings.decoder else f"-{record.decoder}"
@@ -176,14 +200,39 @@ class FlowCache:
             if video.count < 2:
                 raise NoSource(f"{source}: it has one frame and flow needs two; drop it, or set data.missing=mask")
             try:
-                if self.settings.algorithm == "mv" and not isinstance(source, ImageSequence):
-                    flow = coded_flow(source, video.size, video.count - 1, self.settings)
+                if self.settings.algorithm == "mv" and isinstance(source, Path):
+                    fields = iter(coded_flow(source, video.size, video.count - 1, self.settings))
                 else:
-                    flow = compute_flow(video.stream(), self.settings)
+                    fields = stream_flow(video.stream(), self.settings)
+                _write(path, lambda handle: _save(handle, fields, video.count - 1))
+            except UserError:
+                raise
             except ValueError as error:
                 raise DecodeError(f"{source}: {error}") from None
-        _write(path, lambda handle: np.save(handle, flow, allow_pickle=False))
         return path
+
+    def describe(self) -> None:
+        """Write `settings.json`: what the files of this folder were made with.
+
+        Raises:
+            UserError: the cache can't be written.
+        """
+        self.write("settings.json", json.dumps(self.settings.provenance(), indent=1) + "\n")
+
+    def write(self, name: str, text: str) -> None:
+        """Write a text file beside the flow.
+
+        Raises:
+            UserError: the cache can't be written.
+        """
+        _write(self.folder / name, lambda handle: handle.write(text.encode()))
+
+    def clear_leftovers(self) -> None:
+        """Remove what killed writers have left; a file that someone still writes is locked and stays."""
+        for path in self.folder.glob(".*.tmp") if fcntl else ():
+            with suppress(OSError), path.open("ab") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
 
     def prepare(self, records: Sequence[Record], workers: int, advance: Callable[[], object]) -> list[tuple[str, str]]:
         """Fill the cache, `advance()` after each record; a second call continues.
@@ -194,8 +243,7 @@ class FlowCache:
         Raises:
             UserError: the cache can't be written.
         """
-        text = json.dumps(self.settings.provenance(), indent=1) + "\n"
-        _write(self.folder / "settings.json", lambda handle: handle.write(text.encode()))
+        self.describe()
         failed = []
         # threads: the decoder and OpenCV work outside the interpreter lock
         pool = ThreadPoolExecutor(max_workers=max(1, workers))
@@ -212,8 +260,13 @@ class FlowCache:
         return sorted(failed)
 
     def missing(self, records: Sequence[Record]) -> list[Record]:
-        """Records of readable files whose flow is not cached yet, one per file; none that bring their own flow."""
-        wanted = {}
+        """Records of readable files whose flow is not cached yet, one per file; none that bring their own flow.
+
+        Nothing is missing where flow is computed on the fly.
+        """
+        wanted: dict[Path, Record] = {}
+        if self.settings.on_the_fly:
+            return []
         for record in records:
             if "flow" not in record.media and media_absent(record.media["frames"]) is None:
                 with suppress(DecodeError):  # images lost in between: the sample will say so by name
@@ -252,15 +305,45 @@ def _stored(path: Path) -> np.ndarray | None:
     return flow if flow.dtype == np.uint8 and flow.ndim == 4 and flow.shape[0] else None
 
 
+def _save(handle: IO[bytes], fields: Iterator[np.ndarray], pairs: int) -> None:
+    """Write `pairs` fields uint8 [H, W, 2] as they come, the bytes that `np.save` writes of their stack.
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
+    first = next(fields, None)
+    shape = (pairs, *(() if first is None else first.shape))
+    np.lib.format.write_array_header_1_0(handle, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    given = 0
+    for pixels in itertools.chain([] if first is None else [first], fields):
+        handle.write(pixels.tobytes())
+        given += 1
+    if given != pairs:
+        raise ValueError(f"its reader counts {pairs + 1} frames and gives {given + 1}; try data.decoder=pyav")
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """A new file, open and locked: the lock ends with its process, however that ends."""
+    while True:
+        handle = path.open("wb")
+        with suppress(OSError):  # a file system without locks
+            if fcntl:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        if path.exists():  # else cleared between the two
+            return handle
+        handle.close()
+
+
 def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file at once: other threads, processes and machines see all of it or the one before."""
     temporary = path.with_name(f".{path.name[-100:]}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as handle:
+        with _locked(temporary) as handle:
             write(handle)
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"can't write the flow cache {path.parent} ({error.strerror}); set paths.cache") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it has become `path`, or never was
+            temporary.unlink()

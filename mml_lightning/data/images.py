@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from mml_lightning.data.decode import DecodeError, VideoReader, decoder_version, open_video
-from mml_lightning.data.records import Dataset, ImageSequence, Media
+from mml_lightning.data.packs.reader import PackReader
+from mml_lightning.data.records import Dataset, ImageSequence, Media, PackedFrames
 
 
 @contextmanager
 def open_media(media: Media, decoder: str = "decord") -> Iterator[VideoReader]:
-    """Open a video file with `decoder`, or a sequence of images, which needs none.
+    """Open a video file with `decoder`, or images, loose or in a pack, which need none.
 
     Raises:
         DecodeError: it can't be read, here or (from the reader's methods) later.
@@ -28,6 +29,8 @@ def open_media(media: Media, decoder: str = "decord") -> Iterator[VideoReader]:
     """
     if isinstance(media, ImageSequence):
         yield ImageReader(media)
+    elif isinstance(media, PackedFrames):
+        yield PackReader(media)
     else:
         with open_video(media, decoder) as video:
             yield video
@@ -37,12 +40,14 @@ def frames_reader(dataset: Dataset, decoder: str) -> dict[str, str]:
     """Name and version of what reads the videos of `dataset`: OpenCV where all are images, else `decoder`."""
     media = (m for records in dataset.splits.values() for record in records for m in record.media.values())
     first = next(media, None)
-    if isinstance(first, ImageSequence) and all(isinstance(other, ImageSequence) for other in media):
-        return {"name": "opencv", "version": _opencv_version()}
+    images = ImageSequence | PackedFrames
+    if isinstance(first, images) and all(isinstance(other, images) for other in media):
+        return {"name": "opencv", "version": opencv_version()}
     return {"name": decoder, "version": decoder_version(decoder)}
 
 
-def _opencv_version() -> str:
+def opencv_version() -> str:
+    """Of the library that reads and writes images."""
     import cv2
 
     return cv2.__version__

@@ -69,13 +69,45 @@ class ImageSequence:
         return str(self.folder / self.template)
 
 
-Media = Path | ImageSequence
+@dataclass(frozen=True, slots=True)
+class PackedFrames:
+    """One source of one video inside a shard of a pack: see docs/pack.md.
+
+    Args:
+        folder, source: begin the names of its images in the shard: "000012_v12/frames_00001.jpg".
+        count, fps: as in :class:`ImageSequence`; size: (W, H) of an item.
+        table, crc32: where the table of its images stands in the shard, and the table's check sum.
+        bytes: of all images.
+        problem: why there is none, where it could not be read when the pack was made.
+    """
+
+    shard: Path
+    folder: str
+    source: str
+    count: int = 0
+    fps: float = 0.0
+    size: tuple[int, int] = (0, 0)
+    table: int = 0
+    crc32: int = 0
+    bytes: int = 0
+    coding: str = "jpg"
+    problem: str = ""
+
+    @property
+    def layout(self) -> str:
+        return "rgb" if self.source == "frames" else "flow_stacked"
+
+    def __str__(self) -> str:
+        return f"{self.shard}: {self.folder}/{self.source}"
+
+
+Media = Path | ImageSequence | PackedFrames
 
 
 def media_files(media: Media) -> Iterator[Path]:
-    """Every file of `media`, in order: one video, or all images."""
-    if isinstance(media, Path):
-        yield media
+    """Every file of `media`, in order: one video, all images, or the shard of a pack."""
+    if isinstance(media, Path | PackedFrames):
+        yield media if isinstance(media, Path) else media.shard
     else:
         for index in range(media.count):
             yield from media.paths(index)
@@ -83,12 +115,14 @@ def media_files(media: Media) -> Iterator[Path]:
 
 def media_absent(media: Media) -> Path | None:
     """The file that shows that `media` is not there: the video, or a first image; None if it is."""
-    files = (media,) if isinstance(media, Path) else media.paths(0)
+    files = media.paths(0) if isinstance(media, ImageSequence) else media_files(media)
     return next((path for path in files if not path.is_file()), None)
 
 
 def media_bytes(media: Media) -> int:
-    """Size of all files of `media`, in bytes; missing files count 0."""
+    """Size of all files of `media`, or of its images in a pack, in bytes; missing files count 0."""
+    if isinstance(media, PackedFrames):
+        return media.bytes
     return sum(path.stat().st_size for path in media_files(media) if path.is_file())
 
 
@@ -96,6 +130,8 @@ def media_identity(media: Media) -> object:
     """What tells `media` from another without reading it, equal wherever it lies; images by the first and the last."""
     if isinstance(media, Path):
         return _size(media)
+    if isinstance(media, PackedFrames):
+        return media.layout, media.count, media.fps, media.crc32, media.problem
     ends = [_size(path) for index in (0, media.count - 1) for path in media.paths(index)]
     return media.layout, media.count, media.fps, ends
 

@@ -12,10 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
-from mml_lightning.data.decode import NoSource, check_decoder
-from mml_lightning.data.flow import FlowCache
+from mml_lightning.data.decode import DecodeError, NoSource, check_decoder
+from mml_lightning.data.flow import FlowCache, FlowSettings, stream_flow
 from mml_lightning.data.images import open_media
-from mml_lightning.data.records import ImageSequence, Record
+from mml_lightning.data.records import ImageSequence, PackedFrames, Record
 from mml_lightning.errors import UserError
 
 SOURCES = ("frames", "flow")
@@ -53,6 +53,45 @@ class CachedFlow:
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         return self.pairs[np.asarray(indices, dtype=np.int64)]
+
+
+@dataclass
+class LiveFlow:
+    """Flow of an open video, computed from its whole frames when it is asked for: what the cache would hold, if the
+    engine looks at one pair at a time.
+
+    Args:
+        video: the frames; two or more.
+        name: of the video, for messages.
+    """
+
+    video: OpenSource
+    settings: FlowSettings
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.video.count < 2:
+            raise NoSource(f"{self.name}: it has one frame and flow needs two; drop it, or set data.missing=mask")
+        self.count, self.size, self.fps = self.video.count - 1, self.video.size, self.video.fps
+
+    def frames(self, indices: Sequence[int]) -> np.ndarray:
+        """Pairs uint8 [N, H, W, 2].
+
+        Raises:
+            DecodeError: a frame can't be read, or the frames are too small.
+        """
+        wanted, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+        needed = np.union1d(wanted, wanted + 1)
+        frames = self.video.frames(needed.tolist())
+        fields: list[np.ndarray] = []
+        try:
+            # neighbouring pairs share a frame; a gap starts anew
+            for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1):
+                first, last = np.searchsorted(needed, [run[0], run[-1] + 1])
+                fields += stream_flow(frames[first : last + 1], self.settings)
+        except ValueError as error:
+            raise DecodeError(f"{self.name}: {error}") from None
+        return np.stack(fields)[inverse]
 
 
 @dataclass(frozen=True)
@@ -104,10 +143,15 @@ class SourceOpener:
 
     def _open(self, name: str, record: Record, opened: Mapping[str, OpenSource], stack: ExitStack) -> OpenSource:
         media = record.media.get(name)
-        if media is not None and (name == "frames" or isinstance(media, ImageSequence)):
+        if media is not None and (name == "frames" or isinstance(media, ImageSequence | PackedFrames)):
             return stack.enter_context(open_media(media, record.decoder or self.decoder))
         if "frames" not in record.media:
             raise NoSource(f"{record.id}: it has no video")
         if self.flow is None:
             raise UserError("a run with flow needs a flow cache; build it with build_data.flow_cache")
+        if self.flow.settings.on_the_fly:
+            frames, decoder = record.media["frames"], record.decoder or self.flow.settings.decoder
+            # the frames at hand, unless flow is made from another reader's
+            shared = opened.get("frames") if decoder == (record.decoder or self.decoder) else None
+            return LiveFlow(shared or stack.enter_context(open_media(frames, decoder)), self.flow.settings, str(frames))
         return CachedFlow(self.flow.load(record), opened["frames"].fps if "frames" in opened else 0.0)

@@ -159,8 +159,8 @@ def test_prepare_fills_once_and_continues(
     assert described["bound"] == 20.0 and described["decoder"] == "decord" and "opencv" in described
     stamp = cache.path(records[0]).stat().st_mtime_ns
     computed: list[int] = []
-    whole = compute_flow
-    monkeypatch.setattr(module, "compute_flow", lambda *args: computed.append(1) or whole(*args))
+    whole = module.stream_flow
+    monkeypatch.setattr(module, "stream_flow", lambda *args: computed.append(1) or whole(*args))
     assert cache.prepare(cache.missing(records), 2, lambda: steps.append(1)) == []
     assert (len(steps), len(computed)) == (2, 1)
     assert cache.path(records[0]).stat().st_mtime_ns == stamp and cache.missing(records) == []
@@ -202,7 +202,7 @@ def test_nothing_half_written_is_left(
     def full(handle: object, *rest: object, **more: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     with pytest.raises(UserError, match=r"can't write the flow cache .*No space left on device.*paths\.cache"):
         cache.make(record(videos["moving"]))
     assert list(cache.folder.iterdir()) == []

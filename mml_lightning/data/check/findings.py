@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mml_lightning.data.records import Media
+from mml_lightning.data.records import Media, PackedFrames, media_files
 from mml_lightning.errors import UserError
 
 UNREADABLE = "none"
@@ -84,7 +84,7 @@ def state(media: Media) -> str:
 
     A copy that keeps its times keeps its state; another one is to be checked again.
     """
-    place = media if isinstance(media, Path) else media.folder
+    place = next(media_files(media)) if isinstance(media, Path | PackedFrames) else media.folder
     try:
         seen = place.stat()
     except OSError:

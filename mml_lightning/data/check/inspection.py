@@ -13,7 +13,7 @@ from mml_lightning.data.check.findings import UNREADABLE, Finding, state
 from mml_lightning.data.check.hashes import hash_frames
 from mml_lightning.data.decode import DECODERS, DecodeError, installed, open_video
 from mml_lightning.data.images import open_media
-from mml_lightning.data.records import ImageSequence, Media, Record
+from mml_lightning.data.records import ImageSequence, Media, PackedFrames, Record
 
 LEVELS = 3.0  # mean absolute difference of a frame, in levels of 0..255, above which decord's is wrong
 CLEARER = 0.5  # levels by which a neighbour must fit better to show that decord counts frames differently
@@ -32,7 +32,7 @@ class View:
 
 def inspect(media: Media, samples: int = 4) -> Finding:
     """Read `samples` frames of `media`, spread from the first to the last; of a video with both readers."""
-    return _inspect_images(media, samples) if isinstance(media, ImageSequence) else _inspect_video(media, samples)
+    return _inspect_video(media, samples) if isinstance(media, Path) else _inspect_images(media, samples)
 
 
 def _inspect_video(path: Path, samples: int) -> Finding:
@@ -63,11 +63,13 @@ def _inspect_video(path: Path, samples: int) -> Finding:
     )
 
 
-def _inspect_images(images: ImageSequence, samples: int) -> Finding:
-    """Every listed image is looked for, `samples` items are read."""
+def _inspect_images(images: ImageSequence | PackedFrames, samples: int) -> Finding:
+    """Every listed image of a folder is looked for, `samples` items are read."""
     found = {"path": str(images), "state": state(images), "listed": images.count, "fps": images.fps}
-    present, first_missing, further = _count_images(images)
-    if first_missing is not None:
+    present, first_missing, further = (
+        _count_images(images) if isinstance(images, ImageSequence) else (images.count, None, 0)
+    )
+    if first_missing is not None and isinstance(images, ImageSequence):
         what = "no such folder" if not images.folder.is_dir() else f"no {first_missing.name}"
         problem = f"{images.folder}: {images.count - present} of {images.count} listed items are missing ({what})"
         return Finding(**found, images=present, decoder=UNREADABLE, problem=problem)  # type: ignore[arg-type]

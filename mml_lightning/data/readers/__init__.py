@@ -8,6 +8,7 @@ from mml_lightning.data.readers.annotated import read_annotated
 from mml_lightning.data.readers.folders import read_folders
 from mml_lightning.data.readers.frame_lists import read_frame_lists
 from mml_lightning.data.readers.mirrored import mirrored_classes
+from mml_lightning.data.readers.pack import read_pack
 from mml_lightning.data.readers.ssv2 import read_demo, read_ssv2
 from mml_lightning.data.readers.table import COLUMNS, read_csv
 
@@ -19,5 +20,6 @@ __all__ = [
     "read_demo",
     "read_folders",
     "read_frame_lists",
+    "read_pack",
     "read_ssv2",
 ]

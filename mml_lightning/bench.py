@@ -1,0 +1,95 @@
+"""`mml bench`: measurements of this machine. Each is a subcommand of its own: an entry in BENCHES."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mml_lightning import bench_data
+from mml_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One measurement: `declare` adds its arguments, `run` does it and raises UserError for a user's mistake."""
+
+    help: str
+    declare: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
+def _declare_flow(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Time per pair and error of the engines of optical flow, on synthetic pairs whose motion is known. All run "
+        "alternately in one process with one thread: trust ratios, not milliseconds."
+    )
+    parser.add_argument(
+        "--engines",
+        type=lambda text: text.split(","),
+        metavar="dis-medium,tvl1-fast",
+        help="algorithm-preset each (default: all)",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="rounds; the least time counts (default: 3)"
+    )
+    parser.add_argument("--size", type=_size, default=(340, 256), metavar="WxH", help="of the pairs (default: 340x256)")
+    parser.add_argument("--device", default="cpu", help="where tvl1 runs: cpu (default) or cuda")
+    parser.add_argument("--reference", metavar="ENGINE", help="show how many times faster than it each one is")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows")
+
+
+def _flow(args: argparse.Namespace) -> None:
+    from mml_lightning.data import flow_bench
+
+    engines = args.engines or flow_bench.ENGINES
+    if args.repeats < 1:
+        raise UserError(f"--repeats {args.repeats} must be 1 or more")
+    if args.reference and args.reference not in engines:
+        raise UserError(f"--reference {args.reference} is not among the engines; use one of {list(engines)}")
+    rows = flow_bench.compare(
+        engines,
+        size=(args.size[1], args.size[0]),
+        repeats=args.repeats,
+        device=args.device,
+        advance=lambda engine: print(engine, file=sys.stderr, flush=True),
+    )
+    print(flow_bench.table(rows, args.reference))
+    if args.json:
+        content = {"size": args.size, "repeats": args.repeats, "device": args.device}
+        content["rows"] = [dataclasses.asdict(row) for row in rows]
+        try:
+            args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"can't write {args.json} ({error.strerror}); name another --json") from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, height = (int(part) for part in text.lower().split("x"))
+    return width, height
+
+
+BENCHES = {
+    "data": Bench(bench_data.HELP, bench_data.declare, bench_data.run),
+    "flow": Bench("engines of optical flow: time per pair and error", _declare_flow, _flow),
+}
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Measure something on this machine."
+    subparsers = parser.add_subparsers(required=True, metavar="WHAT")
+    for name, bench in BENCHES.items():
+        subparser = subparsers.add_parser(name, help=bench.help)
+        bench.declare(subparser)
+        subparser.set_defaults(bench=bench.run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Raises:
+    UserError: whatever the measurement finds wrong.
+    """
+    args.bench(args)

@@ -1,0 +1,107 @@
+"""What stands where in a pack: names, the table of a source and the line of a video.
+
+A shard is `shard-00000.zip`, whose members are the images of its videos, and `shard-00000.jsonl`, a line per video that
+says where its tables are. A table is a member too: 16 bytes per image, the offset of its content in the shard (uint64),
+its length (uint32) and its CRC-32 (uint32), little-endian. The CRC-32 of the table stands in the line.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mml_lightning.data.records import PackedFrames
+
+FORMAT, VERSION = "mml-pack", 1
+MANIFEST, RECORDS = "manifest.json", "records.jsonl"
+ENTRY = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4")])
+SOURCES = ("frames", "flow")
+LAYOUTS = {"frames": "rgb", "flow": "flow_stacked"}
+CODINGS = ("jpg", "png")
+LARGEST = 65_535  # pixels of a side, as in JPEG
+_FOLDER = re.compile(r"\d{6,}_[A-Za-z0-9_-][A-Za-z0-9_.-]{0,79}")
+
+
+def shard_name(number: int) -> str:
+    return f"shard-{number:05d}.zip"
+
+
+def lines_name(number: int) -> str:
+    return f"shard-{number:05d}.jsonl"
+
+
+def folder_name(item: int, identity: str) -> str:
+    """Where the members of a video lie in its shard: its number makes it unique, its id is for the eye."""
+    return f"{item:06d}_{re.sub(r'[^A-Za-z0-9_-]', '_', identity[:1]) or '_'}{_safe(identity[1:])[:79]}"
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", text).replace("..", "__")
+
+
+def member_name(folder: str, source: str, index: int, coding: str) -> str:
+    return f"{folder}/{source}_{index + 1:05d}.{coding}"
+
+
+def table_name(folder: str, source: str) -> str:
+    return f"{folder}/{source}.table"
+
+
+def packed(shard: Path, folder: str, source: str, told: Mapping[str, Any]) -> PackedFrames:
+    """What a line says of one source.
+
+    Raises:
+        ValueError: something is missing, of the wrong kind, or a name that leads out of the pack.
+    """
+    if not isinstance(folder, str) or not _FOLDER.fullmatch(folder) or ".." in folder:
+        raise ValueError(f"{folder!r} is no folder of a pack")
+    if source not in SOURCES:
+        raise ValueError(f"source {source!r} is unknown")
+    problem = told.get("problem")
+    if problem is not None:
+        return PackedFrames(shard, folder, source, problem=str(problem))
+    try:
+        numbers = {key: told[key] for key in ("count", "table", "crc32", "bytes")}
+        width, height = told["size"]
+        fps, coding, layout = float(told["fps"]), told["coding"], told["layout"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{folder}: a field of {source} is missing or wrong") from None
+    whole = [*numbers.values(), width, height]
+    if any(type(value) is not int or value < 0 for value in whole) or numbers["count"] < 1 or not 0 <= fps < 1e6:
+        raise ValueError(f"{folder}: a number of {source} is wrong")
+    if not 1 <= min(width, height) <= max(width, height) <= LARGEST:
+        raise ValueError(f"{folder}: a number of {source} is wrong")
+    if coding not in CODINGS or layout != LAYOUTS[source]:
+        raise ValueError(f"{folder}: {source} is {coding!r} in layout {layout!r}, which this version can't read")
+    return PackedFrames(shard, folder, source, fps=fps, size=(width, height), coding=coding, **numbers)
+
+
+def read_lines(content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """Whole lines that are JSON objects, up to the first that is not, and how many bytes they take."""
+    lines: list[dict[str, Any]] = []
+    used = 0
+    for raw in content.splitlines(keepends=True):
+        if not raw.endswith(b"\n"):
+            break
+        try:
+            line = json.loads(raw)
+        except ValueError:
+            break
+        if not isinstance(line, dict):
+            break
+        lines.append(line)
+        used += len(raw)
+    return lines, used
+
+
+def line_of(fields: Mapping[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+
+
+def table_of(entries: Sequence[tuple[int, int, int]]) -> bytes:
+    return np.array(entries, dtype=ENTRY).tobytes()

@@ -1,0 +1,207 @@
+"""The manifest of a pack: what was packed and how, and the records, so that the pack needs nothing beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mml_lightning.data.packs.layout import (
+    FORMAT,
+    MANIFEST,
+    RECORDS,
+    VERSION,
+    line_of,
+    lines_name,
+    packed,
+    read_lines,
+    shard_name,
+)
+from mml_lightning.data.records import SPLITS, Dataset, Head, Media, Record
+from mml_lightning.errors import UserError
+
+AGAIN = "copy the pack again"
+KINDS = {"complete": bool, "plan": dict, "shards": int, "heads": dict, "left_out": dict}
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is packed once: the media of one record, or of several that are parts of one video."""
+
+    number: int
+    record: Record
+
+
+def items_of(dataset: Dataset) -> tuple[list[Item], list[dict[str, Any]]]:
+    """The videos of `dataset`, and its records as plain values that name their video by number."""
+    numbers: dict[object, Item] = {}
+    told = []
+    for split in SPLITS:
+        for record in dataset.splits.get(split, ()):
+            key = (tuple(sorted(record.media.items(), key=lambda pair: pair[0])), record.decoder)
+            item = numbers.setdefault(key, Item(len(numbers), record))
+            told.append(_plain_record(split, record, item.number))
+    return list(numbers.values()), told
+
+
+def _plain_record(split: str, record: Record, item: int) -> dict[str, Any]:
+    plain: dict[str, Any] = {"split": split, "id": record.id, "item": item, "target": dict(record.target)}
+    if record.span is not None:
+        plain["span"] = list(record.span)
+    if record.intervals:
+        plain["intervals"] = {head: [list(interval) for interval in rows] for head, rows in record.intervals.items()}
+    return plain
+
+
+def _record(plain: Mapping[str, Any], media: Mapping[str, Media]) -> Record:
+    target = {head: tuple(value) if isinstance(value, list) else value for head, value in plain["target"].items()}
+    intervals = {
+        head: tuple((label, start, end) for label, start, end in rows)
+        for head, rows in plain.get("intervals", {}).items()
+    }
+    span = tuple(plain["span"]) if "span" in plain else None
+    return Record(plain["id"], media, target, span, intervals=intervals)
+
+
+def plain_heads(dataset: Dataset) -> dict[str, Any]:
+    return {
+        name: {
+            "classes": list(head.classes),
+            "multi_label": head.multi_label,
+            "mirrored": [list(pair) for pair in dataset.mirrored.get(name, {}).items()],
+        }
+        for name, head in dataset.heads.items()
+    }
+
+
+def lists(shards: int) -> list[str]:
+    """The files whose sums the manifest holds."""
+    return [RECORDS, *map(lines_name, range(shards))]
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_records(folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    _write(folder / RECORDS, b"".join(map(line_of, records)))
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    fields = {"format": FORMAT, "version": VERSION, **manifest}
+    fields["checksum"] = _checksum(fields)
+    _write(folder / MANIFEST, json.dumps(fields, indent=1, ensure_ascii=True).encode() + b"\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of the pack at `folder`; None where there is none.
+
+    Raises:
+        UserError: it is damaged, or of a later version.
+    """
+    path = folder / MANIFEST
+    try:
+        fields = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror or error}") from None
+    except ValueError:
+        raise UserError(f"{path} is damaged; {AGAIN}") from None
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise UserError(f"{path} is not the manifest of a pack; give the folder that mml pack has made")
+    if fields.get("version") != VERSION:
+        raise UserError(f"{path} is of version {fields.get('version')}, this program reads {VERSION}; update it")
+    if fields.pop("checksum", None) != _checksum(fields):
+        raise UserError(f"{path} is damaged: its check sum is not its content's; {AGAIN}")
+    wrong = next((key for key, kind in KINDS.items() if type(fields.get(key)) is not kind), None)
+    if wrong:
+        raise UserError(f"{path}: its field {wrong!r} is missing or wrong; give the folder that mml pack has made")
+    return fields
+
+
+def _checksum(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """At once: a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
+
+
+def read_dataset(name: str, folder: Path) -> Dataset:
+    """The dataset of a finished pack.
+
+    Raises:
+        UserError: there is no pack, it is not finished, a file is missing, damaged or cut off.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(f"{folder} holds no pack; make one with mml pack <data> --out {folder}")
+    if not manifest["complete"]:
+        raise UserError(f"{folder}: the pack is not finished; run the same mml pack command again, it continues")
+    sums = manifest.get("sha256", {})
+    for file in lists(manifest["shards"]):
+        path = folder / file
+        if not path.is_file():
+            raise UserError(f"{path} is missing; {AGAIN}")
+        if digest(path) != sums.get(file):
+            raise UserError(f"{path} is damaged: its check sum is not that of the manifest; {AGAIN}")
+    media: dict[int, dict[str, Media]] = {}
+    for number in range(manifest["shards"]):
+        media |= _media(folder, number)
+    splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
+    try:
+        for plain in read_lines((folder / RECORDS).read_bytes())[0]:
+            splits[plain["split"]].append(_record(plain, media[plain["item"]]))
+        heads = {name: Head(tuple(head["classes"]), head["multi_label"]) for name, head in manifest["heads"].items()}
+        pairs = {name: head["mirrored"] for name, head in manifest["heads"].items() if head["mirrored"]}
+        mirrored = {name: {int(one): int(other) for one, other in rows} for name, rows in pairs.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: its records are not as they should be ({error!r}); {AGAIN}") from None
+    return Dataset(name, splits, heads, mirrored, manifest["left_out"])
+
+
+def _media(folder: Path, number: int) -> dict[int, dict[str, Media]]:
+    """item -> its sources, of one shard.
+
+    Raises:
+        UserError: the shard is missing or cut off, or a line names a file outside of the pack.
+    """
+    shard = folder / shard_name(number)
+    lines, _ = read_lines((folder / lines_name(number)).read_bytes())
+    size = shard.stat().st_size if shard.is_file() else -1
+    if size < 0:
+        raise UserError(f"{shard} is missing; {AGAIN}")
+    if not lines or lines[-1].get("closed") != size:
+        whole = lines[-1].get("closed") if lines else None
+        raise UserError(f"{shard} has {size} bytes, it should have {whole}: it is cut off; {AGAIN}")
+    try:
+        return {
+            line["item"]: {
+                source: packed(shard, line["folder"], source, told) for source, told in line["sources"].items()
+            }
+            for line in lines[:-1]
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{folder / lines_name(number)} is not a list of packed videos ({error}); {AGAIN}") from None
+
+
+def failures(lines: Iterable[Mapping[str, Any]], items: Sequence[Item]) -> list[dict[str, str]]:
+    """Id, source and reason of what could not be packed."""
+    return [
+        {"id": items[line["item"]].record.id, "source": source, "reason": told["problem"]}
+        for line in lines
+        for source, told in line["sources"].items()
+        if "problem" in told
+    ]

@@ -1,0 +1,130 @@
+"""Images of a pack, read where they lie: nothing of the file but the table and the images asked for is touched.
+
+Legend: N items asked for, H height, W width.
+
+A reader holds no open file between two requests, so that it can be made in one process and used in another.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from mml_lightning.data.decode import DecodeError
+from mml_lightning.data.packs.layout import ENTRY, member_name, table_name
+from mml_lightning.data.records import PackedFrames
+
+GAP = 256  # bytes between two images, such as a member's header, that are read along rather than skipped
+
+
+class PackReader:
+    """The items of one source of one video: uint8 [N, H, W, 3] RGB of frames, [N, H, W, 2] (x, y) of flow.
+
+    Raises:
+        DecodeError: the source could not be packed, or its table is damaged.
+    """
+
+    def __init__(self, media: PackedFrames) -> None:
+        if media.problem:
+            raise DecodeError(f"{media}: it was not readable when it was packed: {media.problem}")
+        self.media = media
+        self.count, self.fps, self.size = media.count, media.fps, media.size
+
+    def frames(self, indices: Sequence[int]) -> np.ndarray:
+        """Items uint8 [N, H, W, c] at 0-based `indices`, in the order asked, repeats allowed.
+
+        Raises:
+            DecodeError: an image or the table is damaged, or an index lies outside.
+        """
+        unique, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+        if unique.size and not 0 <= unique[0] <= unique[-1] < self.count:
+            raise DecodeError(f"{self.media}: items {unique[0]} to {unique[-1]} were asked for, it has {self.count}")
+        items = self._empty(len(unique))
+        for place, (index, content) in enumerate(self.encoded(unique.tolist())):
+            self._decode(index, content, items[place])
+        return items if len(unique) == len(inverse) and (np.diff(inverse) > 0).all() else items[inverse]
+
+    def stream(self) -> Iterator[np.ndarray]:
+        """All items in order, each uint8 [H, W, c]."""
+        return (self.frames([index])[0] for index in range(self.count))
+
+    def decoded(self, index: int, content: bytes) -> np.ndarray:
+        """The item uint8 [H, W, c] whose file is `content`.
+
+        Raises:
+            DecodeError: it is no image of the right size.
+        """
+        item = self._empty(1)[0]
+        self._decode(index, content, item)
+        return item
+
+    def _empty(self, count: int) -> np.ndarray:
+        """[N, H, W, c]; of flow in planes, as its images have them and as crops want them: nothing is interleaved."""
+        width, height = self.size
+        if self.media.layout == "rgb":
+            return np.empty((count, height, width, 3), dtype=np.uint8)
+        return np.empty((count, 2, height, width), dtype=np.uint8).transpose(0, 2, 3, 1)
+
+    def encoded(self, indices: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """(index, file of the image) of rising `indices`, checked against their sums; neighbours are read at once.
+
+        Raises:
+            DecodeError: an image or the table is damaged, or the file is shorter than it should be.
+        """
+        shard = self.media.shard
+        try:
+            handle = os.open(shard, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except OSError as error:
+            raise DecodeError(f"{shard}: {error.strerror or error}") from None
+        try:
+            entries = self._table(handle)[np.asarray(indices, dtype=np.int64)]
+            starts, lengths = entries["offset"].astype(np.int64), entries["length"].astype(np.int64)
+            ends = starts + lengths
+            apart = (starts[1:] < ends[:-1]) | (starts[1:] > ends[:-1] + GAP)
+            bounds = [0, *(np.flatnonzero(apart) + 1).tolist(), len(indices)] if len(indices) else []
+            for first, last in itertools.pairwise(bounds):
+                base = int(starts[first])
+                content = memoryview(os.pread(handle, int(ends[last - 1]) - base, base))
+                for at in range(first, last):
+                    image = bytes(content[int(starts[at]) - base : int(ends[at]) - base])
+                    if len(image) != lengths[at] or zlib.crc32(image) != entries["crc32"][at]:
+                        raise DecodeError(f"{self._member(indices[at])} is damaged: its check sum is not its content's")
+                    yield indices[at], image
+        except OSError as error:
+            raise DecodeError(f"{shard}: {error.strerror or error}") from None
+        finally:
+            os.close(handle)
+
+    def _table(self, handle: int) -> np.ndarray:
+        content = os.pread(handle, ENTRY.itemsize * self.count, self.media.table)
+        if len(content) != ENTRY.itemsize * self.count or zlib.crc32(content) != self.media.crc32:
+            name = table_name(self.media.folder, self.media.source)
+            raise DecodeError(f"{self.media.shard}: {name} is damaged: its check sum is not its content's")
+        return np.frombuffer(content, dtype=ENTRY)
+
+    def _member(self, index: int) -> str:
+        name = member_name(self.media.folder, self.media.source, index, self.media.coding)
+        return f"{self.media.shard}: {name}"
+
+    def _decode(self, index: int, content: bytes, out: np.ndarray) -> None:
+        """One image into `out` uint8 [H, W, c]."""
+        import cv2
+
+        colour = self.media.layout == "rgb"
+        flags = (cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE) | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels: Any = None
+        with suppress(cv2.error):
+            pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
+        width, height = self.size
+        if pixels is None or pixels.shape[:2] != (height if colour else 2 * height, width):
+            raise DecodeError(f"{self._member(index)} is no image of {width}x{height}")
+        if colour:
+            cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=out)
+        else:
+            out.transpose(2, 0, 1)[:] = pixels.reshape(2, height, width)

@@ -1,0 +1,42 @@
+"""`mml bench`: what it prints and writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mml_lightning.cli import main
+
+
+def test_flow_prints_the_table_and_writes_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "flow", "--engines", "dis-ultrafast,farneback-default", "--size", "64x48", "--repeats", "1"]
+    assert main([*words, "--reference", "dis-ultrafast", "--json", str(tmp_path / "rows.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| engine | ms / pair | vs dis-ultrafast | translation |") and "| 1x |" in lines[2]
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["engine"] for row in rows] == ["dis-ultrafast", "farneback-default"]
+    assert all(row["milliseconds"] > 0 and row["errors"]["zoom"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--engines", "raft"], "use one of"),
+        (["--engines", "mv"], "leave it out"),
+        (["--repeats", "0"], "--repeats 0"),
+        (["--engines", "dis", "--reference", "tvl1"], "not among the engines"),
+        (["--engines", "dis", "--size", "32x32", "--repeats", "1", "--json", "no/such/folder"], "name another --json"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "flow", *arguments]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [[], ["step"], ["flow", "--size", "big"]])
+def test_wrong_words_show_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["bench", *arguments])
+    assert left.value.code == 2 and "usage: mml bench" in capsys.readouterr().err
