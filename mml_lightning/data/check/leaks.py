@@ -12,7 +12,7 @@ from pathlib import Path
 from mml_lightning.data.check.findings import Finding
 from mml_lightning.data.check.hashes import near_pairs
 from mml_lightning.data.check.inspection import file_bytes
-from mml_lightning.data.records import Dataset, ImageSequence
+from mml_lightning.data.records import Dataset
 from mml_lightning.data.start_checks import place
 from mml_lightning.files import file_hash, write_atomically
 
@@ -83,10 +83,10 @@ def duplicates(dataset: Dataset) -> tuple[list[list[Member]], list[list[Member]]
     for split, records in dataset.splits.items():
         for record in records:
             media = record.media.get("frames", record.media.get("flow"))
-            if isinstance(media, ImageSequence):
-                folders[place(media)].append((split, record.id))
-            elif media is not None:
+            if isinstance(media, Path):
                 members[media].append((split, record.id))
+            elif media is not None:
+                folders[place(media)].append((split, record.id))
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in members:
         by_size[file_bytes(path)].append(path)
