@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -134,9 +135,16 @@ def started(small: list[str], tmp_path: Path) -> Callable[..., subprocess.Popen[
     def start(*overrides: str) -> subprocess.Popen[str]:
         given = command("train", *small, f"paths.root={tmp_path}", *overrides)
         pipe = subprocess.PIPE
-        return subprocess.Popen(given, stdout=pipe, stderr=pipe, text=True, env=environment(), cwd=tmp_path)
+        return subprocess.Popen(
+            given, stdout=pipe, stderr=pipe, text=True, env=environment(), cwd=tmp_path, preexec_fn=hear_ctrl_c
+        )
 
     return start
+
+
+def hear_ctrl_c() -> None:
+    """A shell that runs the tests in the background lets them, and what they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def weights(file: Path) -> dict[str, torch.Tensor]:

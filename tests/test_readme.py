@@ -80,7 +80,7 @@ def my_videos(demo: Path, tmp_path: Path) -> Path:
     file = tmp_path / "my_videos.csv"
     with file.open("w", newline="") as handle:
         csv.writer(handle).writerows(
-            [("path", "label", "split"), *((paths[i], label, split) for i, label, split in rows)]
+            [("id", "path", "label", "split"), *((i, paths[i], label, split) for i, label, split in rows)]
         )
     return file
 
