@@ -27,6 +27,7 @@ from mml_lightning.data.decode import installed, open_video
 from mml_lightning.data.images import open_media
 from mml_lightning.data.packs.reader import PackReader
 from mml_lightning.data.records import Media
+from mml_lightning.data.threads import one_thread
 from mml_lightning.errors import UserError
 from mml_lightning.transforms import Crop, TrainGeometry, apply_views
 
@@ -92,9 +93,7 @@ def compare(
             raise UserError(f"can't write {place} ({error.strerror}); choose another --folder") from None
         made = ways()
         best = {(name, kind): float("inf") for name in made for kind in ("read", "sample")}
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        stack.callback(torch.set_num_threads, threads)
+        stack.enter_context(one_thread())
         for repeat in range(settings.repeats):
             for name, way in made.items():
                 for kind, seconds in _round(way, clips, settings.frames, repeat).items():

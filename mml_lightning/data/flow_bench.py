@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from mml_lightning.data.flow_engines import ALGORITHMS, Engine, make_engine
+from mml_lightning.data.threads import one_thread
 from mml_lightning.errors import UserError
 from mml_lightning.motion import MOTIONS, Motion, Pair, synthetic_pair
 
@@ -62,7 +62,7 @@ def compare(
     pairs = {(name, seed): synthetic_pair(motion, *size, seed) for name, motion in motions.items() for seed in seeds}
     best = {(name, key): float("inf") for name in engines for key in pairs}
     errors: dict[tuple[str, tuple[str, int]], float] = {}
-    with _one_thread():
+    with one_thread():
         for _ in range(repeats):
             for name, engine in made.items():
                 for key, pair in pairs.items():
@@ -132,16 +132,6 @@ def _flow(engine: Engine, pair: Pair) -> np.ndarray:
     assert engine.fields is not None
     frames = [np.repeat(image.numpy()[..., None], 3, axis=-1) for image in (pair.first, pair.second)]
     return next(iter(engine.fields(frames)))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +24,7 @@ import torch
 from mml_lightning.data.decode import DecodeError, NoSource
 from mml_lightning.data.flow import FlowCache, dequantise
 from mml_lightning.data.records import Dataset, Media, Record
+from mml_lightning.data.threads import one_thread
 from mml_lightning.errors import UserError
 
 LOOKED_AT = 8  # pairs per video, evenly spaced
@@ -105,7 +105,7 @@ def fill(
     cache.describe()
     cache.clear_leftovers()
     done: dict[tuple[Media, str | None], Outcome] = {}
-    with _one_thread(), _pool(cache, workers) as pool:
+    with one_thread(), _pool(cache, workers) as pool:
         jobs = {pool.submit(_one, cache, first[key]): key for key in dict.fromkeys(keys)}
         try:
             for job in as_completed(jobs):
@@ -205,14 +205,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()  # a killed parent tells nobody
         os._exit(1)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Parallelism is over videos; and the last bits of our TV-L1 shall not depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -78,7 +78,7 @@ def logit_mse(
     """
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction={reduction!r} is unknown; use sum or mean")
-    target = torch.stack([_logits(t, head) for t in teachers]).mean(0)
+    target = _mean_logits(teachers, head)
     square = (_logits(student, head) - target).square()
     return _per_class((square.sum(-1) if reduction == "sum" else square.mean(-1)), labels)
 
@@ -121,7 +121,7 @@ def decoupled(
     if labels.ndim > 1:
         raise ValueError("lesson=decoupled splits the one label from the others; with several labels use lesson=kl")
     one = _logits(student, head) / temperature
-    target = torch.stack([_logits(t, head) for t in teachers]).mean(0) / temperature
+    target = _mean_logits(teachers, head) / temperature
     is_label = F.one_hot(labels, one.shape[-1]).bool()
     of_label = _kl(_binary(one, is_label), _binary(target, is_label))
     hidden = torch.finfo(one.dtype).min  # takes the label out of the softmax; its own term is then 0 x finite
@@ -144,7 +144,7 @@ def dist(
     """DIST (Huang et al., NeurIPS 2022): beta x (1 - correlation over the classes of a sample) + gamma x (1 -
     correlation over the samples of a class), of probabilities."""
     one = (_logits(student, head) / temperature).softmax(-1)
-    target = (torch.stack([_logits(t, head) for t in teachers]).mean(0) / temperature).softmax(-1)
+    target = (_mean_logits(teachers, head) / temperature).softmax(-1)
     between = pearson_distance(one, target)
     within = pearson_distance(one.T, target.T).mean() if len(one) > 1 else one.new_zeros(())
     return (beta * between + gamma * within) * temperature**2
@@ -219,6 +219,10 @@ def full_precision(value: Tensor) -> Tensor:
 
 def _logits(output: Output, head: str) -> Tensor:
     return full_precision(output.logits[head])
+
+
+def _mean_logits(teachers: Sequence[Output], head: str) -> Tensor:
+    return torch.stack([_logits(teacher, head) for teacher in teachers]).mean(0)
 
 
 def _feature(output: Output, site: str) -> Tensor:

@@ -1,0 +1,20 @@
+"""Threads of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread inside, as many as before afterwards: for work that is parallel over videos, whose last bits shall not
+    depend on the number of threads, or whose time is measured."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
