@@ -5,6 +5,8 @@ Source: Lin, Gan, Han, "TSM: Temporal Shift Module for Efficient Video Understan
 
 The shift is its own autograd function. Built from slices or `cat`, plain autograd allocates one full-size zero tensor
 per slice in the backward pass and returns contiguous gradients, so a channels_last network converts at every block.
+Before a convolution, where a TSM has it, nothing is copied but the channels that move: the block's input is shifted in
+place, convolved and put back (`shifted_convolution`), so no shifted copy is kept for the backward pass either.
 
 Naming: `TemporalShift` keeps what it wraps as its child `net`, so `layer1.0.conv1.weight` becomes
 `layer1.0.conv1.net.weight`. `match_shift_names` maps a state dict between any two of these forms.
@@ -66,14 +68,102 @@ def temporal_shift(x: Tensor, n_segments: int, n_div: int = 8) -> Tensor:
     Raises:
         ValueError: rows do not divide into videos of N frames, or n_div < 2.
     """
+    fold = _checked_fold(x, n_segments, n_div)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Shift.apply(x, n_segments, fold, False)
+    return _shifted(x, n_segments, fold, False)  # plain tensor operations: what exporters understand
+
+
+def _checked_fold(x: Tensor, n_segments: int, n_div: int) -> int:
     if n_div < 2:
         raise ValueError(f"n_div={n_div}: two channel groups are shifted, so use n_div of 2 or more")
     if n_segments < 1 or x.shape[0] % n_segments:
         raise ValueError(f"{x.shape[0]} frames are not whole videos of {n_segments}: set n_segments to the clip's T")
-    fold = x.shape[1] // n_div
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _Shift.apply(x, n_segments, fold, False)
-    return _shifted(x, n_segments, fold, False)  # plain tensor operations: what exporters understand
+    return int(x.shape[1]) // n_div
+
+
+class _Moved:
+    """Inside, x [B*N, C, H, W] is shifted in place; on leaving it is what it was, to the bit.
+
+    The values are changed behind autograd's back (`.data` does not count versions): whoever kept x for its backward
+    pass, as the ReLU before a block does, finds it as it left it.
+    """
+
+    def __init__(self, x: Tensor, n_segments: int, fold: int) -> None:
+        self.x, self.videos, self.fold = x.data, x.data.unflatten(0, (-1, n_segments)), fold
+
+    def __enter__(self) -> Tensor:
+        self.kept = _shift_in_place(self.videos, self.fold, adjoint=False)
+        return self.x
+
+    def __exit__(self, *_: object) -> None:
+        self.videos[:, :, : 2 * self.fold] = self.kept
+
+
+def _shift_in_place(videos: Tensor, fold: int, adjoint: bool) -> Tensor:
+    """Shift [B, N, C, H, W] where it lies; returns what stood in its first two channel groups."""
+    first, second = slice(0, fold), slice(fold, 2 * fold)
+    ahead, behind = (second, first) if adjoint else (first, second)
+    kept = videos[:, :, : 2 * fold].clone()
+    videos[:, :-1, ahead] = kept[:, 1:, ahead]
+    videos[:, -1, ahead] = 0
+    videos[:, 1:, behind] = kept[:, :-1, behind]
+    videos[:, 0, behind] = 0
+    return kept
+
+
+class _ShiftedConvolution(torch.autograd.Function):
+    """conv2d(shift(x), weight) that keeps x itself for the backward pass instead of its shifted copy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, n_segments: int, fold: int, geometry: tuple[Any, ...]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.n_segments, ctx.fold, ctx.geometry = n_segments, fold, geometry
+        with _Moved(x, n_segments, fold) as moved:
+            return torch.conv2d(moved, weight, None, *geometry)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.geometry
+        wanted = (*ctx.needs_input_grad[:2], False)
+        with _Moved(x, ctx.n_segments, ctx.fold) as moved:
+            of_input, of_weight, _ = torch.ops.aten.convolution_backward(
+                grad, moved, weight, None, stride, padding, dilation, False, (0, 0), groups, wanted
+            )
+        if of_input is not None:
+            _shift_in_place(of_input.unflatten(0, (-1, ctx.n_segments)), ctx.fold, adjoint=True)
+        return of_input, of_weight, None, None, None
+
+
+def shifted_convolution(x: Tensor, conv: nn.Module, n_segments: int, n_div: int = 8) -> Tensor:
+    """`conv(temporal_shift(x, n_segments, n_div))`, equal to the bit, without a shifted copy of x in memory.
+
+    x is changed and put back during the call, here and in the backward pass: do not use it from another thread or
+    stream meanwhile. Once differentiable. What x or conv do not allow (a bias, hooks, overlapping memory), and tracing
+    (compile, export), take the plain way.
+    """
+    if not (isinstance(conv, nn.Conv2d) and _fits(x, conv)):
+        out: Tensor = conv(temporal_shift(x, n_segments, n_div))
+        return out
+    weight, device = conv.weight, x.device.type
+    if torch.is_autocast_enabled(device):
+        x, weight = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (x, weight))
+    geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    with torch.autocast(device, enabled=False):
+        made = _ShiftedConvolution.apply(x, weight, n_segments, _checked_fold(x, n_segments, n_div), geometry)
+    return made  # type: ignore[no-any-return]
+
+
+def _fits(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Whether x can be shifted where it lies and conv is nothing but a convolution of floats by its weight."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(conv) is not nn.Conv2d or type(x) is not Tensor:
+        return False
+    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    hooked = conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks or conv._backward_pre_hooks
+    simple = conv.bias is None and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    return x.ndim == 4 and dense and simple and not hooked and torch.amp.is_autocast_available(x.device.type)
 
 
 class TemporalShift(nn.Module):
@@ -87,7 +177,7 @@ class TemporalShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B*N, C, H, W] -> what the wrapped module returns for the shifted x."""
-        return self.net(temporal_shift(x, self.n_segments, self.n_div))
+        return shifted_convolution(x, self.net, self.n_segments, self.n_div)
 
     def extra_repr(self) -> str:
         return f"n_segments={self.n_segments}, n_div={self.n_div}"

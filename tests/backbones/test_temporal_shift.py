@@ -11,6 +11,7 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from mml_lightning.backbones import TemporalShift, add_temporal_shift, match_shift_names, resnet, temporal_shift
+from mml_lightning.backbones.temporal_shift import shifted_convolution
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "temporal_shift.json").read_text())
 
@@ -77,6 +78,95 @@ def test_input_is_not_touched():
     before = x.clone()
     temporal_shift(x, 4)
     assert torch.equal(x, before)
+
+
+def slices_and_convolution(x, conv, n):
+    """A plain shift of slices under plain autograd, then the convolution."""
+    videos, fold = x.unflatten(0, (-1, n)), x.shape[1] // 8
+    out = torch.zeros_like(videos)
+    out[:, :-1, :fold] = videos[:, 1:, :fold]
+    out[:, 1:, fold : 2 * fold] = videos[:, :-1, fold : 2 * fold]
+    out[:, :, 2 * fold :] = videos[:, :, 2 * fold :]
+    return conv(out.flatten(0, 1))
+
+
+def block(x, convolve):
+    """The input is a ReLU's output, which the ReLU keeps, and goes into a shortcut as well."""
+    x = (x * 1).relu_()
+    return x + convolve(x)
+
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("half", [False, True])
+def test_shifted_convolution_equals_slices_to_the_bit(layout, kernel, half):
+    conv = nn.Conv2d(16, 16, kernel, padding=kernel // 2, bias=False).to(memory_format=layout)
+    x = torch.randn(8, 16, 6, 6).to(memory_format=layout).requires_grad_()
+    results = []
+    for convolve in (lambda v: slices_and_convolution(v, conv, 4), lambda v: shifted_convolution(v, conv, 4)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = block(x.bfloat16() if half else x, convolve)
+        grads = torch.autograd.grad(out.float().pow(2).sum(), [x, conv.weight])
+        results.append([out, *grads])
+        assert out.is_contiguous(memory_format=layout)
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def test_shifted_convolution_keeps_no_second_copy():
+    kept = []
+    conv, x = nn.Conv2d(16, 4, 1, bias=False), torch.randn(8, 16, 6, 6, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.data_ptr()), lambda _: None):
+        shifted_convolution(x, conv, 4)
+    assert set(kept) == {x.data_ptr(), conv.weight.data_ptr()}
+
+
+def test_shifted_convolution_has_the_right_derivative():
+    conv = nn.Conv2d(9, 2, 3, padding=1, stride=2, bias=False).double()
+    x = torch.randn(6, 9, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda v, _: shifted_convolution(v, conv, 3, 4), (x, conv.weight))  # it changes the weight itself
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_shifted_convolution_without_gradient_leaves_its_input(mode):
+    conv = nn.Conv2d(16, 4, 1, bias=False)
+    with mode():
+        x = torch.randn(4, 16, 3, 3)
+        before = x.clone()
+        assert torch.equal(shifted_convolution(x, conv, 4), conv(temporal_shift(x, 4)))
+        assert torch.equal(x, before)
+
+
+def test_what_cannot_be_shifted_in_place_goes_the_plain_way():
+    conv = nn.Conv2d(16, 4, 1, bias=False)
+    seen = []
+    hooked = nn.Conv2d(16, 4, 1, bias=False)
+    hooked.register_forward_hook(lambda *_: seen.append(1))
+    one = torch.randn(1, 16, 1, 1)
+    cases = [
+        (one.expand(4, 16, 3, 3), conv),  # overlapping memory
+        (torch.randn(4, 16, 3, 3), nn.Conv2d(16, 4, 1)),  # with a bias
+        (torch.randn(4, 16, 3, 3), hooked),
+    ]
+    for x, layer in cases:
+        before = x.clone()
+        torch.testing.assert_close(shifted_convolution(x, layer, 4), layer(temporal_shift(x, 4)))
+        assert torch.equal(x, before)
+    assert seen == [1, 1]
+
+
+def test_shifted_network_traces_to_one_graph():
+    trunk = resnet("tiny", width=8)
+    add_temporal_shift(trunk.stages, n_segments=2)
+    x = torch.randn(2, 3, 16, 16)
+    traced = torch.compile(trunk, backend="aot_eager", fullgraph=True)
+    results = []
+    for net in (trunk, traced):
+        out = net(x)
+        results.append([out, *torch.autograd.grad(out.sum(), list(trunk.parameters()))])
+    torch.testing.assert_close(*results)
 
 
 def test_errors_name_the_fix():
