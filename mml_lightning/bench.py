@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mml_lightning import bench_data
+from mml_lightning import bench_data, bench_ensemble
 from mml_lightning.errors import UserError
 
 
@@ -75,6 +75,7 @@ def _size(text: str) -> tuple[int, int]:
 
 BENCHES = {
     "data": Bench(bench_data.HELP, bench_data.declare, bench_data.run),
+    "ensemble": Bench(bench_ensemble.HELP, bench_ensemble.declare, bench_ensemble.run),
     "flow": Bench("engines of optical flow: time per pair and error", _declare_flow, _flow),
 }
 

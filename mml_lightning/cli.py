@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mml_lightning import __version__, bench, flow_command, import_weights, pack_data, score
+from mml_lightning import __version__, bench, ensemble_command, flow_command, import_weights, pack_data, score
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -139,6 +139,9 @@ def _no_arguments(parser: argparse.ArgumentParser) -> None:
 COMMANDS = {
     "bench": Command("measure this machine: engines of optical flow, readers of clips", bench.declare, bench.run),
     "check": Command("read every video of a dataset and say what is wrong with it", _declare_check, _check),
+    "ensemble": Command(
+        "which networks go well together: pairs, triples, sums of ranks", ensemble_command.declare, ensemble_command.run
+    ),
     "flow": Command(
         "compute the flow of a dataset ahead of training, export it as images",
         flow_command.declare,

@@ -124,10 +124,14 @@ class Dump:
         with write_atomically(path, newline="") as handle:
             csv.writer(handle).writerows(rows)
 
+    def rows(self, ids: Sequence[str]) -> Tensor:
+        """Where these videos stand, int64 [len(ids)]."""
+        place = {video: row for row, video in enumerate(self.ids)}
+        return torch.tensor([place[video] for video in ids], dtype=torch.int64)
+
     def take(self, ids: Sequence[str]) -> Dump:
         """The same for some of its videos, in the order of `ids`."""
-        place = {video: row for row, video in enumerate(self.ids)}
-        rows = [place[video] for video in ids]
+        rows = self.rows(ids)
         logits = {peer: value[rows] for peer, value in self.logits.items()}
         return replace(self, ids=tuple(ids), target=self.target[rows], logits=logits)
 
@@ -163,9 +167,18 @@ def load(path: Path) -> Dump:
         raise UserError(f"{path} is no score dump of this program ({type(error).__name__}: {error})") from None
 
 
-def join(dumps: Sequence[Dump], names: Sequence[str]) -> tuple[Dump, dict[str, list[str]]]:
-    """One dump of the peers of several, joined by video id in the order of the first, and {name: ids that this dump has
-    and another lacks}. Peers of one name become `1:rgb`, `2:rgb`, after the place of their dump.
+@dataclass(frozen=True)
+class Common:
+    """The videos that several dumps share: `ids` in the order of the first, their `target`, and `alone`, {name: ids
+    that this dump has and another lacks}."""
+
+    ids: tuple[str, ...]
+    target: Tensor
+    alone: Mapping[str, list[str]]
+
+
+def common(dumps: Sequence[Dump], names: Sequence[str]) -> Common:
+    """What dumps have in common, joined by video id; a label that one does not know is taken from the next.
 
     Raises:
         UserError: classes or labels differ, or no video is in all of them.
@@ -174,26 +187,38 @@ def join(dumps: Sequence[Dump], names: Sequence[str]) -> tuple[Dump, dict[str, l
     for dump, name in zip(dumps[1:], names[1:], strict=True):
         if (dump.classes, dump.multi_label) != (first.classes, first.multi_label):
             raise UserError(f"{names[0]} and {name} have other classes; dumps of one dataset can be joined")
-    common = set(first.ids).intersection(*(dump.ids for dump in dumps[1:]))
-    kept = [video for video in first.ids if video in common]
+    shared = set(first.ids).intersection(*(dump.ids for dump in dumps[1:]))
+    kept = [video for video in first.ids if video in shared]
     if not kept:
         raise UserError(f"no video is in all of {', '.join(names)}; give dumps of one split")
-    taken = [dump.take(kept) for dump in dumps]
-    target = first.take(kept).target
-    for dump, name in zip(taken[1:], names[1:], strict=True):
-        known, told = labelled(target), labelled(dump.target)
-        differ = (target != dump.target).reshape(len(kept), -1).any(dim=1) & known & told
+    target = first.target[first.rows(kept)]
+    for dump, name in zip(dumps[1:], names[1:], strict=True):
+        other = dump.target[dump.rows(kept)]
+        known, told = labelled(target), labelled(other)
+        differ = (target != other).reshape(len(kept), -1).any(dim=1) & known & told
         if differ.any():
             video = kept[int(differ.int().argmax())]
             raise UserError(f"{names[0]} and {name} label video {video} differently; give dumps of one dataset")
-        target = torch.where(known if target.ndim == 1 else known[:, None], target, dump.target)
+        target = torch.where(known if target.ndim == 1 else known[:, None], target, other)
+    alone = {name: [v for v in dump.ids if v not in shared] for dump, name in zip(dumps, names, strict=True)}
+    return Common(tuple(kept), target, {name: ids for name, ids in alone.items() if ids})
+
+
+def join(dumps: Sequence[Dump], names: Sequence[str]) -> tuple[Dump, dict[str, list[str]]]:
+    """One dump of the peers of several, joined by video id in the order of the first, and {name: ids that this dump has
+    and another lacks}. Peers of one name become `1:rgb`, `2:rgb`, after the place of their dump.
+
+    Raises:
+        UserError: classes or labels differ, or no video is in all of them.
+    """
+    shared = common(dumps, names)
+    taken = [dump.take(shared.ids) for dump in dumps]
     peers = [peer for dump in dumps for peer in dump.logits]
     logits = {
         (peer if peers.count(peer) == 1 else f"{number}:{peer}"): value
         for number, dump in enumerate(taken, start=1)
         for peer, value in dump.logits.items()
     }
-    alone = {name: [v for v in dump.ids if v not in common] for dump, name in zip(dumps, names, strict=True)}
     unreadable = {video: reason for dump in dumps for video, reason in dump.unreadable.items()}
-    joined = replace(taken[0], target=target, logits=logits, unreadable=unreadable)
-    return joined, {name: ids for name, ids in alone.items() if ids}
+    joined = replace(taken[0], target=shared.target, logits=logits, unreadable=unreadable)
+    return joined, dict(shared.alone)

@@ -30,7 +30,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ap", help="average precision: grouped, or sequential (the official rule of Charades)")
     parser.add_argument("--empty-class", help="a class without a video: drop, nan or zero")
     parser.add_argument(
-        "--weights", type=_weights, metavar="rgb=1,flow=2", help="of the peers in the ensemble; 1 if not named"
+        "--weights", type=weights_of, metavar="rgb=1,flow=2", help="of the peers in the ensemble; 1 if not named"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics, as result.json holds them")
     parser.add_argument("--per-class", type=Path, metavar="FILE", help="also write a CSV with a line per class")
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
     if (args.submission is None) != (args.out is None):
         raise UserError("--submission FORMAT and --out FILE go together")
-    files = [_file(path, args.split) for path in args.dumps]
+    files = [dump_file(path, args.split) for path in args.dumps]
     dump, alone = dumps.join([dumps.load(file) for file in files], [str(file) for file in files])
     dump = _configured(dump, args)
     measured = dump.metrics()
@@ -68,11 +68,12 @@ def run(args: argparse.Namespace) -> None:
         _submit(dump, args.submission, args.peer, args.out)
 
 
-def _weights(text: str) -> dict[str, float]:
+def weights_of(text: str) -> dict[str, float]:
+    """rgb=1,flow=2 as a dictionary; a ValueError is the parser's to tell."""
     return {name: float(value) for name, _, value in (part.rpartition("=") for part in text.split(","))}
 
 
-def _file(path: Path, split: str) -> Path:
+def dump_file(path: Path, split: str) -> Path:
     """The dump that `path` is or, as a run directory, holds."""
     if not path.is_dir():
         return path
@@ -119,13 +120,13 @@ def _header(dump: Dump) -> list[str]:
 
 def _left_out(dump: Dump, alone: Mapping[str, Sequence[str]]) -> list[str]:
     """What the numbers do not cover."""
-    lines = [f"not in every dump, left out: {_some(ids)} of {name}" for name, ids in alone.items()]
+    lines = [f"not in every dump, left out: {some(ids)} of {name}" for name, ids in alone.items()]
     if dump.unreadable:
-        lines.append(f"without scores in the run: {_some(sorted(dump.unreadable))}")
+        lines.append(f"without scores in the run: {some(sorted(dump.unreadable))}")
     return [*lines, *dump.notes()]
 
 
-def _some(ids: Sequence[str]) -> str:
+def some(ids: Sequence[str]) -> str:
     named = ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")
     return f"{len(ids)} video{'' if len(ids) == 1 else 's'} ({named})"
 

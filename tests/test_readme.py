@@ -21,7 +21,7 @@ from tests.tiny import charades
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| ([^|]+) \| `([^`]+)` \|$", README, re.MULTILINE)
-COMMANDS = 27
+COMMANDS = 28
 DEMO_ONLY = ("data.videos.", "data.root=")
 
 
@@ -103,6 +103,9 @@ def filled(word: str, demo: Path, root: Path) -> str:
     word = word.replace("/data/ssv2", str(demo / "data")).replace("/data/charades", str(root / "charades"))
     if "<run>" in word:
         word = word.replace("multirun/single/<run>", str(runs[0]))
+    if "<run of flow>" in word:
+        flow = sorted((root / "multirun" / "single").glob("*_ce_flow_from_scratch"))
+        word = word.replace("multirun/single/<run of flow>", str(flow[0]))
     if "<sweep>" in word:
         word = word.replace("multirun/sweep/<sweep>", str(tables[-1].parent))  # the one with most to tell
     if word in ("<row A>", "<row B>"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from mml_lightning.report.table import Cell, Table
@@ -66,15 +67,9 @@ def caption(table: Table) -> list[str]:
 
 
 def markdown(table: Table) -> str:
-    """A pipe table, padded so that it reads well in a terminal too."""
+    """The table, its notes, and the runs that did not complete."""
     columns = layout(table)
-    lines = [[_cell(c.header) for c in columns], *([_cell(display(row, c)) for c in columns] for row in table.rows)]
-    widths = [max(3, *map(len, texts)) for texts in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    text = "".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |\n"
-        for line in lines
-    )
+    text = pipes([[c.header for c in columns], *([display(row, c) for c in columns] for row in table.rows)])
     text += "\n" + "\n".join(f"- {_cell(line)}" for line in caption(table)) + "\n"
     if table.problems:
         text += "\nRuns that did not complete:\n\n"
@@ -82,6 +77,17 @@ def markdown(table: Table) -> str:
             f"- `{p['path']}`: {_cell(': '.join(filter(None, (p['status'], p['error']))))}\n" for p in table.problems
         )
     return text
+
+
+def pipes(lines: Sequence[Sequence[str]]) -> str:
+    """A pipe table of its head and its rows, padded so that it reads well in a terminal too."""
+    cells = [[_cell(text) for text in line] for line in lines]
+    widths = [max(3, *map(len, texts)) for texts in zip(*cells, strict=True)]
+    cells.insert(1, ["-" * width for width in widths])
+    return "".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |\n"
+        for line in cells
+    )
 
 
 def _cell(text: str) -> str:

@@ -1,0 +1,426 @@
+"""Ensembles of networks from their score dumps, enumerated and compared on one set of videos.
+
+    rows = enumerate_ensembles({"rgb": [Member("ce", dump), ..], "flow": [Member("ml", other), ..]}).rows
+
+Legend: N videos, V views, K classes. Videos are joined by id, never by position. All numbers are percent but `q`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mml_lightning.data.threads import one_thread
+from mml_lightning.dumps import Common, Dump, common
+from mml_lightning.errors import UserError
+from mml_lightning.metrics import Scoring, by_class, labelled, mean_average_precision, pool_views
+from mml_lightning.metrics import ensembles as arithmetic
+from mml_lightning.metrics.ensembles import Members
+from mml_lightning.metrics.pooling import LOG_HALF
+
+BLOCK = 128  # videos whose scores are in float64 at a time
+SHOWN = 3  # ids named in a message
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network that can be part of an ensemble.
+
+    Args:
+        name: unique among the members.
+        dump: its scores.
+        peer: which of the dump's peers it is; None where there is one.
+        group: what it is one of, such as its modality.
+        held_out: scores of the same peer on other videos, for searching weights.
+
+    Raises:
+        UserError: the dump has no such peer, or several to choose from.
+    """
+
+    name: str
+    dump: Dump
+    peer: str | None = None
+    group: str = ""
+    held_out: Dump | None = None
+
+    def __post_init__(self) -> None:
+        have = list(self.dump.logits)
+        if self.peer is None and len(have) > 1:
+            raise UserError(f"{self.name} has the peers {', '.join(have)}; say which one is meant")
+        if self.peer is not None and self.peer not in have:
+            raise UserError(f"{self.name} has no peer {self.peer}; it has {', '.join(have)}")
+
+    @property
+    def logits(self) -> Tensor:
+        """float32 [N, V, K]."""
+        return self.dump.logits[self.peer or next(iter(self.dump.logits))]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One ensemble, or one network alone.
+
+    Args:
+        members: names.
+        weights: in the same order, summing to 1.
+        metrics: as :func:`mml_lightning.metrics.measure` names them, without the loss.
+        gain: over the best of its members, in the metric that rows are sorted by.
+        oracle: one label: videos that at least one member has right. Several: the mean over classes of the average
+            precision of the member that is best at it.
+        disagreement: decisions where exactly one of two members is right, mean over the pairs; None for one network.
+        q: Yule's Q of two members' being right, mean over the pairs: 1 for the same mistakes, 0 for independent ones.
+    """
+
+    members: tuple[str, ...]
+    weights: tuple[float, ...]
+    metrics: Mapping[str, float]
+    gain: float = 0.0
+    oracle: float | None = None
+    disagreement: float | None = None
+    q: float | None = None
+
+
+@dataclass(frozen=True)
+class Ensembles:
+    """What :func:`measure_ensembles` found.
+
+    Args:
+        metric: which one `gain` and the order are about.
+        scoring: how scores came about.
+        videos: how many the numbers are about.
+        singles: each network alone, in the order given.
+        rows: the ensembles, best first; of equals in the order given.
+        rank_sums: {name: sum of its ensembles' positions}, see :func:`mml_lightning.metrics.ensembles.rank_sums`.
+        groups: {name: group}.
+        disagreement, q: of every two networks, in the order of `singles`; see :class:`Row`.
+        missing: {name: ids that it lacks and another has}: in no number.
+        searched: how many videos the weights were searched on; 0: they were not.
+        notes: what else a reader should know.
+    """
+
+    metric: str
+    scoring: Scoring
+    videos: int
+    singles: list[Row]
+    rows: list[Row]
+    rank_sums: dict[str, float]
+    groups: dict[str, str]
+    disagreement: list[list[float]]
+    q: list[list[float]]
+    missing: Mapping[str, list[str]] = field(default_factory=dict)
+    searched: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def enumerate_ensembles(groups: Mapping[str, Sequence[Member]], **options: Any) -> Ensembles:
+    """Every ensemble that has one member of each group: RGB x Flow, RGB x Flow x Diff. Options are those of
+    :func:`measure_ensembles`.
+
+    Raises:
+        UserError: as there, or a group without a member.
+    """
+    for name, members in groups.items():
+        if not members:
+            raise UserError(f"group {name} has no member; give it at least one score dump")
+    flat = [replace(member, group=name) for name, members in groups.items() for member in members]
+    return measure_ensembles(flat, one_per_group([member.group for member in flat]), **options)
+
+
+def one_per_group(groups: Sequence[str]) -> list[Members]:
+    """All choices of one member of each group; `groups` holds the group of every member."""
+    sets = [[place for place, other in enumerate(groups) if other == group] for group in dict.fromkeys(groups)]
+    return list(itertools.product(*sets))
+
+
+def subsets(count: int, sizes: Sequence[int]) -> list[Members]:
+    """All choices of so many of `count` members, for each of the `sizes`."""
+    return [chosen for size in sizes for chosen in itertools.combinations(range(count), size)]
+
+
+def measure_ensembles(
+    members: Sequence[Member],
+    ensembles: Sequence[Members],
+    *,
+    metric: str | None = None,
+    scoring: Scoring | None = None,
+    weights: Mapping[str, float] | None = None,
+    search: str | None = None,
+    fold: float = 0.5,
+    intersect: bool = False,
+    advance: Callable[[], None] = lambda: None,
+) -> Ensembles:
+    """Measure ensembles of members, given as places in `members`.
+
+    Args:
+        metric: to sort by; default `top1`, or `map` with several labels per video.
+        scoring: default: that of the first dump.
+        weights: {name of a member or of a group: weight}; 1 where nothing is named.
+        search: search each ensemble's weights: "val" on the members' `held_out` dumps, "fold" on a share of the videos,
+            chosen by a hash of their ids, which is then in no number.
+        fold: that share.
+        intersect: compare on the videos that all have scores for, where some lack some.
+        advance: called once per ensemble whose weights were searched.
+
+    Raises:
+        UserError: two members of one name, classes or labels differ, videos are missing and `intersect` is off, an
+            unknown metric, weight or way to search, or no video that is labelled.
+    """
+    names = _unique_names(members)
+    scoring = scoring or members[0].dump.scoring
+    joined = _join(members, intersect)
+    shares = _shares(members, weights)
+    searched: list[list[float]] | None = None
+    used = 0
+    if search is not None:
+        other, joined = _held_out(members, joined, search, fold)
+        used = len(other.ids)
+        with one_thread():
+            searched = _search(other, ensembles, scoring, advance)
+    with one_thread():  # many small steps: threads would wait for each other
+        singles, rows, apart, q = _measure(joined, ensembles, shares, searched, scoring)
+    metric = _metric(metric, singles[0].metrics, joined.multi_label)
+    rows = [_with_gain(row, singles, metric) for row in rows]
+    sums = arithmetic.rank_sums([row.metrics[metric] for row in rows], ensembles, len(members))
+    return Ensembles(
+        metric=metric,
+        scoring=scoring,
+        videos=len(joined.ids),
+        singles=singles,
+        rows=sorted(rows, key=lambda row: -row.metrics[metric]),
+        rank_sums=dict(zip(names, sums, strict=True)),
+        groups={member.name: member.group for member in members},
+        disagreement=apart.tolist(),
+        q=q.tolist(),
+        missing=joined.missing,
+        searched=used,
+        notes=joined.notes,
+    )
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """Members on common videos: `rows` [N] say where these stand in the dump of each."""
+
+    members: Sequence[Member]
+    ids: tuple[str, ...]
+    target: Tensor
+    rows: list[Tensor]
+    missing: Mapping[str, list[str]]
+    notes: list[str]
+
+    @property
+    def multi_label(self) -> bool:
+        return self.target.ndim == 2
+
+    def keep(self, places: Tensor) -> _Joined:
+        ids = tuple(self.ids[place] for place in places.tolist())
+        return replace(self, ids=ids, target=self.target[places], rows=[rows[places] for rows in self.rows])
+
+    def scores(self, which: Sequence[int], part: slice, scoring: Scoring) -> Tensor:
+        """What is averaged, float64 [len(which), n, K]: with one label probabilities or log-probabilities (which are
+        logits to a softmax), with several log-sigmoids."""
+        logits = [self.members[m].logits[self.rows[m][part]] for m in which]
+        pooled = torch.stack([pool_views(each, scoring.pooling, self.multi_label) for each in logits])
+        return pooled.exp_() if scoring.ensemble == "probs" and not self.multi_label else pooled
+
+    def blocks(self, which: Sequence[int], scoring: Scoring) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self.ids), BLOCK):
+            part = slice(start, start + BLOCK)
+            yield self.scores(which, part, scoring), self.target[part]
+
+
+def _join(members: Sequence[Member], intersect: bool) -> _Joined:
+    """Raises:
+    UserError: as :func:`measure_ensembles`.
+    """
+    names = [member.name for member in members]
+    # a video that a network has not seen (its modality is absent) is none that ensembles can be compared on
+    seen = [~member.logits.isnan().flatten(1).any(dim=1) for member in members]
+    whole = [
+        replace(
+            member.dump,
+            logits={},
+            ids=tuple(itertools.compress(member.dump.ids, mask.tolist())),
+            target=member.dump.target[mask],
+        )
+        for member, mask in zip(members, seen, strict=True)
+    ]
+    shared = common(whole, names)
+    missing = _missing(whole, names, shared)
+    if missing and not intersect:
+        told = "; ".join(f"{name} lacks {_some(ids)}" for name, ids in missing.items())
+        raise UserError(f"{told}; --intersect compares on the {len(shared.ids)} videos that all of them have")
+    known = labelled(shared.target)
+    notes = [] if known.all() else [f"{int((~known).sum())} videos have no known label: in no number"]
+    if not known.any():
+        raise UserError("no video has a known label: there is nothing to compare; mml score writes submissions")
+    rows = [member.dump.rows(shared.ids) for member in members]
+    joined = _Joined(members, shared.ids, shared.target, rows, missing, notes)
+    return joined.keep(known.nonzero().squeeze(1))
+
+
+def _missing(dumps: Sequence[Dump], names: Sequence[str], shared: Common) -> dict[str, list[str]]:
+    """{name: ids that it lacks and another has}."""
+    every = list(dict.fromkeys(video for dump in dumps for video in dump.ids))
+    if len(every) == len(shared.ids):
+        return {}
+    found = {}
+    for dump, name in zip(dumps, names, strict=True):
+        own = set(dump.ids)
+        lacking = [video for video in every if video not in own]
+        if lacking:
+            found[name] = lacking
+    return found
+
+
+def _some(ids: Sequence[str]) -> str:
+    return f"{len(ids)} video{'' if len(ids) == 1 else 's'} ({', '.join(ids[:SHOWN])}{', ...' * (len(ids) > SHOWN)})"
+
+
+def _shares(members: Sequence[Member], weights: Mapping[str, float] | None) -> list[float]:
+    """A weight per member.
+
+    Raises:
+        UserError: a weight of nobody, or one that is negative or not finite.
+    """
+    weights = weights or {}
+    known = {member.name for member in members} | {member.group for member in members}
+    for name, weight in weights.items():
+        if name not in known:
+            raise UserError(f"weights name {name}; the members are {', '.join(m.name for m in members)}")
+        if not 0 < weight < float("inf"):
+            raise UserError(f"weight {name}={weight:g} must be a finite number above 0; to weigh nothing leave it out")
+    return [weights.get(member.name, weights.get(member.group, 1.0)) for member in members]
+
+
+def in_fold(video: str, share: float) -> bool:
+    """Whether a video belongs to the searched share: by a hash of its id, so that it does in every run and dump."""
+    digest = hashlib.sha256(video.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def _held_out(members: Sequence[Member], joined: _Joined, search: str, fold: float) -> tuple[_Joined, _Joined]:
+    """The videos to search on, and those to report.
+
+    Raises:
+        UserError: unknown way, no or bad held-out videos.
+    """
+    if search == "fold":
+        mask = torch.tensor([in_fold(video, fold) for video in joined.ids])
+        parts = joined.keep(mask.nonzero().squeeze(1)), joined.keep((~mask).nonzero().squeeze(1))
+        if not all(len(part.ids) for part in parts):
+            raise UserError(f"a fold of {fold:g} of {len(mask)} videos leaves none on one side; choose another")
+        return parts
+    if search != "val":
+        raise UserError(f"search={search} is unknown; use val or fold")
+    lacking = next((member.name for member in members if member.held_out is None), None)
+    if lacking is not None:
+        raise UserError(f"{lacking} has no scores of val to search weights on; use --search fold")
+    others = [replace(member, dump=member.held_out) for member in members]  # type: ignore[arg-type]
+    held = _join(others, intersect=True)
+    both = set(held.ids) & set(joined.ids)
+    if both:
+        raise UserError(f"{_some(sorted(both))} would be searched on and reported; use --search fold")
+    return held, joined
+
+
+def _search(
+    held: _Joined, ensembles: Sequence[Members], scoring: Scoring, advance: Callable[[], None]
+) -> list[list[float]]:
+    found = []
+    for chosen in ensembles:
+        blocks = [scores for scores, _ in held.blocks(chosen, scoring)]
+        scores = torch.cat(blocks, dim=1)
+        found.append(arithmetic.search_weights(scores, held.target, held.multi_label, scoring)[0])
+        advance()
+    return found
+
+
+def _measure(
+    joined: _Joined,
+    ensembles: Sequence[Members],
+    shares: Sequence[float],
+    searched: Sequence[Sequence[float]] | None,
+    scoring: Scoring,
+) -> tuple[list[Row], list[Row], Tensor, Tensor]:
+    """Each member alone, the ensembles in the order given (without gains), disagreement and Q of every two members."""
+    alone: list[Members] = [(place,) for place in range(len(joined.members))]
+    numbers = _several_labels if joined.multi_label else _one_label
+    metrics, right, oracle = numbers(joined, alone if searched else [*alone, *ensembles], shares, scoring)
+    for chosen, given in zip(ensembles, searched or (), strict=False):
+        part = replace(joined, members=[joined.members[m] for m in chosen], rows=[joined.rows[m] for m in chosen])
+        metrics += numbers(part, [tuple(range(len(chosen)))], given, scoring)[0]
+    weights = [*alone, *(searched or [[shares[m] for m in chosen] for chosen in ensembles])]
+    apart, q = 100 * arithmetic.disagreement(right), arithmetic.q_statistic(right)
+    rows = []
+    for place, (chosen, values) in enumerate(zip([*alone, *ensembles], metrics, strict=True)):
+        own = weights[place] if place >= len(alone) else (1.0,)
+        pairs = list(itertools.combinations(chosen, 2))
+        rows.append(
+            Row(
+                members=tuple(joined.members[m].name for m in chosen),
+                weights=tuple(weight / sum(own) for weight in own),
+                metrics=values,
+                oracle=oracle(chosen),
+                disagreement=_mean([float(apart[pair]) for pair in pairs]),
+                q=_mean([float(q[pair]) for pair in pairs]),
+            )
+        )
+    return rows[: len(alone)], rows[len(alone) :], apart, q
+
+
+Numbers = tuple[list[dict[str, float]], Tensor, Callable[[Members], float]]
+"""Metrics of each ensemble, which decisions each member has right (bool [M, ..]), and the oracle of an ensemble."""
+
+
+def _one_label(joined: _Joined, ensembles: Sequence[Members], shares: Sequence[float], scoring: Scoring) -> Numbers:
+    blocks = joined.blocks(range(len(joined.members)), scoring)
+    measured = arithmetic.measure_single_label(blocks, ensembles, shares)
+    right = measured.right
+    return measured.metrics, right, lambda chosen: 100 * float(right[list(chosen)].any(dim=0).double().mean())
+
+
+def _several_labels(
+    joined: _Joined, ensembles: Sequence[Members], shares: Sequence[float], scoring: Scoring
+) -> Numbers:
+    blocks = [scores for scores, _ in joined.blocks(range(len(joined.members)), scoring)]
+    scores = list(torch.cat(blocks, dim=1))
+    metrics = arithmetic.measure_multi_label(scores, joined.target, ensembles, scoring, shares)
+    right = torch.stack([((each > LOG_HALF) == (joined.target > 0)).flatten() for each in scores])
+    named = {str(place): each for place, each in enumerate(scores)}
+    precision = torch.stack(list(by_class(named, joined.target, True, scoring)[1].values()))  # [M, K]
+    return (
+        metrics,
+        right,
+        lambda chosen: mean_average_precision(precision[list(chosen)].amax(dim=0), scoring.empty_class),
+    )
+
+
+def _unique_names(members: Sequence[Member]) -> list[str]:
+    names = [member.name for member in members]
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise UserError(f"two members are called {doubled}; give them names: NAME=FILE")
+    return names
+
+
+def _metric(wanted: str | None, have: Mapping[str, float], multi_label: bool) -> str:
+    metric = wanted or ("map" if multi_label else "top1")
+    if metric not in have:
+        raise UserError(f"metric {metric} is unknown here; use one of {', '.join(have)}")
+    return metric
+
+
+def _with_gain(row: Row, singles: Sequence[Row], metric: str) -> Row:
+    best = max(single.metrics[metric] for single in singles if single.members[0] in row.members)
+    return replace(row, gain=row.metrics[metric] - best)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
