@@ -26,6 +26,7 @@ from mml_lightning.modalities import Modality
 from mml_lightning.nodes import plain
 from mml_lightning.norms import NormSettings
 from mml_lightning.objectives.graph import Objective
+from mml_lightning.step import StepSettings
 from mml_lightning.weights import Alias, Origin
 
 # What the command that makes an origin does not take over from the command that needs it.
@@ -250,6 +251,15 @@ def norms(cfg: DictConfig) -> NormSettings:
         UserError: a value of `batch_norm` is unknown or contradicts another.
     """
     return NormSettings(**plain(cfg.batch_norm))
+
+
+def step(cfg: DictConfig) -> StepSettings:
+    """How networks are computed.
+
+    Raises:
+        UserError: a value of `step` is unknown.
+    """
+    return StepSettings(**plain(cfg.step))
 
 
 def objective(cfg: DictConfig, names: Sequence[str]) -> Objective:

@@ -148,7 +148,8 @@ class Cohort(pl.LightningModule):
             with torch.set_grad_enabled(name not in self.frozen):
                 outputs[name] = peer(modality(clips[modality.name]).to(self.dtype))
         epoch = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
-        terms = self.objective(outputs, batch["target"], self._present(batch), epoch)
+        present = None if batch.get("complete") else self._present(batch)
+        terms = self.objective(outputs, batch["target"], present, epoch)
         size = len(batch["index"])
         for name, peer_terms in terms.items():
             for term, value in peer_terms.items():

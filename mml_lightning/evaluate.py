@@ -154,6 +154,7 @@ def scoring_cohort(cfg: DictConfig, entries: Entries, chosen: Mapping[str, Modal
             log.warning(
                 "%s was trained with %s segments, it is measured with %s", name, trained, cfg.sampling.num_segments
             )
+    build.step(cfg).apply(nets)
     return Cohort(
         peers=nets,
         modalities=chosen,

@@ -9,6 +9,7 @@ the device.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -116,5 +117,11 @@ class Modality:
 
 
 def _per_channel(values: list[float], clip: Tensor, like: Tensor) -> Tensor:
-    repeats = clip.shape[-3] // len(values)
-    return torch.tensor(list(values) * repeats, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+    return _column(tuple(values) * (clip.shape[-3] // len(values)), like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=64)  # a copy to a GPU in every step would make the host wait for it
+def _column(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[C, 1, 1], usable in and out of inference mode."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)

@@ -20,8 +20,13 @@ def describe(
     objective: Objective,
     parameters: Mapping[str, int],
     provenance: Mapping[str, Mapping[str, Any]],
+    computed: str = "",
 ) -> list[str]:
-    """One line per noun of the run."""
+    """One line per noun of the run.
+
+    Args:
+        computed: how the networks are computed, see :meth:`mml_lightning.step.StepSettings.apply`.
+    """
     lines = {
         "run": f"{cfg.name}, seed {cfg.seed}",
         "graph": draw_graph(objective),
@@ -32,7 +37,7 @@ def describe(
         "training": _training(cfg, len(data.splits["train"])),
         "views": _views(cfg),
         "device": f"{cfg.trainer.accelerator} x {cfg.trainer.devices}, {cfg.trainer.precision}, "
-        f"{_count(torch.get_num_threads(), 'thread')}",
+        f"{_count(torch.get_num_threads(), 'thread')}" + (f", {computed}" if computed else ""),
         "output": str(cfg.paths.output_dir),
     }
     return [f"{key:<9} {value}" for key, value in lines.items()]

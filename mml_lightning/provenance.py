@@ -41,6 +41,7 @@ COSMETIC = (
     "views",
     "metrics",
     "experiment",
+    "step",
 )
 COSMETIC_DATA = (
     *("reader", "root", "index", "videos", "workers", "eval_batch_size", "max_bad_share", "quarantine"),
@@ -49,7 +50,7 @@ COSMETIC_DATA = (
 COSMETIC_TRAINER = ("accelerator", "num_threads", "limit_test_batches", "limit_val_batches")
 COPY = re.compile(r"_\d+$")  # ends the names of further networks of a modality
 # What a resumed run may change: how long it trains and on which machine.
-RESUMABLE = ("schedule", "trainer", "flow", "init")
+RESUMABLE = ("schedule", "trainer", "flow", "init", "step")
 
 
 def export(cfg: DictConfig, cohort: Cohort, provenance: Mapping[str, Any], result: RunResult) -> None:

@@ -84,6 +84,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         datasets.pop("test", None)  # its flow would be computed for nothing
     nets, origins = build.peers(cfg, specs, data)
     cohort = build.cohort(cfg, specs, nets, origins, data)
+    computed = build.step(cfg).apply(nets)
     checkpoint = resumed_checkpoint(cfg)
     if checkpoint is not None:
         provenance.check_resumed_data(Path(cfg.resume), data)
@@ -93,7 +94,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     build_data.check_batch(cfg, data, trainer.world_size)
     norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
-    say(plan.describe(cfg, data, cohort.objective, sizes, origins))
+    say(plan.describe(cfg, data, cohort.objective, sizes, origins, computed))
     with open_result(cfg, overrides, data, cohort, origins) as result:
         video = VideoData(datasets, build_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
         metrics, measured = fit_and_measure(cfg, trainer, cohort, video, checkpoint)

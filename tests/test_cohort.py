@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from mml_lightning.backbones import freeze_batch_norm, tsm_resnet
@@ -257,6 +258,38 @@ def test_views_are_scored_one_by_one(tmp_path):
         for view, one in enumerate((clip, clip.flip(2), clip.flip(-1))):
             expected = cohort({"rgb": one.flatten(0, 1)})["rgb"].logits["label"].float()
             torch.testing.assert_close(logits[:, view], expected)
+
+
+class Asked(TorchDispatchMode):
+    """Counts what makes the host wait for a device: values that are read from tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.values += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_nothing_from_the_device(tmp_path):
+    cohort = make_cohort({"rgb": RGB, "flow": FLOW}, MUTUAL)
+    step, clip, asked = cohort.training_step, cohort.configure_gradient_clipping, Asked()
+
+    def watched(call: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with asked:
+                return call(*args, **kwargs)
+
+        return run
+
+    cohort.training_step, cohort.configure_gradient_clipping = watched(step), watched(clip)
+    trainer = pl.Trainer(max_epochs=1, default_root_dir=tmp_path, **QUIET)
+    trainer.fit(cohort, DataLoader([batch | {"complete": True} for batch in batches()], batch_size=None))
+    assert trainer.global_step == 3 and asked.values == 0
+    with asked:
+        bool(torch.ones(1).all())
+    assert asked.values == 1
 
 
 def test_modes_are_those_of_training_after_construction():

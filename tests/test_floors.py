@@ -46,6 +46,7 @@ FLOORS = {
     "callbacks": 2,
     "norms": 2,
     "loaders": 2,
+    "step": 2,
     "build": 3,
     "build_data": 3,
     "bench_data": 3,

@@ -2,6 +2,7 @@
 
 from mml_lightning.backbones.batch_norm import freeze_batch_norm
 from mml_lightning.backbones.cost import Cost, cost, parameter_count
+from mml_lightning.backbones.execution import checkpoint_blocks, set_memory_format
 from mml_lightning.backbones.inflate import Inflated, inflate_state
 from mml_lightning.backbones.mobilenet_v2 import MobileNetV2
 from mml_lightning.backbones.non_local import NonLocal
@@ -27,6 +28,7 @@ __all__ = [
     "ResNet3d",
     "TemporalShift",
     "add_temporal_shift",
+    "checkpoint_blocks",
     "cost",
     "freeze_batch_norm",
     "imagenet_weights",
@@ -36,6 +38,7 @@ __all__ = [
     "rebuild",
     "resnet",
     "resnet3d",
+    "set_memory_format",
     "temporal_shift",
     "tsm_mobilenet_v2",
     "tsm_resnet",

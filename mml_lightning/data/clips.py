@@ -229,7 +229,8 @@ def keyed_generator(seed: int, epoch: int, record: str, purpose: str) -> np.rand
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Samples to a batch of clips {m: uint8 [B, V, T, C, H, W]}, present {m: [B]}, target {head: [B] or [B, K]},
-    index [B], id and failures.
+    index [B], id and failures; complete, whether every sample has every modality: told here, on the host, so that no
+    step has to ask the device for it.
 
     Samples that could not be read in evaluation carry no clips: they are listed under `failures` only, so that a batch
     can be shorter than asked, or empty.
@@ -241,5 +242,6 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if good:
         batch["clips"] = {m: torch.stack([s["clips"][m] for s in good]) for m in good[0]["clips"]}
         batch["present"] = {m: torch.tensor([s["present"][m] for s in good]) for m in good[0]["present"]}
+        batch["complete"] = all(all(s["present"].values()) for s in good)
         batch["target"] = {head: torch.stack([s["target"][head] for s in good]) for head in good[0]["target"]}
     return batch
