@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mml_lightning import __version__, bench, ensemble_command, flow_command, import_weights, pack_data, score
+from mml_lightning import (
+    __version__,
+    bench,
+    ensemble_command,
+    flow_command,
+    graph_command,
+    import_weights,
+    pack_data,
+    score,
+)
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -146,6 +155,11 @@ COMMANDS = {
         "compute the flow of a dataset ahead of training, export it as images",
         flow_command.declare,
         lambda args: flow_command.run(args, _compose),
+    ),
+    "graph": Command(
+        "draw who teaches whom in a stage",
+        graph_command.declare,
+        lambda args: graph_command.run(args, _compose),
     ),
     "import": Command(
         "weights of other projects (TSM, SlowFast, ..) to a zoo file",

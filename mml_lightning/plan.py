@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from mml_lightning.data.images import frames_reader
 from mml_lightning.data.records import Dataset
 from mml_lightning.norms import NormSettings
+from mml_lightning.objectives import drawing
 from mml_lightning.objectives.graph import Objective
 
 
@@ -29,7 +30,7 @@ def describe(
     """
     lines = {
         "run": f"{cfg.name}, seed {cfg.seed}",
-        "graph": draw_graph(objective),
+        "graph": drawing.one_line(objective),
         "peers": ", ".join(f"{p} ({n / 1e6:.2f} M, {_origin(provenance[p])})" for p, n in parameters.items()),
         "backbone": ", ".join(filter(None, (cfg.backbone.name, NormSettings(**cfg.batch_norm).describe()))),
         "data": _data(cfg, data),
@@ -41,18 +42,6 @@ def describe(
         "output": str(cfg.paths.output_dir),
     }
     return [f"{key:<9} {value}" for key, value in lines.items()]
-
-
-def draw_graph(objective: Objective) -> str:
-    """labels -> rgb, flow;  rgb <- flow (kl);  flow <- rgb (kl)"""
-    learners = [peer for peer in objective.peers if peer not in objective.frozen]
-    told = [f"{peer}'s head" if peer in objective.headed else peer for peer in learners]
-    parts = [f"labels -> {', '.join(told)}"] if objective.supervised_weight else []
-    for edge in objective.edges:
-        weight = "" if edge.weight == 1 else f"{edge.weight:g} "
-        parts.append(f"{edge.student} <- {'+'.join(edge.teachers)} ({weight}{edge.term})")
-    frozen = [peer for peer in objective.peers if peer in objective.frozen]
-    return "; ".join(parts + ([f"frozen: {', '.join(frozen)}"] if frozen else []))
 
 
 def describe_failures(failures: Sequence[tuple[str, str]], what: str) -> str:

@@ -72,6 +72,7 @@ FLOORS = {
     "cli": 4,
     "score": 4,
     "ensemble_command": 4,
+    "graph_command": 4,
     "bench": 4,
     "flow_command": 4,
     "__main__": 4,

@@ -192,6 +192,16 @@ def options_of(lesson: str) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
+def default_options(lesson: str) -> dict[str, Any]:
+    """{option: its usual value} of a lesson.
+
+    Raises:
+        ValueError: unknown lesson.
+    """
+    parameters = inspect.signature(LESSONS[lesson]).parameters if options_of(lesson) else {}
+    return {name: parameters[name].default for name in options_of(lesson)}
+
+
 def check_options(lesson: str, options: Mapping[str, Any]) -> None:
     """Try the lesson once, so that a wrong option is found before training and not at its first step.
 

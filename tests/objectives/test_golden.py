@@ -11,6 +11,7 @@ import torch
 
 from mml_lightning.objectives import Objective, kl_divergence
 from mml_lightning.objectives.graph import total
+from mml_lightning.objectives.lessons import LESSONS
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "vectors" / "objectives.json").read_text())
 MUTUAL = [{"students": "all", "teachers": "others"}]
@@ -79,6 +80,34 @@ def test_multi_label_values_of_the_paper_by_hand():
 def test_total_is_the_sum_of_all_terms_of_all_peers():
     terms = Objective(["a", "b"], MUTUAL)(outputs(a=logits("z1"), b=logits("z2")), {"label": torch.tensor(GOLDEN["y"])})
     close(total(terms), sum(GOLDEN["ce"][:2]) + sum(GOLDEN["kl_two"]))
+
+
+@pytest.mark.parametrize("name", GOLDEN["lessons"])
+def test_lessons(name):
+    """By their published formulas in plain arithmetic: z1 is the student, its logits and features alike, z2 the teacher;
+    angles need a third sample (z3)."""
+    lesson, *words = name.split()
+    options = {word: words[i + 1] for i, word in enumerate(words) if word in ("reduction", "site")}
+    options |= {"standardise": True} if "standardise" in words else {}
+    options |= {"temperature": float(words[1])} if "temperature" in words else {}
+    student, teacher, labels = logits("z1"), logits("z2"), torch.tensor(GOLDEN["y"])
+    if lesson == "relational":
+        third = logits("z3")
+        student, teacher = torch.cat([student, third[:1]]), torch.cat([teacher, third[1:]])
+        labels = torch.tensor([*GOLDEN["y"], 0])
+    places = torch.tensor([[1.0, 2.0], [1.0, 1.0], [1.0, 0.5]])  # a feature map of two places
+    outputs = [
+        SimpleNamespace(
+            logits={"label": z},
+            features={"pooled": z, "map": (z[:, None, :, None, None] * places[None, None, :, None])},
+        )
+        for z in (student, teacher)
+    ]
+    close(LESSONS[lesson](outputs[0], outputs[1:], "label", labels, **options), GOLDEN["lessons"][name])
+
+
+def test_every_lesson_has_a_golden_value():
+    assert {name.split()[0] for name in GOLDEN["lessons"]} | {"kl"} == set(LESSONS)
 
 
 def test_every_golden_value_is_used():
