@@ -12,7 +12,7 @@ from mml_lightning import arguments
 def main(cfg: DictConfig) -> None:
     from mml_lightning import pipeline, run  # torch is imported here, so that --help is instant
 
-    run.job(cfg, pipeline.pipeline if cfg.pipeline.steps else run.stage)
+    run.job(cfg, pipeline.pipeline if pipeline.is_pipeline(cfg) else run.stage)
 
 
 if __name__ == "__main__":

@@ -31,10 +31,11 @@ from mml_lightning.weights import Alias, Origin
 
 # What the command that makes an origin does not take over from the command that needs it.
 OWN = re.compile(
-    r"\+?(stage|modality|init|objective|pipeline|experiment|name|tags|resume|seed|hydra)\b(?!\.(base|file)\b)"
+    r"\+?(stage|modality|init|objective|pipeline|experiment|catalogue|name|tags|resume|seeds?|repeat|hydra)\b(?!\.(base|file)\b)"
 )
 LEAST: dict[str, tuple[type, float]] = {
     "seed": (int, 0),
+    "repeat": (int, 0),
     "stage.copies": (int, 1),
     "schedule.epochs": (int, 1),
     "optimizer.lr": (float, 0),
@@ -160,7 +161,7 @@ def peers(
     nets: dict[str, Peer] = {}
     provenance = {}
     for spec in specs:
-        torch.manual_seed(_peer_seed(cfg.seed, spec.name))
+        torch.manual_seed(_peer_seed(nodes.draw_seed(cfg), spec.name))
         make = nodes.make(cfg.backbone.net)
         try:
             net = make(in_channels=spec.modality.channels, num_classes=data.num_classes)
@@ -222,7 +223,7 @@ def cohort(
         scoring=scoring(cfg),
         classes={head: value.classes for head, value in data.heads.items()},
         views=plain(cfg.views),
-        seed=cfg.seed,
+        seed=nodes.draw_seed(cfg),
         description={"config": plain(cfg), "peers": describe_peers(cfg, specs, nets, data)},
     )
 

@@ -186,7 +186,7 @@ def clip_datasets(
         modalities=list(chosen),
         heads=data.heads,
         opener=SourceOpener(cfg.data.decoder, cache),
-        seed=cfg.seed,
+        seed=nodes.draw_seed(cfg),
         shared=sampling["shared"],
         span_margin=cfg.data.span_margin,
         mirrored=data.mirrored if transforms["mirror_labels"] else {},

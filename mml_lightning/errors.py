@@ -1,7 +1,11 @@
-"""The one exception that the command line shows without a traceback."""
+"""The exceptions that the command line shows without a traceback."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
     """A mistake that the user can mend; its message is one line and names the fix."""
+
+
+class RunsFailed(Exception):
+    """Some runs of a pipeline failed, the others went on; the message names them and their logs."""

@@ -53,6 +53,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     )
     known = provenance.identity(cfg, overrides, data) | {"stage": "eval", "modality": [m.name for m in distinct]}
     peers = {n: {"modality": m.name, "init": str(cfg.ckpt), "origin": str(cfg.ckpt)} for n, m in chosen.items()}
+    known |= {"weights": {name: entry["provenance"].get("fingerprint") for name, entry in entries.items()}}
     with RunResult(folder, process.is_first_rank(), **known, peers=peers) as result:
         filler = run.flow_filler(cache, datasets, cfg.data.workers)
         video = VideoData(datasets, build_data.loader_settings(cfg), filler)

@@ -46,3 +46,8 @@ def make(node: DictConfig) -> Any:
         raise UserError(" ".join(str(error).split())[:300]) from None
     except OmegaConfBaseException as error:
         raise UserError(mistake(error)) from None
+
+
+def draw_seed(cfg: DictConfig) -> int:
+    """What all that a run draws is keyed by: its seed, or another one for an independent run beside it (`repeat`)."""
+    return int((cfg.seed + 1_000_003 * cfg.repeat) % 2**31)

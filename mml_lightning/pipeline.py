@@ -1,149 +1,304 @@
-"""Pipelines: the stages of a method in one command, finished ones skipped."""
+"""Pipelines and tables: all runs that a method or a table needs in one command, finished ones skipped.
+
+Which run needs which follows from their configs: a run makes files of the zoo, and others start from them.
+"""
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from mml_lightning import build, build_data, report, tracking
-from mml_lightning.arguments import init_file
-from mml_lightning.build import PeerSpec
-from mml_lightning.errors import UserError
-from mml_lightning.files import file_hash
-from mml_lightning.process import is_first_rank
-from mml_lightning.provenance import evaluation, fingerprint, zoo_folder
-from mml_lightning.results import RunResult, read_result, write_json
-from mml_lightning.run import LAST, stage
-from mml_lightning.weights import KINETICS, kinetics_file, load_entry
-from mml_lightning.zoo import load_peer
+from mml_lightning import build_data, nodes, process, provenance, report, reuse, run, tracking, workers
+from mml_lightning.board import BLOCKED, DONE, FAILED, REUSED, RUNNING, WAITING, Board, duration
+from mml_lightning.errors import RunsFailed, UserError
+from mml_lightning.evaluate import evaluate
+from mml_lightning.planned import Planned, plan_runs, require_origins, seeds_of
+from mml_lightning.process import is_first_rank, say
+from mml_lightning.results import RunResult, describe_error, read_result, write_json
+from mml_lightning.reuse import Reuse
+from mml_lightning.run import stage
 
 log = logging.getLogger(__name__)
 
-INIT_OF_MODALITY = re.compile(r"\+*init\.(?!(all|base|file|new_head|copies)=)")
-Step = tuple[DictConfig, list[str]]
+LOG = "train.log"
+QUIET = 6  # from so many runs on, what a run says is in its own log only
+
+
+def is_pipeline(cfg: DictConfig) -> bool:
+    """Whether a job is more than one run."""
+    return bool(cfg.pipeline.runs or cfg.tables or cfg.seeds is not None)
 
 
 def pipeline(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
-    """Run the stages of a pipeline in order; a step whose networks are in the zoo, from the same config, is skipped."""
+    """Do all runs of a job; those whose networks are in the zoo, from the same config, are skipped.
+
+    Returns the content of its result.json.
+
+    Raises:
+        UserError: something is wrong that can be known before anything is written.
+        RunsFailed: some runs failed; all that could go on without them has been done.
+    """
     root = Path(cfg.paths.output_dir)
-    steps = compose_steps(cfg, overrides)
-    check_steps(steps)
-    log.info("pipeline  %s: %s", cfg.pipeline.name, " -> ".join(step.name for step, _ in steps))
-    known = {"name": cfg.name, "setup": cfg.setup.name, "pipeline": cfg.pipeline.name, "seed": cfg.seed}
-    with RunResult(root, is_first_rank(), **known, overrides=list(overrides)) as parent:
-        for number, (step, typed) in enumerate(steps, start=1):
-            log.info("step      %d of %d: %s", number, len(steps), step.name)
-            folder = Path(step.paths.output_dir)
-            reused = finished_before(step, typed)
+    runs = plan_runs(cfg, overrides)
+    known = Reuse()
+    check(runs, known)
+    state = Board(runs, jobs_of(cfg), reuse.pace(runs[0].cfg), told_to_tables(cfg))
+    before = foresee(state, known)
+    say([*plan_lines(cfg, state), "", *state.table().splitlines(), ""])
+    if cfg.pipeline.dry:
+        provenance.discard_unstarted(root)
+        return {}
+    fields = {"name": cfg.name, "setup": cfg.setup.name, "pipeline": cfg.pipeline.name, "seed": seeds_of(cfg)[0]}
+    with RunResult(root, is_first_rank(), **fields, overrides=list(overrides)) as parent:
+        try:
+            for number, result in before.items():
+                take_over(state.runs[number], result)
+            execute(state, root, known)
+        finally:
             if is_first_rank():
-                save_config(folder, step, typed)
-            if reused is None:
-                stage(step, typed)
-                tracking.close(step)
-            else:
-                log.info("done before, its networks are taken from %s", reused["zoo"])
-                if is_first_rank():
-                    write_json(folder / "result.json", {**reused, "reused": True})
-    if is_first_rank():
-        log.info("table     %s\n\n%s", root / "table.md", report.markdown(report.write(root)))
+                tell(root, state)
+        complain(root, state)
     return parent.fields
 
 
-def compose_steps(cfg: DictConfig, overrides: Sequence[str]) -> list[Step]:
-    """Config and overrides of every step, its directory below that of the pipeline.
+def told_to_tables(cfg: DictConfig) -> dict[str, Any]:
+    """What the tables need beside the results of the runs."""
+    return {"setup": cfg.setup.name, "base": str(cfg.init.base), "tables": nodes.plain(cfg.tables)}
+
+
+def jobs_of(cfg: DictConfig) -> int:
+    """Raises:
+    UserError: `pipeline.jobs` is no number from 1, or each job would have several processes itself.
+    """
+    jobs = cfg.pipeline.jobs
+    if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
+        raise UserError(f"pipeline.jobs={jobs} must be a whole number from 1")
+    if jobs > 1 and (cfg.trainer.devices not in (1, "auto") or cfg.trainer.num_nodes != 1):
+        raise UserError(f"pipeline.jobs={jobs} gives each run one device; use trainer.devices=1, or pipeline.jobs=1")
+    return jobs
+
+
+def check(runs: Sequence[Planned], known: Reuse) -> None:
+    """Find in the first second what would end a run after days.
 
     Raises:
-        UserError: a typed init of one modality, which would hold in every step.
+        UserError: a run starts from weights that won't be there, or the data can't be read or have no full batch.
     """
-    root = Path(cfg.paths.output_dir)
-    kept = [o for o in overrides if not o.startswith(("pipeline=", "resume=", "name="))]
-    fixed = next((o for o in kept if INIT_OF_MODALITY.match(o)), None)
-    if fixed:
-        raise UserError(
-            f"pipeline={cfg.pipeline.name} says where each step starts, {fixed} would hold in all of them: "
-            "use init=... for the first step, or run the stages one by one"
-        )
-    # a pipeline says which step starts from which; what is typed is where the first one starts
-    own = [re.sub(r"^init(\.all)?=", "init.base=", override) for override in kept]
-    base = next((o.partition("=")[2] for o in reversed(own) if o.startswith("init.base=")), cfg.init.base)
-    steps = []
-    for number, step in enumerate(cfg.pipeline.steps, start=1):
-        typed = [*step.get("default", ()), *own, *(init_file(s.format(base=base)) for s in step["set"])]
-        composed = compose("train", overrides=[*typed, "pipeline=none"])
-        folder = root / f"{number}_{composed.name}"
-        OmegaConf.update(composed, "paths.output_dir", str(folder))
-        if cfg.resume and (folder / LAST).is_file():
-            OmegaConf.update(composed, "resume", str(folder))
-        steps.append((composed, typed))
-    return steps
+    require_origins([planned for planned in runs if not planned.views])
+    build_data.check_batch(runs[0].cfg, known.dataset(runs[0].cfg), 1)
 
 
-def check_steps(steps: Sequence[Step]) -> None:
-    """Find in the first second what would end the last step after days.
-
-    Raises:
-        UserError: a step or its lesson graph is impossible, or it starts from weights that neither exist nor come from
-            an earlier step.
-    """
-    coming: set[Path] = set()
-    for step, typed in steps:
-        build.check_values(step)
-        specs = build.peer_specs(step, typed)
-        build.require_origins(specs, coming)
-        coming |= set(exported(step, specs))
-    if len({zoo_folder(step) for step, _ in steps}) < len(steps):
-        raise UserError("two steps of the pipeline have the same name; their networks would replace each other")
-    first = steps[0][0]
-    build_data.check_batch(first, build_data.dataset(first), 1)
+def foresee(state: Board, known: Reuse) -> dict[int, dict[str, Any]]:
+    """Mark the runs that were done before, as far as that can be told before the others are; returns their results."""
+    found = {}
+    for number, planned in enumerate(state.runs):
+        possible = all(state.entries[n].state == REUSED for n in state.needs[number])
+        result = known.finished(planned.cfg, planned.typed) if possible else None
+        if result is not None:
+            state.set(number, REUSED)
+            found[number] = result
+    return found
 
 
-def finished_before(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any] | None:
-    """The result of an earlier run of exactly this stage, measured as asked for, whose networks are all in the zoo."""
-    folder = zoo_folder(cfg)
-    result = read_result(folder)
-    if result is None or result.get("status") != "completed":
-        return None
-    if result.get("evaluation") != evaluation(cfg):
-        return None
-    specs = build.peer_specs(cfg, overrides)
-    build.require_origins(specs)
-    origins = {spec.name: {"init": spec.origin.init, "provenance": first_weights(cfg, spec)} for spec in specs}
-    wanted = fingerprint(cfg, build_data.dataset(cfg), origins)
-    files = exported(cfg, specs)
-    # a run that died between two exports leaves networks of two runs: each tells its own
-    if all(file.is_file() and load_peer(file)["provenance"].get("fingerprint") == wanted for file in files):
-        return result
+def plan_lines(cfg: DictConfig, state: Board) -> list[str]:
+    """What will be done and what it will cost."""
+    seeds = seeds_of(cfg)
+    each = f" x {len(seeds)} seeds" if len(seeds) > 1 else ""
+    reused, left = state.count(REUSED), state.networks_left()
+    lines = [
+        f"pipeline  {cfg.name}: {len(state.runs) // len(seeds)} runs{each}; {reused} done before, "
+        f"{state.count(WAITING)} to do ({left} networks)"
+    ]
+    seconds = state.seconds_left()
+    if left and seconds is not None:
+        lines += [f"cost      about {duration(seconds)}: a network took {duration(state.pace or 0)} in earlier runs"]
+    elif left:
+        lines += ["cost      known when the first run has ended"]
+    return lines
+
+
+def execute(state: Board, root: Path, known: Reuse) -> None:
+    """Do the runs in an order that lets each start from the others' networks; a failed one blocks those it is for."""
+    if state.jobs == 1:
+        quiet = len(state.runs) >= QUIET
+        while (number := state.ready()) is not None:
+            if not begin(state, number, root, known):
+                end(state, number, root, attempt(state.runs[number], quiet))
+        return
+    for planned in state.runs:
+        OmegaConf.update(planned.cfg, "trainer.num_threads", planned.cfg.trainer.num_threads or 1)
+    fill_flow(state, known)
+    devices = workers.gpus(str(state.runs[0].cfg.trainer.accelerator))
+    with workers.Workers(state.jobs, train, devices) as pool:
+        while True:
+            while pool.idle and (number := state.ready()) is not None:
+                if not begin(state, number, root, known):
+                    pool.start(number, state.runs[number].cfg, state.runs[number].typed)
+            if not state.count(RUNNING):
+                return
+            number, error = pool.next()
+            end(state, number, root, error)
+
+
+def begin(state: Board, number: int, root: Path, known: Reuse) -> bool:
+    """Mark a run as running; True if there is nothing to do, since it was done before."""
+    planned = state.runs[number]
+    result = known.finished(planned.cfg, planned.typed)
+    state.set(number, RUNNING if result is None else REUSED)
+    if result is not None:
+        take_over(planned, result)
+    else:
+        log.info("start     %s", planned.label)
+    if is_first_rank():
+        save_config(planned)
+        state.write(root)
+    return result is not None
+
+
+def take_over(planned: Planned, result: Mapping[str, Any]) -> None:
+    """Leave the result of an earlier run in the place of a run that needs not be repeated."""
+    log.info("reused    %s: its networks are taken from %s", planned.label, result.get("zoo", planned.folder))
+    if is_first_rank() and not planned.views:  # a measurement lies in the zoo itself
+        save_config(planned)
+        write_json(planned.folder / "result.json", {**result, "reused": True})
+
+
+def end(state: Board, number: int, root: Path, error: str | None) -> None:
+    """Mark a run as done, or as failed for a reason."""
+    planned = state.runs[number]
+    state.set(number, DONE if error is None else FAILED, error or numbers(planned.folder))
+    entry = state.entries[number]
+    if error is None:
+        log.info("done      %s in %s: %s", planned.label, duration(entry.seconds or 0), entry.note)
+    else:
+        log.error("failed    %s: %s", planned.label, error)
+    state.ready()  # blocks what can't start any more
+    log.info("          %s", state.line())
+    if is_first_rank():
+        state.write(root)
+
+
+def attempt(planned: Planned, quiet: bool) -> str | None:
+    """Do a run in this process; why it failed, if it did."""
+    try:
+        with only_in_its_log() if quiet else nullcontext():
+            train(planned.cfg, planned.typed)
+    except Exception as error:
+        return describe_error(error)
     return None
 
 
-def first_weights(cfg: DictConfig, spec: PeerSpec) -> dict[str, Any] | None:
-    """As much of the provenance of a peer's first weights as `provenance.start_of` asks for."""
-    if spec.origin.init == KINETICS:
-        return {"imported": {"sha256": file_hash(kinetics_file(cfg.init.file))}}
-    if spec.origin.path is None:
-        return None
-    provenance: dict[str, Any] = load_entry(spec.origin.path, spec.name, spec.modality.name)["provenance"]
-    return provenance
+def train(cfg: DictConfig, overrides: list[str]) -> None:
+    """One run or measurement, with a log in its directory and a result even if it fails before it begins."""
+    folder = Path(cfg.paths.output_dir)
+    failed: BaseException | None = None
+    with own_log(folder / LOG):
+        try:
+            if "ckpt" in cfg:
+                evaluate(cfg, overrides)
+            else:
+                stage(cfg, overrides)
+        except BaseException as error:
+            failed = error
+            provenance.record_failure(cfg, overrides, error)
+            if isinstance(error, UserError):
+                log.error("error: %s", error)
+            elif isinstance(error, Exception):
+                log.exception("the run failed")
+            raise
+        finally:
+            tracking.close(cfg, failed is not None)
 
 
-def exported(cfg: DictConfig, specs: Sequence[PeerSpec]) -> list[Path]:
-    """The zoo files that a stage leaves: those of the peers that learn.
+def numbers(folder: Path) -> str:
+    """The first metric of every peer of a finished run, of test or else of val."""
+    lines = process.result_lines(read_result(folder) or {})
+    return " ".join(lines[0].split()) if lines else ""  # test stands before val
 
-    Raises:
-        UserError: the lesson graph does not fit the peers.
+
+def tell(root: Path, state: Board) -> None:
+    """Leave the state and the tables of a pipeline that has ended, or was interrupted."""
+    for number, entry in enumerate(state.entries):
+        if entry.state == RUNNING:
+            state.set(number, WAITING, "cut off; resume= goes on from its last checkpoint")
+    state.write(root)
+    if not any(entry.state in (DONE, REUSED) for entry in state.entries):
+        return
+    log.info("runs      %s: %s", root / "runs.md", state.line())
+    table = report.write(root)
+    filled = report.write_filled(root)
+    for one in filled:
+        log.info("table     %s\n\n%s", root / f"{one.layout.name}.md", report.filled_markdown(one))
+    if not filled:
+        log.info("table     %s\n\n%s", root / "table.md", report.markdown(table))
+
+
+def complain(root: Path, state: Board) -> None:
+    """Raises:
+    RunsFailed: some runs failed.
     """
-    frozen = build.objective(cfg, [spec.name for spec in specs]).frozen
-    return [zoo_folder(cfg) / f"{spec.name}.pt" for spec in specs if spec.name not in frozen]
+    failed = [(state.runs[number], state.entries[number].note) for number in state.failed()]
+    if failed:
+        names = ", ".join(planned.label for planned, _ in failed[:5]) + (", .." if len(failed) > 5 else "")
+        blocked = f", {state.count(BLOCKED)} more start from them" if state.count(BLOCKED) else ""
+        raise RunsFailed(
+            f"{len(failed)} of {len(state.runs)} runs failed ({names}){blocked}; the first: {failed[0][1]} "
+            f"({failed[0][0].folder / LOG}); go on with: python train.py resume={root}"
+        )
 
 
-def save_config(folder: Path, cfg: DictConfig, overrides: Sequence[str]) -> None:
+def fill_flow(state: Board, known: Reuse) -> None:
+    """Compute the flow that runs side by side would compute twice."""
+    for planned, entry in zip(state.runs, state.entries, strict=True):
+        cfg = planned.cfg
+        chosen = build_data.modalities(cfg)
+        cache = build_data.flow_cache(cfg, chosen)
+        if cache is not None and entry.state == WAITING and not planned.views:
+            datasets = build_data.clip_datasets(cfg, known.dataset(cfg), cache, list(chosen.values()))
+            if not cfg.test:
+                datasets.pop("test", None)
+            run.flow_filler(cache, datasets, cfg.data.workers)()
+            return
+
+
+def save_config(planned: Planned) -> None:
     """What Hydra leaves for a run of its own."""
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-    OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
+    folder = planned.folder / ".hydra"
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(planned.cfg, folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create(planned.typed), folder / "overrides.yaml")
+
+
+@contextmanager
+def own_log(file: Path) -> Iterator[None]:
+    """What is logged meanwhile stands in `file` too."""
+    if not is_first_rank():
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%H:%M:%S"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def only_in_its_log() -> Iterator[None]:
+    """The console and the pipeline's log hear nothing of a run; handlers that are added meanwhile do."""
+    handlers = [(handler, handler.level) for handler in logging.getLogger().handlers]
+    for handler, _ in handlers:
+        handler.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for handler, level in handlers:
+            handler.setLevel(level)

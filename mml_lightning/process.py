@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 
+from mml_lightning import nodes
+
 log = logging.getLogger(__name__)
 
 LIGHTNING = ("pytorch_lightning", "lightning.fabric", "lightning_fabric", "pytorch_lightning.utilities.rank_zero")
@@ -22,7 +24,7 @@ def set_up_process(cfg: DictConfig) -> None:
     """Threads and the seed of everything that is not keyed by itself."""
     if cfg.trainer.num_threads:
         torch.set_num_threads(cfg.trainer.num_threads)
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    pl.seed_everything(nodes.draw_seed(cfg), workers=True, verbose=False)
 
 
 def quieten_libraries() -> None:
@@ -48,6 +50,13 @@ def say(lines: Sequence[str]) -> None:
 
 def say_result(fields: Mapping[str, Any]) -> None:
     """One line per split with the first metric of every peer."""
-    for split, by_peer in fields["metrics"].items():
-        numbers = [f"{peer} {m.get('top1', m.get('map', float('nan'))):.2f}" for peer, m in by_peer.items()]
-        say([f"{split:<5} {'  '.join(numbers)}   (percent; {fields['wall_s']:.0f} s in all)"])
+    say([f"{line}   (percent; {fields['wall_s']:.0f} s in all)" for line in result_lines(fields)])
+
+
+def result_lines(fields: Mapping[str, Any]) -> list[str]:
+    """For each split the first metric of every peer."""
+    lines = []
+    for split, by_peer in (fields.get("metrics") or {}).items():
+        numbers = [f"{peer} {m.get('top1', m.get('map')) or float('nan'):.2f}" for peer, m in by_peer.items()]
+        lines.append(f"{split:<5} {'  '.join(numbers)}")
+    return lines

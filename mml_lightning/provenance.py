@@ -42,6 +42,9 @@ COSMETIC = (
     "metrics",
     "experiment",
     "step",
+    "seeds",
+    "tables",
+    "catalogue",
 )
 COSMETIC_DATA = (
     *("reader", "root", "index", "videos", "workers", "eval_batch_size", "max_bad_share", "quarantine"),
@@ -236,6 +239,8 @@ def start_of(where: Mapping[str, Any]) -> str:
 def decisive(values: Mapping[str, Any]) -> dict[str, Any]:
     """A plain config without what can't change weights."""
     kept = {key: value for key, value in values.items() if key not in COSMETIC}
+    if not kept.get("repeat"):
+        kept.pop("repeat", None)
     for group, cosmetic in (("data", COSMETIC_DATA), ("trainer", COSMETIC_TRAINER)):
         kept[group] = {key: value for key, value in kept[group].items() if key not in cosmetic}
     return kept

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -24,10 +25,18 @@ def join_keys(mapping: Iterable[str]) -> str:
     return "+".join(mapping)
 
 
-def init_label(init: Mapping[str, str], modalities: Iterable[str]) -> str:
-    """One word for where the peers start: their common init, or each in the order of the modalities."""
+def init_label(init: Mapping[str, Any], modalities: Iterable[str], copies: int = 1) -> str:
+    """One word for where the peers start: their common init, or each in the order of the modalities; further networks
+    of a modality are told where they start elsewhere."""
     labels = [init_word(str(init[name])) for name in modalities]
-    return labels[0] if len(set(labels)) == 1 else "+".join(labels)
+    further = init_word(str(init["copies"]).removesuffix(":{modality}")) if copies > 1 and init["copies"] else labels[0]
+    common = labels if len(set(labels)) > 1 else labels[:1]
+    return "+".join(common if further == labels[0] else [*common, further])
+
+
+def repeat_label(repeat: int) -> str:
+    """What sets the name of an independent run apart: nothing, _again, _again2, .."""
+    return "" if not repeat else "_again" if repeat == 1 else f"_again{repeat}"
 
 
 def objective_label(objective: str, usual: str) -> str:
@@ -47,5 +56,5 @@ def init_word(init: str) -> str:
 
 def register() -> None:
     """Make the resolvers known; calling it again changes nothing."""
-    for resolver in (join_keys, init_label, init_word, objective_label, file_stem):
+    for resolver in (join_keys, init_label, init_word, objective_label, repeat_label, file_stem):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -25,7 +25,7 @@ from mml_lightning.cohort import Cohort
 from mml_lightning.data.clips import ClipDataset
 from mml_lightning.data.flow import FlowCache
 from mml_lightning.data.records import Dataset
-from mml_lightning.errors import UserError
+from mml_lightning.errors import RunsFailed, UserError
 from mml_lightning.loaders import VideoData
 from mml_lightning.process import is_first_rank, quieten_libraries, say, say_result, set_up_process
 from mml_lightning.progress import Progress
@@ -55,6 +55,10 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
         failed = error if isinstance(error, UserError) else UserError(nodes.mistake(error))
         log.error("error: %s", failed)
         arguments.failures.append(arguments.MISTAKE)
+    except RunsFailed as error:
+        failed = error
+        log.error("error: %s", error)
+        arguments.failures.append(arguments.FAILURE)
     except Exception as error:  # logged with its traceback; the sweep goes on
         failed = error
         log.exception("the run failed")

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from mml_lightning import build
+from mml_lightning import build, planned
 from mml_lightning import pipeline as pipelines
 from mml_lightning.errors import UserError
 from mml_lightning.pipeline import pipeline
+from mml_lightning.planned import plan_runs
 
 Composed = Callable[..., tuple[DictConfig, list[str]]]
 QUICK = ("schedule.epochs=1", "trainer=smoke")
@@ -111,8 +112,8 @@ def test_resumed_pipeline_resumes_the_step_that_was_cut(composed: Composed, tmp_
     last.parent.mkdir(parents=True)
     last.touch()
     resume = f"resume='{tmp_path / 'single/run'}'"
-    steps = pipelines.compose_steps(*composed("pipeline=mml", resume))
-    assert [step.resume for step, _ in steps] == [str(last.parents[1]), None, None]
+    runs = plan_runs(*composed("pipeline=mml", resume))
+    assert [run.cfg.resume for run in runs] == [str(last.parents[1]), None, None]
 
 
 @pytest.mark.parametrize(
@@ -133,18 +134,18 @@ def test_impossible_last_step_is_found_first(
 
 
 def test_a_name_belongs_to_the_pipeline_not_to_its_steps(composed: Composed) -> None:
-    steps = pipelines.compose_steps(*composed("pipeline=mml", "name=mine"))
-    assert [step.name for step, _ in steps] == ["ce_rgb_from_scratch", "ml_rgb_from_ce", "mml_rgb+flow_from_ml"]
+    runs = plan_runs(*composed("pipeline=mml", "name=mine"))
+    assert [run.name for run in runs] == ["ce_rgb_from_scratch", "ml_rgb_from_ce", "mml_rgb+flow_from_ml"]
 
 
 def test_an_init_of_one_modality_is_refused(composed: Composed) -> None:
     with pytest.raises(UserError, match=r"init\.rgb=imagenet would hold in all of them: use init="):
-        pipelines.compose_steps(*composed("pipeline=reduced_mml", "init.rgb=imagenet"))
+        plan_runs(*composed("pipeline=reduced_mml", "init.rgb=imagenet"))
 
 
 def test_a_step_leaves_the_networks_that_learn(composed: Composed) -> None:
     cfg, typed = composed("stage=kd", "modality=[rgb,flow]")
-    assert [path.name for path in pipelines.exported(cfg, build.peer_specs(cfg, typed))] == ["rgb.pt"]
+    assert [path.name for path in planned.exported(cfg, build.peer_specs(cfg, typed))] == ["rgb.pt"]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_a_step_leaves_the_networks_that_learn(composed: Composed) -> None:
 def test_a_typed_init_is_where_the_first_step_starts(
     composed: Composed, typed: str, first: str, names: list[str]
 ) -> None:
-    steps = pipelines.compose_steps(*composed("pipeline=reduced_mml", typed))
-    assert [cfg.name for cfg, _ in steps] == names
-    assert [cfg.init.rgb for cfg, _ in steps] == [first, "ce"]
-    assert steps[1][0].aliases.ce.run == names[0]
+    runs = plan_runs(*composed("pipeline=reduced_mml", typed))
+    assert [run.name for run in runs] == names
+    assert [run.cfg.init.rgb for run in runs] == [first, "ce"]
+    assert runs[1].cfg.aliases.ce.run == names[0]

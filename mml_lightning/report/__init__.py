@@ -9,6 +9,9 @@ Accuracies are in percent throughout.
 from __future__ import annotations
 
 from mml_lightning.report.collect import collect, collect_all
+from mml_lightning.report.filled import Filled, Measured, fill
+from mml_lightning.report.filled_text import markdown as filled_markdown
+from mml_lightning.report.filled_text import write as write_filled
 from mml_lightning.report.groups import Group, group
 from mml_lightning.report.pairs import Pairs, paired
 from mml_lightning.report.publish import save, to_wandb, wandb_mode, write
@@ -16,11 +19,15 @@ from mml_lightning.report.render import markdown, to_csv, to_json
 from mml_lightning.report.table import Table, tabulate
 
 __all__ = [
+    "Filled",
     "Group",
+    "Measured",
     "Pairs",
     "Table",
     "collect",
     "collect_all",
+    "fill",
+    "filled_markdown",
     "group",
     "markdown",
     "paired",
@@ -31,4 +38,5 @@ __all__ = [
     "to_wandb",
     "wandb_mode",
     "write",
+    "write_filled",
 ]

@@ -1,0 +1,177 @@
+"""Tables in the layout of the paper, filled with what runs have measured: mean and 95 % interval over seeds.
+
+    table = fill(layout, Measured.of(Path("multirun/single/<stamp>_table3")))
+    print(markdown(table))
+
+Nothing is typed: a cell that no run has filled says which run would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mml_lightning.layouts import Claim, Layout, Network, Place, layout, views_name
+from mml_lightning.report.collect import mapping, number
+from mml_lightning.report.paper import Printed, printed
+from mml_lightning.report.statistics import Estimate, estimate
+from mml_lightning.results import read_result
+
+STATE = "runs.json"
+METRICS = ("top1", "top5", "map")
+Values = dict[str, dict[int, float]]
+"""{metric: {seed: value}}"""
+
+
+@dataclass
+class Measured:
+    """What the runs of a pipeline have measured.
+
+    Args:
+        root: its directory.
+        told: the content of its runs.json.
+    """
+
+    root: Path
+    told: Mapping[str, Any]
+
+    @staticmethod
+    def of(root: Path) -> Measured | None:
+        """The pipeline of a directory; None where there is none."""
+        told = read_result_file(root)
+        return None if told is None else Measured(root, told)
+
+    def __post_init__(self) -> None:
+        self._rows = {(row["key"], row.get("views", ""), row["seed"]): row for row in self.told["runs"]}
+        self._results: dict[str, Mapping[str, Any]] = {}
+        self.seeds: list[int] = list(dict.fromkeys(row["seed"] for row in self.told["runs"]))
+
+    def layouts(self) -> list[Layout]:
+        return [layout(name, declared, self.told["base"]) for name, declared in self.told["tables"].items()]
+
+    def row(self, network: Network, views: Mapping[str, Any] | None, seed: int) -> Mapping[str, Any] | None:
+        """What runs.json says of the run that measures a network."""
+        if views is None:
+            return self._rows.get((network.run, "", seed))
+        return self._rows.get((str(network), views_name(views), seed))
+
+    def values(self, network: Network, views: Mapping[str, Any] | None = None) -> Values:
+        """Numbers of a network by seed, of the test split or, where that is not measured, of val."""
+        found: Values = {}
+        for seed in self.seeds:
+            row = self.row(network, views, seed)
+            metrics = mapping(self.result(row).get("metrics")) if row and row["state"] in ("done", "reused") else {}
+            split = next((name for name in ("test", "val") if name in metrics), "")
+            for metric, item in mapping(mapping(metrics.get(split)).get(network.peer)).items():
+                if metric in METRICS and number(item) is not None:
+                    found.setdefault(metric, {})[seed] = float(item)
+        return found
+
+    def result(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        folder = str(row["folder"])
+        if folder not in self._results:
+            self._results[folder] = read_result(self.root / folder) or {}
+        return self._results[folder]
+
+    def lacking(self, place: Place) -> list[str]:
+        """What would fill a cell that has no number, or not those of all seeds."""
+        reasons = []
+        for network in place.networks:
+            for seed in self.seeds:
+                row = self.row(network, place.views, seed)
+                if row is None:
+                    reasons.append(f"{network} seed {seed} is not part of this")
+                elif row["state"] not in ("done", "reused"):
+                    reasons.append(f"{row['run']} seed {seed} {row['state']}{': ' if row['note'] else ''}{row['note']}")
+        return reasons
+
+
+def read_result_file(root: Path) -> Mapping[str, Any] | None:
+    """The content of runs.json, or None where there is none to read."""
+    import json
+
+    try:
+        told = json.loads((root / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) and "runs" in told else None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: estimates over seeds by metric, the values behind them, and what the paper prints."""
+
+    estimates: Mapping[str, Estimate] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
+    printed: Printed | None = None
+    networks: str = ""
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A conclusion of the paper, held against paired differences over seeds."""
+
+    claim: Claim
+    metric: str
+    difference: Estimate | None
+    words: str
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A table with its numbers; `cells` by row."""
+
+    layout: Layout
+    setup: str
+    seeds: Sequence[int]
+    metrics: Sequence[str]
+    cells: Sequence[Sequence[Cell]]
+    verdicts: Sequence[Verdict]
+    notes: Sequence[str]
+
+
+def fill(table: Layout, measured: Measured) -> Filled:
+    """Fill a table with what was measured."""
+    setup = str(measured.told["setup"])
+    cells = [[_cell(place, table, setup, measured) for place in line] for line in table.places]
+    found = {metric for line in cells for cell in line for metric in cell.estimates}
+    metrics = [metric for metric in METRICS if metric in found]
+    verdicts = [_verdict(claim, metrics, measured) for claim in table.claims]
+    return Filled(table, setup, measured.seeds, metrics, cells, verdicts, list(table.notes))
+
+
+def _cell(place: Place, table: Layout, setup: str, measured: Measured) -> Cell:
+    if not place.networks:
+        return Cell()
+    values = measured.values(place.networks[0], place.views)
+    estimates = {metric: estimate(list(by_seed.values())) for metric, by_seed in values.items()}
+    paper = None
+    if setup in (place.setups or table.paper.get("setups", ())):
+        paper = printed()[table.paper["table"]].get(place.paper)
+    names = " + ".join(map(str, place.networks))
+    return Cell(estimates, values, paper, names, tuple(measured.lacking(place)))
+
+
+def _verdict(claim: Claim, metrics: Sequence[str], measured: Measured) -> Verdict:
+    metric = metrics[0] if metrics else METRICS[0]
+    one, other = (measured.values(network).get(metric, {}) for network in (claim.better, claim.than))
+    seeds = [seed for seed in one if seed in other]
+    if not seeds:
+        return Verdict(claim, metric, None, "not measured")
+    found = estimate([one[seed] - other[seed] for seed in seeds])
+    return Verdict(claim, metric, found, words(found, claim.expect))
+
+
+def words(found: Estimate, expect: str = "better") -> str:
+    """What a paired difference says: "holds: +2.10 [+0.50, +3.70]"."""
+    if found.ci95 is None:
+        return f"one seed decides nothing: {found.mean:+.2f}"
+    interval = f"{found.mean:+.2f} [{found.mean - found.ci95:+.2f}, {found.mean + found.ci95:+.2f}]"
+    if not found.excludes_zero:
+        return f"{'nothing found' if expect == 'nothing' else 'undecided'}: {interval}"
+    if expect == "nothing":
+        return f"{'gains' if found.mean > 0 else 'loses'}: {interval}"
+    return f"{'holds' if found.mean > 0 else 'reversed'}: {interval}"
