@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import pytorch_lightning as pl
-import torch
-from torch.utils.data import DataLoader
 
 from mml_lightning.data.batches import EvalSampler, TrainSampler
-from mml_lightning.data.clips import ATTEMPTS, ClipDataset, collate
+from mml_lightning.data.clips import ATTEMPTS, ClipDataset
+from mml_lightning.data.watched import WatchedLoader
 from mml_lightning.errors import UserError
-
-Loader = DataLoader[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,7 @@ class LoaderSettings:
         eval_batch_size: videos per step of one rank.
         workers: loader processes per rank; 0 decodes in the main process.
         context: how workers start, "fork", "spawn", "forkserver" or None for the platform's way.
+        timeout: seconds that a worker may read one video, after which it is unreadable; None for no limit.
 
     Raises:
         UserError: a number is out of range.
@@ -35,6 +34,7 @@ class LoaderSettings:
     eval_batch_size: int
     workers: int
     context: str | None = None
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("eval_batch_size", 1), ("workers", 0)):
@@ -57,6 +57,7 @@ class VideoData(pl.LightningDataModule):
         self.datasets = datasets
         self.settings = settings
         self._prepare = prepare
+        self._loaders: WeakValueDictionary[str, WatchedLoader] = WeakValueDictionary()
 
     def prepare_data(self) -> None:
         if self._prepare is not None:
@@ -73,40 +74,38 @@ class VideoData(pl.LightningDataModule):
             raise UserError(f"{ATTEMPTS} training videos in a row can't be read, last: {last}; run mml check")
         return batch
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> WatchedLoader:
         dataset = self.datasets["train"]
         rank, ranks = self._rank()
         sampler = TrainSampler(len(dataset), self.settings.batch_size, dataset.seed, rank, ranks)
-        return self._loader(dataset, sampler, self.settings.batch_size // ranks)
+        return self._loader("train", sampler, self.settings.batch_size // ranks)
 
-    def val_dataloader(self) -> Loader:
+    def val_dataloader(self) -> WatchedLoader:
         return self._eval("val")
 
-    def test_dataloader(self) -> Loader:
+    def test_dataloader(self) -> WatchedLoader:
         return self._eval("test")
 
-    def _eval(self, split: str) -> Loader:
-        dataset = self.datasets[split]
-        return self._loader(dataset, EvalSampler(len(dataset), *self._rank()), self.settings.eval_batch_size)
+    def reading(self) -> list[str]:
+        """Ids of the videos that the loaders in use are reading now."""
+        return [video for loader in self._loaders.values() for video in loader.reading()]
 
-    def _loader(self, dataset: ClipDataset, sampler: TrainSampler | EvalSampler, batch_size: int) -> Loader:
-        workers = self.settings.workers
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,  # type: ignore[arg-type]  # yields (epoch, index), so that workers know the epoch
-            num_workers=workers,
-            collate_fn=collate,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            multiprocessing_context=self.settings.context if workers else None,
-            worker_init_fn=_one_thread,
-            timeout=600 if workers else 0,  # a decoder that hangs ends the run instead of stalling it
+    def _eval(self, split: str) -> WatchedLoader:
+        return self._loader(split, EvalSampler(len(self.datasets[split]), *self._rank()), self.settings.eval_batch_size)
+
+    def _loader(self, split: str, sampler: TrainSampler | EvalSampler, batch_size: int) -> WatchedLoader:
+        settings, (rank, ranks) = self.settings, self._rank()
+        loader = WatchedLoader(
+            self.datasets[split],
+            batch_size,
+            sampler,  # yields (epoch, index), so that workers know the epoch
+            settings.workers,
+            settings.timeout,
+            settings.context,
+            f"{split}, rank {rank}" if ranks > 1 else split,
         )
+        self._loaders[split] = loader
+        return loader
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)  # workers are the parallelism

@@ -54,6 +54,8 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
             clip shows (training on Charades), possibly nothing; otherwise it is the label of the video. The clip of
             the modality with the narrowest window decides: the labels of an RGB network do not depend on its company.
         interval_ends: whether an interval holds at its very end.
+        reading: told the index of each record before it is read, and -1 after it.
+        refused: why records, by index, must not be read at all: they have killed a worker, or taken it too long.
 
     Raises:
         UserError: unknown `missing` or `interval_ends`.
@@ -73,6 +75,8 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     missing: str = "error"
     clip_labels: bool = False
     interval_ends: Ends = "inclusive"
+    reading: Callable[[int], None] | None = None
+    refused: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.missing not in MISSING:
@@ -88,7 +92,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         failures: list[tuple[str, str]] = []
         for chosen in self._candidates(index, epoch):
             try:
-                sample = self._load(self.records[chosen], epoch)
+                sample = self._read(chosen, epoch)
             except DecodeError as error:
                 failures.append((self.records[chosen].id, str(error)))
                 continue
@@ -102,6 +106,17 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
             rng = keyed_generator(self.seed, epoch, self.records[index].id, "replacement")
             others = rng.permutation(len(self.records))
             yield from [int(other) for other in others if other != index][: ATTEMPTS - 1]
+
+    def _read(self, index: int, epoch: int) -> dict[str, Any]:
+        if index in self.refused:
+            raise DecodeError(self.refused[index])
+        if self.reading is None:
+            return self._load(self.records[index], epoch)
+        self.reading(index)
+        try:
+            return self._load(self.records[index], epoch)
+        finally:
+            self.reading(-1)
 
     def _load(self, record: Record, epoch: int) -> dict[str, Any]:
         names = sorted({modality.source for modality in self.modalities})

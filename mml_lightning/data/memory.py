@@ -1,0 +1,98 @@
+"""How much memory loading takes, before it begins, and how much there is."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mml_lightning.data.clips import ClipDataset
+from mml_lightning.data.watched import FEWER, PREFETCH, SHARED
+from mml_lightning.errors import UserError
+
+GB = 2**30
+WORKER = 200 * 2**20  # bytes that a worker has for itself: its part of Python, the frames of the video it reads
+FRAME = (340, 256)  # size of a frame where one is needed to see how large the clips come out
+ITEMS = 300  # frames of such a video
+GROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"))
+LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+
+
+def sample_bytes(dataset: ClipDataset) -> int:
+    """Size of the clips of one sample, without reading one."""
+    counts = {modality.name: ITEMS for modality in dataset.modalities}
+    windows = {modality.name: modality.window for modality in dataset.modalities}
+    starts = dataset.starts(counts, windows, np.random.default_rng(0))
+    crops = dataset.geometries(*FRAME, random.Random(0))
+    pixels = sum(crop.output[0] * crop.output[1] for crop in crops)
+    return sum(starts[m.name].size * m.window * m.item_channels * pixels for m in dataset.modalities)
+
+
+def free_memory() -> int | None:
+    """Bytes that this process and its children may still take: of the machine and of its control group; None where the
+    system does not tell."""
+    try:
+        told = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    free = next((int(line.split()[1]) * 1024 for line in told.splitlines() if line.startswith("MemAvailable")), None)
+    for group in GROUPS:
+        for limit, used in LIMITS:
+            try:
+                left = int((group / limit).read_text()) - int((group / used).read_text())
+            except (OSError, ValueError):  # no such group, or "max"
+                continue
+            free = left if free is None else min(free, left)
+    return free
+
+
+def free_shared_memory(path: str = "/dev/shm") -> int | None:
+    """Bytes free where batches travel from the workers to the run; None where there is no such place."""
+    try:
+        told = os.statvfs(path)
+    except OSError:
+        return None
+    return told.f_bavail * told.f_frsize
+
+
+def check(
+    datasets: Mapping[str, ClipDataset],
+    batches: Mapping[str, int],
+    workers: int,
+    ranks: int,
+    cache: int = 0,
+    budget: float | None = None,
+) -> None:
+    """Refuse what would end in a killed worker hours later.
+
+    Args:
+        batches: samples in a batch of one rank, per split.
+        ranks: processes on this machine.
+        cache: bytes that every process that reads keeps of decoded videos.
+        budget: GB that loading may take; None for what is free.
+
+    Raises:
+        UserError: loading would take more memory, or more shared memory, than there is.
+    """
+    batch = {split: batches[split] * sample_bytes(dataset) for split, dataset in datasets.items()}
+    moving = ranks * sum(size * (workers * (PREFETCH + 1) if workers else 1) for size in batch.values())
+    readers = ranks * max(1, workers) * len(batch)  # the workers of a split stay while another is read
+    needed = moving + readers * ((WORKER if workers else 0) + cache)
+    free = budget * GB if budget is not None else free_memory()
+    told = f"{ranks} rank(s), {workers} workers per split, batches up to {max(batch.values()) / 2**20:.0f} MB"
+    if free is not None and needed > free:
+        kept = f", {cache / GB:.1f} GB of decoded videos in each" if cache else ""
+        raise UserError(
+            f"loading would take about {needed / GB:.1f} GB of memory ({told}{kept}), {max(0.0, free) / GB:.1f} GB "
+            f"{'are allowed by loading.memory_gb' if budget is not None else 'are free'}; lower {FEWER}"
+            f"{', data.cache_mb' if cache else ''}, or set loading.memory_gb to what it may take"
+        )
+    shared = free_shared_memory()
+    if workers and budget is None and shared is not None and moving > shared:
+        raise UserError(
+            f"batches on their way would take about {moving / 2**20:.0f} MB ({told}), {shared / 2**20:.0f} MB are free: "
+            f"{SHARED}{FEWER}"
+        )

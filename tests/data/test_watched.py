@@ -1,0 +1,171 @@
+"""Workers that hang or die: the video is named, loading goes on, and every other sample is what it would have been."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mml_lightning.data import watched
+from mml_lightning.data.clips import ClipDataset
+from mml_lightning.data.draws import FixedCrops, ValDraw
+from mml_lightning.data.records import Head, Record
+from mml_lightning.data.sources import SourceOpener
+from mml_lightning.data.watched import WatchedLoader
+from mml_lightning.errors import UserError
+from mml_lightning.modalities import Modality
+from mml_lightning.transforms import TestGeometry as FixedGeometry
+from tests.data.videos import moving, record, write_video
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    folder = tmp_path_factory.mktemp("watched")
+    return [record(write_video(folder / f"{i}.mp4", moving(4, i, 1, 64, 48)), i % 2) for i in range(8)]
+
+
+class Fault(ClipDataset):
+    """What a bad file does to a decoder happens while record 5 is read."""
+
+    happens: Callable[[], Any] = staticmethod(lambda: None)
+
+    def _load(self, record: Record, epoch: int) -> dict[str, Any]:
+        if record is self.records[5]:
+            type(self).happens()
+        return super()._load(record, epoch)
+
+
+def loader(records: list[Record], happens: Callable[[], Any], replace: bool = True, **more: Any) -> WatchedLoader:
+    dataset = Fault(
+        records=records,
+        modalities=(Modality("rgb", "frames", 1, 3),),
+        heads={"label": Head(("a", "b"))},
+        opener=SourceOpener("pyav"),
+        starts=ValDraw(2, "uniform", 4, "fixed"),
+        geometries=FixedCrops(FixedGeometry(16, 16, 1)),
+        seed=1,
+        replace=replace,
+    )
+    Fault.happens = staticmethod(happens)
+    order = [(0, index) for index in range(8)]
+    return WatchedLoader(dataset, 2, order, **{"workers": 2, "context": "fork", **more})  # type: ignore[arg-type]
+
+
+def hold_on() -> None:
+    """C code that keeps Python's lock and comes back in an hour: no thread of the worker runs, no signal handler."""
+    ctypes.PyDLL(None).sleep(3600)
+
+
+def read_bad_memory() -> None:
+    ctypes.string_at(0)
+
+
+def clips(batches: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    return {video: batch["clips"]["rgb"][row] for batch in batches for row, video in enumerate(batch["id"])}
+
+
+@pytest.mark.parametrize(
+    ("happens", "reason"),
+    [
+        (hold_on, "it took a worker longer than data.timeout=0.4 seconds"),
+        (read_bad_memory, "a loader worker was killed by SIGSEGV each time it read it"),
+        (lambda: os._exit(3), "a loader worker ended itself with code 3 each time it read it"),
+    ],
+)
+def test_a_video_that_stops_a_worker_is_left_out(
+    records: list[Record], happens: Callable[[], Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = clips(list(loader(records, lambda: None, workers=0)))
+    measured = loader(records, happens, replace=False, timeout=0.4)
+    batches = list(measured)
+    bad = records[5]
+    assert [video for batch in batches for video in batch["id"]] == [r.id for r in records if r is not bad]
+    assert [failure for batch in batches for failure in batch["failures"]] == [
+        (bad.id, f"{bad.media['frames']}: {reason}")
+    ]
+    assert reason in caplog.text and caplog.text.count("counts as unreadable") == 1
+    for video, clip in clips(batches).items():
+        assert torch.equal(clip, whole[video])
+    caplog.clear()
+    assert clips(list(measured)).keys() == clips(batches).keys() and not caplog.text, "it is not tried again"
+
+
+def test_in_training_another_record_takes_its_place(records: list[Record]) -> None:
+    first, second = (list(loader(records, hold_on, timeout=0.4, workers=workers)) for workers in (1, 2))
+    assert [len(batch["id"]) for batch in first] == [2, 2, 2, 2]
+    assert [batch["id"] for batch in first] == [batch["id"] for batch in second]
+    assert records[5].id not in clips(first)
+
+
+def test_a_worker_killed_from_outside_costs_no_video(
+    records: list[Record], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mark = tmp_path / "killed"
+
+    def once() -> None:
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    batches = list(loader(records, once, replace=False))
+    assert [video for batch in batches for video in batch["id"]] == [r.id for r in records]
+    assert f"was killed by SIGKILL while it read {records[5].media['frames']}; its batches are loaded" in caplog.text
+
+
+def test_workers_that_are_killed_again_and_again_end_the_run(records: list[Record]) -> None:
+    message = r"killed by SIGKILL while it read .*5.mp4, the 6th in this epoch; if memory ran out, lower data.workers"
+    with pytest.raises(UserError, match=message):
+        list(loader(records, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+
+
+def test_an_error_of_the_user_in_a_worker_is_one_line(records: list[Record]) -> None:
+    def wrong() -> None:
+        raise UserError("can't write the flow cache; set paths.cache")
+
+    with pytest.raises(UserError) as caught:
+        list(loader(records, wrong))
+    assert str(caught.value) == "can't write the flow cache; set paths.cache"
+
+
+def test_what_is_read_can_be_asked(records: list[Record]) -> None:
+    measured = loader(records, lambda: time.sleep(1.5), workers=1)
+    batches = iter(measured)
+    next(batches)
+    until = time.monotonic() + 10
+    while measured.reading() != [records[5].id] and time.monotonic() < until:
+        time.sleep(0.01)
+    assert measured.reading() == [records[5].id]
+    assert len(list(batches)) == 3 and measured.reading() == []
+
+
+def test_time_in_which_the_run_is_suspended_does_not_count(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Workers and the watch stop together: asleep for longer than the limit, the worker is not ended on waking."""
+    mark, parent = tmp_path / "slept", os.getpid()
+
+    def suspended() -> None:
+        if not mark.exists():
+            mark.touch()
+            time.sleep(0.2)
+            child = os.fork()
+            if child == 0:  # wakes the run up again, as the shell does
+                time.sleep(1.5)
+                os.kill(parent, signal.SIGCONT)
+                os._exit(0)
+            os.kill(parent, signal.SIGSTOP)
+            os.waitpid(child, 0)
+
+    monkeypatch.setattr(watched, "POLL", 0.1)
+    measured = loader(records, suspended, replace=False, timeout=1.0, workers=1)
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        pytest.skip("stops the process of the tests")
+    batches = list(measured)
+    assert mark.exists() and [video for batch in batches for video in batch["id"]] == [r.id for r in records]
