@@ -48,6 +48,7 @@ LEAST: dict[str, tuple[type, float]] = {
     "trainer.num_threads": (int, 1),
 }
 """Numbers that would fail late or oddly: their kind and least value."""
+POSITIVE = ("loading.timeout", "loading.memory_gb", "loading.stall")
 SWITCHES = (
     "test",
     "init.new_head",
@@ -79,6 +80,10 @@ def check_values(cfg: DictConfig) -> None:
         kinds = (int,) if kind is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
             raise UserError(f"{key}={value} must be a {'whole ' if kind is int else ''}number from {least:g}")
+    for key in POSITIVE:
+        value = OmegaConf.select(cfg, key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+            raise UserError(f"{key}={value} must be a number above 0, or null")
 
 
 @dataclass(frozen=True)

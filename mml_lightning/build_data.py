@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mml_lightning import nodes
-from mml_lightning.data import check
+from mml_lightning.data import check, memory
 from mml_lightning.data.clips import ClipDataset, Geometries, Starts
 from mml_lightning.data.draws import FixedCrops, TrainDraw, ValDraw, ViewsDraw, training_crop
 from mml_lightning.data.flow import FlowCache, FlowSettings
@@ -230,4 +230,18 @@ def loader_settings(cfg: DictConfig) -> LoaderSettings:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if cfg.data.workers > cores:  # torch says it too, per loader and twice: see quieten_libraries
         log.warning("data.workers=%d: there are %d cores here; fewer workers may be faster", cfg.data.workers, cores)
-    return LoaderSettings(cfg.data.batch_size, cfg.data.eval_batch_size, cfg.data.workers)
+    return LoaderSettings(cfg.data.batch_size, cfg.data.eval_batch_size, cfg.data.workers, timeout=cfg.loading.timeout)
+
+
+def check_memory(cfg: DictConfig, datasets: Mapping[str, ClipDataset], ranks: int) -> None:
+    """Args:
+        ranks: processes on this machine.
+
+    Raises:
+        UserError: loading would take more memory than there is; see :func:`mml_lightning.data.memory.check`.
+    """
+    batches = {split: int(cfg.data.eval_batch_size) for split in datasets}
+    if "train" in batches:
+        batches["train"] = int(cfg.data.batch_size) // ranks
+    cache = int(cfg.data.cache_mb) * 2**20 if cfg.data.get("cache", "none") == "ram" else 0
+    memory.check(datasets, batches, int(cfg.data.workers), ranks, cache, cfg.loading.memory_gb)

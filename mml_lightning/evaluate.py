@@ -45,6 +45,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     cohort = scoring_cohort(cfg, entries, chosen, data)
     folder = Path(cfg.paths.output_dir)
     trainer = run.make_trainer(cfg, folder, [], job_type="eval")
+    build_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
     process.say(
         [
             f"measuring {', '.join(entries)} on {len(datasets['test'])} {cfg.split} videos of {data.name}, "

@@ -30,6 +30,7 @@ from mml_lightning.loaders import VideoData
 from mml_lightning.process import is_first_rank, quieten_libraries, say, say_result, set_up_process
 from mml_lightning.progress import Progress
 from mml_lightning.results import RunResult, nested_metrics
+from mml_lightning.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     speed = Speed(cfg.data.batch_size)
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed])
     build_data.check_batch(cfg, data, trainer.world_size)
+    build_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
     norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     say(plan.describe(cfg, data, cohort.objective, sizes, origins, computed))
@@ -209,6 +211,8 @@ def make_trainer(
     settings = {k: v for k, v in nodes.plain(cfg.trainer).items() if v is not None and k != "num_threads"}
     bar = sys.stdout.isatty() if cfg.callbacks.progress_bar == "auto" else bool(cfg.callbacks.progress_bar)
     own: list[pl.Callback] = [SharedBuffers()]
+    if cfg.loading.stall:
+        own.append(Watchdog(float(cfg.loading.stall)))
     if cfg.callbacks.epoch_lines:
         own.append(EpochLines(every=None if bar else 30.0))
     try:

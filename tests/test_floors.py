@@ -60,6 +60,7 @@ FLOORS = {
     "progress": 1,
     "provenance": 3,
     "process": 3,
+    "watchdog": 2,
     "pipeline": 3,
     "planned": 3,
     "catalogue": 3,

@@ -93,6 +93,6 @@ def check(
     shared = free_shared_memory()
     if workers and budget is None and shared is not None and moving > shared:
         raise UserError(
-            f"batches on their way would take about {moving / 2**20:.0f} MB ({told}), {shared / 2**20:.0f} MB are free: "
-            f"{SHARED}{FEWER}"
+            f"batches on their way would take about {moving / 2**20:.0f} MB of shared memory ({told}), "
+            f"{shared / 2**20:.0f} MB are free: {SHARED}{FEWER}"
         )

@@ -37,7 +37,7 @@ POLL = 1.0  # seconds between two looks at the workers
 PID, TAKEN, INDEX = range(3)  # columns of the board
 IDLE = -1
 CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGBUS}
-SHARED = "the shared memory of this machine (/dev/shm) is full: enlarge it (docker run --shm-size), or lower "
+SHARED = "/dev/shm is too small: enlarge it (docker run --shm-size), or lower "
 FEWER = "data.workers or data.batch_size"
 
 
@@ -242,7 +242,7 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
         """Note what the death of one worker says about the video it was reading."""
         told = self._slow.pop(pid, None)
         if told is not None and code == -signal.SIGKILL:
-            self._refuse(told, f"it took a worker longer than data.timeout={self.limit:g} seconds")
+            self._refuse(told, f"it took a worker longer than loading.timeout={self.limit:g} seconds")
             return
         cause, crashed = _cause(code), code >= 0 or -code in CRASHES
         where = f"{self.name}: a loader worker {cause}"
@@ -257,7 +257,7 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
         self._losses += 1
         advice = f"{SHARED}{FEWER}" if code == -signal.SIGBUS else f"if memory ran out, lower {FEWER}"
         if self._losses > LOSSES:
-            raise UserError(f"{where} {video}, the {self._losses}th in this epoch; {advice}")
+            raise UserError(f"{where} {video}, {self._losses} times in this epoch; {advice}")
         log.error("%s %s; its batches are loaded again; %s", where, video, advice)
 
     def _refuse(self, index: int, reason: str) -> None:

@@ -1,0 +1,65 @@
+"""What loading takes is known before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mml_lightning import build_data, run
+from mml_lightning.data import memory
+from mml_lightning.errors import UserError
+
+Composed = Callable[..., tuple[Any, list[str]]]
+
+
+def datasets(cfg: Any) -> dict[str, Any]:
+    chosen = build_data.modalities(cfg)
+    data = build_data.dataset(cfg)
+    return build_data.clip_datasets(cfg, data, build_data.flow_cache(cfg, chosen), list(chosen.values()))
+
+
+@pytest.mark.parametrize("views", ["center", "uniform2_dense1_full", "ten_crop"])
+def test_size_of_a_sample_is_that_of_a_real_one(composed: Composed, views: str) -> None:
+    cfg, _ = composed("modality=[rgb,rgbdiff]", f"views={views}")
+    for dataset in datasets(cfg).values():
+        real = dataset[(0, 0)]["clips"].values()
+        assert memory.sample_bytes(dataset) == sum(clip.nbytes for clip in real)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_much = composed("data.workers=2", "loading.memory_gb=0.5")
+    message = (
+        r"loading would take about 1\.2 GB of memory \(1 rank\(s\), 2 workers per split, batches up to 0 MB\), 0\.5 GB "
+        r"are allowed by loading\.memory_gb; lower data\.workers or data\.batch_size, or set loading"
+    )
+    with pytest.raises(UserError, match=message):
+        run.stage(*too_much)
+    monkeypatch.setattr(memory, "free_memory", lambda: 2**30)
+    with pytest.raises(UserError, match=r"about 1\.2 GB .*, 1\.0 GB are free; lower data.workers"):
+        run.stage(*composed("data.workers=2"))
+    monkeypatch.setattr(memory, "free_memory", lambda: None)
+    monkeypatch.setattr(memory, "free_shared_memory", lambda: 2**20)
+    message = r"would take about 2 MB of shared memory .*, 1 MB are free: /dev/shm is too small"
+    with pytest.raises(UserError, match=message):
+        run.stage(*composed("data.workers=2"))
+    assert not (tmp_path / "single").exists()
+    kept = build_data.check_memory  # a budget of one's own overrules what the system tells
+    kept(composed("data.workers=2", "loading.memory_gb=100")[0], datasets(composed()[0]), 1)
+
+
+def test_free_memory_heeds_the_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "GROUPS", ())
+    whole = memory.free_memory()
+    assert whole is not None and whole > 2**20
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    monkeypatch.setattr(memory, "GROUPS", (tmp_path,))
+    assert memory.free_memory() == 2000000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_memory() > 2000000
+    assert memory.free_shared_memory(str(tmp_path / "nowhere")) is None
