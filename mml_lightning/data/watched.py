@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 PREFETCH = 2  # batches that a worker prepares ahead
 DEATHS = 2  # deaths of a worker over one video, after which the video is the cause
 LOSSES = 5  # workers that may be killed from outside in one epoch
+DYING = 5.0  # seconds that a process may take to end
 POLL = 1.0  # seconds between two looks at the workers
 PID, TAKEN, INDEX = range(3)  # columns of the board
 IDLE = -1
@@ -224,9 +225,9 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
         Raises:
             UserError: no video is at fault, and it happened too often.
         """
-        if isinstance(error, UserError):
+        if "in DataLoader worker process" in str(error):  # the worker says it, so it lives
             return False
-        wait([process.sentinel for process in self._processes], POLL)
+        wait([process.sentinel for process in self._processes], 0.0 if _waited(error) else DYING)
         dead = {p.pid: p.exitcode for p in self._processes if p.exitcode is not None}
         if not dead and not _waited(error):
             return False
