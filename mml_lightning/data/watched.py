@@ -227,7 +227,10 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
         """
         if "in DataLoader worker process" in str(error):  # the worker says it, so it lives
             return False
-        wait([process.sentinel for process in self._processes], 0.0 if _waited(error) else DYING)
+        ended = wait([process.sentinel for process in self._processes], 0.0 if _waited(error) else DYING)
+        for process in self._processes:
+            if process.sentinel in ended:
+                process.join(DYING)  # its files are closed a moment before it has ended
         dead = {p.pid: p.exitcode for p in self._processes if p.exitcode is not None}
         if not dead and not _waited(error):
             return False
