@@ -33,11 +33,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--short-side", type=int, default=256, metavar="PX", help="reduce larger frames (default: 256; 0: keep sizes)"
     )
-    parser.add_argument("--flow-short-side", type=int, metavar="PX", help="of flow (default: that of frames)")
+    parser.add_argument("--flow-short-side", type=int, default=128, metavar="PX", help="of flow (default: 128)")
     parser.add_argument("--quality", type=int, default=90, metavar="N", help="JPEG quality of frames (default: 90)")
     parser.add_argument(
         "--flow-quality", type=_quality, default=90, metavar="N|png", help="JPEG quality of flow, or png: no loss"
     )
+    parser.add_argument("--audio", action="store_true", help="also the sound of the videos, as it is encoded in them")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--shards", type=int, default=0, metavar="N", help="number of files")
     size.add_argument("--shard-size", type=int, default=1000, metavar="MB", help="size of a file (default: 1000)")
@@ -61,10 +62,9 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]
     from mml_lightning.data.packs.verify import verify
 
     logging.basicConfig(format="%(message)s", level=logging.INFO)  # progress without a terminal
-    flow_side = args.short_side if args.flow_short_side is None else args.flow_short_side
-    coding = Coding(args.short_side, args.quality, flow_side, args.flow_quality)
+    coding = Coding(args.short_side, args.quality, args.flow_short_side, args.flow_quality)
     wish = Wish((), coding, args.shards, args.shard_size, args.workers, tuple(args.overrides), args.keep_flow)
-    packer = prepare(compose(args.overrides), args.out, wish)
+    packer = prepare(compose(args.overrides), args.out, wish, ("audio",) if args.audio else ())
     with _progress("pack") as begin:
         packed = packer.run(begin)
     print("\n".join(lines(packed, args.out)))
@@ -76,8 +76,8 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]
             sys.exit(1)
 
 
-def prepare(cfg: DictConfig, out: Path, wish: Wish) -> Packer:
-    """What will be packed of a config: all records of its data, the sources of its modalities.
+def prepare(cfg: DictConfig, out: Path, wish: Wish, more: Sequence[str] = ()) -> Packer:
+    """What will be packed of a config: all records of its data, the sources of its modalities and `more`.
 
     Raises:
         UserError: the config or the data are wrong.
@@ -99,7 +99,7 @@ def prepare(cfg: DictConfig, out: Path, wish: Wish) -> Packer:
     if any(record.span is not None for records in data.splits.values() for record in records):
         sources.add("frames")  # whose clock places the spans
     opener = SourceOpener(cfg.data.decoder, build_data.flow_cache(cfg, chosen))
-    return Packer(data, opener, out, dataclasses.replace(wish, sources=tuple(sorted(sources))))
+    return Packer(data, opener, out, dataclasses.replace(wish, sources=tuple(sorted(sources.union(more)))))
 
 
 @contextmanager

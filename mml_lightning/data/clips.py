@@ -22,11 +22,11 @@ from torch import Tensor
 from mml_lightning.data.decode import DecodeError
 from mml_lightning.data.intervals import ENDS, Ends, classes_between
 from mml_lightning.data.records import Head, Record
-from mml_lightning.data.sources import OpenSource, SourceOpener
+from mml_lightning.data.sources import OpenSource, SourceOpener, read_part
 from mml_lightning.errors import UserError
 from mml_lightning.modalities import Modality
 from mml_lightning.sampling import window_indices
-from mml_lightning.transforms import Crop, apply_views, invert_x
+from mml_lightning.transforms import Crop, apply_views, bounding_box, invert_x
 
 Starts = Callable[[Mapping[str, int], Mapping[str, int], np.random.Generator], Mapping[str, np.ndarray]]
 """Temporal draw: ({modality: items}, {modality: window}, rng) -> {modality: starts [V, T]}."""
@@ -215,8 +215,10 @@ def _clips(
     for name in {modality.source for modality in modalities}:
         users = [modality for modality in modalities if modality.source == name]
         wanted = np.unique(np.concatenate([indices[m.name].ravel() for m in users]))
-        pixels = torch.from_numpy(sources[name].frames(wanted.tolist())).permute(0, 3, 1, 2)
-        crops = apply_views(pixels, geometries)  # each [N, c, h, w]
+        size = sources[name].size
+        box = bounding_box(geometries, *size)
+        pixels = torch.from_numpy(read_part(sources[name], wanted.tolist(), box)).permute(0, 3, 1, 2)
+        crops = apply_views(pixels, [crop.scaled_to(*size).inside(box) for crop in geometries])  # each [N, c, h, w]
         for modality in users:
             at = torch.from_numpy(np.searchsorted(wanted, indices[modality.name]))  # [V, T, L]
             views = [crop[at].flatten(2, 3) for crop in crops]  # each [V, T, L*c, h, w]

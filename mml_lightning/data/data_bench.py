@@ -1,8 +1,9 @@
 """Ways to keep training data side by side: what a clip costs from a pack, from loose JPEG files and from a video.
 
 Legend: T frames, P pairs of flow, H height, W width. A clip is 8 frames and 8 windows of 5 pairs, as an RGB and a flow
-network with 8 segments look at it. *Read* ends with arrays, uint8 [8, H, W, 3] and [40, H, W, 2]; a *sample* is also
-cropped at random and resized to 224x224, on the CPU as in a run; PIL's ways do that image by image, as TSN does.
+network with 8 segments look at it. *Read* ends with arrays, uint8 [8, H, W, 3] and [40, H, W, 2], from packs cut to the
+crop, which is drawn before; a *sample* is also cropped and resized to 224x224, on the CPU as in a run; PIL's ways do
+that image by image, as TSN does.
 Times are of the processor (all threads), with the files in the page cache: a cold disk is not in them.
 """
 
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ from mml_lightning.data.decode import installed, open_video
 from mml_lightning.data.images import open_media
 from mml_lightning.data.packs.reader import PackReader
 from mml_lightning.data.records import Media
+from mml_lightning.data.sources import read_part
 from mml_lightning.data.threads import one_thread
 from mml_lightning.errors import UserError
-from mml_lightning.transforms import Crop, TrainGeometry, apply_views
+from mml_lightning.transforms import Crop, TrainGeometry, apply_views, bounding_box
 
 SEGMENTS, WINDOW, OUTPUT = 8, 5, 224
 BASE = "PIL, loose JPEG"
@@ -70,9 +72,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Way:
-    """`read` gives the frames and the flow of a clip, `crop` makes tensors [n, c, 224, 224] of either."""
+    """`read` gives the frames and the flow of a clip, as much of them as the way can't help for a crop; `crop` makes
+    tensors [n, c, 224, 224] of either."""
 
-    read: Callable[[Clip, Sequence[int], Sequence[int]], tuple[Any, Any]]
+    read: Callable[[Clip, Sequence[int], Sequence[int], Crop], tuple[Any, Any]]
     crop: Callable[[Any, Crop], torch.Tensor]
     kinds: Sequence[str]  # of files it needs
 
@@ -116,7 +119,7 @@ def _round(way: Way, clips: Sequence[Clip], frames: int, seed: int) -> dict[str,
         pairs = np.unique(at[:, None] + np.arange(WINDOW)).tolist()
         crop = geometry.draw(*clip.size, random.Random(1000 * seed + number))
         start = time.process_time()
-        items = way.read(clip, at.tolist(), pairs)
+        items = way.read(clip, at.tolist(), pairs, crop)
         middle = time.process_time()
         for one in items:
             way.crop(one, crop)
@@ -130,14 +133,13 @@ def ways() -> dict[str, Way]:
     found: dict[str, Way] = {}
     if importlib.util.find_spec("PIL") is not None:
         found[BASE] = Way(_pil, _pil_crop, ("loose",))
-    found["OpenCV, loose JPEG"] = Way(functools.partial(_loose, FRAMES, FLOW), _crop, ("loose",))
+    found["OpenCV, loose JPEG"] = Way(_loose, _crop, ("loose",))
     for decoder in ("decord", "pyav"):
         if installed(decoder):
             found[f"{decoder}, video + flow cache"] = Way(functools.partial(_video, decoder), _crop, ("video", "cache"))
     for kind in PACKS:
-        found[kind] = Way(functools.partial(_packed, kind, PackReader), _crop, (kind,))
-    if importlib.util.find_spec("simplejpeg") is not None:
-        found["pack, read by simplejpeg"] = Way(functools.partial(_packed, "pack", _SimpleReader), _crop, ("pack",))
+        found[kind] = Way(functools.partial(_packed, kind), _whole, (kind,))
+    found["pack, pictures decoded whole"] = Way(_packed_whole, _crop, ("pack",))
     return found
 
 
@@ -145,37 +147,35 @@ def _crop(items: np.ndarray, crop: Crop) -> torch.Tensor:
     return apply_views(torch.from_numpy(items).permute(0, 3, 1, 2), [crop])[0]
 
 
-def _loose(frames: str, flow: str, clip: Clip, at: Sequence[int], pairs: Sequence[int]) -> tuple[Any, Any]:
-    with open_media(clip.media[frames]) as one, open_media(clip.media[flow]) as other:
+def _whole(items: np.ndarray, crop: Crop) -> torch.Tensor:
+    """Of items that are cut out already."""
+    height, width = items.shape[1:3]
+    return _crop(items, replace(crop, x=0, y=0, width=width, height=height, reference=(width, height)))
+
+
+def _loose(clip: Clip, at: Sequence[int], pairs: Sequence[int], crop: Crop) -> tuple[Any, Any]:
+    with open_media(clip.media[FRAMES]) as one, open_media(clip.media[FLOW]) as other:
         return one.frames(at), other.frames(pairs)
 
 
-def _video(decoder: str, clip: Clip, at: Sequence[int], pairs: Sequence[int]) -> tuple[Any, Any]:
+def _video(decoder: str, clip: Clip, at: Sequence[int], pairs: Sequence[int], crop: Crop) -> tuple[Any, Any]:
     with open_video(clip.video, decoder) as video:
         return video.frames(at), np.load(clip.cache, mmap_mode="r", allow_pickle=False)[pairs]
 
 
-def _packed(
-    kind: str, reader: Callable[[Any], PackReader], clip: Clip, at: Sequence[int], pairs: Sequence[int]
-) -> tuple[Any, Any]:
-    frames, flow = (reader(media) for media in clip.packed[kind])
+def _packed(kind: str, clip: Clip, at: Sequence[int], pairs: Sequence[int], crop: Crop) -> tuple[Any, Any]:
+    frames, flow = (PackReader(media) for media in clip.packed[kind])
+    wanted = ((frames, at), (flow, pairs))
+    one, other = (read_part(reader, items, bounding_box([crop], *reader.size)) for reader, items in wanted)
+    return one, other
+
+
+def _packed_whole(clip: Clip, at: Sequence[int], pairs: Sequence[int], crop: Crop) -> tuple[Any, Any]:
+    frames, flow = (PackReader(media) for media in clip.packed["pack"])
     return frames.frames(at), flow.frames(pairs)
 
 
-class _SimpleReader(PackReader):
-    """Images by simplejpeg, a binding of libjpeg-turbo, which OpenCV's own decoder is too."""
-
-    def _decode(self, index: int, content: bytes, out: np.ndarray) -> None:
-        import simplejpeg
-
-        if self.media.layout == "rgb":
-            simplejpeg.decode_jpeg(content, "RGB", buffer=out)
-            return
-        image = simplejpeg.decode_jpeg(content, "GRAY")[..., 0]
-        out.transpose(2, 0, 1)[:] = image.reshape(2, *out.shape[:2])
-
-
-def _pil(clip: Clip, at: Sequence[int], pairs: Sequence[int]) -> tuple[Any, Any]:
+def _pil(clip: Clip, at: Sequence[int], pairs: Sequence[int], crop: Crop) -> tuple[Any, Any]:
     """Lists of decoded images: RGB, and grey ones of x and y in turn."""
     from PIL import Image
 

@@ -25,10 +25,10 @@ FRAMES, FLOW = "frames", "flow"
 SIZE, FPS = (427, 240), 12
 BOUND = 20.0
 PACKS = {
-    "pack": Coding(0, 90, 0, 90),
-    "pack, flow at half size": Coding(0, 90, SIZE[1] // 2, 90),
-    "pack, short side 128": Coding(128, 90, 128, 90),
-    "pack, flow as PNG": Coding(0, 90, 0, "png"),
+    "pack": Coding(),
+    "pack, flow at full size": Coding(flow_short_side=0),
+    "pack, flow as PNG": Coding(flow_quality="png"),
+    "pack, short side 128": Coding(short_side=128),
 }
 
 

@@ -79,6 +79,7 @@ class PackedFrames:
         table, crc32: where the table of its images stands in the shard, and the table's check sum.
         bytes: of all images.
         problem: why there is none, where it could not be read when the pack was made.
+        start: of sound, seconds after the first frame.
     """
 
     shard: Path
@@ -92,10 +93,11 @@ class PackedFrames:
     bytes: int = 0
     coding: str = "jpg"
     problem: str = ""
+    start: float = 0.0
 
     @property
     def layout(self) -> str:
-        return "rgb" if self.source == "frames" else "flow_stacked"
+        return {"frames": "rgb", "flow": "flow_stacked"}.get(self.source, "stream")
 
     def __str__(self) -> str:
         return f"{self.shard}: {self.folder}/{self.source}"

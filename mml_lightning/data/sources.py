@@ -17,6 +17,7 @@ from mml_lightning.data.flow import FlowCache, FlowSettings, stream_flow
 from mml_lightning.data.images import open_media
 from mml_lightning.data.records import ImageSequence, PackedFrames, Record
 from mml_lightning.errors import UserError
+from mml_lightning.transforms import Box
 
 SOURCES = ("frames", "flow")
 
@@ -34,6 +35,19 @@ class OpenSource(Protocol):
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         """Items uint8 [N, H, W, c]."""
         ...
+
+
+def read_part(source: OpenSource, indices: Sequence[int], box: Box) -> np.ndarray:
+    """What the items hold inside of `box` (x, y, w, h), uint8 [N, h, w, c]; sources that can, decode no more than that.
+
+    Raises:
+        DecodeError: an item can't be read.
+    """
+    part = getattr(source, "part", None)
+    if part is not None:
+        return np.asarray(part(indices, box))
+    x, y, width, height = box
+    return source.frames(indices)[:, y : y + height, x : x + width]
 
 
 @dataclass

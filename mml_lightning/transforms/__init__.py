@@ -7,7 +7,17 @@ modalities of that sample; a modality stored at another resolution takes the sam
 :class:`TrainGeometry`, :class:`JitterGeometry` and :class:`TestGeometry` are what a config names.
 """
 
-from mml_lightning.transforms.boxes import Crop, Policy, Size, apply, apply_views, invert_x, scaled_size
+from mml_lightning.transforms.boxes import (
+    Box,
+    Crop,
+    Policy,
+    Size,
+    apply,
+    apply_views,
+    bounding_box,
+    invert_x,
+    scaled_size,
+)
 from mml_lightning.transforms.testing import Rule, TestGeometry, test_crops
 from mml_lightning.transforms.training import (
     JitterGeometry,
@@ -18,6 +28,7 @@ from mml_lightning.transforms.training import (
 )
 
 __all__ = [
+    "Box",
     "Crop",
     "JitterGeometry",
     "Policy",
@@ -27,6 +38,7 @@ __all__ = [
     "TrainGeometry",
     "apply",
     "apply_views",
+    "bounding_box",
     "draw_multi_scale_crop",
     "invert_x",
     "multi_scale_sizes",

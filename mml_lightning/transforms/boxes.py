@@ -16,6 +16,8 @@ from torch import Tensor
 
 Policy = Literal["code", "paper", "fixed"]
 Size = tuple[int, int]
+Box = tuple[int, int, int, int]
+"""x, y, width, height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,28 @@ class Crop:
         x, box_w = _scale_edges(self.x, self.width, self.reference[0], width)
         y, box_h = _scale_edges(self.y, self.height, self.reference[1], height)
         return replace(self, x=x, y=y, width=box_w, height=box_h, reference=(width, height))
+
+    def inside(self, box: Box) -> Crop:
+        """The same crop of frames of which only ``box`` is there.
+
+        Raises:
+            ValueError: it leaves the box, or resizes the whole frame first.
+        """
+        if box == (0, 0, *self.reference):
+            return self
+        if self.resize is not None:
+            raise ValueError(f"a crop of the frame resized to {self.resize} needs the whole frame")
+        return replace(self, x=self.x - box[0], y=self.y - box[1], reference=box[2:])
+
+
+def bounding_box(crops: Sequence[Crop], width: int, height: int) -> Box:
+    """The part of a frame of ``width`` x ``height`` that ``crops`` look at: all of it where one resizes the frame."""
+    scaled = [crop.scaled_to(width, height) for crop in crops]
+    if any(crop.resize is not None for crop in scaled):
+        return 0, 0, width, height
+    left, top = min(crop.x for crop in scaled), min(crop.y for crop in scaled)
+    right, bottom = max(crop.x + crop.width for crop in scaled), max(crop.y + crop.height for crop in scaled)
+    return left, top, right - left, bottom - top
 
 
 def scaled_size(width: int, height: int, short_side: int, policy: Policy = "fixed") -> Size:

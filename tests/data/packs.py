@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mml_lightning.data.flow import FlowCache, FlowSettings
 from mml_lightning.data.packs.encode import Coding
@@ -36,9 +37,9 @@ def dataset(folder: Path, videos: int = 40) -> Dataset:
     return Dataset("small", splits, HEADS, {"label": {0: 1, 1: 0}}, {"gone": "unreadable"})
 
 
-def packer(data: Dataset, cache: Path, out: Path, coding: Coding | None = None, **wish: int) -> Packer:
+def packer(data: Dataset, cache: Path, out: Path, coding: Coding | None = None, **wish: Any) -> Packer:
     opener = SourceOpener("pyav", FlowCache(cache, FlowSettings(decoder="pyav", preset="ultrafast")))
-    return Packer(data, opener, out, Wish(BOTH, coding or Coding(), **wish))
+    return Packer(data, opener, out, Wish(wish.pop("sources", BOTH), coding or Coding(), **wish))
 
 
 def quiet(videos: int) -> Callable[[], object]:

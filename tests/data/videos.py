@@ -106,11 +106,21 @@ def damaged(kind: str, good: Path, path: Path) -> Path:
     return path
 
 
-def write_sound(path: Path) -> Path:
-    """A second of silence in a file without a video stream."""
+def write_sound(path: Path, video: bool = False) -> Path:
+    """A second of a rising tone, alone or behind 12 frames that begin 0.25 s after it."""
     with av.open(str(path), "w") as output:
         stream: Any = output.add_stream("aac", rate=16_000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), dtype=np.float32), format="fltp", layout="mono")
+        pictures: Any = output.add_stream("libx264", rate=FPS) if video else None
+        if video:
+            pictures.width, pictures.height, pictures.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+            for number, pixels in enumerate(counted(12)):
+                picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                picture.pts, picture.time_base = number + FPS // 4, Fraction(1, FPS)
+                output.mux(pictures.encode(picture))
+            output.mux(pictures.encode(None))
+        time = np.arange(16_000) / 16_000
+        tone = np.sin(2 * np.pi * (200 + 300 * time) * time).astype(np.float32)[None] / 4
+        frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
         frame.sample_rate, frame.pts = 16_000, 0
         output.mux(stream.encode(frame))
         output.mux(stream.encode(None))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mml_lightning.data.decode import DecodeError
+from mml_lightning.data.packs.jpeg import restart_interval
 from mml_lightning.data.records import ImageSequence, Media
 from mml_lightning.data.sources import OpenSource
 from mml_lightning.errors import UserError
@@ -37,7 +38,7 @@ class Coding:
 
     short_side: int = 256
     quality: int = 90
-    flow_short_side: int = 256
+    flow_short_side: int = 128
     flow_quality: int | str = 90
 
     def __post_init__(self) -> None:
@@ -57,12 +58,14 @@ class Coding:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One source of one video as image files of `size` (W, H)."""
+    """One source of one video as image files of `size` (W, H), or its sound as one file; `start`: seconds after the
+    first frame."""
 
     images: Sequence[bytes]
     size: tuple[int, int]
     fps: float
     coding: str
+    start: float = 0.0
 
 
 def encode(name: str, source: OpenSource, fps: float, media: Media | None, coding: Coding) -> Encoded:
@@ -109,13 +112,13 @@ def encode_item(name: str, pixels: np.ndarray, size: tuple[int, int], coding: Co
     if (pixels.shape[1], pixels.shape[0]) != size:
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     if name == "frames":
-        image, quality = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), coding.quality
-    else:
-        image = np.concatenate([pixels[..., 0], pixels[..., 1]])
-        if coding.flow_quality == "png":
-            return bytes(cv2.imencode(".png", image)[1])
-        quality = int(coding.flow_quality)
-    return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+        image = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        options = [cv2.IMWRITE_JPEG_QUALITY, coding.quality, cv2.IMWRITE_JPEG_RST_INTERVAL, restart_interval(size[0])]
+        return bytes(cv2.imencode(".jpg", image, options)[1])
+    image = np.concatenate([pixels[..., 0], pixels[..., 1]])
+    if coding.flow_quality == "png":
+        return bytes(cv2.imencode(".png", image)[1])
+    return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(coding.flow_quality)])[1])
 
 
 def _content(path: Path) -> bytes:

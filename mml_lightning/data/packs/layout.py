@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,11 @@ import numpy as np
 
 from mml_lightning.data.records import PackedFrames
 
-FORMAT, VERSION = "mml-pack", 1
+FORMAT, VERSION, READABLE = "mml-pack", 2, (1, 2)  # 1: no sound, no restart markers
 MANIFEST, RECORDS = "manifest.json", "records.jsonl"
 ENTRY = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4")])
-SOURCES = ("frames", "flow")
-LAYOUTS = {"frames": "rgb", "flow": "flow_stacked"}
-CODINGS = ("jpg", "png")
+LAYOUTS = {"frames": "rgb", "flow": "flow_stacked", "audio": "stream"}
+CODINGS = {"rgb": ("jpg", "png"), "flow_stacked": ("jpg", "png"), "stream": ("mka",)}
 LARGEST = 65_535  # pixels of a side, as in JPEG
 _FOLDER = re.compile(r"\d{6,}_[A-Za-z0-9_-][A-Za-z0-9_.-]{0,79}")
 
@@ -60,7 +60,7 @@ def packed(shard: Path, folder: str, source: str, told: Mapping[str, Any]) -> Pa
     """
     if not isinstance(folder, str) or not _FOLDER.fullmatch(folder) or ".." in folder:
         raise ValueError(f"{folder!r} is no folder of a pack")
-    if source not in SOURCES:
+    if source not in LAYOUTS:
         raise ValueError(f"source {source!r} is unknown")
     problem = told.get("problem")
     if problem is not None:
@@ -69,16 +69,17 @@ def packed(shard: Path, folder: str, source: str, told: Mapping[str, Any]) -> Pa
         numbers = {key: told[key] for key in ("count", "table", "crc32", "bytes")}
         width, height = told["size"]
         fps, coding, layout = float(told["fps"]), told["coding"], told["layout"]
+        start = float(told.get("start", 0.0))
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{folder}: a field of {source} is missing or wrong") from None
     whole = [*numbers.values(), width, height]
     if any(type(value) is not int or value < 0 for value in whole) or numbers["count"] < 1 or not 0 <= fps < 1e6:
         raise ValueError(f"{folder}: a number of {source} is wrong")
-    if not 1 <= min(width, height) <= max(width, height) <= LARGEST:
+    if not (source != "audio") <= min(width, height) <= max(width, height) <= LARGEST or not isfinite(start):
         raise ValueError(f"{folder}: a number of {source} is wrong")
-    if coding not in CODINGS or layout != LAYOUTS[source]:
+    if layout != LAYOUTS[source] or coding not in CODINGS[layout]:
         raise ValueError(f"{folder}: {source} is {coding!r} in layout {layout!r}, which this version can't read")
-    return PackedFrames(shard, folder, source, fps=fps, size=(width, height), coding=coding, **numbers)
+    return PackedFrames(shard, folder, source, fps=fps, size=(width, height), coding=coding, start=start, **numbers)
 
 
 def read_lines(content: bytes) -> tuple[list[dict[str, Any]], int]:

@@ -13,6 +13,7 @@ from typing import Any
 from mml_lightning.data.packs.layout import (
     FORMAT,
     MANIFEST,
+    READABLE,
     RECORDS,
     VERSION,
     line_of,
@@ -115,8 +116,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{path} is damaged; {AGAIN}") from None
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise UserError(f"{path} is not the manifest of a pack; give the folder that mml pack has made")
-    if fields.get("version") != VERSION:
-        raise UserError(f"{path} is of version {fields.get('version')}, this program reads {VERSION}; update it")
+    if fields.get("version") not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise UserError(f"{path} is of version {fields.get('version')}, this program reads {known}; update it")
     if fields.pop("checksum", None) != _checksum(fields):
         raise UserError(f"{path} is damaged: its check sum is not its content's; {AGAIN}")
     wrong = next((key for key, kind in KINDS.items() if type(fields.get(key)) is not kind), None)

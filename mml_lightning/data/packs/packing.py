@@ -18,7 +18,7 @@ from mml_lightning import __version__
 from mml_lightning.data.decode import DecodeError, NoSource
 from mml_lightning.data.images import frames_reader, opencv_version
 from mml_lightning.data.packs.encode import Coding, Encoded, encode
-from mml_lightning.data.packs.layout import RECORDS, folder_name
+from mml_lightning.data.packs.layout import LAYOUTS, RECORDS, VERSION, folder_name
 from mml_lightning.data.packs.manifest import (
     Item,
     digest,
@@ -31,6 +31,7 @@ from mml_lightning.data.packs.manifest import (
     write_records,
 )
 from mml_lightning.data.packs.shard import ShardWriter
+from mml_lightning.data.packs.sound import encoded_sound
 from mml_lightning.data.records import Dataset, Record, media_identity
 from mml_lightning.data.sources import OpenSource, SourceOpener
 from mml_lightning.errors import UserError
@@ -44,7 +45,7 @@ class Wish:
     """What is asked for.
 
     Args:
-        sources: "frames", "flow".
+        sources: "frames", "flow", "audio".
         shards: how many; 0: as many as `shard_mb` asks for, and no fewer than `workers`.
         shard_mb: megabytes (10^6 bytes) of a shard, about.
         workers: shards that are written at a time.
@@ -158,7 +159,7 @@ class Packer:
     def encoded(self, item: Item) -> dict[str, Encoded | str]:
         """The sources of one video; of one that can't be read the reason. A source it lacks by nature is left out."""
         made: dict[str, Encoded | str] = {}
-        for name in ("frames", "flow"):
+        for name in LAYOUTS:
             if name not in self.wish.sources:
                 continue
             try:
@@ -171,6 +172,8 @@ class Packer:
 
     def _encoded(self, item: Item, name: str) -> Encoded:
         record = item.record
+        if name == "audio":
+            return encoded_sound(record.media.get("audio") or record.media["frames"])
         wanted = [name, "frames"] if name == "flow" and "flow" not in record.media else [name]
         with self._passing_flow(record, wanted), self.opener.open(record, wanted) as sources:
             source: OpenSource = sources[name]
@@ -206,6 +209,8 @@ class Packer:
             if told != plan:
                 what = next(key for key in plan if told.get(key) != plan[key])
                 raise UserError(f"{self.folder} holds a pack of another {what}; choose another --out, or delete it")
+            if not found["complete"] and found["version"] != VERSION:
+                raise UserError(f"{self.folder} was begun by an older version; choose another --out, or delete it")
             return found
         if not self.items:
             raise UserError(f"data={self.dataset.name} has no video to pack; check its lists")

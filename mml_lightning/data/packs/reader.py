@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from mml_lightning.data.decode import DecodeError
+from mml_lightning.data.packs.jpeg import Cut, cut
 from mml_lightning.data.packs.layout import ENTRY, member_name, table_name
 from mml_lightning.data.records import PackedFrames
+from mml_lightning.transforms import Box
 
 GAP = 256  # bytes between two images, such as a member's header, that are read along rather than skipped
 
@@ -42,12 +44,20 @@ class PackReader:
         Raises:
             DecodeError: an image or the table is damaged, or an index lies outside.
         """
+        return self.part(indices, (0, 0, *self.size))
+
+    def part(self, indices: Sequence[int], box: Box) -> np.ndarray:
+        """What :meth:`frames` holds inside of `box` (x, y, w, h): uint8 [N, h, w, c]. Frames are decoded there only.
+
+        Raises:
+            DecodeError: as there.
+        """
         unique, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         if unique.size and not 0 <= unique[0] <= unique[-1] < self.count:
             raise DecodeError(f"{self.media}: items {unique[0]} to {unique[-1]} were asked for, it has {self.count}")
-        items = self._empty(len(unique))
+        items = self._empty(len(unique), box)
         for place, (index, content) in enumerate(self.encoded(unique.tolist())):
-            self._decode(index, content, items[place])
+            self._decode(index, content, box, items[place])
         return items if len(unique) == len(inverse) and (np.diff(inverse) > 0).all() else items[inverse]
 
     def stream(self) -> Iterator[np.ndarray]:
@@ -60,13 +70,14 @@ class PackReader:
         Raises:
             DecodeError: it is no image of the right size.
         """
-        item = self._empty(1)[0]
-        self._decode(index, content, item)
+        whole = (0, 0, *self.size)
+        item = self._empty(1, whole)[0]
+        self._decode(index, content, whole, item)
         return item
 
-    def _empty(self, count: int) -> np.ndarray:
-        """[N, H, W, c]; of flow in planes, as its images have them and as crops want them: nothing is interleaved."""
-        width, height = self.size
+    def _empty(self, count: int, box: Box) -> np.ndarray:
+        """[N, h, w, c]; of flow in planes, as its images have them and as crops want them: nothing is interleaved."""
+        width, height = box[2:]
         if self.media.layout == "rgb":
             return np.empty((count, height, width, 3), dtype=np.uint8)
         return np.empty((count, 2, height, width), dtype=np.uint8).transpose(0, 2, 3, 1)
@@ -112,19 +123,21 @@ class PackReader:
         name = member_name(self.media.folder, self.media.source, index, self.media.coding)
         return f"{self.media.shard}: {name}"
 
-    def _decode(self, index: int, content: bytes, out: np.ndarray) -> None:
-        """One image into `out` uint8 [H, W, c]."""
+    def _decode(self, index: int, content: bytes, box: Box, out: np.ndarray) -> None:
+        """What one image holds inside of `box` into `out` uint8 [h, w, c]."""
         import cv2
 
+        (x, y, wide, high), (width, height) = box, self.size
         colour = self.media.layout == "rgb"
+        image = cut(content, box, self.size) if colour else Cut(content, 0, 0, (width, 2 * height))
         flags = (cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE) | cv2.IMREAD_IGNORE_ORIENTATION
         pixels: Any = None
         with suppress(cv2.error):
-            pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
-        width, height = self.size
-        if pixels is None or pixels.shape[:2] != (height if colour else 2 * height, width):
+            pixels = cv2.imdecode(np.frombuffer(image.content, dtype=np.uint8), flags)
+        if pixels is None or pixels.shape[1::-1] != image.size:
             raise DecodeError(f"{self._member(index)} is no image of {width}x{height}")
         if colour:
-            cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=out)
+            inside = pixels[y - image.y : y - image.y + high, x - image.x : x - image.x + wide]
+            cv2.cvtColor(inside, cv2.COLOR_BGR2RGB, dst=out)
         else:
-            out.transpose(2, 0, 1)[:] = pixels.reshape(2, height, width)
+            out.transpose(2, 0, 1)[:] = pixels.reshape(2, height, width)[:, y : y + high, x : x + wide]

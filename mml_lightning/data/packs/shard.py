@@ -131,6 +131,7 @@ class ShardWriter:
             "bytes": sum(map(len, content.images)),
             "table": self._member(table_name(folder, source), table, crc32),
             "crc32": crc32,
+            **({"start": content.start} if source == "audio" else {}),
         }
 
     def _member(self, name: str, content: bytes, crc32: int) -> int:

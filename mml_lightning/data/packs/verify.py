@@ -13,6 +13,7 @@ from mml_lightning.data.packs.encode import Encoded
 from mml_lightning.data.packs.manifest import Item, read_dataset
 from mml_lightning.data.packs.packing import Packer
 from mml_lightning.data.packs.reader import PackReader
+from mml_lightning.data.packs.sound import packed_sound
 from mml_lightning.data.records import Media, PackedFrames
 
 LEVELS = 1.0  # mean difference of two encodings of one image, in levels of 0..255, that another library may make
@@ -91,6 +92,9 @@ def _unequal(now: Encoded, media: PackedFrames) -> tuple[int, str]:
     if (len(now.images), now.size, now.fps) != (media.count, media.size, media.fps):
         return 0, f"{media.count} images of {_times(media.size)}, its source {len(now.images)} of {_times(now.size)}"
     reader, unequal, far = PackReader(media), 0, []
+    if media.source == "audio":
+        equal = packed_sound(media) == now.images[0] and media.start == now.start
+        return int(not equal), "" if equal else "it is not that of its source"
     for index, content in _all(reader):
         if content == now.images[index]:
             continue
