@@ -17,12 +17,12 @@ from typing import NoReturn
 import yaml
 
 from mml_lightning import resolvers, usage
-from mml_lightning.errors import UserError
+from mml_lightning.errors import Preempted, UserError
 
 MULTIRUN = ("-m", "--multirun")
 OVERRIDES = Path(".hydra") / "overrides.yaml"
 WEIGHTS = (".pt", ".pth", ".ckpt")
-FAILURE, MISTAKE, INTERRUPTED = 1, 2, 130  # exit codes
+FAILURE, MISTAKE, PREEMPTED, INTERRUPTED = 1, 2, 75, 130  # exit codes; 75 is EX_TEMPFAIL: start it again
 PATIENCE = 30.0  # seconds that a failed rank waits for the first one to end by itself
 failures: list[int] = []
 """Exit codes of the failed jobs of this process: a failed job does not end a sweep, so the process fails at its end."""
@@ -45,6 +45,8 @@ def launch(main: Callable[[], None], conf: Path) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         failures.append(MISTAKE)
+    except Preempted:
+        failures.append(PREEMPTED)
     except KeyboardInterrupt:
         failures.append(INTERRUPTED)
     except SystemExit as stop:  # Hydra has named the mistake itself, unless it stopped for --help and the like

@@ -19,6 +19,7 @@ from mml_lightning import build_data, nodes, weights
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.registry import BUILDERS
 from mml_lightning.cohort import Cohort, OptimiserPlan
+from mml_lightning.data.images import frames_reader
 from mml_lightning.data.records import SPLITS, Dataset
 from mml_lightning.errors import UserError
 from mml_lightning.metrics import Scoring
@@ -229,7 +230,11 @@ def cohort(
         classes={head: value.classes for head, value in data.heads.items()},
         views=plain(cfg.views),
         seed=nodes.draw_seed(cfg),
-        description={"config": plain(cfg), "peers": describe_peers(cfg, specs, nets, data)},
+        description={
+            "config": plain(cfg),
+            "peers": describe_peers(cfg, specs, nets, data),
+            "data": {"fingerprint": data.fingerprint(), "decoder": frames_reader(data, cfg.data.decoder)},
+        },
     )
 
 

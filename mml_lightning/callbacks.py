@@ -5,30 +5,18 @@ from __future__ import annotations
 import csv
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins import TorchCheckpointIO
 
 from mml_lightning.errors import UserError
 from mml_lightning.files import write_atomically
 from mml_lightning.progress import clock
 
 log = logging.getLogger(__name__)
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes beside the final name, then renames: a run killed at any moment leaves a whole checkpoint to resume from.
-
-    Lightning's own writer goes through the system's temporary folder, which may lie on another disk.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        with write_atomically(Path(path), "wb") as handle:
-            torch.save(checkpoint, handle)
 
 
 class SharedBuffers(pl.Callback):
@@ -60,6 +48,9 @@ class Speed(pl.Callback):
         self.seconds = 0.0
         self._since = 0.0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since = time.monotonic()  # an epoch that is continued does not start
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._since = time.monotonic()
 
@@ -88,11 +79,12 @@ class EpochLines(pl.Callback):
         self.every = every
         self.now = now
         self.started = self.said = 0.0
-        self.first_epoch = 0
+        self.first = 0.0  # epochs that were done before
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = self.said = self.now()
-        self.first_epoch = trainer.current_epoch
+        within = trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer.fit_loop.restarting else 0
+        self.first = trainer.current_epoch + within / max(1.0, float(trainer.num_training_batches))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -100,8 +92,8 @@ class EpochLines(pl.Callback):
         steps = float(trainer.num_training_batches)
         if not self._due():
             return
-        done = trainer.current_epoch - self.first_epoch + (batch_idx + 1) / steps
-        left = (self.now() - self.started) / done * ((trainer.max_epochs or 0) - self.first_epoch - done)
+        done = trainer.current_epoch - self.first + (batch_idx + 1) / steps
+        left = (self.now() - self.started) / done * ((trainer.max_epochs or 0) - self.first - done)
         self._say(
             trainer,
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {batch_idx + 1}/{steps:.0f}"
@@ -110,7 +102,7 @@ class EpochLines(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epochs, done = trainer.max_epochs or 0, trainer.current_epoch + 1
-        per_epoch = (self.now() - self.started) / max(1, done - self.first_epoch)
+        per_epoch = (self.now() - self.started) / max(done - self.first, 1e-9)
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         terms = [
             f"{key.removeprefix('train/')} {value:.3f}"
@@ -177,6 +169,14 @@ class Quarantine(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.reasons |= state_dict["reasons"]
+
+    def rank_state(self) -> dict[str, Any]:
+        """Within an epoch every rank knows what it has met itself."""
+        return self.state_dict()
+
+    def load_rank_states(self, states: Sequence[dict[str, Any]]) -> None:
+        for state in states:
+            self.load_state_dict(state)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mml_lightning.backbones.batch_norm import freeze_batch_norm
 from mml_lightning.backbones.peer import Peer, PeerOutput
+from mml_lightning.means import Means
 from mml_lightning.metrics import DEFAULT, Scoring
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective, total
@@ -121,6 +122,9 @@ class Cohort(pl.LightningModule):
         self.seed = seed
         self.test_name = test_name
         self.scores: dict[str, Scores] = {}
+        self.means = Means()
+        self.log_every = 10  # steps
+        self._epoch: dict[str, float] = {}
         for name in self.frozen:
             self.peers[name].requires_grad_(False)
         for name in objective.headed:
@@ -150,25 +154,49 @@ class Cohort(pl.LightningModule):
         epoch = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
         present = None if batch.get("complete") else self._present(batch)
         terms = self.objective(outputs, batch["target"], present, epoch)
-        size = len(batch["index"])
-        for name, peer_terms in terms.items():
-            for term, value in peer_terms.items():
-                self.log(
-                    f"train/{name}/{term}",
-                    value.detach(),
-                    on_step=False,
-                    on_epoch=True,
-                    batch_size=size,
-                    sync_dist=True,
-                )
         loss = total(terms)
-        self.log(
-            "train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=False
-        )
+        self._keep_means(terms, loss, len(batch["index"]))
         return loss
+
+    def on_train_start(self) -> None:
+        self.set_modes()  # an epoch that is continued does not start
+        if self.means.sums and self.trainer.is_last_batch:  # all that is left of it is its validation
+            self._log_means()
 
     def on_train_epoch_start(self) -> None:
         self.set_modes()
+        self.means.reset()
+
+    def on_train_epoch_end(self) -> None:
+        """The row of the epoch, written before its checkpoint is: Lightning's own would be missing after a resume."""
+        if self._epoch:
+            self._write_row({{"train/loss": "train/loss_epoch"}.get(key, key): x for key, x in self._epoch.items()})
+        self.means.reset()
+
+    def _keep_means(self, terms: Mapping[str, Mapping[str, Tensor]], loss: Tensor, size: int) -> None:
+        """Add a step to the means of the epoch; now and then the loss of a step is a row of the log."""
+        for name, peer_terms in terms.items():
+            for term, value in peer_terms.items():
+                self.means.add(f"train/{name}/{term}", value, size)
+        self.means.add("train/loss", loss, size)
+        if self.trainer.progress_bar_callback is not None:
+            self.log("loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, logger=False)
+        loop = self.trainer.fit_loop
+        if not loop._should_accumulate() and (self.global_step + 1) % self.log_every == 0:
+            self._write_row({"train/loss_step": float(loss.detach())})
+        if self.trainer.is_last_batch:
+            self._log_means()
+
+    def _log_means(self) -> None:
+        """Make the means of the epoch known to callbacks."""
+        self._epoch = self.means.compute(self.trainer.world_size)
+        self.log_dict(self._epoch, on_step=False, on_epoch=True, batch_size=1, logger=False)
+
+    def _write_row(self, values: Mapping[str, float]) -> None:
+        row = {**values, "epoch": self.current_epoch}
+        for logger in self.loggers:
+            logger.log_metrics(row, step=self.trainer.fit_loop.epoch_loop._batches_that_stepped)
+            logger.save()
 
     def configure_gradient_clipping(
         self,
@@ -191,6 +219,13 @@ class Cohort(pl.LightningModule):
         else:
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.plan.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.plan.interval}}
+
+    def rank_state(self) -> dict[str, Any]:
+        """What every rank has of its own in the middle of an epoch."""
+        return {"means": self.means.state()}
+
+    def load_rank_states(self, states: Sequence[Mapping[str, Any]]) -> None:
+        self.means.load([state["means"] for state in states], self.device)
 
     # evaluation: scores by video, measured once per split
 

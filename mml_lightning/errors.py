@@ -9,3 +9,7 @@ class UserError(ValueError):
 
 class RunsFailed(Exception):
     """Some runs of a pipeline failed, the others went on; the message names them and their logs."""
+
+
+class Preempted(BaseException):
+    """A run leaves because it was asked to; it can be continued."""

@@ -5,17 +5,26 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+TEMPORARY = ".tmp"
 KEPT = 100  # characters of a long name that its temporary name repeats: names have 255 bytes
 
 
 @contextmanager
-def write_atomically(path: Path, mode: str = "w", newline: str | None = None) -> Iterator[IO[Any]]:
-    """Open a file for writing that takes its name when the block ends well: flushed, then renamed.
+def write_atomically(
+    path: Path,
+    mode: str = "w",
+    newline: str | None = None,
+    *,
+    check: Callable[[Path], None] | None = None,
+    keep: Path | None = None,
+) -> Iterator[IO[Any]]:
+    """Open a file for writing that takes its name when the block ends well: flushed, then renamed, and its folder too.
 
     Until then readers see the file before, and a block that fails leaves it as it was. The temporary file lies beside
     it, since a rename works within one disk, and is unique: threads, processes and machines may write at a time.
@@ -24,20 +33,65 @@ def write_atomically(path: Path, mode: str = "w", newline: str | None = None) ->
         path: the file; its folder is made.
         mode: "w" for text in UTF-8, "wb" for bytes.
         newline: as of `open`; "" for the csv module.
+        check: reads what was written before it takes its name, and raises if it is not what it should be.
+        keep: name, in the same folder, of the file before; a process that is killed in between leaves this one only.
 
     Raises:
         OSError: the folder can't be made or written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[-KEPT:]}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{path.name[-KEPT:]}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         with temporary.open(mode, encoding=None if "b" in mode else "utf-8", newline=newline) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
+        if check is not None:
+            check(temporary)
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove what a killed process had begun to write in a folder that nobody else writes to; returns how many."""
+    left = [path for path in folder.glob(f".*{TEMPORARY}") if path.is_file()]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+def check_archive(path: Path) -> None:
+    """Read all of a file that torch.save wrote and compare it with the checksums inside.
+
+    Raises:
+        ValueError: it is cut, damaged, or no such file.
+        OSError: it can't be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise ValueError(f"it is cut or no checkpoint ({error})") from None
+    if damaged is not None:
+        raise ValueError(f"it is damaged (checksum of {damaged})")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a rename on the disk; where folders can't be opened (not POSIX) there is nothing to do."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems
+        pass
+    finally:
+        os.close(handle)
 
 
 def file_hash(path: Path) -> str:

@@ -58,6 +58,18 @@ class VideoData(pl.LightningDataModule):
         self.settings = settings
         self._prepare = prepare
         self._loaders: WeakValueDictionary[str, WatchedLoader] = WeakValueDictionary()
+        self._begun = (0, 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the training loader is: an epoch, and how many of its steps are done."""
+        assert self.trainer is not None
+        loop = self.trainer.fit_loop
+        epochs: Any = loop.epoch_progress.current
+        within = epochs.started > epochs.processed
+        return {"epoch": epochs.processed, "steps": loop.epoch_loop.batch_progress.current.ready if within else 0}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._begun = (state_dict["epoch"], state_dict["steps"])
 
     def prepare_data(self) -> None:
         if self._prepare is not None:
@@ -78,6 +90,9 @@ class VideoData(pl.LightningDataModule):
         dataset = self.datasets["train"]
         rank, ranks = self._rank()
         sampler = TrainSampler(len(dataset), self.settings.batch_size, dataset.seed, rank, ranks)
+        # workers read ahead before Lightning tells the epoch; later loaders are other readers' (precise batch norms)
+        sampler.start_at(*self._begun)
+        self._begun = (0, 0)
         return self._loader("train", sampler, self.settings.batch_size // ranks)
 
     def val_dataloader(self) -> WatchedLoader:

@@ -13,13 +13,12 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from mml_lightning import build, nodes
+from mml_lightning import build, checkpoints, nodes
 from mml_lightning.arguments import init_file
 from mml_lightning.catalogue import Declared, declare
 from mml_lightning.errors import UserError
 from mml_lightning.layouts import Layout, Network, layout, views_name
 from mml_lightning.provenance import COPY, zoo_folder
-from mml_lightning.run import LAST
 
 INIT_OF_MODALITY = re.compile(r"\+*init\.(?!(all|base|file|new_head|copies)=)")
 OWN = ("pipeline=", "pipeline.", "resume=", "seeds=", "catalogue=", "hydra.")  # of the pipeline, not of its runs
@@ -182,7 +181,7 @@ class Composer:
                 seeded = self.of_seed(run, seed)
                 folder = below / f"{number}_{run.name}"
                 OmegaConf.update(seeded.cfg, "paths.output_dir", str(folder))
-                if self.cfg.resume and (folder / LAST).is_file():
+                if self.cfg.resume and checkpoints.exist(folder):
                     OmegaConf.update(seeded.cfg, "resume", str(folder))
                 found.append(seeded)
         return found

@@ -15,10 +15,8 @@ from omegaconf import DictConfig
 
 from mml_lightning import nodes, plan
 from mml_lightning.cohort import Cohort
-from mml_lightning.data import check
 from mml_lightning.data.images import frames_reader
 from mml_lightning.data.records import Dataset
-from mml_lightning.errors import UserError
 from mml_lightning.process import is_first_rank
 from mml_lightning.results import RunResult, read_result, write_json
 from mml_lightning.weights import KINETICS
@@ -35,6 +33,7 @@ COSMETIC = (
     "name",
     "tags",
     "resume",
+    "resume_force",
     "pipeline",
     "aliases",
     "test",
@@ -53,8 +52,6 @@ COSMETIC_DATA = (
 )
 COSMETIC_TRAINER = ("accelerator", "num_threads", "limit_test_batches", "limit_val_batches")
 COPY = re.compile(r"_\d+$")  # ends the names of further networks of a modality
-# What a resumed run may change: how long it trains and on which machine.
-RESUMABLE = ("schedule", "trainer", "flow", "init", "step")
 
 
 def export(cfg: DictConfig, cohort: Cohort, provenance: Mapping[str, Any], result: RunResult) -> None:
@@ -245,43 +242,6 @@ def decisive(values: Mapping[str, Any]) -> dict[str, Any]:
     for group, cosmetic in (("data", COSMETIC_DATA), ("trainer", COSMETIC_TRAINER)):
         kept[group] = {key: value for key, value in kept[group].items() if key not in cosmetic}
     return kept
-
-
-def check_resumed(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises:
-    UserError: a run is resumed with settings that its checkpoint would silently overrule, or that don't fit it.
-    """
-    then, here = (_flat(decisive(values)) for values in (before, now))
-    for key in sorted(set(then) | set(here)):
-        if key.split(".")[0] not in RESUMABLE and then.get(key) != here.get(key):
-            raise UserError(
-                f"resume continues the same run, but {key} was {then.get(key)} and is {here.get(key)} now: "
-                "leave it out, or start a new run from its weights with init=<run directory>/peers/<peer>.pt"
-            )
-
-
-def check_resumed_data(folder: Path, data: Dataset) -> None:
-    """Raises:
-    UserError: a run is resumed on other training videos than it began with, which would be other batches.
-    """
-    then = (read_result(folder) or {}).get("data_fingerprint")
-    if then is not None and then != data.fingerprint():
-        left_out = len(data.left_out)
-        chosen = sum(record.decoder is not None for records in data.splits.values() for record in records)
-        told = [f"leaves out {left_out} of them now; data.quarantine=ignore keeps them"] if left_out else []
-        told += [f"chose the reader of {chosen}; without its {check.FILE} they are read as before"] if chosen else []
-        now = f" (mml check {' and '.join(told)})" if told else ""
-        raise UserError(
-            f"resume continues the same run, but its data have changed since{now}: "
-            f"bring them back, or start a new run from its weights with init={folder}/peers/<peer>.pt"
-        )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def zoo_folder(cfg: DictConfig) -> Path:

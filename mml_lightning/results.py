@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shlex
 import subprocess
@@ -15,8 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mml_lightning.errors import UserError
+from mml_lightning.errors import Preempted, UserError
 from mml_lightning.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 FILE = "result.json"
@@ -54,14 +57,19 @@ class RunResult:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close with status "completed" or "failed"; the error goes on."""
+        """Close with status "completed", "preempted" or "failed"; the error goes on, even if nothing can be written."""
         self.fields |= {
-            "status": "completed" if error is None else "failed",
+            "status": "completed" if error is None else "preempted" if isinstance(error, Preempted) else "failed",
             "error": None if error is None else describe_error(error),
             "finished": _now(),
             "wall_s": round(time.monotonic() - self._clock, 2),
         }
-        self.write()
+        try:
+            self.write()
+        except OSError as unwritable:
+            if error is None:
+                raise
+            log.error("%s can't be written: %s", self.folder / FILE, unwritable.strerror)
 
     def write(self) -> None:
         if not self.active:

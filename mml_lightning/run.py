@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import sys
@@ -11,22 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from mml_lightning import arguments, build, build_data, nodes, norms, plan, provenance, tracking
-from mml_lightning.callbacks import AtomicCheckpoints, EpochLines, Quarantine, SharedBuffers, Speed
+from mml_lightning import arguments, build, build_data, nodes, norms, plan, provenance, resume, tracking
+from mml_lightning.callbacks import EpochLines, Quarantine, SharedBuffers, Speed
+from mml_lightning.checkpoints import FOLDER, CheckpointFiles, Checkpoints
 from mml_lightning.cohort import Cohort
 from mml_lightning.data.clips import ClipDataset
 from mml_lightning.data.flow import FlowCache
 from mml_lightning.data.records import Dataset
-from mml_lightning.errors import RunsFailed, UserError
+from mml_lightning.errors import Preempted, RunsFailed, UserError
 from mml_lightning.loaders import VideoData
+from mml_lightning.metrics_log import MetricsLog
+from mml_lightning.preemption import LISTENER
 from mml_lightning.process import is_first_rank, quieten_libraries, say, say_result, set_up_process
 from mml_lightning.progress import Progress
 from mml_lightning.results import RunResult, nested_metrics
@@ -34,7 +37,7 @@ from mml_lightning.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-LAST = Path("checkpoints") / "last.ckpt"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> None:
@@ -42,13 +45,19 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
     quieten_libraries()
     overrides = list(HydraConfig.get().overrides.task)
     failed: BaseException | None = None
+    advice = f"continue with: python train.py resume={cfg.paths.output_dir}" if "resume" in cfg else "start it again"
     try:
-        do(cfg, overrides)
+        with LISTENER.listen():
+            do(cfg, overrides)
+    except Preempted as error:
+        failed = error
+        log.warning("%s; %s", error, advice)
+        tracking.preempted(cfg)
+        LISTENER.hand_on()
+        arguments.failures.append(arguments.PREEMPTED)
+        raise
     except (KeyboardInterrupt, SIGTERMException) as error:
         failed = error
-        advice = (
-            f"continue with: python train.py resume={cfg.paths.output_dir}" if "resume" in cfg else "start it again"
-        )
         log.error("interrupted; %s", advice)
         arguments.failures.append(arguments.INTERRUPTED)
         raise
@@ -62,7 +71,10 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
         arguments.failures.append(arguments.FAILURE)
     except Exception as error:  # logged with its traceback; the sweep goes on
         failed = error
-        log.exception("the run failed")
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            log.error("error: %s: %s; make room, then %s", error.filename, error.strerror, advice)
+        else:
+            log.exception("the run failed")
         arguments.failures.append(arguments.FAILURE)
     finally:
         tracking.close(cfg, failed is not None)
@@ -90,9 +102,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     nets, origins = build.peers(cfg, specs, data)
     cohort = build.cohort(cfg, specs, nets, origins, data)
     computed = build.step(cfg).apply(nets)
-    checkpoint = resumed_checkpoint(cfg)
-    if checkpoint is not None:
-        provenance.check_resumed_data(Path(cfg.resume), data)
+    resumed = resume.find(cfg, overrides, data, list(nets))
     folder = Path(cfg.paths.output_dir)
     speed = Speed(cfg.data.batch_size)
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed])
@@ -101,9 +111,9 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     say(plan.describe(cfg, data, cohort.objective, sizes, origins, computed))
-    with open_result(cfg, overrides, data, cohort, origins) as result:
+    with open_result(cfg, overrides, data, cohort, origins, resumed) as result:
         video = VideoData(datasets, build_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
-        metrics, measured = fit_and_measure(cfg, trainer, cohort, video, checkpoint)
+        metrics, measured = fit_and_measure(cfg, trainer, cohort, video, resumed.path if resumed else None)
         result.fields |= {
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
@@ -120,7 +130,12 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def open_result(
-    cfg: DictConfig, overrides: Sequence[str], data: Dataset, cohort: Cohort, origins: Mapping[str, Mapping[str, Any]]
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    data: Dataset,
+    cohort: Cohort,
+    origins: Mapping[str, Mapping[str, Any]],
+    resumed: resume.Resumed | None,
 ) -> RunResult:
     """The result of a stage that is about to start."""
     peers = {
@@ -133,7 +148,8 @@ def open_result(
         for name, net in cohort.peers.items()
     }
     known = provenance.identity(cfg, overrides, data) | {"fingerprint": provenance.fingerprint(cfg, data, origins)}
-    return RunResult(Path(cfg.paths.output_dir), is_first_rank(), **known, peers=peers)
+    folder = Path(cfg.paths.output_dir)
+    return RunResult(folder, is_first_rank(), **known, peers=peers, resumed=resume.history(folder, resumed))
 
 
 def fit_and_measure(
@@ -152,7 +168,8 @@ def fit_and_measure(
     with interruptible(trainer):
         trainer.fit(cohort, datamodule=video, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
         if not any(scores.rows for scores in cohort.scores.values()):  # a finished run was resumed: no epoch was left
-            trainer.validate(cohort, datamodule=video, verbose=False)
+            with unlogged(trainer):  # its row is there
+                trainer.validate(cohort, datamodule=video, verbose=False)
         metrics = keep("val")
         if cfg.test:
             trainer.test(cohort, datamodule=video, verbose=False)
@@ -162,6 +179,19 @@ def fit_and_measure(
 
 def _of_split(trainer: pl.Trainer, split: str) -> dict[str, Any]:
     return {key: value for key, value in trainer.callback_metrics.items() if key.startswith(f"{split}/")}
+
+
+@contextmanager
+def unlogged(trainer: pl.Trainer) -> Iterator[None]:
+    """No rows for what is measured here."""
+    rows = [logger for logger in trainer.loggers if isinstance(logger, MetricsLog)]
+    for log_ in rows:
+        log_.muted = True
+    try:
+        yield
+    finally:
+        for log_ in rows:
+            log_.muted = False
 
 
 @contextmanager
@@ -186,17 +216,15 @@ def interruptible(trainer: pl.Trainer) -> Iterator[None]:
 
 
 def training_callbacks(cfg: DictConfig, folder: Path, data: Dataset) -> list[pl.Callback]:
-    """What a run keeps while it trains: the quarantine, its batch norms and the last checkpoint."""
+    """What a run keeps while it trains: the quarantine, its batch norms and the last checkpoints."""
     videos = len(data.splits["train"]) + len(data.left_out)
     callbacks: list[pl.Callback] = [
         Quarantine(folder / "quarantine.csv", videos, cfg.data.max_bad_share, data.left_out)
     ]
     callbacks += norms.callbacks(build.norms(cfg), cfg.data.batch_size)
-    if cfg.callbacks.checkpoint:
-        where = folder / LAST.parent
-        callbacks.append(
-            ModelCheckpoint(where, LAST.stem, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True)
-        )
+    keys = ("checkpoint_every_steps", "checkpoint_every_minutes")
+    every_steps, every_minutes = (cfg.callbacks[key] for key in keys)
+    callbacks.append(Checkpoints(folder / FOLDER, every_steps, every_minutes, enabled=bool(cfg.callbacks.checkpoint)))
     return callbacks
 
 
@@ -220,14 +248,14 @@ def make_trainer(
             max_epochs=cfg.schedule.epochs,
             logger=tracking.loggers(cfg, folder, job_type or cfg.stage.name),
             callbacks=[*own, *callbacks],
-            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             enable_progress_bar=bar,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # ours make every rank see its share of the same global batches
             log_every_n_steps=10,
             default_root_dir=str(folder),
-            plugins=[AtomicCheckpoints()],
+            plugins=[CheckpointFiles()],
             **settings,
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
@@ -251,26 +279,3 @@ def flow_filler(cache: FlowCache | None, datasets: Mapping[str, ClipDataset], wo
             log.warning(plan.describe_failures(failed, "no flow"))
 
     return fill
-
-
-def resumed_checkpoint(cfg: DictConfig) -> Path | None:
-    """The checkpoint that `resume=<run directory>` continues from; None where the run had not finished an epoch.
-
-    Raises:
-        UserError: it is damaged, or of a run with other settings.
-    """
-    if not cfg.resume:
-        return None
-    path = Path(cfg.resume) / LAST
-    if not path.is_file():
-        log.info("%s has no %s: it starts from the beginning", cfg.resume, LAST)
-        return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        config = content["hyper_parameters"]["config"]
-    except Exception as error:  # torch.load raises many unrelated types for damaged files
-        raise UserError(
-            f"{path} can't be read, it is damaged ({type(error).__name__}): delete it to train again from the start"
-        ) from None
-    provenance.check_resumed(config, nodes.plain(cfg))
-    return path

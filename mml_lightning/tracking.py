@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
 
+from mml_lightning.metrics_log import MetricsLog
 from mml_lightning.process import is_first_rank
 from mml_lightning.report import wandb_mode
 
@@ -24,8 +25,7 @@ def loggers(cfg: DictConfig, folder: Path, job_type: str) -> list[Logger]:
 
     W&B is online when logged in, else offline below the run directory, said in one line.
     """
-    _keep_old_log(folder / "logs" / "metrics.csv")
-    found: list[Logger] = [CSVLogger(folder, name="logs", version="")]
+    found: list[Logger] = [MetricsLog(folder / "logs")]
     if cfg.logger.wandb:
         found.append(_wandb(cfg, folder, job_type))
     return found
@@ -70,11 +70,13 @@ def close(cfg: DictConfig, failed: bool = False) -> None:
             wandb.finish(exit_code=int(failed))
 
 
-def _keep_old_log(file: Path) -> None:
-    """A resumed run starts a new file, and Lightning would delete the old one."""
-    if file.is_file() and is_first_rank():
-        number = len(list(file.parent.glob("metrics_*.csv"))) + 1
-        file.rename(file.with_name(f"metrics_{number}.csv"))
+def preempted(cfg: DictConfig) -> None:
+    """Tell W&B that the run will go on."""
+    if cfg.logger.wandb:
+        import wandb
+
+        if wandb.run is not None:
+            wandb.run.mark_preempting()
 
 
 def _wandb(cfg: DictConfig, folder: Path, job_type: str) -> WandbLogger:

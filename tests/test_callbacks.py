@@ -7,14 +7,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
-from mml_lightning.callbacks import AtomicCheckpoints, EpochLines, Quarantine, Speed
+from mml_lightning.callbacks import EpochLines, Quarantine, Speed
 from mml_lightning.errors import UserError
 
 
 def trainer(**fields: Any) -> Any:
-    usual = dict(world_size=1, is_global_zero=True, current_epoch=0, max_epochs=4, num_training_batches=10)
+    usual: dict[str, Any] = dict(
+        world_size=1, is_global_zero=True, current_epoch=0, max_epochs=4, num_training_batches=10
+    )
+    batches = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=5)))
+    usual["fit_loop"] = SimpleNamespace(restarting=False, epoch_loop=batches)
     return SimpleNamespace(**{**usual, "callback_metrics": {}, **fields})
 
 
@@ -35,6 +38,18 @@ def test_epoch_lines_tell_losses_scores_and_the_end(caplog: pytest.LogCaptureFix
     metrics = {"train/rgb/ce": 1.25, "train/rgb/kl": 0.5, "train/loss": 9.0, "val/rgb/top1": 40.0, "val/rgb/loss": 2.0}
     lines.on_train_epoch_end(trainer(current_epoch=1, callback_metrics=metrics), None)  # type: ignore[arg-type]
     assert caplog.messages == ["epoch 2/4  rgb/ce 1.250  rgb/kl 0.500  |  val rgb 40.0  |  60.0 s/epoch, 2:00 left"]
+
+
+def test_epoch_lines_of_an_epoch_that_is_continued_count_what_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    clock = Clock()
+    lines = EpochLines(every=30, now=clock)
+    continued = trainer(current_epoch=1)  # half of its second epoch was done before
+    continued.fit_loop.restarting = True
+    lines.on_train_start(continued, None)  # type: ignore[arg-type]
+    clock.time += 40
+    lines.on_train_batch_end(continued, None, None, None, 8)  # type: ignore[arg-type]
+    assert caplog.messages == ["epoch 2/4  step 9/10  |  3:30 left"], "0.4 epochs in 40 s, 2.1 to go"
 
 
 def test_epoch_lines_speak_within_a_long_epoch_only(caplog: pytest.LogCaptureFixture) -> None:
@@ -94,17 +109,3 @@ def test_speed_counts_videos_of_all_ranks_and_leaves_validation_out() -> None:
     assert speed.videos == 8 and speed.per_second() is not None
     speed.on_train_epoch_start(None, None)  # type: ignore[arg-type]  # whatever lay between is no training
     assert speed.seconds == measured
-
-
-def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
-    writer, path = AtomicCheckpoints(), tmp_path / "checkpoints" / "last.ckpt"
-    writer.save_checkpoint({"epoch": 1}, path)
-
-    class Unwritable:
-        def __reduce__(self) -> Any:
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        writer.save_checkpoint({"epoch": 2, "more": Unwritable()}, path)
-    assert torch.load(path, weights_only=True) == {"epoch": 1}
-    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]

@@ -40,16 +40,6 @@ def test_ablation_keys_are_flat(composed: Composed) -> None:
     assert all(isinstance(value, str | int) for value in flat.values())
 
 
-def test_old_log_is_kept(composed: Composed, tmp_path: Path) -> None:
-    logs = tmp_path / "logs"
-    logs.mkdir()
-    cfg, _ = composed()
-    for number in (1, 2):
-        (logs / "metrics.csv").write_text(str(number))
-        tracking.loggers(cfg, tmp_path, "ce")
-        assert (logs / f"metrics_{number}.csv").read_text() == str(number)
-
-
 def test_offline_run_has_group_job_type_tags_and_ablation(
     composed: Composed, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,7 +12,8 @@ class TrainSampler(Sampler[tuple[int, int]]):
     """Shuffled (epoch, index) pairs; a pure function of (seed, epoch), so ranks, workers and resumed runs agree.
 
     Step s of all ranks together sees the same global batch whatever the number of ranks. The tail that does not fill a
-    global batch is dropped, so every rank makes the same number of steps.
+    global batch is dropped, so every rank makes the same number of steps. An epoch that was begun before is continued
+    with :meth:`start_at`: what it skips is never read.
 
     Raises:
         ValueError: the global batch is not a multiple of the ranks, or larger than the dataset.
@@ -26,19 +27,25 @@ class TrainSampler(Sampler[tuple[int, int]]):
                 f"the train split has {size} videos, fewer than one batch; lower data.batch_size={batch_size}"
             )
         self.size, self.batch_size, self.seed, self.rank, self.ranks = size, batch_size, seed, rank, ranks
-        self.epoch = 0
+        self.epoch = self.skipped = 0
+
+    def start_at(self, epoch: int, steps: int) -> None:
+        """Begin with step `steps` of `epoch`; every other epoch begins with its first."""
+        self.epoch, self.skipped = epoch, steps * (self.batch_size // self.ranks)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch, also after a resume."""
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.start_at(epoch, 0)
 
     def __len__(self) -> int:
+        """Of a whole epoch, by which Lightning counts."""
         return self.size // self.batch_size * (self.batch_size // self.ranks)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.size, generator=generator)[: self.size // self.batch_size * self.batch_size]
-        return iter([(self.epoch, int(i)) for i in order[self.rank :: self.ranks]])
+        return iter([(self.epoch, int(i)) for i in order[self.rank :: self.ranks][self.skipped :]])
 
 
 class EvalSampler(Sampler[tuple[int, int]]):

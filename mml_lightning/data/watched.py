@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from mml_lightning.data.clips import ClipDataset, collate
 from mml_lightning.errors import UserError
+from mml_lightning.preemption import leave_signals_to_the_parent
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Board:
     def enter(self, worker: int) -> None:
         """Called in a worker when it starts."""
         torch.set_num_threads(1)  # workers are the parallelism
+        leave_signals_to_the_parent()
         self.state[worker, PID] = os.getpid()
 
     def read(self, index: int) -> None:

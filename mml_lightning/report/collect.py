@@ -11,7 +11,7 @@ from typing import Any
 from mml_lightning.errors import UserError
 from mml_lightning.results import FILE, SCHEMA
 
-STATUSES = ("completed", "failed", "running")
+STATUSES = ("completed", "failed", "preempted", "running")
 Run = dict[str, Any]
 
 # Folders inside a run that hold no run of their own; walking a large checkpoint or wandb tree would only cost time.

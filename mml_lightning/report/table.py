@@ -108,7 +108,7 @@ def _row(home: Group, split: str, shown: Sequence[str], measured: Sequence[str])
         row |= _cells(home, split, quantity)
     row["seeds"] = ",".join(str(seed) if isinstance(seed, int) else "?" for seed in home.seeds) or None
     row["failed"] = len(home.unfinished("failed", "no result", "unreadable"))
-    row["running"] = len(home.unfinished("running"))
+    row["running"] = len(home.unfinished("running", "preempted"))
     return row
 
 

@@ -67,3 +67,19 @@ def test_evaluation_covers_all_with_equal_steps(size: int, ranks: int) -> None:
     assert len(everything) - size < ranks  # padding is less than one video a rank
     if ranks == 1:
         assert everything == list(range(size))
+
+
+@given(st.integers(1, 40), st.integers(1, 5), RANKS, st.integers(0, 8))
+def test_an_epoch_that_is_continued_has_the_rest_of_its_batches(
+    extra: int, per_rank: int, ranks: int, steps: int
+) -> None:
+    batch = per_rank * ranks
+    size = batch + extra
+    for rank in range(ranks):
+        whole = epoch_of(size, batch, 3, ranks, 2)[rank]
+        sampler = TrainSampler(size, batch, 3, rank, ranks)
+        sampler.start_at(2, steps)
+        sampler.set_epoch(2)  # as Lightning does when it goes on
+        assert list(sampler) == whole[steps * per_rank :] and len(sampler) == len(whole)
+        sampler.set_epoch(3)
+        assert list(sampler) == epoch_of(size, batch, 3, ranks, 3)[rank]

@@ -1,0 +1,114 @@
+"""A run that is asked to leave (SIGTERM, SIGUSR1) saves at the next step and leaves with a code that says: start again.
+
+The signal itself only sets a flag. What saves is a step boundary that all ranks reach together; what was begun outside
+of training (data, flow, tables) leaves nothing half-written and ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+
+from mml_lightning.errors import Preempted
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+class Listener:
+    """Hears the signals of one process.
+
+    `deferring` is true while a step is under way: then a signal is only noted. `asked` is the signal that was heard.
+    """
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self.deferring = False
+        self.listening = False
+        self.before: dict[int, Any] = {}
+
+    @property
+    def wants_to_leave(self) -> bool:
+        return self.listening and self.asked is not None
+
+    @contextmanager
+    def listen(self) -> Iterator[Listener]:
+        """Hear signals until the block ends; in other threads than the main one nothing can be heard."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        self.asked, self.deferring = None, False
+        self.before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.listening = True
+        self.install()
+        try:
+            yield self
+        finally:
+            self.listening = self.deferring = False
+            for number, handler in self.before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def install(self) -> None:
+        """Again where somebody else has taken the signals (Lightning, when a loop starts)."""
+        if self.listening and threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._hear)
+
+    def hand_on(self) -> None:
+        """Tell whoever listened before us (submitit, which puts the job back into the queue)."""
+        handler = self.before.get(self.asked) if self.asked is not None else None
+        if callable(handler):
+            handler(self.asked, None)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.asked = number
+        if not self.deferring:
+            raise Preempted(f"asked to leave by {signal.Signals(number).name}")
+
+
+LISTENER = Listener()
+"""The one of this process."""
+
+
+class Agreement:
+    """What all ranks want to do at a step: anything that one of them wants.
+
+    One message of a few bytes per step between the processors, beside whatever the devices are doing.
+    """
+
+    def __init__(self, ranks: int) -> None:
+        self.ranks = ranks
+        own = ranks > 1 and torch.distributed.get_backend() != "gloo"
+        self._group = torch.distributed.new_group(backend="gloo") if own else None
+
+    def any(self, *wishes: bool) -> list[bool]:
+        if self.ranks == 1:
+            return list(wishes)
+        told = torch.tensor(wishes, dtype=torch.uint8)
+        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX, group=self._group)
+        return [bool(value) for value in told.tolist()]
+
+
+def leave_signals_to_the_parent() -> None:
+    """In a loader's worker: a signal for the whole job must not end it while its parent finishes a step.
+
+    Only the parent's own SIGTERM does. Blocked for good, so that no handler of the parent's runs here.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    parent = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def wait() -> None:
+        while True:
+            heard = signal.sigwaitinfo(SIGNALS)
+            if heard.si_signo == signal.SIGTERM and heard.si_pid == parent:
+                os._exit(0)
+
+    threading.Thread(target=wait, daemon=True, name="signals").start()

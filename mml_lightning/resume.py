@@ -1,0 +1,131 @@
+"""Which checkpoint a run continues from, and whether it still is the same run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mml_lightning import checkpoints, nodes
+from mml_lightning.data import check
+from mml_lightning.data.images import frames_reader
+from mml_lightning.data.records import Dataset
+from mml_lightning.errors import UserError
+from mml_lightning.provenance import decisive
+from mml_lightning.results import read_result
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+# What a resumed run may change: how long it trains, on which machine, and where its weights came from long ago.
+RESUMABLE = (
+    *("schedule", "init", "step", "flow.on_the_fly"),
+    *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.deterministic"),
+)
+SHOWN = 3  # differences that a message names
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run goes on: the checkpoint, its step, and the differences that `resume_force` lets pass."""
+
+    path: Path
+    step: int
+    forced: tuple[str, ...] = ()
+
+    def fields(self) -> dict[str, Any]:
+        return {"checkpoint": self.path.name, "step": self.step, "forced": list(self.forced)}
+
+
+def find(cfg: DictConfig, overrides: Sequence[str], data: Dataset, peers: Sequence[str]) -> Resumed | None:
+    """What `resume=<run directory>`, or `resume=auto` for the run's own, continues from; None for a start from scratch.
+
+    Raises:
+        UserError: no checkpoint can be read, or the run is another one than that of the checkpoint.
+    """
+    if not cfg.resume:
+        return None
+    folder = Path(cfg.paths.output_dir if cfg.resume == AUTO else cfg.resume)
+    found = checkpoints.newest(folder)
+    if found is None:
+        if cfg.resume != AUTO or read_result(folder) is not None:
+            log.info("%s has no checkpoint: it starts from the beginning", folder)
+        return None
+    path, content = found
+    described = content["hyper_parameters"]
+    differ = differences(described, cfg, overrides, peers) + data_differences(described, folder, cfg, data)
+    if differ and not cfg.resume_force:
+        more = f", and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
+        raise UserError(
+            f"resume continues the same run, but {'; '.join(differ[:SHOWN])}{more}: leave out what differs, start a "
+            f"new run from its weights with init={folder}/peers/<peer>.pt, or go on all the same with resume_force=true"
+        )
+    for line in differ:
+        log.warning("resume_force: %s", line)
+    return Resumed(path, content["global_step"], tuple(differ))
+
+
+def history(folder: Path, resumed: Resumed | None) -> list[dict[str, Any]]:
+    """Every resume of a run so far, this one last; none of a run that starts from the beginning."""
+    if resumed is None:
+        return []
+    return [*((read_result(folder) or {}).get("resumed") or ()), resumed.fields()]
+
+
+def differences(
+    described: Mapping[str, Any], cfg: DictConfig, overrides: Sequence[str], wanted: Sequence[str]
+) -> list[str]:
+    """Settings that the checkpoint would silently overrule, or that don't fit it, in words.
+
+    A setting that came into being since is none, unless it was typed.
+
+    Raises:
+        UserError: the networks are others, which nothing can force.
+    """
+    before, now = described["config"], nodes.plain(cfg)
+    peers = list(described["peers"])
+    if peers != list(wanted):
+        raise UserError(
+            f"resume continues the same run, but its peers were {', '.join(peers)} and are {', '.join(wanted)} now: "
+            "start a new run from its weights with init=<run directory>/peers/<peer>.pt"
+        )
+    then, here = (_flat(decisive(values)) for values in (before, now))
+    if not any(modality["source"] == "flow" for modality in now["modality"].values()):
+        then, here = ({k: v for k, v in flat.items() if not k.startswith("flow.")} for flat in (then, here))
+    typed = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    found = []
+    for key in sorted({*then, *here}):
+        new = key not in then and not any(key == word or key.startswith(f"{word}.") for word in typed)
+        if new or then.get(key) == here.get(key) or any(key == k or key.startswith(f"{k}.") for k in RESUMABLE):
+            continue
+        found.append(f"{key} was {then.get(key)} and is {here.get(key)} now")
+    return found
+
+
+def data_differences(described: Mapping[str, Any], folder: Path, cfg: DictConfig, data: Dataset) -> list[str]:
+    """Other training videos than the run began with, or another reader of them, would be other batches."""
+    told = read_result(folder) or {}
+    known = described.get("data") or {"fingerprint": told.get("data_fingerprint"), "decoder": told.get("decoder")}
+    found = []
+    if known["fingerprint"] not in (None, data.fingerprint()):
+        left_out = len(data.left_out)
+        chosen = sum(record.decoder is not None for records in data.splits.values() for record in records)
+        why = [f"leaves out {left_out} of them now; data.quarantine=ignore keeps them"] if left_out else []
+        why += [f"chose the reader of {chosen}; without its {check.FILE} they are read as before"] if chosen else []
+        found.append(f"its data have changed since{' (mml check ' + ' and '.join(why) + ')' if why else ''}")
+    reader = frames_reader(data, cfg.data.decoder)
+    if known["decoder"] not in (None, reader):
+        before, now = (f"{r['name']} {r['version']}" for r in (known["decoder"], reader))
+        found.append(f"its videos were read by {before} and are by {now} now")
+    return found
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
