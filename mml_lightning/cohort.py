@@ -184,6 +184,8 @@ class Cohort(pl.LightningModule):
         loop = self.trainer.fit_loop
         if not loop._should_accumulate() and (self.global_step + 1) % self.log_every == 0:
             self._write_row({"train/loss_step": float(loss.detach())})
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.trainer.is_last_batch:
             self._log_means()
 
