@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mml_lightning.errors import UserError
+from mml_lightning.errors import Preempted, UserError
 
 Work = Callable[[DictConfig, list[str]], Any]
 SHOWN = "CUDA_VISIBLE_DEVICES"
@@ -110,6 +110,7 @@ def gpus(accelerator: str) -> list[str] | None:
 
 def _serve(pipe: Connection, work: Work) -> None:
     from mml_lightning import resolvers
+    from mml_lightning.preemption import LISTENER
     from mml_lightning.process import quieten_libraries
 
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -120,9 +121,10 @@ def _serve(pipe: Connection, work: Work) -> None:
         while True:
             cfg, typed = pipe.recv()
             try:
-                work(cfg, typed)
+                with LISTENER.listen():
+                    work(cfg, typed)
                 pipe.send(None)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, Preempted):
                 return
             except Exception as error:  # its traceback is in the log of the run
                 pipe.send(str(error).splitlines()[0] if str(error) else type(error).__name__)
