@@ -25,6 +25,7 @@ from mml_lightning.errors import UserError
 from mml_lightning.metrics import Scoring
 from mml_lightning.modalities import Modality
 from mml_lightning.nodes import plain
+from mml_lightning.nonfinite import NonFiniteSettings
 from mml_lightning.norms import NormSettings
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.step import StepSettings
@@ -271,6 +272,18 @@ def step(cfg: DictConfig) -> StepSettings:
         UserError: a value of `step` is unknown.
     """
     return StepSettings(**plain(cfg.step))
+
+
+def nonfinite(cfg: DictConfig) -> NonFiniteSettings:
+    """What happens to steps whose gradients are not finite.
+
+    Raises:
+        UserError: a value of `nonfinite` is unknown.
+    """
+    try:
+        return NonFiniteSettings(**plain(cfg.nonfinite))
+    except TypeError as error:
+        raise UserError(f"nonfinite: {error}") from None
 
 
 def objective(cfg: DictConfig, names: Sequence[str]) -> Objective:

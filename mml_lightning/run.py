@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from mml_lightning import arguments, build, build_data, nodes, norms, plan, provenance, resume, tracking
+from mml_lightning import arguments, build, build_data, nodes, nonfinite, norms, plan, provenance, resume, tracking
 from mml_lightning.callbacks import EpochLines, Quarantine, SharedBuffers, Speed
 from mml_lightning.checkpoints import FOLDER, CheckpointFiles, Checkpoints
 from mml_lightning.cohort import Cohort
@@ -118,6 +118,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "clips_per_s": speed.per_second(),
+            "skipped_steps": nonfinite.skipped(trainer),
             "metrics": nested_metrics(metrics),
             **measured,
         }
@@ -222,6 +223,7 @@ def training_callbacks(cfg: DictConfig, folder: Path, data: Dataset) -> list[pl.
         Quarantine(folder / "quarantine.csv", videos, cfg.data.max_bad_share, data.left_out)
     ]
     callbacks += norms.callbacks(build.norms(cfg), cfg.data.batch_size)
+    callbacks += nonfinite.callbacks(build.nonfinite(cfg), folder)
     keys = ("checkpoint_every_steps", "checkpoint_every_minutes")
     every_steps, every_minutes = (cfg.callbacks[key] for key in keys)
     callbacks.append(Checkpoints(folder / FOLDER, every_steps, every_minutes, enabled=bool(cfg.callbacks.checkpoint)))

@@ -66,6 +66,7 @@ FLOORS = {
     "provenance": 3,
     "process": 3,
     "watchdog": 2,
+    "nonfinite": 2,
     "pipeline": 3,
     "planned": 3,
     "catalogue": 3,
