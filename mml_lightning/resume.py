@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 AUTO = "auto"
 # What a resumed run may change: how long it trains, on which machine, and where its weights came from long ago.
 RESUMABLE = (
-    *("schedule", "init", "step", "flow.on_the_fly"),
+    *("schedule", "init", "step", "nonfinite", "flow.on_the_fly"),
     *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.deterministic"),
 )
 SHOWN = 3  # differences that a message names
