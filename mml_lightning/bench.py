@@ -6,21 +6,28 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mml_lightning import bench_data, bench_ensemble
+from mml_lightning import bench_data, bench_ensemble, bench_step
 from mml_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    Compose = Callable[[Sequence[str]], DictConfig]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """One measurement: `declare` adds its arguments, `run` does it and raises UserError for a user's mistake."""
+    """One measurement: `declare` adds its arguments, `run` does it and raises UserError for a user's mistake; it gets
+    what makes a config of words, too."""
 
     help: str
     declare: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
+    run: Callable[[argparse.Namespace, Compose], None]
 
 
 def _declare_flow(parser: argparse.ArgumentParser) -> None:
@@ -74,9 +81,10 @@ def _size(text: str) -> tuple[int, int]:
 
 
 BENCHES = {
-    "data": Bench(bench_data.HELP, bench_data.declare, bench_data.run),
-    "ensemble": Bench(bench_ensemble.HELP, bench_ensemble.declare, bench_ensemble.run),
-    "flow": Bench("engines of optical flow: time per pair and error", _declare_flow, _flow),
+    "data": Bench(bench_data.HELP, bench_data.declare, lambda args, _: bench_data.run(args)),
+    "ensemble": Bench(bench_ensemble.HELP, bench_ensemble.declare, lambda args, _: bench_ensemble.run(args)),
+    "flow": Bench("engines of optical flow: time per pair and error", _declare_flow, lambda args, _: _flow(args)),
+    "step": Bench(bench_step.HELP, bench_step.declare, bench_step.run),
 }
 
 
@@ -89,8 +97,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
         subparser.set_defaults(bench=bench.run)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace, compose: Compose) -> None:
     """Raises:
     UserError: whatever the measurement finds wrong.
     """
-    args.bench(args)
+    args.bench(args, compose)

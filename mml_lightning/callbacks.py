@@ -35,38 +35,6 @@ class SharedBuffers(pl.Callback):
                 torch.distributed.broadcast(buffer, 0)
 
 
-class Speed(pl.Callback):
-    """Training speed of this process: videos per second over all ranks, loading included, validation not.
-
-    Args:
-        batch_size: videos per batch over all ranks.
-    """
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.videos = 0
-        self.seconds = 0.0
-        self._since = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._since = time.monotonic()  # an epoch that is continued does not start
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._since = time.monotonic()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        now = time.monotonic()
-        self.seconds += now - self._since
-        self._since = now
-        self.videos += self.batch_size
-
-    def per_second(self) -> float | None:
-        """None if nothing was trained, as after the resume of a finished run."""
-        return round(self.videos / self.seconds, 2) if self.seconds else None
-
-
 class EpochLines(pl.Callback):
     """One line per epoch: losses, validation accuracy of every peer, speed, time left; and one now and then in between.
 

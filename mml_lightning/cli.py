@@ -146,7 +146,11 @@ def _no_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
-    "bench": Command("measure this machine: engines of optical flow, readers of clips", bench.declare, bench.run),
+    "bench": Command(
+        "measure this machine: training steps, readers of clips, engines of optical flow",
+        bench.declare,
+        lambda args: bench.run(args, _compose),
+    ),
     "check": Command("read every video of a dataset and say what is wrong with it", _declare_check, _check),
     "ensemble": Command(
         "which networks go well together: pairs, triples, sums of ranks", ensemble_command.declare, ensemble_command.run

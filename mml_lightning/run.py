@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from mml_lightning import arguments, build, build_data, nodes, nonfinite, norms, plan, provenance, resume, tracking
-from mml_lightning.callbacks import EpochLines, Quarantine, SharedBuffers, Speed
+from mml_lightning.callbacks import EpochLines, Quarantine, SharedBuffers
 from mml_lightning.checkpoints import FOLDER, CheckpointFiles, Checkpoints
 from mml_lightning.cohort import Cohort
 from mml_lightning.data.clips import ClipDataset
@@ -33,6 +33,7 @@ from mml_lightning.preemption import LISTENER
 from mml_lightning.process import is_first_rank, quieten_libraries, say, say_result, set_up_process
 from mml_lightning.progress import Progress
 from mml_lightning.results import RunResult, nested_metrics
+from mml_lightning.throughput import Throughput, describe
 from mml_lightning.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     computed = build.step(cfg).apply(nets)
     resumed = resume.find(cfg, overrides, data, list(nets))
     folder = Path(cfg.paths.output_dir)
-    speed = Speed(cfg.data.batch_size)
+    speed = Throughput(cfg.data.batch_size)
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed])
     build_data.check_batch(cfg, data, trainer.world_size)
     build_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
@@ -119,6 +120,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
             "steps": trainer.global_step,
             "clips_per_s": speed.per_second(),
             "skipped_steps": nonfinite.skipped(trainer),
+            "speed": speed.summary(trainer, cohort),
             "metrics": nested_metrics(metrics),
             **measured,
         }
@@ -127,6 +129,8 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
             provenance.export(cfg, cohort, origins, result)
         trainer.strategy.barrier("export")
     say_result(result.fields)
+    if result.fields["speed"]:
+        say([f"speed {describe(result.fields['speed'], cfg.data.workers)}"])
     return result.fields
 
 

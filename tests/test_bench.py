@@ -35,7 +35,7 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytes
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("arguments", [[], ["step"], ["flow", "--size", "big"]])
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["flow", "--size", "big"]])
 def test_wrong_words_show_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["bench", *arguments])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mml_lightning.callbacks import EpochLines, Quarantine, Speed
+from mml_lightning.callbacks import EpochLines, Quarantine
 from mml_lightning.errors import UserError
 
 
@@ -98,14 +98,3 @@ def test_no_quarantine_without_a_reason(tmp_path: Path) -> None:
     quarantine.on_train_batch_start(trainer(), None, {"failures": []}, 0)  # type: ignore[arg-type]
     quarantine.on_train_epoch_end(trainer(), None)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
-
-
-def test_speed_counts_videos_of_all_ranks_and_leaves_validation_out() -> None:
-    speed = Speed(batch_size=8)
-    assert speed.per_second() is None
-    speed.on_train_epoch_start(None, None)  # type: ignore[arg-type]
-    speed.on_train_batch_end(None, None, None, None, 0)  # type: ignore[arg-type]
-    measured = speed.seconds
-    assert speed.videos == 8 and speed.per_second() is not None
-    speed.on_train_epoch_start(None, None)  # type: ignore[arg-type]  # whatever lay between is no training
-    assert speed.seconds == measured

@@ -1,0 +1,1 @@
+"""Measurements of this machine that need networks and configs; `mml bench` prints them."""

@@ -1,0 +1,306 @@
+"""A training step of a config, several ways side by side, against what the published program does per step.
+
+Ours is the whole step as a run makes it: the trainer, uint8 clips normalised on the device, the objective, clipping,
+the optimiser. The baseline gets its clips normalised already. All ways start from the same weights and see the same
+batches, so that their losses compare; dropout is off for that.
+
+Legend: B clips, T frames, C channels, H W height and width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mml_lightning import build, build_data, nodes, run
+from mml_lightning.backbones.peer import Peer
+from mml_lightning.backbones.recognizer import Recognizer
+from mml_lightning.benchmarks.baseline import PlainTrainer, PlainTSM
+from mml_lightning.benchmarks.timing import Timing, alternate, markdown
+from mml_lightning.cohort import Cohort
+from mml_lightning.errors import UserError
+from mml_lightning.modalities import Modality
+from mml_lightning.throughput import arithmetic_peak, clock, precision_type, training_operations
+
+CLASSES = 174
+CPU = torch.device("cpu")
+BASELINE = "baseline"
+WAYS: dict[str, tuple[str, ...]] = {  # overrides of the config
+    BASELINE: (),
+    "contiguous": ("trainer.precision=32-true", "step.memory_format=contiguous"),
+    "float32": ("trainer.precision=32-true",),
+    "bfloat16": ("trainer.precision=bf16-mixed",),
+    "compiled": ("trainer.precision=bf16-mixed", "step.compile=true"),
+    "twice": ("trainer.precision=bf16-mixed", "step.checkpointing=true"),
+}
+DEFAULT = (BASELINE, "float32", "bfloat16")
+Compose = Callable[[Sequence[str]], DictConfig]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way: clips per second (best round), spread over the rounds, share of the arithmetic of a matrix product,
+    megabytes that a clip keeps for the backward pass, largest relative difference of a loss to the baseline's."""
+
+    way: str
+    clips_per_s: float
+    spread: float
+    mfu: float
+    kept_mb: float
+    loss_difference: float | None
+
+
+class CohortSteps:
+    """Steps of a config as a run makes them."""
+
+    def __init__(self, cfg: DictConfig, peers: Sequence[str], folder: Path, device: torch.device) -> None:
+        self.cfg, self.folder, self.device = cfg, folder, device
+        chosen = build_data.modalities(cfg)
+        self.modalities = {name: chosen[name] for name in peers}
+        build.step(cfg).apply(nets := networks(cfg, self.modalities))
+        self.cohort = Cohort(
+            peers=nets,
+            modalities=self.modalities,
+            objective=build.objective(cfg, list(nets)),
+            plan=build.optimiser_plan(cfg, {name: {"fresh_head": True} for name in nets}),
+            ids={},
+            multi_label={"label": False},
+        )
+        self.losses: list[float] = []
+
+    def __call__(self, batches: Sequence[dict[str, Any]]) -> float:
+        """Seconds per step."""
+        watch = _Watch(self.device)
+        trainer = run.make_trainer(self.cfg, self.folder, [watch])
+        trainer.fit(self.cohort, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
+        self.losses += watch.losses
+        return watch.seconds / len(batches)
+
+    def kept(self, batch: dict[str, Any]) -> int:
+        """Bytes that a forward pass keeps for the backward pass, parameters aside."""
+        clips = {name: clip.flatten(0, 1).to(self.device) for name, clip in batch["clips"].items()}
+        dtype = precision_type(self.cfg.trainer.precision)
+        self.cohort.to(self.device).set_modes()
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            return kept_bytes(lambda: self.cohort(clips), self.cohort)
+
+    def operations(self, batch: dict[str, Any]) -> float:
+        return training_operations(self.cohort, {name: tuple(c.shape[2:]) for name, c in batch["clips"].items()})
+
+
+class _Watch(pl.Callback):
+    """Time from the start of the first step to the end of the last, and every loss."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = self._start = 0.0
+        self.losses: list[float] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == 0:
+            self._start = clock(self.device)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+        self.seconds = clock(self.device) - self._start
+        self.losses.append(float(outputs["loss"]))
+
+
+class PlainSteps:
+    """Steps of the baseline: a network per modality, one after the other, each as in a process of its own."""
+
+    def __init__(self, cfg: DictConfig, modalities: Mapping[str, Modality], device: torch.device) -> None:
+        self.cfg, self.modalities, self.device = cfg, modalities, device
+        self.nets = {}
+        for name, net in networks(cfg, modalities).items():
+            if not isinstance(net, Recognizer):
+                raise UserError(f"the baseline is 2-D, backbone={cfg.backbone.name} is not; leave it out of --ways")
+            self.nets[name] = PlainTSM(net, cfg.sampling.num_segments).to(device)
+        self.losses: list[float] = []
+
+    def __call__(self, batches: Sequence[dict[str, Any]]) -> float:
+        """Seconds per step."""
+        optimizer = self.cfg.optimizer
+        trainers = {n: PlainTrainer(net, optimizer.lr, optimizer.weight_decay) for n, net in self.nets.items()}
+        ready = [{name: self.prepare(batch, name) for name in self.nets} for batch in batches]
+        start = clock(self.device)
+        for batch, clips in zip(batches, ready, strict=True):
+            target = batch["target"]["label"].to(self.device)
+            losses = [trainer.step(clips[name].to(self.device), target) for name, trainer in trainers.items()]
+            self.losses.append(sum(losses))
+        return (clock(self.device) - start) / len(batches)
+
+    def prepare(self, batch: dict[str, Any], name: str) -> Tensor:
+        """float32 [B, T*C, H, W], normalised: what the workers of the baseline hand over."""
+        return self.modalities[name](batch["clips"][name][:, 0]).flatten(1, 2)
+
+    def kept(self, batch: dict[str, Any]) -> int:
+        """Bytes that the larger of the networks' forward passes keeps, parameters aside."""
+        return max(
+            kept_bytes(functools.partial(net, self.prepare(batch, name).to(self.device)), net)
+            for name, net in self.nets.items()
+        )
+
+
+def networks(cfg: DictConfig, modalities: Mapping[str, Modality]) -> dict[str, Peer]:
+    """Fresh networks, the same ones whenever they are asked for."""
+    make = nodes.make(cfg.backbone.net)
+    nets = {}
+    for number, (name, modality) in enumerate(modalities.items()):
+        torch.manual_seed(number)
+        nets[name] = make(in_channels=modality.channels, num_classes={"label": CLASSES})
+    return nets
+
+
+def random_batches(cfg: DictConfig, count: int) -> list[dict[str, Any]]:
+    """Batches of noise in the form of the loader."""
+    generator = torch.Generator().manual_seed(0)
+    size, frames, side = cfg.data.batch_size, cfg.sampling.num_segments, cfg.transforms.output
+    made = []
+    for _ in range(count):
+        clips = {
+            m.name: torch.randint(
+                0,
+                256,
+                (size, 1, frames, m.window * m.item_channels, side, side),
+                dtype=torch.uint8,
+                generator=generator,
+            )
+            for m in build_data.modalities(cfg).values()
+        }
+        target = {"label": torch.randint(0, CLASSES, (size,), generator=generator)}
+        made.append({"clips": clips, "complete": True, "target": target, "index": torch.arange(size), "failures": []})
+    return made
+
+
+def kept_bytes(forward: Callable[[], object], net: torch.nn.Module) -> int:
+    """Bytes of the storages that a forward pass saves for its backward pass, those of `net` aside."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
+    sizes: dict[int, int] = {}
+    held: list[Tensor] = []  # so that no address is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        held.append(tensor)
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward()
+    return sum(size for place, size in sizes.items() if place not in own)
+
+
+def compare(
+    compose: Compose,
+    overrides: Sequence[str],
+    ways: Sequence[str] = DEFAULT,
+    rounds: int = 3,
+    steps: int = 1,
+    alone: bool = False,
+    device: torch.device = CPU,
+    advance: Callable[[str], object] = lambda way: None,
+) -> list[Row]:
+    """One row per way.
+
+    Args:
+        ways: of :data:`WAYS`. alone: each modality in a run of its own, too, in the last of the ways.
+
+    Raises:
+        UserError: a way is unknown, or the config is wrong.
+    """
+    unknown = [way for way in ways if way not in WAYS]
+    if unknown:
+        raise UserError(f"--ways {unknown[0]} is unknown; use {', '.join(WAYS)}")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        common = [*overrides, f"paths.output_dir={folder}", "callbacks=none", "schedule.epochs=1"]
+        common += ["backbone.net.dropout=0", f"trainer.accelerator={'gpu' if device.type == 'cuda' else 'cpu'}"]
+        plain = compose(common)
+        modalities = build_data.modalities(plain)
+        runners: dict[str, CohortSteps | PlainSteps] = {}
+        for way in ways:
+            cfg = compose([*common, *WAYS[way]])
+            runners[way] = (
+                PlainSteps(cfg, modalities, device)
+                if way == BASELINE
+                else CohortSteps(cfg, list(modalities), folder, device)
+            )
+        if alone and ways[-1] != BASELINE:
+            single = compose([*common, *WAYS[ways[-1]], "objective=cross_entropy"])
+            runners |= {f"{name} alone": CohortSteps(single, [name], folder, device) for name in modalities}
+        batches = random_batches(plain, steps)
+        timings = alternate({n: functools.partial(r, batches) for n, r in runners.items()}, rounds, advance)
+        return _rows(runners, timings, batches[0], device)
+
+
+def _rows(
+    runners: Mapping[str, CohortSteps | PlainSteps],
+    timings: Mapping[str, Timing],
+    batch: dict[str, Any],
+    device: torch.device,
+) -> list[Row]:
+    base = runners.get(BASELINE)
+    counted = next((r.operations(batch) for r in runners.values() if isinstance(r, CohortSteps)), float("nan"))
+    clips = len(batch["index"])
+    rows = []
+    for name, runner in runners.items():
+        rate = clips / timings[name].best
+        operations = runner.operations(batch) if isinstance(runner, CohortSteps) else counted
+        dtype = torch.float32 if runner is base else precision_type(runner.cfg.trainer.precision)
+        share = rate * operations / arithmetic_peak(device, dtype)
+        apart = None
+        same = not runner.cfg.objective.edges and not name.endswith(" alone")  # the baseline has no lessons
+        if base is not None and same:
+            apart = max(abs(a - b) / abs(b) for a, b in zip(runner.losses, base.losses, strict=True))
+        rows.append(Row(name, rate, timings[name].spread, share, runner.kept(batch) / clips / 1e6, apart))
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown, with the ratio to the first way."""
+    heads = ["way", "clips/s", f"vs {rows[0].way}", "spread", "MFU", "kept MB/clip", "loss differs by"]
+    cells = []
+    for row in rows:
+        apart = "" if row.loss_difference is None else f"{row.loss_difference:.1e}"
+        ratio = "" if row.way.endswith(" alone") else f"{row.clips_per_s / rows[0].clips_per_s:.2f}x"
+        rest = [f"{row.spread:.0%}", f"{row.mfu:.0%}", f"{row.kept_mb:.0f}", apart]
+        cells.append([row.way, f"{row.clips_per_s:.3g}", ratio, *rest])
+    return markdown(heads, cells)
+
+
+def sentence(rows: Sequence[Row]) -> str:
+    """The bottleneck, and the switch that would move it."""
+    ours = {row.way: row for row in rows if row.way in WAYS and row.way != BASELINE}
+    fastest = max(ours.values(), key=lambda row: row.clips_per_s, default=None)
+    if fastest is None:
+        return "the baseline alone was measured; add a way to compare it with"
+    default = ours.get("float32")
+    if default is not None and fastest is not default:
+        gain = fastest.clips_per_s / default.clips_per_s
+        return (
+            f"arithmetic in float32 is the bottleneck of a default run: {' '.join(WAYS[fastest.way])} makes a step "
+            f"{gain:.2f} times as fast"
+        )
+    return "the network is the bottleneck: a smaller transforms.output or fewer sampling.num_segments"
+
+
+def joint_ratio(rows: Sequence[Row]) -> float | None:
+    """Time of a joint step over the sum of the steps of its networks alone; None where these were not measured."""
+    alone = [row for row in rows if row.way.endswith(" alone")]
+    together = [row for row in rows if row.way in WAYS]
+    if not alone or not together:
+        return None
+    return (1 / together[-1].clips_per_s) / sum(1 / row.clips_per_s for row in alone)
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]

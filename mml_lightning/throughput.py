@@ -1,0 +1,185 @@
+"""How fast a run trains, what it waits for, and which switch would move it.
+
+Arithmetic is counted as two operations per multiply-add; a training step costs three forward passes of a network that
+learns (forward, gradient of the maps, gradient of the filters) and one of a network that only teaches. What a device
+can do is measured, by a matrix product and a convolution in the precision of the run, not looked up.
+Source: Chowdhery et al., "PaLM", 2022 (model FLOPs utilisation).
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from mml_lightning.backbones.cost import cost
+from mml_lightning.cohort import Cohort
+
+log = logging.getLogger(__name__)
+
+TRAINING_PASSES = 3
+WAITING = 0.15  # a larger share of time spent waiting for data is what limits a run
+SIDES = {"cpu": 1024, "cuda": 8192}  # of the matrices that tell what a device can do
+
+
+class Throughput(pl.Callback):
+    """Training speed of a run: videos per second over all ranks, loading included, validation not; the share of the
+    time that this process waited for data; and what share of the device's arithmetic that is.
+
+    Args:
+        batch_size: videos per batch over all ranks.
+        now: the clock, in seconds.
+    """
+
+    def __init__(self, batch_size: int, now: Callable[[], float] = time.monotonic) -> None:
+        self.batch_size, self.now = batch_size, now
+        self.videos = self.steps = 0
+        self.seconds = self.waited = 0.0
+        self._since = 0.0
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since = self.now()  # an epoch that is continued does not start
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since = self.now()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.waited += self.now() - self._since
+        if not self._shapes:
+            self._shapes = {name: tuple(clip.shape[2:]) for name, clip in batch["clips"].items()}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = self.now()
+        self.seconds += now - self._since
+        self._since = now
+        self.videos += self.batch_size
+        self.steps += 1
+
+    def per_second(self) -> float | None:
+        """None if nothing was trained, as after the resume of a finished run."""
+        return round(self.videos / self.seconds, 2) if self.seconds else None
+
+    def summary(self, trainer: pl.Trainer, cohort: Cohort) -> dict[str, Any] | None:
+        """For `result.json`: what was measured, arithmetic per clip and the share of the device's that was reached
+        (null where a network can't be counted). None if nothing was trained."""
+        rate = self.per_second()
+        if rate is None:
+            return None
+        try:
+            operations: float | None = training_operations(cohort, self._shapes)
+        except (RuntimeError, NotImplementedError, ValueError) as error:  # of a network that meta tensors don't suit
+            log.debug("arithmetic not counted: %s", error)
+            operations = None
+        peak = arithmetic_peak(cohort.device, precision_type(trainer.precision)) * trainer.world_size
+        return {
+            "clips_per_s": rate,
+            "seconds_per_step": round(self.seconds / self.steps, 5),
+            "data_wait": round(self.waited / self.seconds, 4),
+            "gflop_per_clip": None if operations is None else round(operations / 1e9, 3),
+            "mfu": None if operations is None else round(rate * operations / peak, 4),
+            "peak_gflops": round(peak / 1e9, 1),
+            "peak_memory_mb": round(peak_memory(cohort.device) / 1e6, 1),
+            "device": device_name(cohort.device),
+            "threads": torch.get_num_threads(),
+            "precision": trainer.precision,
+        }
+
+
+def describe(speed: dict[str, Any], workers: int) -> str:
+    """One line: the numbers of :meth:`Throughput.summary`, what limits the run and the switch that would move it."""
+    share = "" if speed["mfu"] is None else f", {speed['mfu']:.0%} of the arithmetic that this device reaches"
+    numbers = f"{speed['clips_per_s']:g} clips/s{share}, {speed['data_wait']:.0%} of the time waiting for data"
+    return f"{numbers}; {advice(speed['data_wait'], speed['precision'], workers)}"
+
+
+def advice(data_wait: float, precision: str, workers: int = 0) -> str:
+    """One sentence: the bottleneck, and the switch that would move it.
+
+    Args:
+        data_wait: share of the time spent waiting for data; precision: of the trainer; workers: of the loader.
+    """
+    if data_wait > WAITING:
+        return f"reading data is the bottleneck: more data.workers (now {workers}), or mml pack"
+    if precision.startswith("32"):
+        return "arithmetic in float32 is the bottleneck: trainer.precision=bf16-mixed"
+    return "the networks are the bottleneck: a smaller transforms.output, fewer sampling.num_segments or more devices"
+
+
+def training_operations(cohort: Cohort, shapes: dict[str, tuple[int, ...]]) -> float:
+    """Operations of one training clip over all peers.
+
+    Args:
+        shapes: of the clips of each modality, [T, C, H, W] as they come from the loader.
+    """
+    total = 0.0
+    for name, peer in cohort.peers.items():
+        modality = cohort.modalities[name]
+        frames, _, height, width = shapes[modality.name]
+        counted = cost(peer, (1, frames, modality.channels, height, width))
+        total += 2 * counted.multiply_adds * (1 if name in cohort.frozen else TRAINING_PASSES)
+    return total
+
+
+def arithmetic_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Operations per second that `device` reaches: the faster of a large matrix product and a 3x3 convolution, the best
+    of several each (on CPUs their libraries differ)."""
+    side = SIDES.get(device.type, SIDES["cpu"])
+    left, right = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
+    maps = torch.ones(8, 128, 28, 28, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    filters = torch.ones(128, 128, 3, 3, device=device, dtype=dtype)
+    product = 2 * side**3 / _best(device, lambda: torch.mm(left, right))
+    return max(product, 2 * 9 * 128 * maps.numel() / _best(device, lambda: torch.conv2d(maps, filters, padding=1)))
+
+
+def _best(device: torch.device, work: Callable[[], object], times: int = 6) -> float:
+    """Seconds; the first time warms up."""
+    best = float("inf")
+    for _ in range(times):
+        start = clock(device)
+        work()
+        best = min(best, clock(device) - start)
+    return best
+
+
+def clock(device: torch.device) -> float:
+    """Seconds: on the wall, with the queue of a GPU empty; of this process where it computes on one thread, so that its
+    neighbours don't count."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def precision_type(precision: str) -> torch.dtype:
+    """What a trainer's precision computes convolutions in."""
+    if precision.startswith("bf16"):
+        return torch.bfloat16
+    return {"16": torch.float16, "64": torch.float64}.get(precision[:2], torch.float32)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that was allocated on a GPU so far, or that this process held of the host's memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def device_name(device: torch.device) -> str:
+    """Of a GPU its product name, else the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return device.type

@@ -1,0 +1,95 @@
+"""`mml bench step`: the baseline computes what ours computes; what is printed and written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mml_lightning.backbones import tsm_resnet
+from mml_lightning.benchmarks import step
+from mml_lightning.benchmarks.baseline import PlainTSM, SliceShift, to_float
+from mml_lightning.benchmarks.timing import Timing, alternate
+from mml_lightning.cli import main
+
+SMALL = ["backbone=tiny", "backbone.net.width=8", "transforms.output=32", "sampling.num_segments=4"]
+
+
+def test_baseline_is_the_same_network_computed_plainly() -> None:
+    torch.manual_seed(0)
+    ours = tsm_resnet("tiny", width=8, dropout=0.0, num_classes={"label": 3})
+    torch.manual_seed(0)
+    plain = PlainTSM(tsm_resnet("tiny", width=8, dropout=0.0, num_classes={"label": 3}), n_segments=4)
+    assert sum(isinstance(module, SliceShift) for module in plain.modules()) == 4
+    clip = torch.randn(2, 4, 3, 32, 32)
+    one, other = ours(clip).logits["label"], plain(clip.flatten(1, 2))
+    torch.testing.assert_close(other, one)
+    grads = [torch.autograd.grad(out.square().sum(), net.parameters()) for out, net in ((one, ours), (other, plain))]
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-6)
+
+
+def test_floats_of_the_baseline() -> None:
+    images = torch.randint(0, 256, (2, 4, 5, 3), dtype=torch.uint8)
+    made = to_float(images.numpy(), [0.5, 0.4, 0.3], [0.2, 0.2, 0.1])
+    assert made.shape == (6, 4, 5)
+    torch.testing.assert_close(made[5], (images[1, ..., 2] / 255 - 0.3) / 0.1)
+    assert to_float(images[..., 0].numpy(), [0.5], [0.226]).shape == (2, 4, 5)
+
+
+def test_rounds_alternate_and_the_best_counts() -> None:
+    order: list[str] = []
+    seconds = iter([3.0, 1.0, 2.0, 1.5])
+    timings = alternate({name: lambda: next(seconds) for name in "ab"}, 2, order.append)
+    assert order == ["a", "b", "a", "b"]
+    assert (timings["a"].best, timings["b"].best) == (2.0, 1.0)
+    assert Timing([1.0, 1.5]).spread == 0.5
+
+
+def test_prints_a_table_and_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.json"
+    assert main(["bench", "step", *SMALL, "--rounds", "2", "--json", str(file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines[:5]] == ["way", "---", "baseline", "float32", "bfloat16"]
+    assert "bottleneck" in lines[5] and len(lines) == 6
+    told = json.loads(file.read_text())
+    assert told["machine"]["threads"] == 1 and "backbone=tiny" in told["overrides"]
+    base, single, half = told["rows"]
+    assert base["loss_difference"] == 0 and single["loss_difference"] < 1e-4 and half["loss_difference"] < 1e-2
+    assert half["kept_mb"] < single["kept_mb"] < base["kept_mb"] and half["mfu"] > 0
+
+
+def test_networks_alone_tell_what_joining_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["stage=mml", "modality=[rgb,flow]", "--alone", "--ways", "float32,twice", "--rounds", "1"]
+    assert main(["bench", "step", *SMALL, *words]) == 0
+    out = capsys.readouterr().out
+    assert "| rgb alone |" in out and "| flow alone |" in out and "a joint step takes" in out
+
+
+def test_sentence_names_the_switch() -> None:
+    def row(way: str, rate: float) -> step.Row:
+        return step.Row(way, rate, 0.0, 0.5, 1.0, None)
+
+    assert "trainer.precision=bf16-mixed makes a step 2.00 times" in step.sentence(
+        [row("float32", 1), row("bfloat16", 2)]
+    )
+    assert "smaller transforms.output" in step.sentence([row("float32", 2), row("bfloat16", 1)])
+    assert "add a way" in step.sentence([row("baseline", 1)])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ways", "fast"], "--ways fast is unknown; use baseline, contiguous, float32"),
+        (["--rounds", "0"], "--rounds 0 must be 1 or more"),
+        (["backbone=i3d_tiny"], "leave it out of --ways"),
+        (["--device", "cuda"], "torch sees no GPU here"),
+        (["backbone=resnet"], "resnet"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if "cuda" in words and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main(["bench", "step", *SMALL[2:], *words]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]

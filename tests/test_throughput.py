@@ -1,0 +1,111 @@
+"""Speed of a run: what counts, and which switch is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from mml_lightning.backbones import tsm_resnet
+from mml_lightning.modalities import Modality
+from mml_lightning.throughput import (
+    Throughput,
+    advice,
+    arithmetic_peak,
+    describe,
+    precision_type,
+    training_operations,
+)
+
+BATCH: dict[str, Any] = {"clips": {"rgb": torch.zeros(2, 1, 4, 3, 32, 32, dtype=torch.uint8)}}
+RGB = Modality("rgb", "frames", 1, 3, [0.5], [0.5])
+FLOW = Modality("flow", "flow", 5, 2, [0.5], [0.5])
+
+
+def timed(*marks: float) -> Throughput:
+    """Epoch start, then start and end of batches, at `marks` seconds."""
+    clock = iter(marks)
+    speed = Throughput(batch_size=8, now=lambda: next(clock))
+    speed.on_train_epoch_start(None, None)  # type: ignore[arg-type]
+    for step in range(len(marks) // 2):
+        speed.on_train_batch_start(None, None, BATCH, step)  # type: ignore[arg-type]
+        speed.on_train_batch_end(None, None, None, BATCH, step)  # type: ignore[arg-type]
+    return speed
+
+
+def cohort(frozen: frozenset[str] = frozenset()) -> Any:
+    peers = {m.name: tsm_resnet("tiny", width=8, in_channels=m.channels) for m in (RGB, FLOW)}
+    modalities = {m.name: m for m in (RGB, FLOW)}
+    return SimpleNamespace(peers=peers, modalities=modalities, frozen=frozen, device=torch.device("cpu"))
+
+
+def test_waiting_is_told_from_computing() -> None:
+    speed = timed(10, 13, 14, 15, 20)
+    assert (speed.seconds, speed.waited, speed.videos) == (10, 4, 16)
+    assert speed.per_second() == 1.6
+    speed.now = lambda: 1000.0  # whatever lies between epochs is no training
+    speed.on_train_epoch_start(None, None)  # type: ignore[arg-type]
+    assert speed.seconds == 10
+
+
+def test_nothing_trained_has_no_speed() -> None:
+    speed = Throughput(8)
+    assert speed.per_second() is None
+    assert speed.summary(None, None) is None  # type: ignore[arg-type]
+
+
+def test_summary_of_a_network_that_is_counted() -> None:
+    net = cohort()
+    del net.peers["flow"]
+    told = timed(0, 1, 2, 3, 4).summary(SimpleNamespace(precision="32-true", world_size=1), net)  # type: ignore[arg-type]
+    assert told is not None
+    assert (told["clips_per_s"], told["data_wait"], told["seconds_per_step"]) == (4, 0.5, 2)
+    assert told["mfu"] == pytest.approx(4 * told["gflop_per_clip"] / told["peak_gflops"], rel=0.05, abs=1e-4)
+    assert told["peak_memory_mb"] > 50
+
+
+def test_operations_of_resnet50_are_the_published_ones() -> None:
+    with torch.device("meta"):
+        net = tsm_resnet(50)
+    one = SimpleNamespace(peers={"rgb": net}, modalities={"rgb": RGB}, frozen=frozenset())
+    assert training_operations(one, {"rgb": (8, 3, 224, 224)}) / 3e9 == pytest.approx(65.8, abs=0.7)  # type: ignore[arg-type]
+
+
+def test_frozen_networks_cost_a_forward_pass() -> None:
+    shapes = {"rgb": (4, 3, 32, 32), "flow": (4, 10, 32, 32)}
+    both, teaching = training_operations(cohort(), shapes), training_operations(cohort(frozenset(["flow"])), shapes)
+    alone = SimpleNamespace(**{**vars(cohort()), "peers": {"rgb": cohort().peers["rgb"]}})
+    rgb = training_operations(alone, shapes)  # type: ignore[arg-type]
+    assert teaching - rgb == pytest.approx((both - rgb) / 3)
+
+
+@pytest.mark.parametrize(
+    ("wait", "precision", "switch"),
+    [
+        (0.5, "32-true", "data.workers (now 2), or mml pack"),
+        (0.1, "32-true", "trainer.precision=bf16-mixed"),
+        (0.1, "bf16-mixed", "transforms.output"),
+    ],
+)
+def test_the_switch_is_named(wait: float, precision: str, switch: str) -> None:
+    assert switch in advice(wait, precision, 2)
+    speed = {"clips_per_s": 2.5, "mfu": 0.25, "data_wait": wait, "precision": precision}
+    assert describe(speed, 2).startswith("2.5 clips/s, 25% of the arithmetic") and switch in describe(speed, 2)
+
+
+def test_peak_of_a_device() -> None:
+    assert arithmetic_peak(torch.device("cpu")) > 1e8
+    names = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
+    kinds = (torch.float32, torch.bfloat16, torch.bfloat16, torch.float16, torch.float64)
+    assert tuple(map(precision_type, names)) == kinds
+
+
+def test_a_run_tells_its_speed(train: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    result = train("schedule.epochs=1", "test=false", "trainer.limit_val_batches=1")
+    speed = result["speed"]
+    assert speed["clips_per_s"] == result["clips_per_s"] and 0 < speed["data_wait"] < 1 and speed["mfu"] > 0
+    assert "waiting for data" in caplog.text
