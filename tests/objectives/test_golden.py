@@ -84,7 +84,7 @@ def test_total_is_the_sum_of_all_terms_of_all_peers():
 
 @pytest.mark.parametrize("name", GOLDEN["lessons"])
 def test_lessons(name):
-    """By their published formulas in plain arithmetic: z1 is the student, its logits and features alike, z2 the teacher;
+    """By their published formulas in plain arithmetic: z1 is the student, logits and features alike, z2 the teacher;
     angles need a third sample (z3)."""
     lesson, *words = name.split()
     options = {word: words[i + 1] for i, word in enumerate(words) if word in ("reduction", "site")}
