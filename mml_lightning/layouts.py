@@ -70,7 +70,7 @@ class Layout:
 
     Args:
         columns, rows: labels; `places` by row.
-        ranks: {group: {label: network}} of a table of rank sums.
+        ranks: {group: {label: network}} of a table of rank sums: of all choices of one network per group.
         paper: number of the table, setups on which the paper measured it, and its word for their first weights.
         quote: rows of other systems that the paper quotes are shown too.
     """
@@ -81,7 +81,7 @@ class Layout:
     rows: list[str]
     places: list[list[Place]]
     claims: list[Claim] = field(default_factory=list)
-    ranks: Mapping[str, Mapping[str, Network]] = field(default_factory=dict)
+    ranks: Mapping[str, Mapping[str, Place]] = field(default_factory=dict)
     paper: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
@@ -92,7 +92,8 @@ class Layout:
         for claim in self.claims:
             yield from (claim.better, claim.than)
         for group in self.ranks.values():
-            yield from group.values()
+            for place in group.values():
+                yield from place.networks
 
     def runs(self) -> list[str]:
         """The runs of the catalogue that it needs."""
@@ -148,7 +149,9 @@ def layout(name: str, declared: Mapping[str, Any], base: str) -> Layout:
         for c in declared.get("claims") or ()
     ]
     ranks = {
-        group: {label.format(**words): Network.parse(text) for label, text in members.items()}
+        group: {
+            label.format(**words): _row(name, label, [text], columns, printed)[0] for label, text in members.items()
+        }
         for group, members in (declared.get("ranks") or {}).items()
     }
     return Layout(

@@ -211,7 +211,7 @@ class Composer:
             OmegaConf.update(cfg, key, value)
         typed += [*(f"{key}={value}" for key, value in values.items()), f"ckpt='{weights}'"]
         OmegaConf.update(cfg, "paths.output_dir", str(weights.parent / "views" / f"{network.peer}_{name}"))
-        cfg.tables, cfg.catalogue, cfg.seeds, cfg.name = {}, {}, None, f"{run.name}/{network.peer}@{name}"
+        cfg.tables, cfg.catalogue, cfg.seeds, cfg.name = {}, {}, None, f"{run.name}_{network.peer}@{name}"
         return Planned(str(network), run.seed, cfg, typed, frozenset([weights]), (), name)
 
 

@@ -82,6 +82,9 @@ def export(cfg: DictConfig, cohort: Cohort, provenance: Mapping[str, Any], resul
         export_peer(Path(cfg.paths.output_dir) / "peers" / f"{name}.pt", entry)
         shared = export_peer(zoo / f"{name}.pt", entry)
         result.fields["peers"][name]["zoo"] = str(shared)
+    for scores in sorted((Path(cfg.paths.output_dir) / "predictions").glob("*.npz")):
+        (zoo / "predictions").mkdir(exist_ok=True)
+        shutil.copyfile(scores, zoo / "predictions" / scores.name)  # for ensembles with networks of later runs
     result.fields["zoo"] = str(zoo)
     write_json(zoo / "result.json", {**result.fields, "status": "completed"})
 

@@ -8,19 +8,27 @@ Nothing is typed: a cell that no run has filled says which run would.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mml_lightning.layouts import Claim, Layout, Network, Place, layout, views_name
+from mml_lightning.report import filled_ensembles
 from mml_lightning.report.collect import mapping, number
 from mml_lightning.report.paper import Printed, printed
 from mml_lightning.report.statistics import Estimate, estimate
 from mml_lightning.results import read_result
 
+if TYPE_CHECKING:
+    from mml_lightning.dumps import Dump
+
 STATE = "runs.json"
-METRICS = ("top1", "top5", "map")
+READY = ("done", "reused")
+METRICS = ("top1", "top5", "map", "positions")
 Values = dict[str, dict[int, float]]
 """{metric: {seed: value}}"""
 
@@ -62,7 +70,7 @@ class Measured:
         found: Values = {}
         for seed in self.seeds:
             row = self.row(network, views, seed)
-            metrics = mapping(self.result(row).get("metrics")) if row and row["state"] in ("done", "reused") else {}
+            metrics = mapping(self.result(row).get("metrics")) if row and row["state"] in READY else {}
             split = next((name for name in ("test", "val") if name in metrics), "")
             for metric, item in mapping(mapping(metrics.get(split)).get(network.peer)).items():
                 if metric in METRICS and number(item) is not None:
@@ -75,7 +83,20 @@ class Measured:
             self._results[folder] = read_result(self.root / folder) or {}
         return self._results[folder]
 
-    def lacking(self, place: Place) -> list[str]:
+    def dump(self, network: Network, views: Mapping[str, Any] | None, seed: int) -> Dump | None:
+        """The scores of a network; None where there are none. Those of an earlier run lie in the zoo."""
+        row = self.row(network, views, seed)
+        if row is None or row["state"] not in READY:
+            return None
+        folders = [self.root / row["folder"]]
+        folders += [Path(zoo)] if (zoo := self.result(row).get("zoo")) else []
+        for split, folder in itertools.product(("test", "val"), folders):
+            file = folder / "predictions" / f"{split}.npz"
+            if file.is_file():
+                return _load(file)
+        return None
+
+    def lacking(self, place: Place, ensemble: bool) -> list[str]:
         """What would fill a cell that has no number, or not those of all seeds."""
         reasons = []
         for network in place.networks:
@@ -83,20 +104,28 @@ class Measured:
                 row = self.row(network, place.views, seed)
                 if row is None:
                     reasons.append(f"{network} seed {seed} is not part of this")
-                elif row["state"] not in ("done", "reused"):
+                elif row["state"] not in READY:
                     reasons.append(f"{row['run']} seed {seed} {row['state']}{': ' if row['note'] else ''}{row['note']}")
+                elif ensemble and self.dump(network, place.views, seed) is None:
+                    zoo = self.result(row).get("zoo", row["folder"])
+                    reasons.append(f"{row['run']} seed {seed} has no scores; without {zoo}/result.json it runs again")
         return reasons
 
 
 def read_result_file(root: Path) -> Mapping[str, Any] | None:
     """The content of runs.json, or None where there is none to read."""
-    import json
-
     try:
         told = json.loads((root / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return told if isinstance(told, dict) and "runs" in told else None
+
+
+@functools.lru_cache(maxsize=128)
+def _load(file: Path) -> Dump:
+    from mml_lightning.dumps import load
+
+    return load(file)
 
 
 @dataclass(frozen=True)
@@ -108,6 +137,10 @@ class Cell:
     printed: Printed | None = None
     networks: str = ""
     missing: tuple[str, ...] = ()
+
+    def mean(self, metric: str) -> float:
+        """The mean, and infinity where there is none: it sorts last."""
+        return self.estimates[metric].mean if metric in self.estimates else float("inf")
 
 
 @dataclass(frozen=True)
@@ -122,9 +155,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Filled:
-    """A table with its numbers; `cells` by row."""
+    """A table with its numbers; `rows` are labels, `cells` by row."""
 
     layout: Layout
+    rows: Sequence[str]
     setup: str
     seeds: Sequence[int]
     metrics: Sequence[str]
@@ -136,23 +170,56 @@ class Filled:
 def fill(table: Layout, measured: Measured) -> Filled:
     """Fill a table with what was measured."""
     setup = str(measured.told["setup"])
-    cells = [[_cell(place, table, setup, measured) for place in line] for line in table.places]
+    several = filled_ensembles.cells(table, measured)
+    rows, cells = list(table.rows), [[_cell(p, table, setup, measured, several) for p in line] for line in table.places]
+    for label, line in _ranked(table, setup, measured):
+        rows.append(label)
+        cells.append(line)
+    for label, line in _quoted(table, setup):
+        rows.append(label)
+        cells.append(line)
     found = {metric for line in cells for cell in line for metric in cell.estimates}
     metrics = [metric for metric in METRICS if metric in found]
     verdicts = [_verdict(claim, metrics, measured) for claim in table.claims]
-    return Filled(table, setup, measured.seeds, metrics, cells, verdicts, list(table.notes))
+    return Filled(table, rows, setup, measured.seeds, metrics, cells, verdicts, list(table.notes))
 
 
-def _cell(place: Place, table: Layout, setup: str, measured: Measured) -> Cell:
+def _cell(
+    place: Place, table: Layout, setup: str, measured: Measured, several: Mapping[tuple[str, ...], Values]
+) -> Cell:
     if not place.networks:
         return Cell()
-    values = measured.values(place.networks[0], place.views)
+    ensemble = len(place.networks) > 1 or bool(table.ranks)
+    key = filled_ensembles.key_of(place)
+    values = several.get(key, {}) if ensemble else measured.values(place.networks[0], place.views)
+    values = {metric: by_seed for metric, by_seed in values.items() if metric in METRICS}
     estimates = {metric: estimate(list(by_seed.values())) for metric, by_seed in values.items()}
     paper = None
     if setup in (place.setups or table.paper.get("setups", ())):
         paper = printed()[table.paper["table"]].get(place.paper)
     names = " + ".join(map(str, place.networks))
-    return Cell(estimates, values, paper, names, tuple(measured.lacking(place)))
+    return Cell(estimates, values, paper, names, tuple(measured.lacking(place, ensemble)))
+
+
+def _ranked(table: Layout, setup: str, measured: Measured) -> list[tuple[str, list[Cell]]]:
+    """A row for each network of a table of rank sums, the best of its group first."""
+    sums = filled_ensembles.rank_sums(table, measured)
+    found = []
+    for group in table.ranks.values():
+        lines = [(label, [_cell(place, table, setup, measured, sums)]) for label, place in group.items()]
+        found += sorted(lines, key=lambda line: line[1][0].mean("positions"))
+    return found
+
+
+def _quoted(table: Layout, setup: str) -> list[tuple[str, list[Cell]]]:
+    """Rows of other systems, as the paper prints them."""
+    if not table.paper.get("quote") or setup not in table.paper.get("setups", ()):
+        return []
+    numbers = printed()[table.paper["table"]]
+    ours = {place.paper[0] for line in table.places for place in line}
+    labels = dict.fromkeys(row for row, _ in numbers if row not in ours)
+    columns = dict.fromkeys(place.paper[1] for line in table.places for place in line)
+    return [(row, [Cell(printed=numbers.get((row, column))) for column in columns]) for row in labels]
 
 
 def _verdict(claim: Claim, metrics: Sequence[str], measured: Measured) -> Verdict:

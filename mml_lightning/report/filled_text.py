@@ -32,7 +32,7 @@ def markdown(table: Filled) -> str:
     """Heading, table, conclusions, notes."""
     rows = [
         [label, *(text(cell, table.metrics) for cell in line)]
-        for label, line in zip(table.layout.rows, table.cells, strict=True)
+        for label, line in zip(table.rows, table.cells, strict=True)
     ]
     parts = [f"# {title(table)}", pipes([["", *table.layout.columns], *rows]) if rows else "", caption(table)]
     if table.verdicts:
@@ -57,7 +57,9 @@ def caption(table: Filled) -> str:
     seeds = ", ".join(map(str, table.seeds))
     one = "" if len(table.seeds) > 1 else " One seed has no interval."
     metrics = " / ".join(table.metrics) or "no number yet"
-    return f"{metrics} in percent, mean ± half width of the 95 % interval over seeds {seeds}.{one}"
+    unit = "counted from 0" if "positions" in table.metrics else "in percent"
+    paper = " ?: probably a misprint." if any(c.printed and c.printed.doubtful for r in table.cells for c in r) else ""
+    return f"{metrics} {unit}, mean ± half width of the 95 % interval over seeds {seeds}.{one}{paper}"
 
 
 def text(cell: Cell, metrics: Sequence[str]) -> str:
@@ -68,13 +70,17 @@ def text(cell: Cell, metrics: Sequence[str]) -> str:
         ours += f" ({cell.estimates[shown[0]].n} seeds)"
     if cell.printed is None:
         return ours
-    paper = " / ".join(f"{value:.2f}" for value in cell.printed.values.values())
-    return f"{ours} (paper {paper}{'?' if cell.printed.doubtful else ''})"
+    paper = " / ".join(_number(value, metric) for metric, value in cell.printed.values.items())
+    return f"{ours} (paper {paper}{'?' if cell.printed.doubtful else ''})".lstrip()
 
 
 def _estimate(cell: Cell, metric: str) -> str:
     found = cell.estimates[metric]
-    return f"{found.mean:.2f}" + ("" if found.ci95 is None else f" ± {found.ci95:.2f}")
+    return _number(found.mean, metric) + ("" if found.ci95 is None else f" ± {_number(found.ci95, metric)}")
+
+
+def _number(value: float, metric: str) -> str:
+    return f"{value:.0f}" if metric == "positions" else f"{value:.2f}"
 
 
 def missing(table: Filled) -> list[str]:
@@ -89,7 +95,7 @@ def to_csv(table: Filled) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV)
-    for label, line in zip(table.layout.rows, table.cells, strict=True):
+    for label, line in zip(table.rows, table.cells, strict=True):
         for column, cell in zip(table.layout.columns, line, strict=True):
             for metric in table.metrics if cell.networks else ():
                 found, by_seed = cell.estimates.get(metric), cell.values.get(metric, {})
