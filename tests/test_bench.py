@@ -24,7 +24,7 @@ def test_flow_prints_the_table_and_writes_the_rows(tmp_path: Path, capsys: pytes
     ("arguments", "message"),
     [
         (["--engines", "raft"], "use one of"),
-        (["--engines", "mv"], "leave it out"),
+        (["--engines", "mv"], "use mv-h264 or mv-mpeg4"),
         (["--repeats", "0"], "--repeats 0"),
         (["--engines", "dis", "--reference", "tvl1"], "not among the engines"),
         (["--engines", "dis", "--size", "32x32", "--repeats", "1", "--json", "no/such/folder"], "name another --json"),

@@ -4,27 +4,50 @@
 
 Legend: H height, W width. All engines run alternately in one process with one thread, so that whatever else the machine
 does meets them alike: trust the ratios more than the milliseconds.
+
+Motion vectors are measured on files: each pair is encoded as a video of two frames at the encoder's usual settings, and
+their time is that of decoding it. `still` says that nothing moves: its error is the mean motion.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from mml_lightning.data.flow_engines import ALGORITHMS, Engine, make_engine
+from mml_lightning.data.flow_engines import ALGORITHMS, make_engine
+from mml_lightning.data.motion_vectors import motion_vectors
 from mml_lightning.data.threads import one_thread
 from mml_lightning.errors import UserError
 from mml_lightning.motion import MOTIONS, Motion, Pair, synthetic_pair
 
-ENGINES = tuple(f"{name}-{preset}" for name, presets in ALGORITHMS.items() if name != "mv" for preset in presets)
+ENCODERS = {"mv-h264": "libx264", "mv-mpeg4": "mpeg4"}
+ENGINES = (
+    *(f"{name}-{preset}" for name, presets in ALGORITHMS.items() if name != "mv" for preset in presets),
+    *ENCODERS,
+    "still",
+)
 # The presets of our TV-L1 were chosen on seeds 1 and 2; these were not looked at.
 SEEDS = (11, 12, 13)
 WHITE = 0.5  # pixels of error that the maps show as white
+
+
+@dataclass(frozen=True)
+class Way:
+    """An engine as it is measured: `prepare` is not timed; `flow` makes [H, W, 2] of what it gives."""
+
+    prepare: Callable[[Pair], Any]
+    flow: Callable[[Any], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -45,7 +68,7 @@ def compare(
     device: str = "cpu",
     advance: Callable[[str], object] = lambda engine: None,
 ) -> list[Row]:
-    """Rows in the order of `engines`, each "algorithm-preset".
+    """Rows in the order of `engines`, each "algorithm-preset", "mv-<codec>" or "still".
 
     Times are of the processor on the CPU and of the wall on a GPU, the least of `repeats` rounds per pair; a round runs
     every engine once on every pair.
@@ -56,17 +79,20 @@ def compare(
         advance: called with an engine's name after each of its rounds.
 
     Raises:
-        UserError: an engine is unknown, or it is `mv`, which needs files.
+        UserError: an engine is unknown, or the size is odd and motion vectors are asked for.
     """
-    made = {name: _engine(name, device) for name in engines}
     pairs = {(name, seed): synthetic_pair(motion, *size, seed) for name, motion in motions.items() for seed in seeds}
     best = {(name, key): float("inf") for name in engines for key in pairs}
     errors: dict[tuple[str, tuple[str, int]], float] = {}
-    with one_thread():
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        made = {name: _way(name, device, folder) for name in engines}
+        stack.enter_context(one_thread())
+        given = {(name, key): way.prepare(pair) for name, way in made.items() for key, pair in pairs.items()}
         for _ in range(repeats):
-            for name, engine in made.items():
+            for name, way in made.items():
                 for key, pair in pairs.items():
-                    seconds, errors[name, key] = _once(engine, pair, device)
+                    seconds, errors[name, key] = _once(way, given[name, key], pair, device)
                     best[name, key] = min(best[name, key], seconds)
                 advance(name)
     return [
@@ -97,41 +123,66 @@ def error_maps(
     """Picture uint8 [h, w]: a row per motion; its first image, then the length of each engine's error, white at 0.5 px.
 
     Raises:
-        UserError: an engine is unknown, or it is `mv`.
+        UserError: an engine is unknown.
     """
     rows = []
-    for motion in motions:
-        pair = synthetic_pair(MOTIONS[motion], 128, 170, seed)
-        tiles = [pair.first.numpy()]
-        for name in engines:
-            flow = torch.from_numpy(_flow(_engine(name, "cpu"), pair))
-            length = (flow - pair.flow).norm(dim=-1)
-            tiles.append((255 * (length / WHITE).clamp(0, 1)).to(torch.uint8).numpy())
-        rows.append(np.hstack(tiles))
+    with tempfile.TemporaryDirectory() as folder:
+        ways = [_way(name, "cpu", Path(folder)) for name in engines]
+        for motion in motions:
+            pair = synthetic_pair(MOTIONS[motion], 128, 170, seed)
+            fields = [torch.from_numpy(way.flow(way.prepare(pair))) for way in ways]
+            lengths = [(field - pair.flow).norm(dim=-1) for field in fields]
+            maps = [(255 * (length / WHITE).clamp(0, 1)).to(torch.uint8).numpy() for length in lengths]
+            rows.append(np.hstack([pair.first.numpy(), *maps]))
     return np.vstack(rows)
 
 
-def _engine(name: str, device: str) -> Engine:
+def _way(name: str, device: str, folder: Path) -> Way:
+    """Raises:
+    UserError: there is no such engine.
+    """
+    if name == "still":
+        return Way(lambda pair: pair.flow.numpy(), np.zeros_like)
+    if name in ENCODERS:
+        prepare = functools.partial(_encoded, ENCODERS[name], folder)
+        return Way(prepare, lambda path: next(iter(motion_vectors(path))))
     algorithm, _, preset = name.partition("-")
     if algorithm == "mv":
-        raise UserError("mv reads the vectors of files and can't be measured on synthetic pairs; leave it out")
+        raise UserError(f"mv is measured on files of an encoder; use {' or '.join(ENCODERS)}")
     presets = ALGORITHMS.get(algorithm, ("",))
-    return make_engine(algorithm, preset or presets[0], device=device if algorithm == "tvl1" else "cpu")
+    engine = make_engine(algorithm, preset or presets[0], device=device if algorithm == "tvl1" else "cpu")
+    assert engine.fields is not None
+    fields = engine.fields
+    return Way(_frames, lambda frames: next(iter(fields(frames))))
 
 
-def _once(engine: Engine, pair: Pair, device: str) -> tuple[float, float]:
+def _frames(pair: Pair) -> list[np.ndarray]:
+    """RGB, uint8 [H, W, 3]."""
+    return [np.repeat(image.numpy()[..., None], 3, axis=-1) for image in (pair.first, pair.second)]
+
+
+def _encoded(encoder: str, folder: Path, pair: Pair) -> Path:
+    """A new video file of the two frames."""
+    import av
+
+    if any(side % 2 for side in pair.first.shape):
+        raise UserError("videos of motion vectors have even sides; choose another --size, or leave mv out of --engines")
+    path = folder / f"{encoder}-{len(list(folder.iterdir()))}.mp4"
+    with av.open(str(path), "w") as output:
+        stream: Any = output.add_stream(encoder, rate=Fraction(25))
+        stream.height, stream.width, stream.pix_fmt = *pair.first.shape, "yuv420p"
+        for pixels in _frames(pair):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        output.mux(stream.encode(None))
+    return path
+
+
+def _once(way: Way, given: Any, pair: Pair, device: str) -> tuple[float, float]:
     """Seconds and error of one pair."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     start = clock()
-    flow = _flow(engine, pair)  # an array of numpy: whatever device made it has finished
+    flow = way.flow(given)  # an array of numpy: whatever device made it has finished
     return clock() - start, pair.error(torch.from_numpy(flow))
-
-
-def _flow(engine: Engine, pair: Pair) -> np.ndarray:
-    """[H, W, 2]"""
-    assert engine.fields is not None
-    frames = [np.repeat(image.numpy()[..., None], 3, axis=-1) for image in (pair.first, pair.second)]
-    return next(iter(engine.fields(frames)))
 
 
 if __name__ == "__main__":

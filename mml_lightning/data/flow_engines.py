@@ -9,23 +9,31 @@ its results depend on: all parameters, the version of the library, and for our o
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mml_lightning import motion
 from mml_lightning.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mml_lightning.data.together import Together
+
 Parameters = Mapping[str, Any]
 NONE: Parameters = MappingProxyType({})
 CHUNK = 8  # frames handed to TV-L1 at once on a CPU: neighbours share their pyramids
 CHUNK_GPU = 64
+TOGETHER = ("cuda",)  # devices that solve the pairs of several videos at once
+AT_ONCE = 32  # pairs, there
 
 # OpenCV's DualTVL1OpticalFlow: the names of its setters. `half` is coarser between levels: faster, and right on motions
 # that its default loses.
@@ -132,6 +140,7 @@ def _own_tvl1(preset: str, parameters: Parameters, device: str) -> Engine:
     def fields(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         cv2 = _opencv()
         grey = (torch.from_numpy(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))[None] for frame in frames)
+        solve = together(settings) if place.type in TOGETHER else functools.partial(motion.tvl1_clip, settings=settings)
         held = list(itertools.islice(grey, 1))
         while more := list(itertools.islice(grey, CHUNK if place.type == "cpu" else CHUNK_GPU)):
             held = [*held[-1:], *more]
@@ -139,10 +148,26 @@ def _own_tvl1(preset: str, parameters: Parameters, device: str) -> Engine:
                 clip = torch.stack(held).to(place)
             except RuntimeError:
                 raise ValueError("flow.algorithm=tvl1 fails on it: its frames differ in size") from None
-            yield from motion.tvl1_clip(clip, settings).permute(0, 2, 3, 1).cpu().numpy()
+            yield from solve(clip).permute(0, 2, 3, 1).cpu().numpy()
 
     provenance = {"parameters": asdict(settings), "torch": torch.__version__, "device": place.type, "code": tvl1_code()}
     return Engine(fields, {**provenance, "opencv": _opencv().__version__})
+
+
+@functools.cache
+def together(settings: motion.TVL1Settings) -> Together:
+    """:func:`motion.tvl1_clip` for the threads of this process: their pairs are solved in common batches."""
+    import torch
+
+    from mml_lightning.data.together import Together
+
+    def solve(clips: Sequence[Tensor]) -> list[Tensor]:
+        first, second = torch.cat([clip[:-1] for clip in clips]), torch.cat([clip[1:] for clip in clips])
+        batches = zip(first.split(AT_ONCE), second.split(AT_ONCE), strict=True)
+        flow = torch.cat([motion.tvl1_pairs(*batch, settings) for batch in batches])
+        return list(flow.split([len(clip) - 1 for clip in clips]))
+
+    return Together(solve)
 
 
 def tvl1_code() -> str:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mml_lightning.data import flow_engines
 from mml_lightning.data.decode import DecodeError, NoSource
 from mml_lightning.data.flow import FlowCache, dequantise
 from mml_lightning.data.records import Dataset, Media, Record
@@ -94,7 +95,8 @@ def fill(
     """Flow of every record, made where it is missing; one outcome per record, in order. Records of one file share it.
 
     Args:
-        workers: processes; threads of this process where the flow is made on a GPU, which then decode ahead of it.
+        workers: processes; threads of this process where the flow is made on a GPU, which decode ahead of it and whose
+            pairs it solves together.
         advance: called after each file.
 
     Raises:
@@ -184,7 +186,7 @@ def _one(cache: FlowCache, record: Record) -> Outcome:
 
 
 def _pool(cache: FlowCache, workers: int) -> Executor:
-    if workers <= 1 or cache.settings.device != "cpu":
+    if workers <= 1 or torch.device(cache.settings.device).type in flow_engines.TOGETHER:
         return ThreadPoolExecutor(max(1, workers))
     # never a plain fork: libraries of this process may hold locks
     known = multiprocessing.get_all_start_methods()

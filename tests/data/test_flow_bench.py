@@ -15,13 +15,16 @@ def test_rows_of_engines() -> None:
     rounds: list[str] = []
     threads = torch.get_num_threads()
     motions = {name: MOTIONS[name] for name in ("translation", "zoom")}
-    engines = ["tvl1-fast", "dis-ultrafast", "dis"]
+    engines = ["tvl1-fast", "dis-ultrafast", "dis", "mv-h264", "mv-mpeg4", "still"]
     rows = compare(engines, motions, seeds=(1, 2), size=(96, 128), repeats=2, advance=rounds.append)
     assert [row.engine for row in rows] == engines and rounds == engines * 2
     assert torch.get_num_threads() == threads
     errors = {row.engine: row.errors for row in rows}
     assert all(0 < row.milliseconds < 1e5 and set(row.errors) == set(motions) for row in rows)
     assert errors["tvl1-fast"]["translation"] < errors["dis"]["translation"] < errors["dis-ultrafast"]["translation"]
+    for name in ("mv-h264", "mv-mpeg4"):
+        assert all(errors[name][motion] < 0.5 * errors["still"][motion] for motion in motions), "coarse, but motion"
+    assert errors["still"]["translation"] == pytest.approx(np.hypot(3.4, 2.1), abs=0.01)
 
 
 def test_table_has_ratios_to_the_reference() -> None:
@@ -35,10 +38,12 @@ def test_table_has_ratios_to_the_reference() -> None:
     assert "vs" not in table(rows)
 
 
-@pytest.mark.parametrize(("engine", "message"), [("mv", "leave it out"), ("raft-x", "use one of")])
+@pytest.mark.parametrize(("engine", "message"), [("mv", "use mv-h264 or mv-mpeg4"), ("raft-x", "use one of")])
 def test_engines_that_can_t_be_measured(engine: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         compare([engine], {}, seeds=())
+    with pytest.raises(UserError, match="even sides"):
+        compare(["mv-h264"], {"zoom": MOTIONS["zoom"]}, seeds=(1,), size=(61, 80))
 
 
 def test_error_maps_are_an_image_and_a_map_per_engine() -> None:

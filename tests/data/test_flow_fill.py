@@ -8,19 +8,24 @@ import random
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from mml_lightning import motion
 from mml_lightning.cli import main
-from mml_lightning.data import flow_fill
+from mml_lightning.data import flow_engines, flow_fill
 from mml_lightning.data.flow import FlowCache, FlowSettings, compute_flow, quantise
 from mml_lightning.data.flow_fill import Moments, fill, moments, splits_of, summary, warnings
 from mml_lightning.data.images import open_media
 from mml_lightning.data.records import Dataset, Head, ImageSequence, Record
+from mml_lightning.data.together import Together
 from mml_lightning.errors import UserError
 from tests.conftest import environment
 from tests.data.videos import ROOT, damaged, moving, record, write_video
@@ -84,6 +89,50 @@ def test_outcomes_are_in_order_and_files_shared(videos: dict[str, Path], tmp_pat
     assert (row["videos"], row["failed"], row["one_frame"], row["pairs"]) == (4, 1, 1, 12)
     assert row["mean_px"] == pytest.approx(np.hypot(3, 2), abs=0.8)
     assert {path.suffix for path in cache.folder.iterdir()} == {".npy", ".json"}
+
+
+def test_pairs_of_several_videos_in_one_batch_give_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: more threads than pairs of a video, sizes mixed, a damaged video among them."""
+    rows = [
+        record(write_video(tmp_path / f"{n}.mp4", moving(3 + n % 3, 1 + n % 4, n % 2, 64 + 32 * (n % 2), 48)))
+        for n in range(8)
+    ]
+    rows.append(record(damaged("truncated", tmp_path / "1.mp4", tmp_path / "bad.mp4")))
+    settings = FlowSettings("tvl1", "fast", parameters={"inner": 8}, decoder="pyav")
+    alone, common = FlowCache(tmp_path / "alone", settings), FlowCache(tmp_path / "common", settings)
+    one = fill(alone, rows, 1)
+    monkeypatch.setattr(flow_engines, "TOGETHER", ("cpu",))
+    flow_engines.together.cache_clear()
+    sizes: list[int] = []
+    pairs = motion.tvl1_pairs
+
+    def counted(first: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sizes.append(len(first))
+        time.sleep(0.02)  # others come meanwhile
+        return pairs(first, *rest)
+
+    monkeypatch.setattr(motion, "tvl1_pairs", counted)
+    other = fill(common, rows, 6)
+    assert [outcome.reason for outcome in other] == [outcome.reason for outcome in one]
+    assert sum(sizes) == sum(outcome.moments.pairs for outcome in one if outcome.moments)
+    assert max(sizes) > 4, "no video has more than four pairs"
+    for path in alone.folder.glob("*.npy"):
+        found, expected = (np.load(folder / path.name).astype(int) for folder in (common.folder, alone.folder))
+        assert np.abs(found - expected).max() <= 1 and (found != expected).mean() < 1e-3, "a tie may round either way"
+
+
+def test_what_fails_in_common_fails_for_each(tmp_path: Path) -> None:
+    def fail(clips: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        raise RuntimeError(f"out of memory with {len(clips)}")
+
+    both = Together(fail)
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(both, torch.zeros(2, 1, 4, 4)) for _ in range(2)]
+        for job in jobs:
+            with pytest.raises(RuntimeError, match="out of memory"):
+                job.result()
 
 
 def test_streamed_files_are_those_of_numpy(videos: dict[str, Path], tmp_path: Path) -> None:
