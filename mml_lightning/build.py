@@ -46,8 +46,10 @@ LEAST: dict[str, tuple[type, float]] = {
     "data.eval_batch_size": (int, 1),
     "data.workers": (int, 0),
     "data.max_bad_share": (float, 0),
+    "data.cache_mb": (int, 0),
     "trainer.accumulate_grad_batches": (int, 1),
     "trainer.num_threads": (int, 1),
+    "trainer.validations": (int, 1),
 }
 """Numbers that would fail late or oddly: their kind and least value."""
 POSITIVE = ("loading.timeout", "loading.memory_gb", "loading.stall")
@@ -77,7 +79,7 @@ def check_values(cfg: DictConfig) -> None:
         raise UserError(f"name={cfg.name!r} names a folder: use letters, digits and any of . _ + = , @ -")
     for key, (kind, least) in LEAST.items():
         value = OmegaConf.select(cfg, key)
-        if value is None and key == "trainer.num_threads":
+        if value is None and key in ("trainer.num_threads", "trainer.validations"):
             continue
         kinds = (int,) if kind is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:

@@ -16,6 +16,7 @@ from mml_lightning.data import check, memory
 from mml_lightning.data.clips import ClipDataset, Geometries, Starts
 from mml_lightning.data.draws import FixedCrops, TrainDraw, ValDraw, ViewsDraw, training_crop
 from mml_lightning.data.flow import FlowCache, FlowSettings
+from mml_lightning.data.ram import RamCache, ram_cache
 from mml_lightning.data.records import SPLITS, Dataset, validate
 from mml_lightning.data.sources import SOURCES, SourceOpener
 from mml_lightning.data.start_checks import check_flow_lengths, warn_of_doubles
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MIRRORED_CROPS = 10  # the number of crops per clip with which every one is mirrored too
 QUARANTINE = ("use", "ignore")
+CACHES = ("none", "ram")  # what becomes of decoded videos
 LABELS = ("clip", "video")  # what a training target tells where labels are timed
 
 
@@ -138,6 +140,17 @@ def flow_store(cfg: DictConfig) -> FlowCache:
     return FlowCache(Path(cfg.paths.cache) / "flow" / cfg.data.name, FlowSettings(**plain(cfg.flow)))
 
 
+def decoded(cfg: DictConfig) -> RamCache | None:
+    """Where decoded videos are kept: `data.cache`.
+
+    Raises:
+        UserError: it is neither none nor ram.
+    """
+    if cfg.data.cache not in CACHES:
+        raise UserError(f"data.cache={cfg.data.cache!r} is unknown; use one of {list(CACHES)}")
+    return ram_cache(int(cfg.data.cache_mb)) if cfg.data.cache == "ram" else None
+
+
 def _check_sources(data: Dataset, chosen: Sequence[Modality]) -> None:
     stored = {source for records in data.splits.values() for record in records for source in record.media}
     for modality in chosen:
@@ -185,7 +198,7 @@ def clip_datasets(
         ClipDataset,
         modalities=list(chosen),
         heads=data.heads,
-        opener=SourceOpener(cfg.data.decoder, cache),
+        opener=SourceOpener(cfg.data.decoder, cache, decoded(cfg)),
         seed=nodes.draw_seed(cfg),
         shared=sampling["shared"],
         span_margin=cfg.data.span_margin,

@@ -82,9 +82,10 @@ class EpochLines(pl.Callback):
             for key, value in metrics.items()
             if key.startswith("val/") and key.endswith(("/top1", "/map"))
         ]
+        val = f"  |  val {'  '.join(scores) or '-'}" if done % (trainer.check_val_every_n_epoch or 1) == 0 else ""
         self._say(
             trainer,
-            f"epoch {done}/{epochs}  {'  '.join(terms)}  |  val {'  '.join(scores) or '-'}"
+            f"epoch {done}/{epochs}  {'  '.join(terms)}{val}"
             f"  |  {per_epoch:.1f} s/epoch, {clock(per_epoch * (epochs - done))} left",
         )
 

@@ -125,6 +125,8 @@ class Cohort(pl.LightningModule):
         self.means = Means()
         self.log_every = 10  # steps
         self._epoch: dict[str, float] = {}
+        self.trained = False  # in this process
+        self.validated_at: int | None = None  # step of the last whole validation
         for name in self.frozen:
             self.peers[name].requires_grad_(False)
         for name in objective.headed:
@@ -159,6 +161,7 @@ class Cohort(pl.LightningModule):
         return loss
 
     def on_train_start(self) -> None:
+        self.trained = True
         self.set_modes()  # an epoch that is continued does not start
         if self.means.sums and self.trainer.is_last_batch:  # all that is left of it is its validation
             self._log_means()
@@ -245,6 +248,7 @@ class Cohort(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._finish("val")
+        self.validated_at = self.trainer.global_step
 
     def on_test_epoch_end(self) -> None:
         self._finish(self.test_name)

@@ -48,9 +48,10 @@ COSMETIC = (
 )
 COSMETIC_DATA = (
     *("reader", "root", "index", "videos", "workers", "eval_batch_size", "max_bad_share", "quarantine"),
+    *("cache", "cache_mb"),
     *("train", "test", "classes", "frames", "flow", "absent", "empty"),  # lists and folders of Charades
 )
-COSMETIC_TRAINER = ("accelerator", "num_threads", "limit_test_batches", "limit_val_batches")
+COSMETIC_TRAINER = ("accelerator", "num_threads", "limit_test_batches", "limit_val_batches", "validations")
 COPY = re.compile(r"_\d+$")  # ends the names of further networks of a modality
 
 

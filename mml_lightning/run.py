@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +173,8 @@ def fit_and_measure(
 
     with interruptible(trainer):
         trainer.fit(cohort, datamodule=video, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
-        if not any(scores.rows for scores in cohort.scores.values()):  # a finished run was resumed: no epoch was left
-            with unlogged(trainer):  # its row is there
+        if cohort.validated_at != trainer.global_step:  # trainer.validations, or a finished run was resumed
+            with nullcontext() if cohort.trained else unlogged(trainer):  # its row is there
                 trainer.validate(cohort, datamodule=video, verbose=False)
         metrics = keep("val")
         if cfg.test:
@@ -242,7 +243,9 @@ def make_trainer(
     Raises:
         UserError: this machine does not have what `trainer` asks for, or a value is unknown.
     """
-    settings = {k: v for k, v in nodes.plain(cfg.trainer).items() if v is not None and k != "num_threads"}
+    ours = ("num_threads", "validations")
+    settings = {k: v for k, v in nodes.plain(cfg.trainer).items() if v is not None and k not in ours}
+    epochs = int(cfg.schedule.epochs)
     bar = sys.stdout.isatty() if cfg.callbacks.progress_bar == "auto" else bool(cfg.callbacks.progress_bar)
     own: list[pl.Callback] = [SharedBuffers()]
     if cfg.loading.stall:
@@ -251,7 +254,8 @@ def make_trainer(
         own.append(EpochLines(every=None if bar else 30.0))
     try:
         return pl.Trainer(
-            max_epochs=cfg.schedule.epochs,
+            max_epochs=epochs,
+            check_val_every_n_epoch=math.ceil(epochs / (cfg.trainer.validations or epochs)),
             logger=tracking.loggers(cfg, folder, job_type or cfg.stage.name),
             callbacks=[*own, *callbacks],
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),

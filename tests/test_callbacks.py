@@ -18,6 +18,7 @@ def trainer(**fields: Any) -> Any:
     )
     batches = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=5)))
     usual["fit_loop"] = SimpleNamespace(restarting=False, epoch_loop=batches)
+    usual["check_val_every_n_epoch"] = 1
     return SimpleNamespace(**{**usual, "callback_metrics": {}, **fields})
 
 

@@ -5,6 +5,7 @@ Legend: N items asked for, H height, W width, c channels of one item (frames 3, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ import numpy as np
 from mml_lightning.data.decode import DecodeError, NoSource, check_decoder
 from mml_lightning.data.flow import FlowCache, FlowSettings, stream_flow
 from mml_lightning.data.images import open_media
-from mml_lightning.data.records import ImageSequence, PackedFrames, Record
+from mml_lightning.data.ram import HeldItems, RamCache
+from mml_lightning.data.records import ImageSequence, Media, PackedFrames, Record
 from mml_lightning.errors import UserError
 from mml_lightning.transforms import Box
 
@@ -48,25 +50,6 @@ def read_part(source: OpenSource, indices: Sequence[int], box: Box) -> np.ndarra
         return np.asarray(part(indices, box))
     x, y, width, height = box
     return source.frames(indices)[:, y : y + height, x : x + width]
-
-
-@dataclass
-class CachedFlow:
-    """Flow of one video, memory-mapped; its clock is that of the frames."""
-
-    pairs: np.ndarray
-    fps: float
-
-    @property
-    def count(self) -> int:
-        return int(self.pairs.shape[0])
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return int(self.pairs.shape[2]), int(self.pairs.shape[1])
-
-    def frames(self, indices: Sequence[int]) -> np.ndarray:
-        return self.pairs[np.asarray(indices, dtype=np.int64)]
 
 
 @dataclass
@@ -115,6 +98,7 @@ class SourceOpener:
     Args:
         decoder: reader of the frames, where a record names none of its own.
         flow: where the flow of records lies that bring none of their own; None in runs without flow.
+        ram: what has been decoded is kept there; None decodes for every sample.
 
     Raises:
         UserError: the decoder is unknown or not installed.
@@ -122,6 +106,7 @@ class SourceOpener:
 
     decoder: str = "decord"
     flow: FlowCache | None = None
+    ram: RamCache | None = None
 
     def __post_init__(self) -> None:
         check_decoder(self.decoder)
@@ -158,7 +143,7 @@ class SourceOpener:
     def _open(self, name: str, record: Record, opened: Mapping[str, OpenSource], stack: ExitStack) -> OpenSource:
         media = record.media.get(name)
         if media is not None and (name == "frames" or isinstance(media, ImageSequence | PackedFrames)):
-            return stack.enter_context(open_media(media, record.decoder or self.decoder))
+            return self._media(media, record.decoder or self.decoder, stack)
         if "frames" not in record.media:
             raise NoSource(f"{record.id}: it has no video")
         if self.flow is None:
@@ -167,5 +152,13 @@ class SourceOpener:
             frames, decoder = record.media["frames"], record.decoder or self.flow.settings.decoder
             # the frames at hand, unless flow is made from another reader's
             shared = opened.get("frames") if decoder == (record.decoder or self.decoder) else None
-            return LiveFlow(shared or stack.enter_context(open_media(frames, decoder)), self.flow.settings, str(frames))
-        return CachedFlow(self.flow.load(record), opened["frames"].fps if "frames" in opened else 0.0)
+            return LiveFlow(shared or self._media(frames, decoder, stack), self.flow.settings, str(frames))
+        fps, load = opened["frames"].fps if "frames" in opened else 0.0, functools.partial(self.flow.load, record)
+        if self.ram is None:
+            return HeldItems(load(), fps)
+        return self.ram.flow(record.media["frames"], (self.flow.folder, record.decoder), load, fps)
+
+    def _media(self, media: Media, decoder: str, stack: ExitStack) -> OpenSource:
+        if self.ram is None:
+            return stack.enter_context(open_media(media, decoder))
+        return stack.enter_context(self.ram.video(media, decoder, functools.partial(open_media, media, decoder)))
