@@ -39,6 +39,9 @@ def test_epoch_lines_tell_losses_scores_and_the_end(caplog: pytest.LogCaptureFix
     metrics = {"train/rgb/ce": 1.25, "train/rgb/kl": 0.5, "train/loss": 9.0, "val/rgb/top1": 40.0, "val/rgb/loss": 2.0}
     lines.on_train_epoch_end(trainer(current_epoch=1, callback_metrics=metrics), None)  # type: ignore[arg-type]
     assert caplog.messages == ["epoch 2/4  rgb/ce 1.250  rgb/kl 0.500  |  val rgb 40.0  |  60.0 s/epoch, 2:00 left"]
+    seldom = trainer(current_epoch=1, callback_metrics=metrics, check_val_every_n_epoch=3)
+    lines.on_train_epoch_end(seldom, None)  # type: ignore[arg-type]  # the scores are those of an earlier epoch
+    assert caplog.messages[1] == "epoch 2/4  rgb/ce 1.250  rgb/kl 0.500  |  60.0 s/epoch, 2:00 left"
 
 
 def test_epoch_lines_of_an_epoch_that_is_continued_count_what_is_left(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from hydra import compose
 
-from mml_lightning.provenance import metrics_of, warn_of_replacement, zoo_folder
+from mml_lightning.nodes import plain
+from mml_lightning.provenance import decisive, metrics_of, warn_of_replacement, zoo_folder
 from mml_lightning.results import RunResult, write_json
 
 
@@ -45,3 +46,13 @@ def test_forms_of_charades_do_not_share_a_zoo_folder(hydra: None) -> None:
     for data in ("charades", "charades_videos", "charades_frame_lists"):
         typed = [f"data={data}", "data.root=x", "paths.zoo=zoo"]
         assert zoo_folder(compose("train", overrides=typed)).parts[:2] == ("zoo", data)
+
+
+def test_how_a_run_reads_and_how_often_it_looks_is_no_part_of_its_identity(hydra: None) -> None:
+    def identity(*typed: str) -> dict[str, Any]:
+        return decisive(plain(compose("train", overrides=[*typed, "paths.output_dir=out"])))
+
+    usual = identity()
+    for same in ("data.cache=none", "data.cache=ram", "data.cache_mb=7", "data.workers=3", "trainer.validations=1"):
+        assert identity(same) == usual
+    assert identity("schedule.epochs=1") != usual

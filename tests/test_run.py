@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,23 @@ def test_same_command_same_weights_whatever_reads(train: Train, tmp_path: Path, 
         same_weights(tmp_path / f"single/one/peers/{peer}.pt", tmp_path / f"single/two/peers/{peer}.pt")
     other = train("stage=mml", "modality=[rgb,flow]", "schedule.epochs=1", "seed=1", run="other")
     assert other["metrics"] != one["metrics"]
+
+
+def test_validation_now_and_then_changes_no_number(train: Train, tmp_path: Path, same_weights: Same) -> None:
+    """Of four epochs every second is followed by one, of three the second and the last."""
+    for epochs, validated in ((4, [2, 4]), (3, [2, 3])):
+        often, seldom = (
+            train(f"schedule.epochs={epochs}", f"trainer.validations={times}", "test=false", run=f"{epochs}_{times}")
+            for times in ("null", 2)
+        )
+        assert seldom["metrics"] == often["metrics"] and seldom["fingerprint"] == often["fingerprint"]
+        same_weights(*(tmp_path / f"single/{epochs}_{times}/peers/rgb.pt" for times in ("null", 2)))
+        with (tmp_path / f"single/{epochs}_2/logs/metrics.csv").open() as handle:
+            rows = [row for row in csv.DictReader(handle) if row["val/rgb/top1"]]
+        assert len(rows) == len(validated)
+        assert [int(row["step"]) for row in rows][:1] == [2 * 3 - 1]
+    with pytest.raises(UserError, match=r"trainer\.validations=0 must be a whole number from 1"):
+        train("trainer.validations=0")
 
 
 def test_a_peer_does_not_depend_on_who_trains_beside_it(train: Train, tmp_path: Path, same_weights: Same) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from mml_lightning.data.sources import CachedFlow, SourceOpener
+from mml_lightning.data.sources import SourceOpener
 from mml_lightning.errors import UserError
 from tests.data.test_clips import FLOW, build
 from tests.data.videos import record
@@ -29,9 +28,3 @@ def test_opener_checks_its_decoder_and_its_cache(videos: dict[str, Path]) -> Non
         SourceOpener("cv2")
     with pytest.raises(UserError, match="needs a flow cache"):
         build([record(videos["vp9"])], modalities=(FLOW,))[0, 0]
-
-
-def test_cached_flow_describes_itself() -> None:
-    source = CachedFlow(np.arange(2 * 3 * 5 * 2, dtype=np.uint8).reshape(2, 3, 5, 2), 12.5)
-    assert (source.count, source.size, source.fps) == (2, (5, 3), 12.5)
-    assert np.array_equal(source.frames([1, 0, 1]), source.pairs[[1, 0, 1]])
