@@ -2,8 +2,8 @@
 
 Legend: N items of a source (frames, or pairs of flow), H height, W width, c channels of an item.
 
-Nothing is thrown out again: every epoch asks for every video, so that dropping the oldest would drop each just before it
-is wanted. What no longer fits is read as without a cache.
+Nothing is thrown out again: every epoch asks for every video, so dropping the oldest would drop each just before it is
+wanted. What no longer fits is read as without a cache.
 """
 
 from __future__ import annotations
