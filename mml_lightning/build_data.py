@@ -256,5 +256,5 @@ def check_memory(cfg: DictConfig, datasets: Mapping[str, ClipDataset], ranks: in
     batches = {split: int(cfg.data.eval_batch_size) for split in datasets}
     if "train" in batches:
         batches["train"] = int(cfg.data.batch_size) // ranks
-    cache = int(cfg.data.cache_mb) * 2**20 if cfg.data.get("cache", "none") == "ram" else 0
+    cache = int(cfg.data.cache_mb) * 2**20 if cfg.data.cache == "ram" else 0
     memory.check(datasets, batches, int(cfg.data.workers), ranks, cache, cfg.loading.memory_gb)

@@ -79,7 +79,7 @@ def check(
     """
     batch = {split: batches[split] * sample_bytes(dataset) for split, dataset in datasets.items()}
     moving = ranks * sum(size * (workers * (PREFETCH + 1) if workers else 1) for size in batch.values())
-    readers = ranks * max(1, workers) * len(batch)  # the workers of a split stay while another is read
+    readers = ranks * (workers * len(batch) or 1)  # the workers of a split stay while another is read
     needed = moving + readers * ((WORKER if workers else 0) + cache)
     free = budget * GB if budget is not None else free_memory()
     told = f"{ranks} rank(s), {workers} workers per split, batches up to {max(batch.values()) / 2**20:.0f} MB"

@@ -32,7 +32,8 @@ def test_size_of_a_sample_is_that_of_a_real_one(composed: Composed, views: str) 
 def test_what_does_not_fit_is_refused_before_anything_is_written(
     composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    too_much = composed("data.workers=2", "loading.memory_gb=0.5")
+    two = ("data.workers=2", "data.cache=none")
+    too_much = composed(*two, "loading.memory_gb=0.5")
     message = (
         r"loading would take about 1\.2 GB of memory \(1 rank\(s\), 2 workers per split, batches up to 0 MB\), 0\.5 GB "
         r"are allowed by loading\.memory_gb; lower data\.workers or data\.batch_size, or set loading"
@@ -41,15 +42,26 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
         run.stage(*too_much)
     monkeypatch.setattr(memory, "free_memory", lambda: 2**30)
     with pytest.raises(UserError, match=r"about 1\.2 GB .*, 1\.0 GB are free; lower data.workers"):
-        run.stage(*composed("data.workers=2"))
+        run.stage(*composed(*two))
     monkeypatch.setattr(memory, "free_memory", lambda: None)
     monkeypatch.setattr(memory, "free_shared_memory", lambda: 2**20)
     message = r"would take about 2 MB of shared memory .*, 1 MB are free: /dev/shm is too small"
     with pytest.raises(UserError, match=message):
-        run.stage(*composed("data.workers=2"))
+        run.stage(*composed(*two))
     assert not (tmp_path / "single").exists()
     kept = build_data.check_memory  # a budget of one's own overrules what the system tells
-    kept(composed("data.workers=2", "loading.memory_gb=100")[0], datasets(composed()[0]), 1)
+    kept(composed(*two, "loading.memory_gb=100")[0], datasets(composed()[0]), 1)
+
+
+@pytest.mark.parametrize(("workers", "needed"), [(0, "1.0"), (2, "7.2")])
+def test_decoded_videos_count_once_for_every_process_that_reads(
+    composed: Composed, monkeypatch: pytest.MonkeyPatch, workers: int, needed: str
+) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda: 2**29)
+    cfg, _ = composed(f"data.workers={workers}", "data.cache=ram", "data.cache_mb=1024")
+    message = rf"about {needed} GB .*, 1\.0 GB of decoded videos in each\), 0\.5 GB are free; .*, data\.cache_mb, or"
+    with pytest.raises(UserError, match=message):
+        build_data.check_memory(cfg, datasets(cfg), 1)
 
 
 def test_free_memory_heeds_the_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
