@@ -235,7 +235,8 @@ def tell(root: Path, state: Board) -> None:
     for one in filled:
         log.info("table     %s\n\n%s", root / f"{one.layout.name}.md", report.filled_markdown(one))
     if not filled:
-        log.info("table     %s\n\n%s", root / "table.md", report.markdown(table))
+        compared = report.write_differences(root, report.collect(root))
+        log.info("table     %s\n\n%s\n%s", root / "table.md", report.markdown(table), compared)
 
 
 def complain(root: Path, state: Board) -> None:

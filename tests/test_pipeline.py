@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from mml_lightning import build, planned
+from mml_lightning import build, planned, report
 from mml_lightning import pipeline as pipelines
-from mml_lightning.errors import UserError
+from mml_lightning.errors import RunsFailed, UserError
 from mml_lightning.pipeline import pipeline
 from mml_lightning.planned import plan_runs
 
@@ -163,3 +163,68 @@ def test_a_typed_init_is_where_the_first_step_starts(
     assert [run.name for run in runs] == names
     assert [run.cfg.init.rgb for run in runs] == [first, "ce"]
     assert runs[1].cfg.aliases.ce.run == names[0]
+
+
+def test_a_failed_run_blocks_only_those_that_start_from_it(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = pipelines.stage
+
+    def break_one(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
+        if cfg.name == "ml_rgb_from_ce":
+            raise RuntimeError("broken cable")
+        return stage(cfg, overrides)
+
+    monkeypatch.setattr(pipelines, "stage", break_one)
+    runs = [{"stage": "ce", "modality": ["rgb"], "copies": 2}, {"stage": "ml", "modality": ["rgb"], "init": "ce"}]
+    runs += [{"stage": "mml", "modality": ["rgb", "flow"], "init": word} for word in ("ml", "ce")]
+    cfg, typed = composed("pipeline=mml", *QUICK)
+    cfg.pipeline.runs = runs
+    with pytest.raises(RunsFailed, match=r"1 of 4 runs failed \(ml_rgb_from_ce seed 0\), 1 more .* broken cable"):
+        pipeline(cfg, typed)
+    root = tmp_path / "single/run"
+    states = [line.split("|")[1:3] for line in (root / "runs.md").read_text().splitlines()[4:]]
+    assert [state.strip() for state, _ in states] == ["done", "failed", "blocked", "done"]
+    assert "Traceback" in next(root.glob("*_ml_rgb_from_ce/train.log")).read_text()
+    assert json.loads(next(root.glob("*_ml_rgb_from_ce/result.json")).read_text())["status"] == "failed"
+    assert json.loads((root / "result.json").read_text())["status"] == "failed"
+
+
+def test_seeds_go_with_any_stage_and_side_by_side(
+    composed: Composed, tmp_path: Path, train: Callable[..., Any]
+) -> None:
+    alone = train(*QUICK, "seed=1", "paths.zoo=elsewhere", run="alone")
+    parent = pipeline(*composed(*QUICK, "seeds=2", "pipeline.jobs=2"))
+    assert parent["status"] == "completed"
+    root = tmp_path / "single/run"
+    found = {folder.parent.name: json.loads((folder / "result.json").read_text()) for folder in root.glob("seed*/1_*")}
+    assert set(found) == {"seed0", "seed1"}
+    assert found["seed1"]["metrics"] == alone["metrics"], "a process of its own changes nothing"
+    assert "seed 1" in next(root.glob("seed1/*/train.log")).read_text()
+
+
+def test_differences_between_rows_are_written_where_there_are_seeds(tmp_path: Path) -> None:
+    values = {"ce": [50.0, 52.0, 51.0], "mml": [55.0, 57.5, 55.5]}
+    runs = [
+        {"status": "completed", "path": f"{name}{seed}", "name": name, "stage": name, "seed": seed, "overrides": []}
+        | {"metrics": {"test": {"rgb": {"top1": value}}}}
+        for name, numbers in values.items()
+        for seed, value in enumerate(numbers)
+    ]
+    (pair,) = report.differences(runs)
+    assert (pair.a, pair.b, pair.metric) == ("mml", "ce", "test/rgb/top1")
+    text = report.write_differences(tmp_path, runs)
+    assert "| +5.00 | [+3.76, +6.24] | 0, 1, 2 | A is better |" in text
+    assert (tmp_path / "differences.md").read_text() == text
+    assert report.write_differences(tmp_path, runs[:4]) == "", "one seed of the second row"
+
+
+def test_dry_writes_nothing(composed: Composed, trained: list[str], tmp_path: Path) -> None:
+    assert pipeline(*composed("pipeline=mml", "pipeline.dry=true")) == {}
+    assert not trained and not (tmp_path / "single").exists()
+
+
+@pytest.mark.parametrize("jobs", ["0", "many", "1.5"])
+def test_jobs_are_a_number(composed: Composed, jobs: str) -> None:
+    with pytest.raises(UserError, match=r"pipeline\.jobs"):
+        pipeline(*composed("pipeline=mml", f"pipeline.jobs={jobs}"))

@@ -9,6 +9,8 @@ Accuracies are in percent throughout.
 from __future__ import annotations
 
 from mml_lightning.report.collect import collect, collect_all
+from mml_lightning.report.differences import differences
+from mml_lightning.report.differences import write as write_differences
 from mml_lightning.report.filled import Filled, Measured, fill
 from mml_lightning.report.filled_text import markdown as filled_markdown
 from mml_lightning.report.filled_text import write as write_filled
@@ -26,6 +28,7 @@ __all__ = [
     "Table",
     "collect",
     "collect_all",
+    "differences",
     "fill",
     "filled_markdown",
     "group",
@@ -38,5 +41,6 @@ __all__ = [
     "to_wandb",
     "wandb_mode",
     "write",
+    "write_differences",
     "write_filled",
 ]
