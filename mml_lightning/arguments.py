@@ -85,6 +85,16 @@ def prepare(arguments: Sequence[str], conf: Path) -> list[str]:
     flags_first = sorted(arguments, key=lambda argument: argument not in MULTIRUN)
     given = [init_file(_home(argument)) for argument in flags_first]
     _check_modalities(given, conf)
+    arguments = _prepared(given)
+    for argument in arguments:
+        # Hydra calls these itself, before any check of ours
+        if argument.lstrip("+~").startswith("hydra") and "_target_" in argument:
+            raise UserError(f"{argument}: what Hydra itself calls can't be set here; choose an option of its groups")
+    return arguments
+
+
+def _prepared(given: list[str]) -> list[str]:
+    """With what `resume=` and `ckpt=` bring back."""
     resume, checkpoint = _value(given, "resume"), _value(given, "ckpt")
     if resume == "" or checkpoint == "":
         raise UserError("resume= and ckpt= need a run directory (an empty shell variable?)")
@@ -190,7 +200,13 @@ def _value(given: Sequence[str], key: str) -> str | None:
 def _saved_overrides(file: Path) -> list[str] | None:
     if not file.is_file():
         return None
-    return _lasting(yaml.safe_load(file.read_text(encoding="utf-8")) or [])
+    try:
+        saved = yaml.safe_load(file.read_text(encoding="utf-8")) or []
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        saved = None
+    if not isinstance(saved, list):
+        raise UserError(f"{file} is damaged: it must be a list of key=value; give the weights themselves instead")
+    return _lasting(saved)
 
 
 def _told_overrides(file: Path) -> list[str] | None:
@@ -201,5 +217,7 @@ def _told_overrides(file: Path) -> list[str] | None:
 
 
 def _lasting(overrides: Sequence[object]) -> list[str]:
-    """Without what was meant for one start of the run only."""
-    return [str(item) for item in overrides if not str(item).startswith(("resume=", "ckpt=", "hydra.mode="))]
+    """Without what was meant for one start of the run only. Trust is given by typing it: a run directory may be from
+    elsewhere."""
+    once = ("resume=", "ckpt=", "hydra.mode=", "trusted=", "trusted:")
+    return [str(item) for item in overrides if not str(item).lstrip("+~").startswith(once)]

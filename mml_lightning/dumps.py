@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mml_lightning.errors import UserError
-from mml_lightning.files import write_atomically
+from mml_lightning.files import check_unpacked, write_atomically
 from mml_lightning.metrics import DEFAULT, Scoring, by_class, labelled, measure, pool_peers
 
 SCHEMA = 2
@@ -143,6 +143,7 @@ def load(path: Path) -> Dump:
         UserError: no file, or not a score dump.
     """
     try:
+        check_unpacked(path, times=200)
         with np.load(path, allow_pickle=False) as saved:
             arrays = {key: saved[key] for key in saved.files}
         meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}  # the first dumps have none

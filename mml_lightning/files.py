@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 TEMPORARY = ".tmp"
+SMALL = 2**24  # bytes that any archive may unpack to
 KEPT = 100  # characters of a long name that its temporary name repeats: names have 255 bytes
 
 
@@ -92,6 +93,25 @@ def _sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(handle)
+
+
+def check_unpacked(path: Path, times: float = 1.5) -> None:
+    """A zip file may claim to hold far more than it has bytes: whoever unpacks it runs out of memory. Files that are no
+    zip pass.
+
+    Args:
+        times: how many times its own size its content may have. What torch.save writes is not compressed at all.
+
+    Raises:
+        ValueError: it would unpack to more.
+        OSError: it can't be read.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        content = sum(member.file_size for member in archive.infolist())
+    if content > times * path.stat().st_size + SMALL:
+        raise ValueError(f"it has {path.stat().st_size} bytes and would unpack to {content}")
 
 
 def file_hash(path: Path) -> str:

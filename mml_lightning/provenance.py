@@ -45,6 +45,7 @@ COSMETIC = (
     "tables",
     "catalogue",
     "loading",
+    "trusted",
 )
 COSMETIC_DATA = (
     *("reader", "root", "index", "videos", "workers", "eval_batch_size", "max_bad_share", "quarantine"),

@@ -19,7 +19,7 @@ from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.pretrained import imagenet_weights
 from mml_lightning.backbones.temporal_shift import match_shift_names
 from mml_lightning.errors import UserError
-from mml_lightning.files import file_hash
+from mml_lightning.files import check_unpacked, file_hash
 from mml_lightning.importing import import_trunk
 from mml_lightning.stems import convert_state
 from mml_lightning.zoo import load_peer, same_classes, split_heads, warn_of_unfilled
@@ -211,6 +211,7 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
         UserError: no such file, or not a checkpoint of a run.
     """
     try:
+        check_unpacked(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         described, config = content["hyper_parameters"]["peers"], content["hyper_parameters"]["config"]
         state = content["state_dict"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mml_lightning.errors import UserError
-from mml_lightning.files import write_atomically
+from mml_lightning.files import check_unpacked, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ def load_peer(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such weight file")
     try:
+        check_unpacked(path)
         entry = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many unrelated types for files that aren't checkpoints
         raise UserError(f"{path} can't be read as weights, it is damaged or foreign ({type(error).__name__})") from None

@@ -21,7 +21,7 @@ from typing import Any
 
 from mml_lightning.data.charades_media import MediaFolder
 from mml_lightning.data.intervals import Interval, intervals_of_frames
-from mml_lightning.data.readers.files import ABSENT, check_choice, find
+from mml_lightning.data.readers.files import ABSENT, below, check_choice, find
 from mml_lightning.data.records import Dataset, Head, ImageSequence, Media, Record
 from mml_lightning.errors import UserError
 from mml_lightning.progress import Progress
@@ -253,7 +253,7 @@ class _Numbered:
     def sequence(self, folder: Path, count: int, fps: float) -> ImageSequence:
         inside, _, name = self.stem.rpartition("/")
         template = f"{name}{{:0{self.width}d}}{self.ending}"
-        return ImageSequence(folder / inside, template, count, fps, self.first)
+        return ImageSequence(below(folder, inside, "a frame list"), template, count, fps, self.first)
 
 
 def _frame_rows(path: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:

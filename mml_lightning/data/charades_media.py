@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mml_lightning.data.readers.files import layout_of, numbered_images
+from mml_lightning.data.readers.files import below, layout_of, numbered_images
 from mml_lightning.data.records import Media
 from mml_lightning.errors import UserError
 
@@ -51,7 +51,7 @@ class MediaFolder:
 
     def locate(self, video: str) -> Media | str:
         """The files of `video`, or what is wrong with them. Images are counted: none may be missing in between."""
-        path = self.folder / self.file.replace("{id}", video)
+        path = below(self.folder, self.file.replace("{id}", video), f"video {video!r}")
         if not self.images:
             return path if path.is_file() else f"{path} is missing"
         template = NUMBER.sub(lambda match: f"{{{match[1] or ''}}}", path.name)

@@ -24,6 +24,7 @@ from mml_lightning.errors import UserError
 
 PACKAGES = {"decord": "decord", "pyav": "av"}
 DECODERS = tuple(PACKAGES)
+MOST_PIXELS = 2**26  # of a frame, 8192 x 8192: a header may claim any size, and the memory is taken before one is seen
 KEEP_BYTES = 256 * 2**20  # decoded frames that PyAV's reader holds; a longer video is decoded again for each request
 
 
@@ -198,6 +199,9 @@ class _PyAVReader:
             stream: Any = container.streams.best("video")
             if stream is None:
                 raise ValueError("it has no video stream")
+            size = stream.codec_context
+            if size.width * size.height > MOST_PIXELS:
+                raise ValueError(f"its frames are {size.width}x{size.height}, too large to be read")
             stream.thread_type = "NONE"
             self.fps = float(stream.average_rate or stream.base_rate or 0.0)
             first = None

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mml_lightning.errors import UserError
-from mml_lightning.files import file_hash
+from mml_lightning.files import check_unpacked, file_hash
 
 ZIP, GZIP = b"PK\x03\x04", b"\x1f\x8b"
 TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number that torch wrote before its zip format
@@ -92,6 +92,7 @@ def _load_torch(path: Path) -> Any:
     numbers: list[Any] = [np.dtype, *{type(np.dtype(kind)) for kind in "fdilq?"}]
     numbers += [(_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:
+        check_unpacked(path)
         with torch.serialization.safe_globals(numbers):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -17,6 +17,7 @@ from typing import Any
 from mml_lightning.data.readers.files import (
     ABSENT,
     Labels,
+    below,
     check_choice,
     class_names,
     find,
@@ -112,7 +113,7 @@ def read_annotated(
     places = [files] if isinstance(files, str) else list(files)
 
     def record(line: _Line, text: str | None) -> Record:
-        media = _media([base / line.fill(place) for place in places], images, fps)
+        media = _media([below(base, line.fill(place), line.where) for place in places], images, fps)
         return Record(line.fill(id), {"frames": media}, _target(line, text, labels))
 
     records = {split: list(map(record, lines[split], texts[split])) for split in SPLITS}

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from mml_lightning.data.records import Head, ImageSequence, Layout, Record, media_absent
@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 ABSENT = ("error", "drop")
 MOST_CLASSES = 100_000
+LONGEST_PATH = 4000  # bytes; systems allow 4096
 _FIELD = re.compile(r"\{(axis|:[^{}]*)\}")
 
 
@@ -37,6 +38,25 @@ def find(root: Path, names: str | Sequence[str], what: str) -> Path:
         others = f" (nor {', '.join(str(path.relative_to(root)) for path in candidates[1:])})" if candidates[1:] else ""
         raise UserError(f"{candidates[0]} is missing{others}; {what}")
     return found
+
+
+def below(root: Path, name: str, where: str) -> Path:
+    """The file that a list names: below `root`, or anywhere by an absolute path, which is plain to see.
+
+    Links are followed: they are on the machine, not in the list.
+
+    Raises:
+        UserError: a relative path that leads out of `root`, or a name that no file can have.
+    """
+    if "\0" in name or len(name) > LONGEST_PATH:
+        raise UserError(f"{where}: {name[:40]!r} can't name a file; mend the line")
+    path = PurePath(name)
+    if not path.is_absolute() and ".." in path.parts and os.path.normpath(name).split(os.sep)[0] == "..":
+        raise UserError(
+            f"{where}: {name!r} leads out of {root}; set data.root to the folder that holds all of them, or write the "
+            "whole path"
+        )
+    return root / name
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

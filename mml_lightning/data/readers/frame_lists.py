@@ -15,6 +15,7 @@ from typing import Any
 
 from mml_lightning.data.readers.files import (
     Labels,
+    below,
     check_choice,
     class_names,
     find,
@@ -170,7 +171,8 @@ class _Source:
                 )
             path = str(Path(path).with_name(f"{int(last):06d}"))
             template = template.replace("{id}", f"{int(last):06d}")
-        return ImageSequence(self.folder / path, template, self.items(line), self.fps, 1, self.layout)
+        folder = below(self.folder, path, f"{line.source}, line {line.number}")
+        return ImageSequence(folder, template, self.items(line), self.fps, 1, self.layout)
 
 
 def normal_template(template: str) -> tuple[str, bool]:

@@ -6,7 +6,7 @@ import csv
 import math
 from pathlib import Path
 
-from mml_lightning.data.readers.files import held_out, natural
+from mml_lightning.data.readers.files import below, held_out, natural
 from mml_lightning.data.records import SPLITS, Dataset, Head, Record
 from mml_lightning.errors import UserError
 
@@ -58,7 +58,7 @@ def read_csv(name: str, index: str | None, root: str | None = None, label_separa
         part = f"_{span[0]:g}_{span[1]:g}" if span else ""
         record = Record(
             id=table.cell(row, "id") if "id" in table.columns else Path(file).with_suffix("").as_posix() + part,
-            media={"frames": base / file},
+            media={"frames": below(base, file, f"{table.path}, line {row[0]}")},
             target={"label": indices if label_separator else indices[0]},
             span=span,
         )
