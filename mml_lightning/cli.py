@@ -53,6 +53,7 @@ def _declare_report(parser: argparse.ArgumentParser) -> None:
         "--metric", help="for the table names such as top1,mean_class; for --paired a key (default: test/rgb/top1)"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the files (default: the only DIR)")
+    parser.add_argument("--baseline", metavar="ROW", help="row that the page shows differences to (default: the first)")
     parser.add_argument("--paired", nargs=2, metavar=("A", "B"), help="two row names, as the column `name` shows them")
     parser.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="with --paired: compare these seeds only")
     parser.add_argument(
@@ -75,12 +76,13 @@ def _report(args: argparse.Namespace) -> None:
     if metrics and any("/" in name for name in metrics):
         raise UserError(f"--metric {args.metric} is a key; the table takes its last part, such as top1")
     out = args.out or (args.dirs[0] if len(args.dirs) == 1 else None)
-    table = report.tabulate(report.collect_all(args.dirs), args.split, metrics)
+    runs = report.collect_all(args.dirs)
+    table = report.tabulate(runs, args.split, metrics)
     print(report.markdown(table))
     if out is None:
         print("nothing written: several directories; name a place with --out DIR")
     else:
-        print("wrote " + ", ".join(map(str, report.save(table, out))))
+        print("wrote " + ", ".join(map(str, report.save(table, out, runs, args.baseline))))
     if args.wandb:
         place = out or args.dirs[0]
         print(f"W&B run in {report.to_wandb(table, place)}")

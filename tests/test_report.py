@@ -308,13 +308,15 @@ def test_html_has_every_row_escaped_and_needs_nothing_from_outside(sweep: Path) 
     table = write(sweep)
     text = (sweep / "table.html").read_text()
     parser = Cells()
-    parser.feed(text)
+    parser.feed(text.split("<section")[1])
     body = [row for row in parser.rows if row]
     assert [row[0] for row in body] == [row["name"] for row in table.rows]
-    assert "<b>" not in text and "58.00 ± 1.00 (3)" in body[0]
-    assert text.count("<svg") == sum(row[q] is not None for row in table.rows for q in table.measured)
-    assert text.count('class="ci"') == 4  # ce rgb and mml rgb, flow, ensemble; one seed draws no whisker
-    assert not re.search(r"(src|href)=|@import|https?:", text)
+    assert "<b>&_from" not in text and "58.00 ± 1.00 (3)" in body[0]
+    plots = text.split("<section")[1]
+    assert plots.count("<svg") == sum(row[q] is not None for row in table.rows for q in table.measured)
+    assert plots.count('class="ci"') == 4  # ce rgb and mml rgb, flow, ensemble; one seed draws no whisker
+    assert plots.count('class="seed"') == 12 and plots.count('class="mean"') == 5
+    assert not re.search(r"src=|@import|https?:", text)
 
 
 def test_markdown_shows_spread_interval_and_a_dash_for_one_seed(sweep: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -67,9 +67,14 @@ class Td:
     value: Cell
     html: str
 
+    @property
+    def is_number(self) -> bool:
+        """Numbers stand right; a picture of one does not."""
+        return isinstance(self.value, int | float) and "<svg" not in self.html
+
     def __str__(self) -> str:
         value = "" if self.value is None else escape(str(self.value))
-        kind = ' class="number"' if isinstance(self.value, int | float) and "<svg" not in self.html else ""
+        kind = ' class="number"' if self.is_number else ""
         return f'<td{kind} data-value="{value}">{self.html}</td>'
 
 
@@ -84,9 +89,11 @@ def document(title: str, body: str) -> str:
 """
 
 
-def sortable(heads: Sequence[str], rows: Iterable[Sequence[Td]]) -> str:
+def sortable(heads: Sequence[str], rows: Sequence[Sequence[Td]]) -> str:
     """A table whose headers (html) sort it."""
-    top = "".join(f'<th tabindex="0" scope="col">{head}</th>' for head in heads)
+    right = [any(row[column].is_number for row in rows) for column in range(len(heads))]
+    kinds = [' class="number"' if number else "" for number in right]
+    top = "".join(f'<th{kind} tabindex="0" scope="col">{head}</th>' for kind, head in zip(kinds, heads, strict=True))
     body = "\n".join("<tr>" + "".join(map(str, row)) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
 

@@ -1,71 +1,76 @@
-"""A table as one self-contained html page: click a header to sort; a dot and whisker shows each mean with its CI."""
+"""A table as one self-contained html page: it sorts by its headers and shows every seed with mean and interval. Below
+it stands what is behind the numbers: differences to a row, per class too, curves, lesson graphs, links to runs."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
+from mml_lightning.report import details, plots
+from mml_lightning.report.collect import Run
+from mml_lightning.report.html import Td, document, section, sortable
 from mml_lightning.report.render import Column, caption, decimal, display, layout
+from mml_lightning.report.statistics import estimate
 from mml_lightning.report.table import Cell, Table
 
-_WIDTH, _HEIGHT, _MARGIN = 170, 18, 8
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --ink: #1f6feb; --paper: #d29922; }
-body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
-th { cursor: pointer; vertical-align: bottom; }
-th small { display: block; font-weight: normal; opacity: .7; }
-th[aria-sort=ascending]::after { content: " \\2191"; }
-th[aria-sort=descending]::after { content: " \\2193"; }
-svg { display: block; }
-.axis { stroke: var(--line); } .ci { stroke: var(--ink); stroke-width: 2; } .mean { fill: var(--ink); }
-.paper { stroke: var(--paper); stroke-width: 2; }
-""".strip()
-
-_SCRIPT = """
-document.querySelectorAll("th").forEach((head, column) => {
-  const sort = () => {
-    const up = head.getAttribute("aria-sort") !== "ascending";
-    document.querySelectorAll("th").forEach(other => other.removeAttribute("aria-sort"));
-    head.setAttribute("aria-sort", up ? "ascending" : "descending");
-    const body = document.querySelector("tbody");
-    const text = row => row.cells[column].dataset.value;
-    [...body.rows].sort((a, b) => {
-      if (text(a) === "" || text(b) === "") return (text(a) === "") - (text(b) === "");
-      const numbers = text(a) - text(b);
-      return (isNaN(numbers) ? text(a).localeCompare(text(b)) : numbers) * (up ? 1 : -1);
-    }).forEach(row => body.append(row));
-  };
-  head.addEventListener("click", sort);
-  head.addEventListener("keydown", event => { if (event.key === "Enter") sort(); });
-});
-""".strip()
+SHOWN = 8  # classes at each end of the differences per class
+LINES = 8  # rows in one chart
 
 
-def page(table: Table, title: str) -> str:
-    """The page; rows in table order, cells that hold nothing sort last."""
+def page(
+    table: Table, title: str, runs: Sequence[Run] = (), directory: Path | None = None, baseline: str | None = None
+) -> str:
+    """The page.
+
+    Args:
+        table: rows in their order; cells that hold nothing sort last.
+        title: of the page.
+        runs: those behind the table: without them the page is the table alone.
+        directory: where the page will lie; links lead from there.
+        baseline: name of the row that differences are taken to; default: the first.
+    """
+    by_path = {run["path"]: run for run in runs}
+    parts = [
+        ("Table", _table(table, linked=bool(runs)) + _problems(table, directory)),
+        ("Differences", _differences(table, baseline)),
+        ("Classes", _classes(table, baseline) if runs else ""),
+        ("Training", _training(table) if runs else ""),
+        ("Runs", _rows(table, by_path, directory) if runs else ""),
+    ]
+    shown = [(name, body) for name, body in parts if body]
+    links = "".join(f'<a href="#{name}">{name}</a>' for name, _ in shown)
+    nav = f"<nav>{links}</nav>" if len(shown) > 1 else ""
+    return document(title, nav + "".join(section(name, body) for name, body in shown))
+
+
+def baseline_row(table: Table, name: str | None) -> int:
+    """The place of a row; the first without a name.
+
+    Raises:
+        ValueError: no row is called so.
+    """
+    names = [str(row["name"]) for row in table.rows]
+    if name is None:
+        return 0
+    if name not in names:
+        raise ValueError(f"no row is called {name!r}; the rows are: {'; '.join(names)}")
+    return names.index(name)
+
+
+# The table --------------------------------------------------------------------------------------------------------
+
+
+def _table(table: Table, linked: bool) -> str:
     columns = [c for column in layout(table) for c in _with_plot(column)]
     axes = {quantity: _axis(table, quantity) for quantity in table.measured}
-    heads = "".join(_head(column, axes) for column in columns)
-    rows = "\n".join("<tr>" + "".join(_data(row, column, axes) for column in columns) + "</tr>" for row in table.rows)
-    notes = "".join(f"<p>{escape(line)}</p>" for line in caption(table))
-    problems = "".join(
-        f"<li><code>{escape(p['path'])}</code>: {escape(p['status'])} {escape(p['error'])}</li>" for p in table.problems
-    )
-    trouble = f"<h2>Runs that did not complete</h2><ul>{problems}</ul>" if problems else ""
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{escape(title)}</title><style>{_STYLE}</style></head>
-<body><h1>{escape(title)}</h1>
-<div class="wide"><table><thead><tr>{heads}</tr></thead>
-<tbody>
-{rows}
-</tbody></table></div>
-{notes}{trouble}
-<script>{_SCRIPT}</script></body></html>
-"""
+    heads = [_head(column, axes) for column in columns]
+    rows = [[_data(table, place, column, axes, linked) for column in columns] for place in range(len(table.rows))]
+    notes = "".join(f'<p class="note">{escape(line)}</p>' for line in caption(table))
+    return sortable(heads, rows) + notes
 
 
 def _with_plot(column: Column) -> list[Column]:
@@ -73,55 +78,211 @@ def _with_plot(column: Column) -> list[Column]:
 
 
 def _axis(table: Table, quantity: str) -> tuple[float, float]:
-    """Ends of the common axis of a column, so that rows compare at a glance. Not from zero: it has dots, not bars."""
-    ends = [end for row in table.rows for end in (*_interval(row, quantity), row.get(f"{quantity}/paper"))]
-    numbers = [float(end) for end in ends if isinstance(end, int | float)]
-    if not numbers:
-        return 0.0, 1.0
-    low, high = min(numbers), max(numbers)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-def _interval(row: dict[str, Cell], quantity: str) -> list[float]:
-    mean, ci95 = row[quantity], row[f"{quantity}/ci95"]
-    if not isinstance(mean, int | float):
-        return []
-    half = ci95 if isinstance(ci95, int | float) else 0.0
-    return [mean - half, mean, mean + half]
+    """Ends of the common axis of a column, so that rows compare at a glance."""
+    ends: list[Cell] = []
+    for row, runs in zip(table.rows, table.runs, strict=True):
+        mean, half = row[quantity], row[f"{quantity}/ci95"]
+        if isinstance(mean, int | float):
+            reach = half if isinstance(half, int | float) else 0.0
+            ends += [mean - reach, mean + reach]
+        ends += [row.get(f"{quantity}/paper"), *_seeds(runs, quantity)]
+    return plots.span([float(end) for end in ends if isinstance(end, int | float)])
 
 
 def _head(column: Column, axes: dict[str, tuple[float, float]]) -> str:
-    text = escape(column.header)
-    if column.kind == "plot":
-        low, high = (decimal(end, column.key) for end in axes[column.key])
-        text = f"<small>{low} … {high}</small>"
-    return f'<th tabindex="0" scope="col">{text}</th>'
+    if column.kind != "plot":
+        return escape(column.header)
+    low, high = (decimal(end, column.key) for end in axes[column.key])
+    return f"<small>{low} … {high}</small>"
 
 
-def _data(row: dict[str, Cell], column: Column, axes: dict[str, tuple[float, float]]) -> str:
+def _data(table: Table, place: int, column: Column, axes: dict[str, tuple[float, float]], linked: bool) -> Td:
+    row = table.rows[place]
     keys = {"text": column.key, "value": column.key, "plot": column.key}
     item = row[keys.get(column.kind, f"{column.key}/{column.kind}")]
-    value = "" if item is None else escape(str(item))
-    body = _plot(row, column.key, axes[column.key]) if column.kind == "plot" else escape(display(row, column))
-    return f'<td data-value="{value}">{body}</td>'
+    if column.kind == "plot":
+        return Td(item, _plot(row, column.key, axes[column.key], _seeds(table.runs[place], column.key)))
+    text = escape(display(row, column))
+    if column.key == "name" and linked:
+        return Td(item, f'<a href="#row{place}">{text}</a>')
+    return Td(item, text)
 
 
-def _plot(row: dict[str, Cell], quantity: str, axis: tuple[float, float]) -> str:
-    ends = _interval(row, quantity)
-    if not ends:
+def _seeds(runs: Sequence[dict[str, Any]], quantity: str) -> list[float]:
+    return [run["values"][quantity] for run in runs if quantity in run["values"]]
+
+
+def _plot(row: dict[str, Cell], quantity: str, axis: tuple[float, float], seeds: Sequence[float]) -> str:
+    mean, half, paper = row[quantity], row[f"{quantity}/ci95"], row.get(f"{quantity}/paper")
+    if not isinstance(mean, int | float):
         return ""
+    label = f"{quantity}: {display(row, Column('', 'value', quantity))}"
+    reach = half if isinstance(half, int | float) else None
+    printed = paper if isinstance(paper, int | float) else None
+    return plots.interval(mean, reach, axis, seeds if len(seeds) > 1 else (), printed, label)
 
-    def x(number: float) -> str:
-        return f"{_MARGIN + (number - axis[0]) / (axis[1] - axis[0]) * (_WIDTH - 2 * _MARGIN):.1f}"
 
-    low, mean, high = map(x, ends)
-    middle = _HEIGHT // 2
-    marks = f'<line class="axis" x1="{_MARGIN}" x2="{_WIDTH - _MARGIN}" y1="{middle}" y2="{middle}"/>'
-    if low != high:
-        marks += f'<path class="ci" fill="none" d="M{low} 4V14M{low} {middle}H{high}M{high} 4V14"/>'
-    marks += f'<circle class="mean" cx="{mean}" cy="{middle}" r="4"/>'
-    paper = row.get(f"{quantity}/paper")
-    if isinstance(paper, int | float):
-        marks += f'<line class="paper" x1="{x(paper)}" x2="{x(paper)}" y1="1" y2="17"><title>paper</title></line>'
-    label = escape(f"{quantity}: {display(row, Column('', 'value', quantity))}")
-    return f'<svg width="{_WIDTH}" height="{_HEIGHT}" role="img" aria-label="{label}">{marks}</svg>'
+def _problems(table: Table, directory: Path | None) -> str:
+    listed = "".join(
+        f"<li>{_link(p['path'], directory)}: {escape(p['status'])} {escape(p['error'])}</li>" for p in table.problems
+    )
+    return f"<h3>Runs that did not complete</h3><ul>{listed}</ul>" if listed else ""
+
+
+def _link(path: str, directory: Path | None) -> str:
+    if directory is None:
+        return f"<code>{escape(path)}</code>"
+    short = os.path.relpath(path, directory)
+    return f'<a href="{escape(quote(Path(short).as_posix()))}/"><code>{escape(short)}</code></a>'
+
+
+# Differences to one row -------------------------------------------------------------------------------------------
+
+
+def _differences(table: Table, baseline: str | None) -> str:
+    """Paired over the seeds that both rows have."""
+    if len(table.rows) < 2:
+        return ""
+    base = baseline_row(table, baseline)
+    found = []
+    for place, row in enumerate(table.rows):
+        for quantity in table.measured if place != base else ():
+            pairs = differences(table, place, base, quantity)
+            if pairs:
+                found.append((str(row["name"]), quantity, pairs))
+    if not found:
+        return ""
+    axis = plots.span([0.0, *(end for _, _, pairs in found for end in _ends(pairs))])
+    rows = []
+    for name, quantity, pairs in found:
+        told = estimate(pairs)
+        half = "" if told.ci95 is None else f" ± {told.ci95:.2f}"
+        verdict = "one seed" if told.ci95 is None else "excludes 0" if told.excludes_zero else "holds 0"
+        cells = [Td(name, escape(name)), Td(quantity, escape(quantity.replace("/", " ")))]
+        cells += [Td(told.mean, f"{told.mean:+.2f}{half} ({told.n})")]
+        cells += [Td(told.mean, plots.interval(told.mean, told.ci95, axis, pairs if len(pairs) > 1 else ()))]
+        rows.append([*cells, Td(verdict, verdict)])
+    name = escape(str(table.rows[base]["name"]))
+    heads = ["row", "quantity", "difference", f"<small>{axis[0]:+.2f} … {axis[1]:+.2f}</small>", "95 % interval"]
+    note = "each row less this one over equal seeds (their number), with the 95 % interval of the mean difference"
+    return f"<p>To <b>{name}</b>: {note}.</p>{sortable(heads, rows)}"
+
+
+def differences(table: Table, row: int, base: int, quantity: str) -> list[float]:
+    """Row less base of every seed that both have."""
+    one, other = (
+        {run["seed"]: run["values"][quantity] for run in table.runs[place] if quantity in run["values"]}
+        for place in (row, base)
+    )
+    return [value - other[seed] for seed, value in one.items() if seed is not None and seed in other]
+
+
+def _ends(pairs: Sequence[float]) -> list[float]:
+    told = estimate(pairs)
+    half = told.ci95 or 0.0
+    return [told.mean - half, told.mean + half, *pairs]
+
+
+def class_deltas(table: Table, baseline: str | None) -> list[tuple[str, str, list[tuple[str, float]]]]:
+    """(row, peer, [(class, mean over seeds less that of the base row)]), best first, where both tell classes."""
+    if len(table.rows) < 2:
+        return []
+    base = baseline_row(table, baseline)
+    peers = list(dict.fromkeys(quantity.rpartition("/")[0] for quantity in table.measured))
+    found = []
+    for peer in peers:
+        split = str(table.rows[base]["split"])
+        reference = details.mean_per_class(_paths(table, base), split, peer)
+        for place, row in enumerate(table.rows):
+            if place != base and reference and row["split"] == split:
+                gained = details.deltas(details.mean_per_class(_paths(table, place), split, peer), reference)
+                if gained:
+                    found.append((str(row["name"]), peer, gained))
+    return found
+
+
+def _paths(table: Table, place: int) -> list[Path]:
+    return [Path(run["path"]) for run in table.runs[place]]
+
+
+def _classes(table: Table, baseline: str | None) -> str:
+    found = class_deltas(table, baseline)
+    if not found:
+        return ""
+    most = max(abs(value) for _, _, gained in found for _, value in gained)
+    base = escape(str(table.rows[baseline_row(table, baseline)]["name"]))
+    figures = []
+    for name, peer, gained in found:
+        shown = gained if len(gained) <= 2 * SHOWN else [*gained[:SHOWN], *gained[-SHOWN:]]
+        some = "" if len(shown) == len(gained) else f", the {SHOWN} best and worst of {len(gained)} classes"
+        figures.append(
+            f"<figure><figcaption><b>{escape(name)}</b>, {escape(peer)}{some}</figcaption>"
+            f"{plots.difference_bars(shown, most)}</figure>"
+        )
+    return (
+        f"<p>Accuracy or average precision of each class, mean over seeds, less that of <b>{base}</b>; points.</p>"
+        f'<div class="figures">{"".join(figures)}</div>'
+    )
+
+
+# Training ---------------------------------------------------------------------------------------------------------
+
+
+def _training(table: Table) -> str:
+    """A chart per logged quantity with a line per row; the losses of training folded away."""
+    read = [[details.curves(path) for path in _paths(table, place)] for place in range(len(table.rows))]
+    keys = list(dict.fromkeys(key for curves in read for found in curves for key in found))
+    metrics = dict.fromkeys(quantity.rpartition("/")[2] for quantity in table.measured)
+    front = [key for key in keys if key.startswith("val/") and key.rpartition("/")[2] in metrics]
+    behind = [key for key in keys if key.startswith("train/") and key not in front]
+    names = [str(row["name"]) for row in table.rows]
+    first = [place for place, curves in enumerate(read) if any(curves)][:LINES]
+    if not front and not behind:
+        return ""
+    colours = plots.palette([names[place] for place in first])
+    legend = "".join(f'<span class="key" style="background:{c}"></span>{escape(n)}' for n, c in colours.items())
+    more = f" (the first {LINES} rows)" if sum(map(any, read)) > LINES else ""
+
+    def chart(key: str) -> str:
+        lines = []
+        for place in first:
+            members = [found[key] for found in read[place] if key in found]
+            if members:
+                faint = members if len(members) > 1 else ()
+                lines.append(plots.Line(names[place], details.mean_curve(members), faint))
+        drawn = plots.chart(lines, colours, key)
+        return f"<figure><figcaption>{escape(key)}</figcaption>{drawn}</figure>" if drawn else ""
+
+    charts = f'<div class="figures">{"".join(map(chart, front))}</div>'
+    losses = f'<div class="figures">{"".join(map(chart, behind))}</div>'
+    folded = f"<details><summary>losses of training</summary>{losses}</details>" if behind else ""
+    return f"<p>{legend}{more}; mean over seeds, each seed faint.</p>{charts}{folded}"
+
+
+# Runs -------------------------------------------------------------------------------------------------------------
+
+
+def _rows(table: Table, by_path: dict[str, Run], directory: Path | None) -> str:
+    """Per row: its graph, its command, its runs."""
+    parts = []
+    for place, row in enumerate(table.rows):
+        if any(str(other["name"]) == str(row["name"]) for other in table.rows[:place]):
+            continue  # the other split of the same runs
+        behind = table.runs[place]
+        first = by_path.get(behind[0]["path"]) if behind else None
+        drawn = details.graph(first) if first else ""
+        command = str(first.get("command") or "") if first else ""
+        told = f"<p><code>{escape(command)}</code></p>" if command else ""
+        heads = ["seed", *(escape(q.replace("/", " ")) for q in table.measured), "run"]
+        cells = []
+        for run in behind:
+            line = [Td(run["seed"], "" if run["seed"] is None else str(run["seed"]))]
+            for quantity in table.measured:
+                value = run["values"].get(quantity)
+                line.append(Td(value, "" if value is None else decimal(value, quantity)))
+            cells.append([*line, Td(run["path"], _link(run["path"], directory))])
+        body = told + (sortable(heads, cells) if cells else "<p>no run completed</p>")
+        parts.append(
+            f'<h3 id="row{place}">{escape(str(row["name"]))}</h3><div class="figures">{drawn}<div>{body}</div></div>'
+        )
+    return "".join(parts)

@@ -8,14 +8,17 @@ from pathlib import Path
 
 from mml_lightning.errors import UserError
 from mml_lightning.files import write_atomically
-from mml_lightning.report.collect import collect_all
+from mml_lightning.report.collect import Run, collect_all
 from mml_lightning.report.page import page
 from mml_lightning.report.render import markdown, to_csv, to_json
 from mml_lightning.report.table import Table, tabulate
 
 
 def write(
-    roots: Path | Sequence[Path], split: str = "test", metrics: Sequence[str] | None = None, out: Path | None = None
+    roots: Path | Sequence[Path],
+    split: str = "test",
+    metrics: Sequence[str] | None = None,
+    out: Path | None = None,
 ) -> Table:
     """Make the table of all runs below `roots` and write it to `out` (default: the only root); returns it.
 
@@ -25,18 +28,28 @@ def write(
     roots = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
     if out is None and len(roots) != 1:
         raise UserError("several directories have no common place for their table; name one with --out DIR")
-    table = tabulate(collect_all(roots), split, metrics)
-    save(table, roots[0] if out is None else Path(out))
+    runs = collect_all(roots)
+    table = tabulate(runs, split, metrics)
+    save(table, roots[0] if out is None else Path(out), runs)
     return table
 
 
-def save(table: Table, directory: Path) -> list[Path]:
-    """Write the four files of one table; returns their paths."""
+def save(table: Table, directory: Path, runs: Sequence[Run] = (), baseline: str | None = None) -> list[Path]:
+    """Write the four files of one table; returns their paths. For `runs` and `baseline` see
+    :func:`mml_lightning.report.page.page`.
+
+    Raises:
+        UserError: `baseline` is no row, or the files can't be written.
+    """
+    try:
+        html = page(table, directory.resolve().name, runs, directory, baseline)
+    except ValueError as error:
+        raise UserError(f"--baseline: {error}") from None
     texts = {
         "table.md": markdown(table),
         "table.csv": to_csv(table),
         "table.json": to_json(table),
-        "table.html": page(table, directory.resolve().name),
+        "table.html": html,
     }
     try:
         for name, text in texts.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mml_lightning.errors import UserError
@@ -22,13 +22,15 @@ _PRIMARY = ("top1", "map", "mAP")
 @dataclass(frozen=True)
 class Table:
     """`rows` map every name in `columns` to a cell. A measured quantity q ("rgb/top1", one of `measured`) has columns
-    q (mean), q/std, q/ci95 (half width), q/n (seeds) and, where a run states what a paper printed, q/paper."""
+    q (mean), q/std, q/ci95 (half width), q/n (seeds) and, where a run states what a paper printed, q/paper. `runs` are
+    those behind each row, by seed: {"seed", "path", "values": {q: number}}."""
 
     columns: list[str]
     rows: list[dict[str, Cell]]
     measured: list[str]
     problems: list[dict[str, str]]  # path, status, error of each run that did not complete
     notes: list[str]
+    runs: list[list[dict[str, Any]]] = field(default_factory=list)
 
     def described(self) -> list[str]:
         """The columns that hold no measured quantity: what a row is, and how many runs stand behind it."""
@@ -64,7 +66,8 @@ def tabulate(runs: Sequence[Run], split: str = "test", metrics: Sequence[str] | 
     if any(row["running"] for row in rows):
         columns.append("running")
     rows = [{column: row[column] for column in columns} for row in rows]
-    return Table(columns, rows, measured, _problems(runs), _notes(groups))
+    behind = [_runs(home, name, measured) for home, name in lines]
+    return Table(columns, rows, measured, _problems(runs), _notes(groups), behind)
 
 
 def _choose_metrics(runs: Sequence[Run], metrics: Sequence[str] | None) -> list[str]:
@@ -123,6 +126,17 @@ def _cells(home: Group, split: str, quantity: str) -> dict[str, Cell]:
         found = estimate(numbers)
         cells |= {quantity: found.mean, f"{quantity}/std": found.std, f"{quantity}/ci95": found.ci95}
     return cells
+
+
+def _runs(home: Group, split: str, measured: Sequence[str]) -> list[dict[str, Any]]:
+    """What stands behind a row, seed by seed."""
+    found = []
+    for seed in home.seeds:
+        run = home.completed[seed]
+        numbers = {quantity: value(run, f"{split}/{quantity}") for quantity in measured}
+        values = {quantity: number for quantity, number in numbers.items() if number is not None}
+        found.append({"seed": seed if isinstance(seed, int) else None, "path": run["path"], "values": values})
+    return found
 
 
 def _problems(runs: Sequence[Run]) -> list[dict[str, str]]:
