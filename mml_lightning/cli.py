@@ -26,6 +26,8 @@ from mml_lightning.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from mml_lightning.report import Table
+
 
 @dataclass(frozen=True)
 class Command:
@@ -57,7 +59,9 @@ def _declare_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--paired", nargs=2, metavar=("A", "B"), help="two row names, as the column `name` shows them")
     parser.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="with --paired: compare these seeds only")
     parser.add_argument(
-        "--wandb", action="store_true", help="also log the table as a W&B run (offline if not logged in)"
+        "--wandb",
+        action="store_true",
+        help="also log the table as a W&B run (offline if not logged in) and save a workspace and a report there",
     )
 
 
@@ -85,7 +89,20 @@ def _report(args: argparse.Namespace) -> None:
         print("wrote " + ", ".join(map(str, report.save(table, out, runs, args.baseline))))
     if args.wandb:
         place = out or args.dirs[0]
-        print(f"W&B run in {report.to_wandb(table, place)}")
+        print(f"W&B run in {report.to_wandb(table, place, runs=runs, baseline=args.baseline)}")
+        _save_views(table, place)
+
+
+def _save_views(table: Table, directory: Path) -> None:
+    """The saved workspace and report, where there is somebody to save them for; else why not."""
+    from mml_lightning import report
+    from mml_lightning.report import saved_views
+
+    try:
+        for address in saved_views.save_views(table, directory, report.Place()):
+            print(f"saved {address}")
+    except UserError as error:
+        print(f"no saved views: {error}")
 
 
 def _seeds(text: str) -> list[int]:

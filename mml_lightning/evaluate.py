@@ -66,7 +66,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
             "unreadable": {cfg.split: provenance.unreadable(cohort, cfg.split)},
             "measured": {cfg.split: provenance.measured(cohort, cfg.split)},
         }
-        tracking.log_summary(trainer.loggers, trainer.callback_metrics)
+        tracking.log_outcome(trainer.loggers, trainer.callback_metrics, result.fields, folder)
         if not result.fields["metrics"]:
             process.say([f"no label of {cfg.split} is known; mml score {folder} writes submissions"])
     process.say_result(result.fields)

@@ -33,8 +33,9 @@ class SweepTable(Callback):
 
             logger = config.logger
             try:
-                table = report.tabulate(report.collect(folder))
-                report.to_wandb(table, folder, logger.project, logger.entity, logger.mode)
+                runs = report.collect(folder)
+                place = report.Place(logger.project, logger.entity, logger.mode)
+                report.to_wandb(report.tabulate(runs), folder, place, runs)
             except Exception:  # the table is on disk; a refusal of W&B must not fail the sweep
                 log.exception("could not log the table to W&B; try: mml report %s --wandb", folder)
         file = folder / "table.md"

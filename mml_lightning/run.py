@@ -125,7 +125,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
             "metrics": nested_metrics(metrics),
             **measured,
         }
-        tracking.log_summary(trainer.loggers, metrics)
+        tracking.log_outcome(trainer.loggers, metrics, result.fields, folder)
         if is_first_rank():
             provenance.export(cfg, cohort, origins, result)
         trainer.strategy.barrier("export")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,19 @@ from mml_lightning.process import is_first_rank
 from mml_lightning.report import wandb_mode
 
 log = logging.getLogger(__name__)
+
+OUTCOME = ("epochs", "steps", "clips_per_s")
+IDENTITY = (
+    "name",
+    "command",
+    "overrides",
+    "git_sha",
+    "versions",
+    "data_fingerprint",
+    "fingerprint",
+    "decoder",
+    "peers",
+)
 
 SAID: set[str] = set()
 """What was said once and need not be said by every job of a sweep."""
@@ -34,6 +48,7 @@ def loggers(cfg: DictConfig, folder: Path, job_type: str) -> list[Logger]:
 def ablation(cfg: DictConfig) -> dict[str, Any]:
     """Flat keys that a dashboard groups by without clicking."""
     flat = {
+        "name": cfg.name,
         "setup": cfg.setup.name,
         "stage": cfg.stage.name,
         "modality": "+".join(cfg.modality),
@@ -54,11 +69,33 @@ def group_of(folder: Path) -> str:
     return folder.name
 
 
-def log_summary(trainer_loggers: Sequence[Logger], metrics: Mapping[str, Any]) -> None:
-    """Put the final numbers where a W&B table looks for them."""
+def log_outcome(
+    trainer_loggers: Sequence[Logger], metrics: Mapping[str, Any], result: Mapping[str, Any], folder: Path
+) -> None:
+    """Everything a table needs, where W&B looks for it: numbers in the summary, what the run was in the config, the
+    scores of every class as tables `per_class/<split>`.
+
+    Args:
+        metrics: flat, as Lightning has them.
+        result: the content of result.json.
+        folder: of the run.
+    """
     for logger in trainer_loggers:
         if isinstance(logger, WandbLogger) and is_first_rank():
-            logger.experiment.summary.update({key: float(value) for key, value in metrics.items()})
+            import wandb
+
+            run = logger.experiment
+            run.summary.update({key: float(value) for key, value in metrics.items()})
+            run.summary.update({key: result[key] for key in OUTCOME if result.get(key) is not None})
+            parameters = {name: peer["parameters"] for name, peer in result["peers"].items() if "parameters" in peer}
+            run.summary.update({f"parameters/{name}": count for name, count in parameters.items()})
+            run.config.update({"run": {key: result.get(key) for key in IDENTITY}}, allow_val_change=True)
+            for file in sorted((folder / "predictions").glob("*_per_class.csv")):
+                with file.open(encoding="utf-8", newline="") as handle:
+                    head, *rows = list(csv.reader(handle))
+                cells = [[row[0], *(float(cell) if cell else None for cell in row[1:])] for row in rows]
+                key = f"per_class/{file.name.removesuffix('_per_class.csv')}"
+                run.log({key: wandb.Table(columns=[*head], data=cells, allow_mixed_types=True)})
 
 
 def close(cfg: DictConfig, failed: bool = False) -> None:

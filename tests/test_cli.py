@@ -105,7 +105,7 @@ def test_wandb_flag_logs_offline(sweep: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     assert main(["report", str(sweep), "--wandb"]) == 0
-    (file,) = tmp_path.rglob("*.table.json")
+    (file,) = tmp_path.rglob("table_0_*.table.json")
     assert len(json.loads(file.read_text())["data"]) == 2
 
 

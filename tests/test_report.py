@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mml_lightning.errors import UserError
-from mml_lightning.report import Table, collect, collect_all, paired, save, tabulate, to_wandb, write
+from mml_lightning.report import Table, collect, collect_all, paired, save, tabulate, write
 
 
 def make_run(
@@ -356,22 +356,6 @@ def test_a_place_that_cannot_be_written_is_a_user_error(sweep: Path, tmp_path: P
         write(sweep, out=tmp_path / "file")
     with pytest.raises(UserError, match="--out"):
         write([sweep, tmp_path])
-
-
-def test_wandb_table_on_disk_equals_the_table(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    table = tabulate(collect(sweep))
-    folder = to_wandb(table, sweep)
-    assert tmp_path in folder.parents
-    (file,) = folder.rglob("*.table.json")
-    loaded = json.loads(file.read_text())
-    assert loaded["columns"] == table.columns
-    assert loaded["data"] == [[row[column] for column in table.columns] for row in table.rows]
-    import wandb
-
-    assert wandb.run is None
 
 
 # Comparisons ----------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def html(sweep: Path, **options: Any) -> str:
 
 def test_it_has_every_part_and_needs_nothing_from_outside(sweep: Path) -> None:
     text = html(sweep)
-    assert re.findall(r'<section id="(\w+)"', text) == ["Table", "Differences", "Classes", "Training", "Runs"]
+    assert re.findall(r'<section id="(\w+)"', text) == ["Table", "Bars", "Differences", "Classes", "Training", "Runs"]
     assert not re.search(r"src=|@import|https?:", text)
     assert "pushing &lt;x&gt;" in text and "<x>" not in text
     assert "0.5 kl" in text, "the lesson graph of the method"
@@ -132,5 +132,5 @@ def test_runs_without_these_files_have_their_table(tmp_path: Path) -> None:
 
 def test_bars_of_losses_stand_left_of_the_axis() -> None:
     drawn = difference_bars([("up", 2.0), ("down", -4.0)], 4.0)
-    assert 'class="up" x="320.0" y="3" width="55.0"' in drawn
-    assert 'class="down" x="210.0" y="21" width="110.0"' in drawn and "+2.0" in drawn and "-4.0" in drawn
+    assert 'class="up" x="440.0" y="3" width="55.0"' in drawn
+    assert 'class="down" x="330.0" y="21" width="110.0"' in drawn and "+2.0" in drawn and "-4.0" in drawn

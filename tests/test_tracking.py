@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 
 from mml_lightning import tracking
 from tests.conftest import command, environment
+from tests.offline import offline_run
 
 Composed = Callable[..., tuple[DictConfig, list[str]]]
 WANDB = ("logger=wandb", "logger.mode=offline", "tags=[mine]")
@@ -53,7 +55,7 @@ def test_offline_run_has_group_job_type_tags_and_ablation(
         assert (run.group, run.job_type, tuple(run.tags)) == ("stamp_seed", "mml", ("demo", "mml", "mine"))
         assert run.config["ablation/init_flow"] == "scratch" and run.config["config"]["stage"]["name"] == "mml"
         logger.log_metrics({"val/rgb/top1": 1.0}, step=1)
-        tracking.log_summary([logger], {"test/rgb/top1": 2.0})
+        tracking.log_outcome([logger], {"test/rgb/top1": 2.0}, {"peers": {}}, tmp_path)
         assert run.summary["test/rgb/top1"] == 2.0
         tracking.close(cfg)
     folders = [tmp_path / "sweep/stamp_seed" / name / "wandb" for name in ("one", "two")]
@@ -78,10 +80,23 @@ def test_a_run_with_wandb_leaves_one_record_and_needs_no_network(
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there
     train(*WANDB, "schedule.epochs=1", "trainer=smoke")
     tracking.close(composed(*WANDB)[0])
-    record = tmp_path / "single/run/wandb"
-    found = sorted(record.glob("offline-run-*"))
-    assert len(found) == 1 and list(found[0].glob("*.wandb"))
-    assert json.loads((tmp_path / "single/run/result.json").read_text())["status"] == "completed"
+    found = sorted((tmp_path / "single/run/wandb").glob("offline-run-*"))
+    assert len(found) == 1
+    result = json.loads((tmp_path / "single/run/result.json").read_text())
+    assert result["status"] == "completed"
+    told = offline_run(found[0])
+    assert (told.run.run_group, told.run.job_type, list(told.run.tags)) == ("run", "ce", ["demo", "ce", "mine"])
+    assert told.config["ablation/name"] == "ce_rgb_from_scratch" and told.config["config"]["seed"] == 0
+    assert told.config["run"]["data_fingerprint"] == result["data_fingerprint"]
+    assert told.summary["parameters/rgb"] == result["peers"]["rgb"]["parameters"]
+    for split in ("val", "test"):
+        assert told.summary[f"{split}/rgb/top1"] == pytest.approx(result["metrics"][split]["rgb"]["top1"], abs=1e-4)
+        columns, rows = told.table(f"per_class/{split}")
+        with (tmp_path / f"single/run/predictions/{split}_per_class.csv").open(newline="") as handle:
+            head, *lines = list(csv.reader(handle))
+        assert columns == head and [row[0] for row in rows] == [line[0] for line in lines]
+        assert [row[2] for row in rows] == [float(line[2]) if line[2] else None for line in lines]
+    assert any("train/rgb/ce" in step for step in told.history), "curves"
 
 
 def test_a_machine_without_a_login_stays_offline(small: list[str], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ Accuracies are in percent throughout.
 from __future__ import annotations
 
 from mml_lightning.report.collect import collect, collect_all
+from mml_lightning.report.dashboard import Place, to_wandb, wandb_mode
 from mml_lightning.report.differences import differences
 from mml_lightning.report.differences import write as write_differences
 from mml_lightning.report.filled import Filled, Measured, fill
@@ -16,7 +17,7 @@ from mml_lightning.report.filled_text import markdown as filled_markdown
 from mml_lightning.report.filled_text import write as write_filled
 from mml_lightning.report.groups import Group, group
 from mml_lightning.report.pairs import Pairs, paired
-from mml_lightning.report.publish import save, to_wandb, wandb_mode, write
+from mml_lightning.report.publish import save, write
 from mml_lightning.report.render import markdown, to_csv, to_json
 from mml_lightning.report.table import Table, tabulate
 
@@ -25,6 +26,7 @@ __all__ = [
     "Group",
     "Measured",
     "Pairs",
+    "Place",
     "Table",
     "collect",
     "collect_all",

@@ -33,6 +33,8 @@ p, li { max-width: 60rem; } .note { opacity: .8; }
 svg { display: block; } svg text { fill: currentColor; }
 .axis { stroke: var(--line); fill: none; } .ci { stroke: var(--ink); stroke-width: 2; } .mean { fill: var(--ink); }
 .seed { fill: var(--ink); fill-opacity: .3; } .paper { stroke: var(--paper); stroke-width: 2; }
+.bar { fill: var(--ink); fill-opacity: .35; } .whisker { stroke: var(--text); stroke-width: 1.4; fill: none; }
+.dot { fill: var(--ink); }
 .up { fill: var(--good); } .down { fill: var(--bad); }
 .figures { display: flex; flex-wrap: wrap; gap: 1.2rem 2rem; } figure { margin: 0; } figcaption { opacity: .8; }
 .key { display: inline-block; width: .8rem; height: .8rem; border-radius: 2px; margin: 0 .3rem 0 .9rem;
@@ -60,6 +62,9 @@ document.querySelectorAll("table").forEach(table => table.querySelectorAll("th[t
 """.strip()
 
 
+_RIGHT = ' class="number"'
+
+
 @dataclass(frozen=True)
 class Td:
     """A cell: what it sorts by, and its html."""
@@ -72,10 +77,10 @@ class Td:
         """Numbers stand right; a picture of one does not."""
         return isinstance(self.value, int | float) and "<svg" not in self.html
 
-    def __str__(self) -> str:
+    def text(self, right: bool) -> str:
+        """The element; `right` in a column of numbers."""
         value = "" if self.value is None else escape(str(self.value))
-        kind = ' class="number"' if self.is_number else ""
-        return f'<td{kind} data-value="{value}">{self.html}</td>'
+        return f'<td{_RIGHT if right else ""} data-value="{value}">{self.html}</td>'
 
 
 def document(title: str, body: str) -> str:
@@ -92,9 +97,10 @@ def document(title: str, body: str) -> str:
 def sortable(heads: Sequence[str], rows: Sequence[Sequence[Td]]) -> str:
     """A table whose headers (html) sort it."""
     right = [any(row[column].is_number for row in rows) for column in range(len(heads))]
-    kinds = [' class="number"' if number else "" for number in right]
+    kinds = [_RIGHT if number else "" for number in right]
     top = "".join(f'<th{kind} tabindex="0" scope="col">{head}</th>' for kind, head in zip(kinds, heads, strict=True))
-    body = "\n".join("<tr>" + "".join(map(str, row)) + "</tr>" for row in rows)
+    lines = ("".join(cell.text(number) for cell, number in zip(row, right, strict=True)) for row in rows)
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
 

@@ -36,6 +36,7 @@ def page(
     by_path = {run["path"]: run for run in runs}
     parts = [
         ("Table", _table(table, linked=bool(runs)) + _problems(table, directory)),
+        ("Bars", _bars(table)),
         ("Differences", _differences(table, baseline)),
         ("Classes", _classes(table, baseline) if runs else ""),
         ("Training", _training(table) if runs else ""),
@@ -134,6 +135,28 @@ def _link(path: str, directory: Path | None) -> str:
         return f"<code>{escape(path)}</code>"
     short = os.path.relpath(path, directory)
     return f'<a href="{escape(quote(Path(short).as_posix()))}/"><code>{escape(short)}</code></a>'
+
+
+def bar_rows(table: Table, quantity: str) -> list[tuple[str, float, float | None, list[float]]]:
+    """(row, mean, half width of its interval, seeds) of the rows that have a quantity; two splits are told apart."""
+    both = len({row["split"] for row in table.rows} - {None}) > 1
+    found = []
+    for row, runs in zip(table.rows, table.runs, strict=True):
+        mean, half = row[quantity], row[f"{quantity}/ci95"]
+        if isinstance(mean, int | float):
+            name = f"{row['name']} ({row['split']})" if both else str(row["name"])
+            found.append((name, float(mean), half if isinstance(half, float) else None, _seeds(runs, quantity)))
+    return found
+
+
+def _bars(table: Table) -> str:
+    figures = []
+    for quantity in table.measured:
+        rows = bar_rows(table, quantity)
+        if len(rows) > 1:
+            drawn = plots.bars(rows, quantity)
+            figures.append(f"<figure><figcaption>{escape(quantity.replace('/', ' '))}</figcaption>{drawn}</figure>")
+    return f'<div class="figures">{"".join(figures)}</div>' if figures else ""
 
 
 # Differences to one row -------------------------------------------------------------------------------------------

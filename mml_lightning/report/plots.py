@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT, MARGIN = 170, 18, 8  # of an interval
+NAME = 48  # characters of a class
 COLOURS = ("#1f77d0", "#d9730d", "#2a9d4a", "#a23bbf", "#c8353b", "#1b9aaa", "#8a6d3b", "#6b7280")
 Points = Sequence[tuple[float, float]]
 
@@ -56,12 +57,12 @@ def span(numbers: Sequence[float]) -> tuple[float, float]:
 
 def difference_bars(rows: Sequence[tuple[str, float]], most: float) -> str:
     """Horizontal bars from zero, right for gains and left for losses; `most` is the end of the axis both ways."""
-    text, half, step = 210, 110, 18
+    text, half, step = 330, 110, 18
     shown = []
     for number, (name, value) in enumerate(rows):
         y, length = number * step, abs(value) / (most or 1.0) * half
         start = text + half - (length if value < 0 else 0)
-        short = name if len(name) <= 32 else name[:31] + "…"
+        short = name if len(name) <= NAME else name[: NAME - 1] + "…"
         kind = "down" if value < 0 else "up"
         shown.append(
             f'<text x="{text - 8}" y="{y + 13}" text-anchor="end" font-size="12">{escape(short)}'
@@ -72,6 +73,31 @@ def difference_bars(rows: Sequence[tuple[str, float]], most: float) -> str:
     height = len(rows) * step
     axis = f'<line class="axis" x1="{text + half}" x2="{text + half}" y1="0" y2="{height}"/>'
     return f'<svg width="{text + 2 * half + 60}" height="{height}" role="img">{axis}{"".join(shown)}</svg>'
+
+
+def bars(rows: Sequence[tuple[str, float, float | None, Sequence[float]]], label: str) -> str:
+    """Horizontal bars from zero of (name, mean, half width of the interval, seeds), with whiskers and dots of seeds."""
+    text, width, step = 8 + 7 * max(len(name) for name, *_ in rows), 420, 26
+    reach = max(max(mean + (half or 0.0), *seeds, 1e-9) for _, mean, half, seeds in rows)
+
+    def x(value: float) -> float:
+        return round(text + max(0.0, value) / reach * width, 1)
+
+    shown = []
+    for number, (name, mean, half, seeds) in enumerate(rows):
+        y = number * step
+        told = f"{mean:.2f}" + ("" if half is None else f" ± {half:.2f}")
+        shown.append(
+            f'<text x="{text - 8}" y="{y + 17}" text-anchor="end" font-size="12">{escape(name)}</text>'
+            f'<rect class="bar" x="{text}" y="{y + 4}" width="{x(mean) - text:.1f}" height="18"/>'
+            f'<text x="{text + width + 10}" y="{y + 17}" font-size="12">{told}</text>'
+        )
+        if half:
+            low, high = x(mean - half), x(mean + half)
+            shown.append(f'<path class="whisker" d="M{low} {y + 8}v10M{low} {y + 13}H{high}M{high} {y + 8}v10"/>')
+        shown += [f'<circle class="dot" cx="{x(seed)}" cy="{y + 13}" r="2.5"/>' for seed in seeds]
+    size = f'width="{text + width + 110}" height="{len(rows) * step}"'
+    return f'<svg {size} role="img" aria-label="{escape(label)}">{"".join(shown)}</svg>'
 
 
 def chart(lines: Sequence[Line], colours: Mapping[str, str], label: str) -> str:
