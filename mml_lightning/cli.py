@@ -81,12 +81,14 @@ def _report(args: argparse.Namespace) -> None:
         raise UserError(f"--metric {args.metric} is a key; the table takes its last part, such as top1")
     out = args.out or (args.dirs[0] if len(args.dirs) == 1 else None)
     runs = report.collect_all(args.dirs)
-    table = report.tabulate(runs, args.split, metrics)
+    table, papers = report.tabulate(runs, args.split, metrics), report.filled_tables(args.dirs)
+    for paper in papers:
+        print(report.filled_markdown(paper))
     print(report.markdown(table))
     if out is None:
         print("nothing written: several directories; name a place with --out DIR")
     else:
-        print("wrote " + ", ".join(map(str, report.save(table, out, runs, args.baseline))))
+        print("wrote " + ", ".join(map(str, report.save(table, out, runs, args.baseline, papers))))
     if args.wandb:
         place = out or args.dirs[0]
         print(f"W&B run in {report.to_wandb(table, place, runs=runs, baseline=args.baseline)}")

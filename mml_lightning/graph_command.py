@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]
     if args.out and args.out.suffix != ".svg":
         raise UserError(f"--out {args.out} is drawn as SVG; name it .svg")
     cfg = compose(args.overrides)
-    if cfg.pipeline.steps:
+    if cfg.pipeline.runs:
         raise UserError(f"pipeline={cfg.pipeline.name} has several stages; draw one of them: mml graph stage=mml ...")
     specs = build.peer_specs(cfg, args.overrides)
     objective = build.objective(cfg, [spec.name for spec in specs])

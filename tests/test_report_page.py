@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from omegaconf import DictConfig
 
+from mml_lightning import nodes
 from mml_lightning.errors import UserError
 from mml_lightning.report import collect, save, tabulate, write
 from mml_lightning.report.details import curves, mean_curve, mean_per_class, per_class
@@ -134,3 +138,18 @@ def test_bars_of_losses_stand_left_of_the_axis() -> None:
     drawn = difference_bars([("up", 2.0), ("down", -4.0)], 4.0)
     assert 'class="up" x="440.0" y="3" width="55.0"' in drawn
     assert 'class="down" x="330.0" y="21" width="110.0"' in drawn and "+2.0" in drawn and "-4.0" in drawn
+
+
+def test_tables_of_the_paper_stand_on_the_page_of_their_runs(
+    composed: Callable[..., tuple[DictConfig, list[str]]], tmp_path: Path
+) -> None:
+    cfg, _ = composed("experiment=table3")
+    run = {"key": "mml_rgb_rgb", "views": "", "seed": 0, "state": "done", "run": "x", "note": "", "folder": "a"}
+    make_run(tmp_path / "a", metrics={"val": {"rgb": {"top1": 60.5, "top5": 86.0}}})
+    told = {"setup": "ssv2", "base": "imagenet", "tables": nodes.plain(cfg.tables), "runs": [run]}
+    (tmp_path / "runs.json").write_text(json.dumps(told))
+    write(tmp_path)
+    text = (tmp_path / "table.html").read_text()
+    assert '<section id="Paper"' in text and "60.50 / 86.00 (paper 60.82 / 86.75)" in text
+    assert 'title="mml_rgb_rgb/rgb: top1 seed 0: 60.5; top5 seed 0: 86"' in text
+    assert "missing: mml_base_base/rgb seed 0" in text

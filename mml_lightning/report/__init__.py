@@ -13,6 +13,7 @@ from mml_lightning.report.dashboard import Place, to_wandb, wandb_mode
 from mml_lightning.report.differences import differences
 from mml_lightning.report.differences import write as write_differences
 from mml_lightning.report.filled import Filled, Measured, fill
+from mml_lightning.report.filled_page import filled_tables
 from mml_lightning.report.filled_text import markdown as filled_markdown
 from mml_lightning.report.filled_text import write as write_filled
 from mml_lightning.report.groups import Group, group
@@ -33,6 +34,7 @@ __all__ = [
     "differences",
     "fill",
     "filled_markdown",
+    "filled_tables",
     "group",
     "markdown",
     "paired",

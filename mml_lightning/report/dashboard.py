@@ -11,6 +11,7 @@ from typing import Any
 from mml_lightning.errors import UserError
 from mml_lightning.report import plots
 from mml_lightning.report.collect import Run
+from mml_lightning.report.filled_page import filled_tables
 from mml_lightning.report.html import document
 from mml_lightning.report.page import bar_rows, baseline_row, class_deltas, differences, page
 from mml_lightning.report.statistics import estimate
@@ -90,7 +91,8 @@ def to_wandb(
         }
         for quantity in table.measured:
             logged |= _bars(table, quantity)
-        logged["page"] = wandb.Html(page(table, name, runs, directory, baseline), inject=False)
+        whole = page(table, name, runs, directory, baseline, filled_tables([directory]))
+        logged["page"] = wandb.Html(whole, inject=False)
         run.log(logged)
         run.summary.update(_summary(table))
         return Path(run.dir).parent

@@ -12,6 +12,8 @@ from urllib.parse import quote
 
 from mml_lightning.report import details, plots
 from mml_lightning.report.collect import Run
+from mml_lightning.report.filled import Filled
+from mml_lightning.report.filled_page import filled_html
 from mml_lightning.report.html import Td, document, section, sortable
 from mml_lightning.report.render import Column, caption, decimal, display, layout
 from mml_lightning.report.statistics import estimate
@@ -22,7 +24,12 @@ LINES = 8  # rows in one chart
 
 
 def page(
-    table: Table, title: str, runs: Sequence[Run] = (), directory: Path | None = None, baseline: str | None = None
+    table: Table,
+    title: str,
+    runs: Sequence[Run] = (),
+    directory: Path | None = None,
+    baseline: str | None = None,
+    papers: Sequence[Filled] = (),
 ) -> str:
     """The page.
 
@@ -32,10 +39,12 @@ def page(
         runs: those behind the table: without them the page is the table alone.
         directory: where the page will lie; links lead from there.
         baseline: name of the row that differences are taken to; default: the first.
+        papers: tables in the layout of the paper.
     """
     by_path = {run["path"]: run for run in runs}
     parts = [
         ("Table", _table(table, linked=bool(runs)) + _problems(table, directory)),
+        ("Paper", "".join(map(filled_html, papers))),
         ("Bars", _bars(table)),
         ("Differences", _differences(table, baseline)),
         ("Classes", _classes(table, baseline) if runs else ""),

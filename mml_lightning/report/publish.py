@@ -8,6 +8,8 @@ from pathlib import Path
 from mml_lightning.errors import UserError
 from mml_lightning.files import write_atomically
 from mml_lightning.report.collect import Run, collect_all
+from mml_lightning.report.filled import Filled
+from mml_lightning.report.filled_page import filled_tables
 from mml_lightning.report.page import page
 from mml_lightning.report.render import markdown, to_csv, to_json
 from mml_lightning.report.table import Table, tabulate
@@ -29,19 +31,25 @@ def write(
         raise UserError("several directories have no common place for their table; name one with --out DIR")
     runs = collect_all(roots)
     table = tabulate(runs, split, metrics)
-    save(table, roots[0] if out is None else Path(out), runs)
+    save(table, roots[0] if out is None else Path(out), runs, papers=filled_tables(roots))
     return table
 
 
-def save(table: Table, directory: Path, runs: Sequence[Run] = (), baseline: str | None = None) -> list[Path]:
-    """Write the four files of one table; returns their paths. For `runs` and `baseline` see
+def save(
+    table: Table,
+    directory: Path,
+    runs: Sequence[Run] = (),
+    baseline: str | None = None,
+    papers: Sequence[Filled] = (),
+) -> list[Path]:
+    """Write the four files of one table; returns their paths. For `runs`, `baseline` and `papers` see
     :func:`mml_lightning.report.page.page`.
 
     Raises:
         UserError: `baseline` is no row, or the files can't be written.
     """
     try:
-        html = page(table, directory.resolve().name, runs, directory, baseline)
+        html = page(table, directory.resolve().name, runs, directory, baseline, papers)
     except ValueError as error:
         raise UserError(f"--baseline: {error}") from None
     texts = {
