@@ -16,7 +16,7 @@ from mml_lightning import nodes
 from mml_lightning.errors import UserError
 from mml_lightning.report import collect, save, tabulate, write
 from mml_lightning.report.details import curves, mean_curve, mean_per_class, per_class
-from mml_lightning.report.page import class_deltas, differences, page
+from mml_lightning.report.page import class_deltas, page, paired_values
 from mml_lightning.report.plots import difference_bars
 from tests.test_report import make_run
 
@@ -81,11 +81,11 @@ def test_links_lead_to_the_runs(sweep: Path) -> None:
 
 def test_differences_are_paired_over_seeds(sweep: Path) -> None:
     table = tabulate(collect(sweep))
-    assert differences(table, 1, 0, "rgb/top1") == [3.0, 2.0]
-    assert differences(table, 1, 0, "flow/top1") == []
+    assert paired_values(table, 1, 0, "rgb/top1") == [3.0, 2.0]
+    assert paired_values(table, 1, 0, "flow/top1") == []
     make_run(sweep / "9", name="mml_rgb+flow_from_ce", seed=7, top1={"rgb": 0.0, "flow": 0.0})
-    assert differences(tabulate(collect(sweep)), 1, 0, "rgb/top1") == [3.0, 2.0], "seed 7 has no partner"
-    assert "+2.50 ± 6.35 (2)" in html(sweep) and "holds 0" in html(sweep)
+    assert paired_values(tabulate(collect(sweep)), 1, 0, "rgb/top1") == [3.0, 2.0], "seed 7 has no partner"
+    assert "+2.50 ± 6.35 (2)" in html(sweep) and "no difference found" in html(sweep)
 
 
 def test_the_baseline_is_chosen_by_name(sweep: Path) -> None:

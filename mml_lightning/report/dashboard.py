@@ -13,7 +13,7 @@ from mml_lightning.report import plots
 from mml_lightning.report.collect import Run
 from mml_lightning.report.filled_page import filled_tables
 from mml_lightning.report.html import document
-from mml_lightning.report.page import bar_rows, baseline_row, class_deltas, differences, page
+from mml_lightning.report.page import bar_rows, baseline_row, class_deltas, page, paired_values
 from mml_lightning.report.statistics import estimate
 from mml_lightning.report.table import Table
 
@@ -126,7 +126,7 @@ def _differences(table: Table, baseline: str | None) -> list[list[Any]]:
     base = baseline_row(table, baseline)
     for place, row in enumerate(table.rows):
         for quantity in table.measured if place != base else ():
-            pairs = differences(table, place, base, quantity)
+            pairs = paired_values(table, place, base, quantity)
             if pairs:
                 told = estimate(pairs)
                 found.append(

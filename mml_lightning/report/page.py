@@ -16,7 +16,7 @@ from mml_lightning.report.filled import Filled
 from mml_lightning.report.filled_page import filled_html
 from mml_lightning.report.html import Td, document, section, sortable
 from mml_lightning.report.render import Column, caption, decimal, display, layout
-from mml_lightning.report.statistics import estimate
+from mml_lightning.report.statistics import Estimate, estimate
 from mml_lightning.report.table import Cell, Table
 
 SHOWN = 8  # classes at each end of the differences per class
@@ -179,7 +179,7 @@ def _differences(table: Table, baseline: str | None) -> str:
     found = []
     for place, row in enumerate(table.rows):
         for quantity in table.measured if place != base else ():
-            pairs = differences(table, place, base, quantity)
+            pairs = paired_values(table, place, base, quantity)
             if pairs:
                 found.append((str(row["name"]), quantity, pairs))
     if not found:
@@ -189,18 +189,24 @@ def _differences(table: Table, baseline: str | None) -> str:
     for name, quantity, pairs in found:
         told = estimate(pairs)
         half = "" if told.ci95 is None else f" ± {told.ci95:.2f}"
-        verdict = "one seed" if told.ci95 is None else "excludes 0" if told.excludes_zero else "holds 0"
+        verdict = "one seed" if told.ci95 is None else _words(told)
         cells = [Td(name, escape(name)), Td(quantity, escape(quantity.replace("/", " ")))]
         cells += [Td(told.mean, f"{told.mean:+.2f}{half} ({told.n})")]
         cells += [Td(told.mean, plots.interval(told.mean, told.ci95, axis, pairs if len(pairs) > 1 else ()))]
         rows.append([*cells, Td(verdict, verdict)])
     name = escape(str(table.rows[base]["name"]))
-    heads = ["row", "quantity", "difference", f"<small>{axis[0]:+.2f} … {axis[1]:+.2f}</small>", "95 % interval"]
+    heads = ["row", "quantity", "difference", f"<small>{axis[0]:+.2f} … {axis[1]:+.2f}</small>", "so"]
     note = "each row less this one over equal seeds (their number), with the 95 % interval of the mean difference"
     return f"<p>To <b>{name}</b>: {note}.</p>{sortable(heads, rows)}"
 
 
-def differences(table: Table, row: int, base: int, quantity: str) -> list[float]:
+def _words(told: Estimate) -> str:
+    if not told.excludes_zero:
+        return "no difference found"
+    return "higher" if told.mean > 0 else "lower"
+
+
+def paired_values(table: Table, row: int, base: int, quantity: str) -> list[float]:
     """Row less base of every seed that both have."""
     one, other = (
         {run["seed"]: run["values"][quantity] for run in table.runs[place] if quantity in run["values"]}

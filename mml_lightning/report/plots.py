@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT, MARGIN = 170, 18, 8  # of an interval
-NAME = 48  # characters of a class
+NAME = 44  # characters of a class
 COLOURS = ("#1f77d0", "#d9730d", "#2a9d4a", "#a23bbf", "#c8353b", "#1b9aaa", "#8a6d3b", "#6b7280")
 Points = Sequence[tuple[float, float]]
 
