@@ -98,7 +98,7 @@ def _prepared(given: list[str]) -> list[str]:
     resume, checkpoint = _value(given, "resume"), _value(given, "ckpt")
     if resume == "" or checkpoint == "":
         raise UserError("resume= and ckpt= need a run directory (an empty shell variable?)")
-    if resume and resume != "null":
+    if resume and resume not in ("null", "auto"):  # auto: whatever the directory of this run holds
         return _resumed(given, Path(resume).expanduser())
     if checkpoint:
         flags = [argument for argument in given if argument in MULTIRUN]

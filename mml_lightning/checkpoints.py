@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -23,7 +23,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
 from mml_lightning.errors import Preempted, UserError
-from mml_lightning.files import check_archive, remove_leftovers, write_atomically
+from mml_lightning.files import check_archive, remove_leftovers, write_tensors
 from mml_lightning.metrics_log import MetricsLog
 from mml_lightning.preemption import LISTENER, Agreement, Listener
 
@@ -92,42 +92,7 @@ def write(content: dict[str, Any], path: Path) -> None:
     if free < needed:
         raise OSError(errno.ENOSPC, f"{needed / 2**20:.0f} MiB needed, {free / 2**20:.0f} MiB free", str(path.parent))
     keep = path.with_name(PREVIOUS) if path.name == LAST else None
-    with write_atomically(path, "wb", check=_verify, keep=keep) as handle:
-        file = _Strict(handle)
-        try:
-            torch.save(content, file)  # type: ignore[arg-type]  # writes to whatever has `write` and `flush`
-        except RuntimeError:
-            if file.error is not None:  # torch says that a file is broken when it can't be written
-                raise file.error from None
-            raise
-
-
-class _Strict:
-    """A file that remembers why it could not be written."""
-
-    def __init__(self, handle: IO[bytes]) -> None:
-        self._handle = handle
-        self.error: OSError | None = None
-
-    def _put(self, data: Any) -> int:
-        return self._handle.write(data)
-
-    def write(self, data: Any) -> int:
-        try:
-            return self._put(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self._handle.flush()
-
-
-def _verify(path: Path) -> None:
-    try:
-        check_archive(path)
-    except ValueError as error:
-        raise OSError(errno.EIO, f"what was written reads back otherwise: {error}", str(path)) from None
+    write_tensors(path, content, keep)
 
 
 def _size(value: Any) -> int:

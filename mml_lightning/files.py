@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import uuid
@@ -55,6 +56,56 @@ def write_atomically(
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, content: Any, keep: Path | None = None) -> None:
+    """`torch.save`, whole or not at all: what was written is read back and compared with its checksums.
+
+    Args:
+        keep: as of :func:`write_atomically`.
+
+    Raises:
+        OSError: the disk has no room, or gives back something else.
+    """
+    import torch  # most who need files need no torch
+
+    with write_atomically(path, "wb", check=_verify, keep=keep) as handle:
+        file = _Strict(handle)
+        try:
+            torch.save(content, file)  # type: ignore[arg-type]  # writes to whatever has `write` and `flush`
+        except RuntimeError:
+            if file.error is not None:  # torch says that a file is broken when it can't be written
+                raise file.error from None
+            raise
+
+
+class _Strict:
+    """A file that remembers why it could not be written."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self._handle = handle
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._put(data)
+        except OSError as error:
+            error.filename = error.filename or self._handle.name
+            self.error = error
+            raise
+
+    def _put(self, data: Any) -> int:
+        return self._handle.write(data)
+
+    def flush(self) -> None:
+        self._handle.flush()
+
+
+def _verify(path: Path) -> None:
+    try:
+        check_archive(path)
+    except ValueError as error:
+        raise OSError(errno.EIO, f"what was written reads back otherwise: {error}", str(path)) from None
 
 
 def remove_leftovers(folder: Path) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mml_lightning.errors import UserError
-from mml_lightning.files import check_unpacked, write_atomically
+from mml_lightning.files import check_unpacked, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,7 @@ def export_peer(path: Path, entry: Mapping[str, Any]) -> Path:
     missing = [key for key in REQUIRED if key not in entry]
     if missing:
         raise ValueError(f"zoo entry lacks {missing}")
-    with write_atomically(path, "wb") as handle:
-        torch.save({"format": FORMAT, **entry}, handle)
+    write_tensors(path, {"format": FORMAT, **entry})
     return path
 
 

@@ -24,6 +24,7 @@ def test_what_is_right_passes_unchanged() -> None:
     given = ["stage=mml", "modality=[rgb,flow]", "init=ce", "init.rgb=/x/y.pt", "+new=1", "~logger"]
     assert prepare(given, CONF) == given
     assert prepare(["modality=[rgb],[rgb,flow]", "-m"], CONF) == ["-m", "modality=[rgb],[rgb,flow]"]
+    assert prepare(["-m", "seed=0,1", "resume=auto"], CONF) == ["-m", "seed=0,1", "resume=auto"]
     assert prepare(["modality=rgb,flow", "resume=null"], CONF) == ["modality=rgb,flow", "resume=null"]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from mml_lightning import checkpoints
+from mml_lightning import checkpoints, files
 from mml_lightning.checkpoints import LAST, PREVIOUS, CheckpointFiles, random_state, set_random_state
 from mml_lightning.files import check_archive, remove_leftovers
 
@@ -74,7 +74,7 @@ def test_a_disk_that_refuses_keeps_what_is_there(
 ) -> None:
     """Wherever in the file it does: both checkpoints stay, nothing else does, and training is not told."""
     full = Failing(room, number)
-    monkeypatch.setattr(checkpoints._Strict, "_put", lambda self, data: full(self._handle, data))
+    monkeypatch.setattr(files._Strict, "_put", lambda self, data: full(self._handle, data))
     writer = CheckpointFiles()
     writer.save_checkpoint(content(3), two / LAST)
     assert writer.failed and steps(two) == {LAST: 2, PREVIOUS: 1}
