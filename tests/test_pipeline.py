@@ -193,7 +193,7 @@ def test_a_failed_run_blocks_only_those_that_start_from_it(
 def test_seeds_go_with_any_stage_and_side_by_side(
     composed: Composed, tmp_path: Path, train: Callable[..., Any]
 ) -> None:
-    alone = train(*QUICK, "seed=1", "paths.zoo=elsewhere", run="alone")
+    alone = train(*QUICK, "seed=1", f"paths.zoo={tmp_path / 'elsewhere'}", run="alone")
     parent = pipeline(*composed(*QUICK, "seeds=2", "pipeline.jobs=2"))
     assert parent["status"] == "completed"
     root = tmp_path / "single/run"
