@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -50,14 +51,16 @@ class Workers:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End the processes. Ctrl-C reached them too: they have a moment to write down where they are."""
+        """End the processes. One that is at a run is asked to save and leave, if Ctrl-C did not reach it too."""
         for worker in self.workers:
             worker.pipe.close()
-        for worker in self.workers:
-            worker.process.join(20 if error[0] is not None and worker.number is not None else 5)
-            if worker.process.is_alive():
-                worker.process.terminate()
-                worker.process.join()
+        for signal, patience in (("none", 3.0), ("terminate", 30.0), ("kill", 5.0)):
+            until = time.monotonic() + patience
+            for worker in self.workers:
+                if signal != "none" and worker.process.is_alive():
+                    getattr(worker.process, signal)()
+            for worker in self.workers:
+                worker.process.join(max(0.0, until - time.monotonic()))
 
     @property
     def idle(self) -> bool:

@@ -204,6 +204,16 @@ def test_seeds_are_a_number_or_a_list(composed: Composed) -> None:
             seeds_of(composed(wrong)[0])
 
 
+def test_the_table_of_the_docs_is_one(hydra: None) -> None:
+    text = (ROOT / "docs/tables.md").read_text()
+    mine = yaml.safe_load(text.split("```yaml\n# conf/experiment/mine.yaml")[1].split("```")[0].split("\n", 1)[1])
+    catalogue = nodes.plain(compose("train", overrides=["catalogue=paper", "paths.output_dir=out"]).catalogue)
+    table = layout("mine", mine["tables"]["mine"], "scratch")
+    assert set(table.runs()) <= set(catalogue)
+    assert [len(place.networks) for place in table.places[3]] == [2, 0]
+    assert [views_name(views) for _, views in table.measurements()] == ["uniform2", "uniform2"]
+
+
 def test_names_of_views() -> None:
     assert views_name({"dense": 2, "uniform": 1, "full_resolution": True}) == "dense2_uniform1_full"
     assert views_name({"dense": 0, "uniform": 1}) == "uniform1"
