@@ -88,7 +88,7 @@ def export(cfg: DictConfig, cohort: Cohort, provenance: Mapping[str, Any], resul
         (zoo / "predictions").mkdir(exist_ok=True)
         shutil.copyfile(scores, zoo / "predictions" / scores.name)  # for ensembles with networks of later runs
     result.fields["zoo"] = str(zoo)
-    write_json(zoo / "result.json", {**result.fields, "status": "completed"})
+    write_json(zoo / "result.json", {**result.fields, "status": "completed", "wall_s": result.elapsed()})
 
 
 def metrics_of(peer: str, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class RunResult:
             "status": "completed" if error is None else "preempted" if isinstance(error, Preempted) else "failed",
             "error": None if error is None else describe_error(error),
             "finished": _now(),
-            "wall_s": round(time.monotonic() - self._clock, 2),
+            "wall_s": self.elapsed(),
         }
         try:
             self.write()
@@ -70,6 +70,10 @@ class RunResult:
             if error is None:
                 raise
             log.error("%s can't be written: %s", self.folder / FILE, unwritable.strerror)
+
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return round(time.monotonic() - self._clock, 2)
 
     def write(self) -> None:
         if not self.active:

@@ -21,6 +21,7 @@ from mml_lightning.planned import layouts_of, plan_runs, seeds_of
 from mml_lightning.report.filled import words
 from mml_lightning.report.paper import printed
 from mml_lightning.report.statistics import estimate
+from mml_lightning.reuse import pace
 
 ROOT = Path(__file__).parents[1]
 SPEC = ROOT.parent / "shared/spec/paper_tables.yaml"
@@ -140,6 +141,7 @@ def test_a_table_is_trained_filled_and_not_trained_again(
     assert [float(x) for x in line["values"].split(";")] == values and line["seeds"] == "0;1"
     assert float(line["mean"]) == pytest.approx(sum(values) / 2)
     assert (root / "runs.md").read_text().startswith("2 of 2 done (0 reused)")
+    assert (pace(composed("stage=ce", *QUICK)[0]) or 0.0) > 0, "what a network costs, for the plans of later runs"
 
     def fail(*_: Any) -> None:
         raise AssertionError("nothing is left to train")
