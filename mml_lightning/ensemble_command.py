@@ -183,7 +183,7 @@ def tables(found: Ensembles) -> list[Grid]:
         Grid(
             "Ensembles",
             *_columns(found.rows, found),
-            {"q": 3},
+            {"q": 3, "position": 1},
             [
                 f"gain: {found.metric} over the best of the members; oracle: "
                 + ("each class by its best member" if "map" in found.singles[0].metrics else "one member is right"),
@@ -200,8 +200,8 @@ def _columns(rows: Sequence[Row], found: Ensembles) -> tuple[list[str], list[dic
     alone = rows is found.singles
     uneven = any(len(set(row.weights)) > 1 for row in rows)
     cells = []
-    for position, row in enumerate(rows):
-        cell: dict[str, Any] = {} if alone else {"position": position}
+    for row in rows:
+        cell: dict[str, Any] = {} if alone else {"position": row.position}
         names = " + ".join(row.members)
         if uneven:
             names = " + ".join(f"{w:.3g} x {m}" for w, m in zip(row.weights, row.members, strict=True))

@@ -75,6 +75,7 @@ class Row:
             precision of the member that is best at it.
         disagreement: decisions where exactly one of two members is right, mean over the pairs; None for one network.
         q: Yule's Q of two members' being right, mean over the pairs: 1 for the same mistakes, 0 for independent ones.
+        position: among the ensembles from 0; equal ones share the mean of theirs.
     """
 
     members: tuple[str, ...]
@@ -84,6 +85,7 @@ class Row:
     oracle: float | None = None
     disagreement: float | None = None
     q: float | None = None
+    position: float | None = None
 
 
 @dataclass(frozen=True)
@@ -185,8 +187,9 @@ def measure_ensembles(
     with one_thread():  # many small steps: threads would wait for each other
         singles, rows, apart, q = _measure(joined, ensembles, shares, searched, scoring)
     metric = _metric(metric, singles[0].metrics, joined.multi_label)
-    rows = [_with_gain(row, singles, metric) for row in rows]
-    sums = arithmetic.rank_sums([row.metrics[metric] for row in rows], ensembles, len(members))
+    quality = [row.metrics[metric] for row in rows]
+    sums, places = arithmetic.rank_sums(quality, ensembles, len(members)), arithmetic.positions(quality)
+    rows = [_with_gain(row, place, singles, metric) for row, place in zip(rows, places, strict=True)]
     return Ensembles(
         metric=metric,
         scoring=scoring,
@@ -417,9 +420,9 @@ def _metric(wanted: str | None, have: Mapping[str, float], multi_label: bool) ->
     return metric
 
 
-def _with_gain(row: Row, singles: Sequence[Row], metric: str) -> Row:
+def _with_gain(row: Row, position: float, singles: Sequence[Row], metric: str) -> Row:
     best = max(single.metrics[metric] for single in singles if single.members[0] in row.members)
-    return replace(row, gain=row.metrics[metric] - best)
+    return replace(row, gain=row.metrics[metric] - best, position=position)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -32,12 +32,7 @@ class SweepTable(Callback):
             from mml_lightning import report
 
             logger = config.logger
-            try:
-                runs = report.collect(folder)
-                place = report.Place(logger.project, logger.entity, logger.mode)
-                report.to_wandb(report.tabulate(runs), folder, place, runs)
-            except Exception:  # the table is on disk; a refusal of W&B must not fail the sweep
-                log.exception("could not log the table to W&B; try: mml report %s --wandb", folder)
+            report.log_finished(folder, report.Place(logger.project, logger.entity, logger.mode))
         file = folder / "table.md"
         if file.is_file():
             print(f"\n{file.read_text(encoding='utf-8')}\n{file}")

@@ -62,6 +62,8 @@ def pipeline(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         finally:
             if is_first_rank():
                 tell(root, state)
+                if cfg.logger.wandb:
+                    report.log_finished(root, report.Place(cfg.logger.project, cfg.logger.entity, cfg.logger.mode))
         complain(root, state)
     return parent.fields
 

@@ -13,8 +13,10 @@ import pytest
 from omegaconf import DictConfig
 
 from mml_lightning import tracking
+from mml_lightning.pipeline import pipeline
 from tests.conftest import command, environment
 from tests.offline import offline_run
+from tests.test_tables import tiny
 
 Composed = Callable[..., tuple[DictConfig, list[str]]]
 WANDB = ("logger=wandb", "logger.mode=offline", "tags=[mine]")
@@ -97,6 +99,15 @@ def test_a_run_with_wandb_leaves_one_record_and_needs_no_network(
         assert columns == head and [row[0] for row in rows] == [line[0] for line in lines]
         assert [row[2] for row in rows] == [float(line[2]) if line[2] else None for line in lines]
     assert any("train/rgb/ce" in step for step in told.history), "curves"
+
+
+def test_a_pipeline_logs_its_table(composed: Composed, tmp_path: Path) -> None:
+    pipeline(*tiny(composed, "seeds=1", *WANDB, "schedule.epochs=1", "trainer=smoke", "trainer.accelerator=cpu"))
+    (record,) = (tmp_path / "single/run/wandb").glob("offline-run-*")
+    told = offline_run(record)
+    assert (told.run.run_group, told.run.job_type) == ("run", "report")
+    assert "two of scratch" in told.media("page").read_text(), "its own table stands on the page"
+    assert told.table("seeds")[1], "with a number at least"
 
 
 def test_a_machine_without_a_login_stays_offline(small: list[str], tmp_path: Path) -> None:

@@ -102,16 +102,25 @@ def measure_multi_label(
     return result
 
 
-def rank_sums(quality: Sequence[float], ensembles: Sequence[Members], networks: int) -> list[float]:
-    """Sum of the positions of the ensembles that each network is part of; the smaller the better.
+def positions(quality: Sequence[float]) -> list[float]:
+    """Positions from 0 after sorting by descending quality. Equal qualities share the mean of theirs, so that all add
+    up to n (n - 1) / 2 whatever ties."""
+    order = sorted(range(len(quality)), key=lambda i: -quality[i])
+    found = [0.0] * len(quality)
+    start = 0
+    for _, run in itertools.groupby(order, key=lambda i: quality[i]):
+        tied = list(run)
+        for i in tied:
+            found[i] = start + (len(tied) - 1) / 2
+        start += len(tied)
+    return found
 
-    Positions count from 0 after sorting by descending quality; equal qualities share the mean of their positions, so
-    that the positions sum to n (n - 1) / 2 whatever ties. Where each ensemble has one network per group, so do the sums
-    of each group.
-    """
-    positions = _positions(quality)
+
+def rank_sums(quality: Sequence[float], ensembles: Sequence[Members], networks: int) -> list[float]:
+    """Sum of the positions of the ensembles that each network is part of; the smaller the better. Where each ensemble
+    has one network per group, the sums of each group add up to n (n - 1) / 2."""
     sums = [0.0] * networks
-    for position, members in zip(positions, ensembles, strict=True):
+    for position, members in zip(positions(quality), ensembles, strict=True):
         for member in members:
             sums[member] += position
     return sums
@@ -217,18 +226,6 @@ def _ranks(own: Tensor, rivals: Tensor, target: Tensor) -> Tensor:
 def _by_class(first: Tensor, target: Tensor, classes: int) -> Tensor:
     """Hits per class [e, K]."""
     return torch.zeros(len(first), classes).index_add_(1, target, first.to(torch.float32))
-
-
-def _positions(quality: Sequence[float]) -> list[float]:
-    order = sorted(range(len(quality)), key=lambda i: -quality[i])
-    positions = [0.0] * len(quality)
-    start = 0
-    for _, run in itertools.groupby(order, key=lambda i: quality[i]):
-        tied = list(run)
-        for i in tied:
-            positions[i] = start + (len(tied) - 1) / 2
-        start += len(tied)
-    return positions
 
 
 def _agreement(right: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

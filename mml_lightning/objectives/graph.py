@@ -34,6 +34,7 @@ class Edge:
         term: name of the term in logs and metric keys; the lesson's by default.
         weight: factor of the term.
         start_epoch, ramp_epochs: the weight is 0 before `start_epoch` and grows linearly over `ramp_epochs` from there.
+        stop_epoch: the weight is 0 from there on; None: the lesson goes on to the end.
         detach: stop the gradient at the teachers (False lets the lesson change the teacher too).
     """
 
@@ -45,6 +46,7 @@ class Edge:
     weight: float = 1.0
     start_epoch: float = 0.0
     ramp_epochs: float = 0.0
+    stop_epoch: float | None = None
     detach: bool = True
 
     def __post_init__(self) -> None:
@@ -55,12 +57,14 @@ class Edge:
         check_options(self.lesson, self.options)
         if self.start_epoch < 0 or self.ramp_epochs < 0:
             raise ValueError(f"start_epoch={self.start_epoch} and ramp_epochs={self.ramp_epochs} must not be negative")
+        if self.stop_epoch is not None and self.stop_epoch <= self.start_epoch:
+            raise ValueError(f"stop_epoch={self.stop_epoch} must come after start_epoch={self.start_epoch}")
         if not self.term:
             object.__setattr__(self, "term", self.lesson)
 
     def weight_at(self, epoch: float) -> float:
         """The factor in (fractional) `epoch`."""
-        if epoch < self.start_epoch:
+        if epoch < self.start_epoch or (self.stop_epoch is not None and epoch >= self.stop_epoch):
             return 0.0
         since = epoch - self.start_epoch
         return self.weight * (min(1.0, since / self.ramp_epochs) if self.ramp_epochs else 1.0)
@@ -73,7 +77,7 @@ class Edge:
         return LESSONS[self.lesson](outputs[self.student], teachers, head, labels, **self.options)
 
 
-OWN_FIELDS = ("lesson", "term", "weight", "start_epoch", "ramp_epochs", "detach")
+OWN_FIELDS = ("lesson", "term", "weight", "start_epoch", "ramp_epochs", "stop_epoch", "detach")
 
 
 def expand_edges(specs: Sequence[Mapping[str, Any]], peers: Sequence[str]) -> list[Edge]:

@@ -9,7 +9,7 @@ Accuracies are in percent throughout.
 from __future__ import annotations
 
 from mml_lightning.report.collect import collect, collect_all
-from mml_lightning.report.dashboard import Place, to_wandb, wandb_mode
+from mml_lightning.report.dashboard import Place, log_finished, to_wandb, wandb_mode
 from mml_lightning.report.differences import differences
 from mml_lightning.report.differences import write as write_differences
 from mml_lightning.report.filled import Filled, Measured, fill
@@ -36,6 +36,7 @@ __all__ = [
     "filled_markdown",
     "filled_tables",
     "group",
+    "log_finished",
     "markdown",
     "paired",
     "save",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from typing import Any
 
 from mml_lightning.errors import UserError
 from mml_lightning.report import plots
-from mml_lightning.report.collect import Run
+from mml_lightning.report.collect import Run, collect
 from mml_lightning.report.filled_page import filled_tables
 from mml_lightning.report.html import document
 from mml_lightning.report.page import bar_rows, baseline_row, class_deltas, page, paired_values
 from mml_lightning.report.statistics import estimate
-from mml_lightning.report.table import Table
+from mml_lightning.report.table import Table, tabulate
+
+log = logging.getLogger(__name__)
 
 PROJECT = "mml_lightning"
 JOB_TYPE = "report"
@@ -98,6 +101,16 @@ def to_wandb(
         return Path(run.dir).parent
     finally:
         run.finish()
+
+
+def log_finished(directory: Path, place: Place) -> None:
+    """Log the table of a sweep or pipeline that has ended. It is on disk already, so that whatever W&B refuses is said
+    and fails nothing."""
+    try:
+        runs = collect(directory)
+        to_wandb(tabulate(runs), directory, place, runs)
+    except Exception:
+        log.exception("could not log the table to W&B; try: mml report %s --wandb", directory)
 
 
 HEADS: dict[str, list[str | int]] = {

@@ -206,6 +206,10 @@ def test_networks_of_other_shapes_are_told_apart() -> None:
 def test_the_weight_of_an_edge_grows() -> None:
     edge = Edge("a", ("b",), weight=2.0, start_epoch=1, ramp_epochs=4)
     assert [edge.weight_at(e) for e in (0, 0.99, 1, 2, 3.5, 5, 9)] == [0, 0, 0, 0.5, 1.25, 2.0, 2.0]
+    silent = Edge("a", ("b",), weight=2.0, start_epoch=1, stop_epoch=3)
+    assert [silent.weight_at(e) for e in (0, 1, 2.9, 3, 9)] == [0, 2, 2, 0, 0]
+    with pytest.raises(ValueError, match="must come after start_epoch=2"):
+        Edge("a", ("b",), start_epoch=2, stop_epoch=2)
     objective = Objective(["a", "b"], [{"students": ["a"], "weight": 2.0, "ramp_epochs": 4}])
     early, late = (objective({"a": STUDENT, "b": TEACHER}, {"label": LABELS}, epoch=e)["a"]["kl"] for e in (1, 9))
     assert float(late) == pytest.approx(4 * float(early))
