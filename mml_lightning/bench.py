@@ -48,6 +48,24 @@ def _declare_flow(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="where tvl1 runs: cpu (default) or cuda")
     parser.add_argument("--reference", metavar="ENGINE", help="show how many times faster than it each one is")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows")
+    parser.add_argument(
+        "--batch", type=int, metavar="N", help="instead: pairs/s and bandwidth of tvl1 engines, N pairs at once"
+    )
+
+
+def _batched(engines: Sequence[str], args: argparse.Namespace) -> None:
+    from mml_lightning.data.flow_engines import make_engine
+    from mml_lightning.data.flow_throughput import throughput
+
+    chosen = [name.partition("-") for name in engines]
+    if args.engines is None:
+        chosen = [one for one in chosen if one[0] == "tvl1"]
+    if args.batch < 1 or any(algorithm != "tvl1" for algorithm, _, _ in chosen):
+        raise UserError("--batch N is for 1 pair or more of tvl1 engines; name them: --engines tvl1-fast,tvl1-accurate")
+    for algorithm, _, preset in chosen:
+        make_engine(algorithm, preset, device=args.device)  # says what is wrong
+        found = throughput(preset, args.batch, args.size[::-1], args.device, args.repeats)
+        print(f"tvl1-{preset}, {args.batch} pairs at once on {args.device}: {found}", flush=True)
 
 
 def _flow(args: argparse.Namespace) -> None:
@@ -56,6 +74,8 @@ def _flow(args: argparse.Namespace) -> None:
     engines = args.engines or flow_bench.ENGINES
     if args.repeats < 1:
         raise UserError(f"--repeats {args.repeats} must be 1 or more")
+    if args.batch is not None:
+        return _batched(engines, args)
     if args.reference and args.reference not in engines:
         raise UserError(f"--reference {args.reference} is not among the engines; use one of {list(engines)}")
     rows = flow_bench.compare(

@@ -17,6 +17,7 @@ import numpy as np
 
 from mml_lightning.data.decode import DecodeError, VideoReader
 from mml_lightning.data.records import Media, media_files
+from mml_lightning.transforms import Box
 
 MB = 2**20
 
@@ -39,6 +40,11 @@ class HeldItems:
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         """Items uint8 [N, H, W, c], copied."""
         return self.items[np.asarray(indices, dtype=np.int64)]
+
+    def part(self, indices: Sequence[int], box: Box) -> np.ndarray:
+        """What the items hold inside of `box` (x, y, w, h), uint8 [N, h, w, c], copied: no more is read of a file."""
+        x, y, width, height = box
+        return self.items[:, y : y + height, x : x + width][np.asarray(indices, dtype=np.int64)]
 
     def stream(self) -> Iterator[np.ndarray]:
         """All items in order, each uint8 [H, W, c]."""

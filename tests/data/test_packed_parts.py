@@ -23,6 +23,7 @@ from mml_lightning.data.packs.encode import Coding, encode_item
 from mml_lightning.data.packs.reader import PackReader
 from mml_lightning.data.packs.sound import encoded_sound, packed_sound
 from mml_lightning.data.packs.verify import verify
+from mml_lightning.data.ram import HeldItems
 from mml_lightning.data.readers import read_pack
 from mml_lightning.data.records import Dataset, Head, ImageSequence, PackedFrames, Record
 from mml_lightning.data.sources import SourceOpener, read_part
@@ -128,6 +129,8 @@ def test_parts_of_packed_items(packed: Dataset, source: str, box: tuple[int, int
     np.testing.assert_array_equal(read_part(one, some, box), whole)
     without = dataclasses.make_dataclass("Source", ["frames"])(one.frames)  # as readers of videos are
     np.testing.assert_array_equal(read_part(without, some, box), whole)
+    held = HeldItems(np.stack(list(one.stream())), 12.0)
+    np.testing.assert_array_equal(read_part(held, some, box), whole)
 
 
 CROPS = {
