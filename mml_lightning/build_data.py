@@ -20,6 +20,7 @@ from mml_lightning.data.ram import RamCache, ram_cache
 from mml_lightning.data.records import SPLITS, Dataset, validate
 from mml_lightning.data.sources import SOURCES, SourceOpener
 from mml_lightning.data.start_checks import check_flow_lengths, warn_of_doubles
+from mml_lightning.data.store import RecordStore, growing
 from mml_lightning.errors import UserError
 from mml_lightning.loaders import LoaderSettings
 from mml_lightning.modalities import Modality
@@ -58,6 +59,11 @@ def dataset(cfg: DictConfig, needed: Sequence[str] | None = None) -> Dataset:
     Raises:
         UserError: whatever the reader or the validation finds.
     """
+    with growing():
+        return _dataset(cfg, needed)
+
+
+def _dataset(cfg: DictConfig, needed: Sequence[str] | None) -> Dataset:
     splits = needed or (SPLITS if cfg.test else SPLITS[:2])
     sources = {modality.source for modality in modalities(cfg).values()}
     data = checked_records(cfg, sources)
@@ -223,7 +229,7 @@ def clip_datasets(
         raise UserError(str(error)) from None
     return {
         split: make(
-            records=list(data.splits[split]),
+            records=RecordStore(data.splits[split]),
             starts=starts[split],
             geometries=crops[split],
             replace=split == "train",

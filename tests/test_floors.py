@@ -55,6 +55,7 @@ FLOORS = {
     "build": 3,
     "build_data": 3,
     "bench_data": 3,
+    "bench_records": 3,
     "bench_step": 3,
     "benchmarks": 3,
     "bench_ensemble": 3,

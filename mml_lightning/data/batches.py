@@ -45,7 +45,8 @@ class TrainSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.size, generator=generator)[: self.size // self.batch_size * self.batch_size]
-        return iter([(self.epoch, int(i)) for i in order[self.rank :: self.ranks][self.skipped :]])
+        own, epoch = order[self.rank :: self.ranks][self.skipped :].numpy(), self.epoch
+        return ((epoch, int(i)) for i in own)
 
 
 class EvalSampler(Sampler[tuple[int, int]]):
@@ -56,11 +57,10 @@ class EvalSampler(Sampler[tuple[int, int]]):
     """
 
     def __init__(self, size: int, rank: int = 0, ranks: int = 1) -> None:
-        padded = -(-size // ranks) * ranks
-        self.indices = [i % size for i in range(rank, padded, ranks)]
+        self.size, self.places = size, range(rank, -(-size // ranks) * ranks, ranks)
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.places)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter([(0, i) for i in self.indices])
+        return ((0, place % self.size) for place in self.places)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
+import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +18,7 @@ from mml_lightning.errors import UserError
 SPLITS = ("train", "val", "test")
 Layout = Literal["rgb", "flow_pair", "flow_packed"]
 AXES = ("x", "y")
+NO_INTERVALS: dict[str, tuple[tuple[int, float, float], ...]] = {}  # one for all records that have none
 
 
 @functools.lru_cache(maxsize=64)  # data sets have hundreds of thousands of sequences and a handful of templates
@@ -117,8 +121,10 @@ def media_files(media: Media) -> Iterator[Path]:
 
 def media_absent(media: Media) -> Path | None:
     """The file that shows that `media` is not there: the video, or a first image; None if it is."""
+    if isinstance(media, Path):  # the usual one, a million times
+        return None if _size(media) >= 0 else media
     files = media.paths(0) if isinstance(media, ImageSequence) else media_files(media)
-    return next((path for path in files if not path.is_file()), None)
+    return next((path for path in files if _size(path) < 0), None)
 
 
 def media_bytes(media: Media) -> int:
@@ -139,10 +145,15 @@ def media_identity(media: Media) -> object:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
+    """Bytes of a file; -1 where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One video.
 
@@ -162,7 +173,7 @@ class Record:
     target: Mapping[str, int | tuple[int, ...]]
     span: tuple[float, float] | None = None
     decoder: str | None = None
-    intervals: Mapping[str, tuple[tuple[int, float, float], ...]] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[tuple[int, float, float], ...]] = field(default_factory=lambda: NO_INTERVALS)
     length: float | None = None
 
 
@@ -195,6 +206,10 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """Hash of ids, labels, spans, intervals, file sizes and special readers: the same wherever the data lie."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for split in SPLITS:
             for record in self.splits.get(split, ()):
@@ -232,19 +247,22 @@ def validate(dataset: Dataset, needed: Iterable[str] = SPLITS, labelled: bool = 
                 f"data={dataset.name}: {unknown} of {len(records)} videos of the {split} split have no label; set "
                 "test=false, and write their predictions with eval.py afterwards"
             )
-        identity, times = Counter(record.id for record in records).most_common(1)[0]
-        if times > 1:
+        if len({record.id for record in records}) < len(records):
+            identity, times = Counter(record.id for record in records).most_common(1)[0]
             raise UserError(
                 f"data={dataset.name}: id {identity!r} stands {times} times in the {split} split; ids must be unique: "
                 "rename or remove one"
             )
-    records_of = [(split, record) for split in needed for record in dataset.splits[split]]
-    absent = ((s, r, next(filter(None, map(media_absent, r.media.values())), None)) for s, r in records_of)
-    missing = [(split, record, path) for split, record, path in absent if path]
+    missing = [
+        (split, record, path)
+        for split in needed
+        for record in dataset.splits[split]
+        for path in itertools.islice(filter(None, map(media_absent, record.media.values())), 1)
+    ]
     if missing:
         split, record, path = missing[0]
         raise UserError(
-            f"data={dataset.name}: {len(missing)} of {len(records_of)} videos are missing, first: {path} "
-            f"(id {record.id}, {split}); check data.root or remove the lines"
+            f"data={dataset.name}: {len(missing)} of {sum(len(dataset.splits[name]) for name in needed)} videos are "
+            f"missing, first: {path} (id {record.id}, {split}); check data.root or remove the lines"
         )
     return dataset

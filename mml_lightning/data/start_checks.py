@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from mml_lightning.data.records import Dataset, ImageSequence, Media, Record
 from mml_lightning.errors import UserError
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 def place(media: Media) -> object:
     """What two records have in common that show the same video: the file, or the folder and its template."""
+    if isinstance(media, Path):
+        return str(media)  # which a path keeps; its own hash splits it up
     return (media.folder, media.template) if isinstance(media, ImageSequence) else media
 
 

@@ -26,6 +26,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from mml_lightning.data.clips import ClipDataset, collate
+from mml_lightning.data.store import settled
 from mml_lightning.errors import UserError
 from mml_lightning.preemption import leave_signals_to_the_parent
 
@@ -186,7 +187,7 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
             generator=self.generator,
         )
         before = {process.pid for process in multiprocessing.active_children()}
-        with _no_alarm_at_deaths():
+        with _no_alarm_at_deaths(), settled():
             batches = iter(self._loader)
         self._processes = [p for p in multiprocessing.active_children() if p.pid not in before]
         return batches

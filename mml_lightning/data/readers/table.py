@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from mml_lightning.data.readers.files import below, held_out, natural
@@ -26,7 +28,7 @@ SPLIT_NAMES = {
     "testing": "test",
     "eval": "test",
 }
-_Row = tuple[int, dict[str, str | None]]
+_Row = tuple[int, list[str]]
 
 
 def read_csv(name: str, index: str | None, root: str | None = None, label_separator: str | None = None) -> Dataset:
@@ -44,22 +46,25 @@ def read_csv(name: str, index: str | None, root: str | None = None, label_separa
         raise UserError("data=csv needs data.index=<file.csv> with the columns path, label and split")
     table = _Table(Path(index).expanduser())
     base = Path(root).expanduser() if root else table.path.parent
-    cells = [table.labels(row, label_separator) for row in table.rows]
-    classes = sorted({label for cell in cells for label in cell}, key=natural)
+    classes = sorted({label for row in table.rows() for label in table.labels(row, label_separator)}, key=natural)
     if len(classes) < 2:
         raise UserError(
-            f"{table.path}: column {table.columns['label']!r} holds {len(classes)} class; at least two are needed"
+            f"{table.path}: column {table.names['label']!r} holds {len(classes)} class; at least two are needed"
         )
     number = {label: i for i, label in enumerate(classes)}
+    targets: dict[tuple[str, ...], dict[str, int | tuple[int, ...]]] = {}  # one for all videos that have the same
     splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    for row, cell in zip(table.rows, cells, strict=True):
-        indices = tuple(sorted({number[label] for label in cell}))
+    for row in table.rows():
+        labels = table.labels(row, label_separator)
+        if labels not in targets:
+            indices = tuple(sorted({number[label] for label in labels}))
+            targets[labels] = {"label": indices if label_separator else indices[0]}
         file, span = table.cell(row, "path"), table.span(row)
         part = f"_{span[0]:g}_{span[1]:g}" if span else ""
         record = Record(
             id=table.cell(row, "id") if "id" in table.columns else Path(file).with_suffix("").as_posix() + part,
             media={"frames": below(base, file, f"{table.path}, line {row[0]}")},
-            target={"label": indices if label_separator else indices[0]},
+            target=targets[labels],
             span=span,
         )
         splits[table.split(row)].append(record)
@@ -69,46 +74,60 @@ def read_csv(name: str, index: str | None, root: str | None = None, label_separa
 
 
 class _Table:
-    """A CSV file: `rows` are (line number, cells), `columns` the names behind the roles of :data:`COLUMNS`."""
+    """A CSV file, read anew for every pass: `columns` are the places of the roles of :data:`COLUMNS` in a row and
+    `names` what they are called."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as handle:
-                delimiter = max(",;\t", key=handle.readline().count)
-                handle.seek(0)
-                reader = csv.DictReader(handle, delimiter=delimiter)
-                self.rows: list[_Row] = [(reader.line_num, row) for row in reader]
-        except UnicodeDecodeError:
-            raise UserError(f"data.index={path} is not UTF-8 text; save it as CSV in UTF-8") from None
-        except (OSError, csv.Error) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"can't read data.index={path}: {reason}; give the path of your CSV") from None
-        if not self.rows:
+        lines = self._lines()
+        header = {key.strip().lower(): (place, key) for place, key in enumerate(next(lines, (0, []))[1]) if key}
+        if next(lines, None) is None:
             raise UserError(f"{path}: no line below the header; each line needs path, label, split")
-        header = {key.strip().lower(): key for key in reader.fieldnames or () if key}
-        self.columns = {
-            role: header[known] for role, names in COLUMNS.items() for known in reversed(names) if known in header
-        }
+        found = {role: header[known] for role, names in COLUMNS.items() for known in reversed(names) if known in header}
+        self.columns = {role: place for role, (place, _) in found.items()}
+        self.names = {role: name for role, (_, name) in found.items()}
         for role in ("path", "label", "split"):
             if role not in self.columns:
-                raise UserError(
-                    f"{path}: no {role} column (found {list(header)}); name one of them {COLUMNS[role][0]!r}"
-                )
+                have = [key for _, key in header.values()]
+                raise UserError(f"{path}: no {role} column (found {have}); name one of them {COLUMNS[role][0]!r}")
+
+    def rows(self) -> Iterator[_Row]:
+        """All but the header and empty lines."""
+        return itertools.islice(self._lines(), 1, None)
+
+    def _lines(self) -> Iterator[_Row]:
+        """(line number, cells)."""
+        try:
+            with self.path.open(newline="", encoding="utf-8-sig") as handle:
+                delimiter = max(",;\t", key=handle.readline().count)
+                handle.seek(0)
+                reader = csv.reader(handle, delimiter=delimiter)
+                for cells in reader:
+                    if cells:
+                        yield reader.line_num, cells
+        except UnicodeDecodeError:
+            raise UserError(f"data.index={self.path} is not UTF-8 text; save it as CSV in UTF-8") from None
+        except (OSError, csv.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"can't read data.index={self.path}: {reason}; give the path of your CSV") from None
 
     def cell(self, row: _Row, role: str) -> str:
-        line, cells = row
-        value = (cells.get(self.columns[role]) or "").strip()
+        value = self._text(row, role)
         if not value:
             raise UserError(
-                f"{self.path}, line {line}: column {self.columns[role]!r} is empty; fill it or remove the line"
+                f"{self.path}, line {row[0]}: column {self.names[role]!r} is empty; fill it or remove the line"
             )
         return value
+
+    def _text(self, row: _Row, role: str) -> str:
+        """Of a cell; "" in a line that is too short for it."""
+        cells, place = row[1], self.columns[role]
+        return cells[place].strip() if place < len(cells) else ""
 
     def labels(self, row: _Row, separator: str | None) -> tuple[str, ...]:
         if separator is None:
             return (self.cell(row, "label"),)
-        parts = (row[1].get(self.columns["label"]) or "").split(separator)
+        parts = self._text(row, "label").split(separator)
         return tuple(part.strip() for part in parts if part.strip())
 
     def split(self, row: _Row) -> str:
@@ -121,8 +140,7 @@ class _Table:
     def span(self, row: _Row) -> tuple[float, float] | None:
         if "start" not in self.columns or "end" not in self.columns:
             return None
-        line, cells = row
-        given = [(cells.get(self.columns[role]) or "").strip() for role in ("start", "end")]
+        line, given = row[0], [self._text(row, role) for role in ("start", "end")]
         if given == ["", ""]:
             return None
         try:
