@@ -28,12 +28,16 @@ failures: list[int] = []
 """Exit codes of the failed jobs of this process: a failed job does not end a sweep, so the process fails at its end."""
 
 
+tracebacks = False  # whether errors of libraries are shown whole: HYDRA_FULL_ERROR=1
+
+
 def launch(main: Callable[[], None], conf: Path) -> NoReturn:
     """Run a Hydra application: a mistake of the user is one line and exit code 2, a failed job exit code 1."""
     resolvers.register()
     resolvers.stamp_run()
     os.environ.setdefault("MML_PROGRAM", Path(sys.argv[0]).stem)
-    verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    global tracebacks
+    tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them itself
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):
@@ -57,7 +61,7 @@ def launch(main: Callable[[], None], conf: Path) -> NoReturn:
     except Exception as error:  # a job logs its own: this is the command line's
         from mml_lightning import mistakes
 
-        if verbose or not isinstance(error, (*mistakes.HYDRA, OSError)):
+        if tracebacks or not mistakes.of_command_line(error):
             raise
         print(f"error: {mistakes.one_line(error, conf)}", file=sys.stderr)
         failures.append(MISTAKE)

@@ -29,7 +29,7 @@ from mml_lightning.nonfinite import NonFiniteSettings
 from mml_lightning.norms import NormSettings
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.step import StepSettings
-from mml_lightning.weights import Alias, Origin
+from mml_lightning.weights import Origin
 
 # What the command that makes an origin does not take over from the command that needs it.
 OWN = re.compile(
@@ -49,10 +49,18 @@ LEAST: dict[str, tuple[type, float]] = {
     "data.cache_mb": (int, 0),
     "trainer.accumulate_grad_batches": (int, 1),
     "trainer.num_threads": (int, 1),
+    "sampling.num_segments": (int, 1),
+    "sampling.dense_length": (int, 1),
+    "sampling.stride": (int, 1),
+    "transforms.output": (int, 1),
+    "transforms.short_side": (int, 1),
+    **{f"views.{key}": (int, 0) for key in ("uniform", "dense", "strided")},
+    **{f"views.{key}": (int, 1) for key in ("dense_length", "stride", "crops")},
     "trainer.validations": (int, 1),
 }
 """Numbers that would fail late or oddly: their kind and least value."""
 POSITIVE = ("loading.timeout", "loading.memory_gb", "loading.stall")
+NAMES = ("name", "data.name", "backbone.name", "stage.name", "objective.name", "setup.name", "views.name")
 SWITCHES = (
     "test",
     "init.new_head",
@@ -75,8 +83,10 @@ def check_values(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, bool):
             raise UserError(f"{key}={value} must be true or false")
-    if not NAME.fullmatch(cfg.name):
-        raise UserError(f"name={cfg.name!r} names a folder: use letters, digits and any of . _ + = , @ -")
+    for key in NAMES:
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, str) or not NAME.fullmatch(value):
+            raise UserError(f"{key}={value!r} names a folder: use letters, digits and any of . _ + = , @ -")
     for key, (kind, least) in LEAST.items():
         value = OmegaConf.select(cfg, key)
         if value is None and key in ("trainer.num_threads", "trainer.validations"):
@@ -121,7 +131,7 @@ def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
             "use stage=ml, or objective=cross_entropy"
         )
     zoo = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
-    table = {name: Alias(a["run"], a["peer"], tuple(a["make"])) for name, a in plain(cfg.aliases).items()}
+    table = weights.aliases(plain(cfg.aliases))
     kept = [override for override in overrides if not OWN.match(override)]
     specs = []
     for modality in chosen.values():
@@ -325,14 +335,23 @@ def optimiser_plan(
         raise UserError(f"schedule.interval={cfg.schedule.interval!r} is unknown; use epoch or step")
     factor = functools.partial(nodes.make(cfg.schedule.factor), epochs=epochs)
     fresh = [name for name, where in provenance.items() if where["fresh_head"]]
+    optimizer = nodes.make(cfg.optimizer.optimizer)
+    group = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.1, "weight_decay": 0.0}
+    try:  # now, not when training begins
+        optimizer([group])
+        float(factor(0.0))
+        clip = None if cfg.optimizer.clip_norm is None else float(cfg.optimizer.clip_norm)
+    except Exception as error:  # optimisers and schedules check their settings in many ways
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"optimizer={cfg.optimizer.name} or schedule={cfg.schedule.name}: {reason}") from None
     return OptimiserPlan(
-        optimizer=nodes.make(cfg.optimizer.optimizer),
+        optimizer=optimizer,
         groups=cfg.optimizer.groups,
         lr=float(cfg.optimizer.lr),
         weight_decay=float(cfg.optimizer.weight_decay),
         factor=factor,
         epochs=epochs,
-        clip_norm=cfg.optimizer.clip_norm,
+        clip_norm=clip,
         fresh_heads=frozenset(fresh if cfg.optimizer.fc_lr5 else ()),
         fast_stems=frozenset(flow_peers if cfg.optimizer.flow_stem_lr5 else ()),
         interval=cfg.schedule.interval,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -150,7 +149,7 @@ def load(path: Path) -> Dump:
         logits = {key.partition("/")[2]: torch.from_numpy(arrays[key]) for key in arrays if key.startswith("logits/")}
         target = torch.from_numpy(arrays["target"])
         count = next(iter(logits.values())).shape[-1]
-        return Dump(
+        return _checked(
             ids=tuple(arrays["ids"].tolist()),
             target=target,
             logits=logits,
@@ -164,8 +163,33 @@ def load(path: Path) -> Dump:
         )
     except FileNotFoundError:
         raise UserError(f"no score dump {path}; a finished run has predictions/<split>.npz") from None
-    except (OSError, ValueError, KeyError, TypeError, StopIteration, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no score dump of this program ({type(error).__name__}: {error})") from None
+    except Exception as error:  # damaged archives raise many unrelated types
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is no score dump of this program ({type(error).__name__}: {reason})") from None
+
+
+def _checked(**fields: Any) -> Dump:
+    """A dump whose parts fit together.
+
+    Raises:
+        ValueError: they don't.
+    """
+    dump = Dump(**fields)
+    videos, classes = len(dump.ids), len(dump.classes)
+    if len(set(dump.ids)) < videos or not all(isinstance(video, str) for video in dump.ids):
+        raise ValueError("its ids are not different names")
+    if any(
+        v.ndim != 3 or not v.is_floating_point() or (len(v), v.shape[2]) != (videos, classes) or not v.shape[1]
+        for v in dump.logits.values()
+    ):
+        raise ValueError("its logits are not [videos, views, classes]")
+    if dump.target.shape != ((videos, classes) if dump.multi_label else (videos,)):
+        raise ValueError("its target is of another shape than its labels")
+    if not dump.multi_label and (
+        dump.target.is_floating_point() or not -1 <= dump.target.min() <= dump.target.max() < classes
+    ):
+        raise ValueError("its target has other classes")
+    return dump
 
 
 @dataclass(frozen=True)

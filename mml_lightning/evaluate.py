@@ -20,7 +20,7 @@ from mml_lightning.loaders import VideoData
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.results import RunResult, nested_metrics, read_result
-from mml_lightning.weights import CHECKPOINT, Alias, checkpoint_entries, require, resolve
+from mml_lightning.weights import CHECKPOINT, aliases, checkpoint_entries, require, resolve
 from mml_lightning.zoo import load_peer, warn_of_unfilled
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def load_entries(cfg: DictConfig) -> Entries:
     if path.suffix == ".pt" or "/" in given:
         entry = load_peer(path)
         return {entry["provenance"].get("peer", path.stem): entry}
-    table = {name: Alias(a["run"], a["peer"], tuple(a["make"])) for name, a in nodes.plain(cfg.aliases).items()}
+    table = aliases(nodes.plain(cfg.aliases))
     zoo = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
     if given.partition(":")[0] not in table:
         raise UserError(f"ckpt={given} is no file, no directory and no alias; aliases are {sorted(table)}")
@@ -148,8 +148,12 @@ def scoring_cohort(cfg: DictConfig, entries: Entries, chosen: Mapping[str, Modal
     """A cohort that is only measured."""
     nets: dict[str, Peer] = {}
     for name, entry in entries.items():
-        nets[name] = rebuild(entry["arch"])
-        nets[name].load_state_dict(entry["state_dict"])
+        try:
+            nets[name] = rebuild(entry["arch"])
+            nets[name].load_state_dict(entry["state_dict"])
+        except Exception as error:  # builders and load_state_dict raise many unrelated types
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{name}: its weights and what is said of its network don't fit ({reason})") from None
         warn_of_unfilled(name, entry["provenance"])
         trained = entry["provenance"].get("sampling", {}).get("num_segments", cfg.sampling.num_segments)
         if trained != cfg.sampling.num_segments:

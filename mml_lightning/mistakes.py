@@ -69,3 +69,15 @@ def _dotted(content: Any, prefix: str) -> Iterator[str]:
 
 
 HYDRA = (HydraException, OmegaConfBaseException)
+COMPOSING = ("hydra", "omegaconf", "antlr4", "yaml")
+
+
+def of_command_line(error: BaseException) -> bool:
+    """Whether `error` says that something is wrong with the command line, a config or the place to write: Hydra raises
+    plain ValueErrors and the like too, which are known by where they come from."""
+    if isinstance(error, (*HYDRA, OSError)):
+        return True
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and last.tb_frame.f_globals.get("__name__", "").partition(".")[0] in COMPOSING

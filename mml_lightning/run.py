@@ -33,7 +33,7 @@ from mml_lightning.metrics_log import MetricsLog
 from mml_lightning.preemption import LISTENER
 from mml_lightning.process import is_first_rank, quieten_libraries, say, say_result, set_up_process
 from mml_lightning.progress import Progress
-from mml_lightning.results import RunResult, nested_metrics
+from mml_lightning.results import RunResult, nested_metrics, read_result
 from mml_lightning.throughput import Throughput, describe
 from mml_lightning.watchdog import Watchdog
 
@@ -75,6 +75,9 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
         failed = error
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             log.error("error: %s: %s; make room, then %s", error.filename, error.strerror, advice)
+        elif not arguments.tracebacks and read_result(Path(cfg.paths.output_dir)) is None:
+            failed = not_begun(error, overrides)
+            log.error("error: %s", failed)
         else:
             log.exception("the run failed")
         arguments.failures.append(arguments.FAILURE)
@@ -84,6 +87,14 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
             provenance.record_failure(cfg, overrides, failed)
         elif isinstance(failed, UserError):
             provenance.discard_unstarted(Path(cfg.paths.output_dir))
+
+
+def not_begun(error: Exception, overrides: Sequence[str]) -> UserError:
+    """What is said of an error of a library that kept a run from beginning: mostly a setting of a kind that no check
+    knows to be wrong, so the settings that were typed are named."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    typed = " ".join(overrides)[:300] or "none"
+    return UserError(f"{reason}; is a setting of the wrong kind? typed: {typed} (HYDRA_FULL_ERROR=1 shows where)")
 
 
 def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mml_lightning.errors import UserError
 from mml_lightning.files import check_unpacked, file_hash
 from mml_lightning.importing import import_trunk
 from mml_lightning.stems import convert_state
-from mml_lightning.zoo import load_peer, same_classes, split_heads, warn_of_unfilled
+from mml_lightning.zoo import check_fields, load_peer, same_classes, split_heads, warn_of_unfilled
 
 FRESH = "scratch"
 IMAGENET = "imagenet"
@@ -44,6 +44,18 @@ class Alias:
     run: str
     peer: str
     make: tuple[str, ...]
+
+
+def aliases(declared: Any) -> dict[str, Alias]:
+    """The node `aliases` of the config.
+
+    Raises:
+        UserError: it is not {name: {run, peer, make}}.
+    """
+    try:
+        return {name: Alias(str(a["run"]), str(a["peer"]), tuple(map(str, a["make"]))) for name, a in declared.items()}
+    except (AttributeError, KeyError, TypeError):
+        raise UserError("aliases must be {name: {run: ..., peer: ..., make: [...]}}, see conf/train.yaml") from None
 
 
 @dataclass(frozen=True)
@@ -220,23 +232,32 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path}: no such checkpoint") from None
     except Exception as error:  # torch.load raises many unrelated types for damaged files
         raise UserError(f"{path} is not a readable checkpoint of a run ({type(error).__name__})") from None
-    entries = {}
-    for name, entry in described.items():
-        prefix = f"peers.{name}."
-        entries[name] = {
-            **entry,
-            "state_dict": {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)},
-            "provenance": {
-                "peer": name,
-                "run": config["name"],
-                "stage": config["stage"]["name"],
-                "seed": config["seed"],
-                "epochs": content["epoch"] + 1,
-                "fingerprint": fingerprint,
-                "sampling": config["sampling"],
-                "transforms": config["transforms"],
-            },
+    try:
+        entries = {
+            name: {
+                **entry,
+                "state_dict": {
+                    key.removeprefix(f"peers.{name}."): value
+                    for key, value in state.items()
+                    if key.startswith(f"peers.{name}.")
+                },
+                "provenance": {
+                    "peer": name,
+                    "run": config["name"],
+                    "stage": config["stage"]["name"],
+                    "seed": config["seed"],
+                    "epochs": content["epoch"] + 1,
+                    "fingerprint": fingerprint,
+                    "sampling": config["sampling"],
+                    "transforms": config["transforms"],
+                },
+            }
+            for name, entry in described.items()
         }
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no whole checkpoint of a run ({type(error).__name__}: {error})") from None
+    for entry in entries.values():
+        check_fields(path, entry)
     return entries
 
 

@@ -54,11 +54,32 @@ def load_peer(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch.load raises many unrelated types for files that aren't checkpoints
         raise UserError(f"{path} can't be read as weights, it is damaged or foreign ({type(error).__name__})") from None
     if not isinstance(entry, dict) or any(key not in entry for key in REQUIRED):
-        found = sorted(entry)[:6] if isinstance(entry, dict) else type(entry).__name__
+        found = sorted(map(str, entry))[:6] if isinstance(entry, dict) else type(entry).__name__
         raise UserError(
             f"{path} is not a zoo file (found {found}); use a <peer>.pt that a run exported below multirun/zoo"
         )
+    check_fields(path, entry)
     return entry
+
+
+def check_fields(path: Path, entry: Mapping[str, Any]) -> None:
+    """Raises:
+    UserError: a field of an entry is not what its name says.
+    """
+    classes, modality = entry.get("classes"), entry.get("modality")
+    state = entry.get("state_dict")
+    right = {
+        "state_dict": isinstance(state, Mapping)
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()),
+        "arch": isinstance(entry.get("arch"), Mapping),
+        "modality": isinstance(modality, Mapping) and isinstance(modality.get("name"), str),
+        "classes": isinstance(classes, Mapping)
+        and all(isinstance(n, list) and all(isinstance(name, str) for name in n) for n in classes.values()),
+        "provenance": isinstance(entry.get("provenance"), Mapping),
+    }
+    wrong = next((key for key, fine in right.items() if not fine), None)
+    if wrong:
+        raise UserError(f"{path}: its field {wrong!r} is damaged; use the file that the run has exported")
 
 
 def same_classes(entry: Mapping[str, Any], classes: Mapping[str, list[str]]) -> bool:

@@ -64,7 +64,10 @@ def _record(plain: Mapping[str, Any], media: Mapping[str, Media]) -> Record:
         head: tuple((label, start, end) for label, start, end in rows)
         for head, rows in plain.get("intervals", {}).items()
     }
-    span = tuple(plain["span"]) if "span" in plain else None
+    whole = [label for value in target.values() for label in (value if isinstance(value, tuple) else (value,))]
+    if not isinstance(plain["id"], str) or any(type(label) is not int for label in whole):
+        raise ValueError(f"a record has the id {plain['id']!r} and the labels {whole}")
+    span = (float(plain["span"][0]), float(plain["span"][1])) if "span" in plain else None
     return Record(plain["id"], media, target, span, intervals=intervals)
 
 
@@ -152,7 +155,9 @@ def read_dataset(name: str, folder: Path) -> Dataset:
         raise UserError(f"{folder} holds no pack; make one with mml pack <data> --out {folder}")
     if not manifest["complete"]:
         raise UserError(f"{folder}: the pack is not finished; run the same mml pack command again, it continues")
-    sums = manifest.get("sha256", {})
+    sums = manifest.get("sha256")
+    if not isinstance(sums, dict):
+        raise UserError(f"{folder / MANIFEST}: its field 'sha256' is missing or wrong; {AGAIN}")
     for file in lists(manifest["shards"]):
         path = folder / file
         if not path.is_file():

@@ -1,0 +1,47 @@
+"""Damaged input of every kind: success, or one line. The whole is `python -m tests.fuzz.harness`, see
+docs/robustness.md; here a part of it, another one with MML_FUZZ_SEED and MML_FUZZ_CASES."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz import harness, mutations
+
+
+def test_damaged_input_never_shows_a_traceback(hydra: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cases, seed = (int(os.environ.get(f"MML_FUZZ_{key}", usual)) for key, usual in (("CASES", 200), ("SEED", 1)))
+    outcomes, findings = harness.fuzz(tmp_path / "ground", cases, seed, stop=60 if cases <= 200 else None)
+    assert not findings, "\n".join(f"--- {f.family} {f.number}\n{f.what}" for f in findings)
+    assert outcomes["not reached"] < cases / 2
+    assert sum(n for name, n in outcomes.items() if name.endswith(": line")) > 20, "damage is noticed"
+    assert sum(n for name, n in outcomes.items() if name.endswith(": ok")) > 10, "and not everything is damage"
+    assert not list(tmp_path.glob("ground/out/*")) and not list(tmp_path.glob("ground/root/single/*"))
+
+
+def test_cases_repeat() -> None:
+    made = [[mutations.text(random.Random(f"3|csv|{n}"), "a,b\nc,d\n") for n in range(50)] for _ in range(2)]
+    assert made[0] == made[1] and len(set(made[0])) > 20
+
+
+def test_the_harness_sees_a_traceback_and_a_directory(hydra: None, tmp_path: Path) -> None:
+    ground = harness.Ground(tmp_path)
+
+    def raises(ground: harness.Ground, rng: random.Random) -> None:
+        raise KeyError("of a library")
+
+    def leaves(ground: harness.Ground, rng: random.Random) -> None:
+        (ground.out / "x").mkdir(parents=True)
+
+    def speaks(ground: harness.Ground, rng: random.Random) -> None:
+        raise harness.UserError("two\nlines")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for case, told in ((raises, "KeyError"), (leaves, "left a run directory"), (speaks, "not one line")):
+            patch.setitem(harness.FAMILIES, "csv", (1, case))
+            verdict, said = harness.attempt(ground, "csv", 0, 0)
+            assert verdict == "finding" and told in said
