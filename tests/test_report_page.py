@@ -16,7 +16,7 @@ from mml_lightning import nodes
 from mml_lightning.errors import UserError
 from mml_lightning.report import collect, save, tabulate, write
 from mml_lightning.report.details import curves, mean_curve, mean_per_class, per_class
-from mml_lightning.report.page import class_deltas, page, paired_values
+from mml_lightning.report.page import all_differences, class_deltas, page, paired_values
 from mml_lightning.report.plots import difference_bars
 from tests.test_report import make_run
 
@@ -88,6 +88,15 @@ def test_differences_are_paired_over_seeds(sweep: Path) -> None:
     assert "+2.50 ± 6.35 (2)" in html(sweep) and "no difference found" in html(sweep)
 
 
+def test_each_quantity_has_a_baseline_of_its_own(sweep: Path) -> None:
+    make_run(sweep / "8", name="kd_flow_from_ce", top1={"flow": 40.0})
+    table = tabulate(collect(sweep))
+    names = [row["name"] for row in table.rows]
+    told = [(names[place], names[base], quantity) for place, base, quantity, _ in all_differences(table, None)]
+    ce, mml, kd = "ce_rgb_from_scratch", "mml_rgb+flow_from_ce", "kd_flow_from_ce"
+    assert told == [(mml, ce, "rgb/top1"), (kd, mml, "flow/top1")]
+
+
 def test_the_baseline_is_chosen_by_name(sweep: Path) -> None:
     assert "-2.50 ± 6.35 (2)" in html(sweep, baseline="mml_rgb+flow_from_ce")
     with pytest.raises(UserError, match=r"--baseline: no row is called 'typo'; the rows are: ce_rgb_from_scratch; mml"):
@@ -96,10 +105,10 @@ def test_the_baseline_is_chosen_by_name(sweep: Path) -> None:
 
 def test_classes_are_compared_where_all_seeds_have_them(sweep: Path) -> None:
     table = tabulate(collect(sweep))
-    ((name, peer, gained),) = class_deltas(table, None)
-    assert (name, peer) == ("mml_rgb+flow_from_ce", "rgb")
+    ((place, base, peer, gained),) = class_deltas(table, None)
+    assert (place, base, peer) == (1, 0, "rgb")
     assert gained == [("pulling", 2.5), ("pushing <x>", 2.5)]
-    ((_, _, lost),) = class_deltas(table, "mml_rgb+flow_from_ce")
+    ((*_, lost),) = class_deltas(table, "mml_rgb+flow_from_ce")
     assert [value for _, value in lost] == [-2.5, -2.5]
     assert per_class(sweep / "nowhere", "test", "rgb") == {}
     assert mean_per_class([sweep / "0_ce", sweep / "nowhere"], "test", "rgb") == {"pushing <x>": 40.0, "pulling": 50.0}

@@ -14,7 +14,7 @@ from mml_lightning.report import plots
 from mml_lightning.report.collect import Run, collect
 from mml_lightning.report.filled_page import filled_tables
 from mml_lightning.report.html import document
-from mml_lightning.report.page import bar_rows, baseline_row, class_deltas, page, paired_values
+from mml_lightning.report.page import all_differences, bar_rows, class_deltas, page
 from mml_lightning.report.statistics import estimate
 from mml_lightning.report.table import Table, tabulate
 
@@ -52,7 +52,7 @@ def to_wandb(
     """Log a table as one W&B run of job_type "report", in the group named after `directory`.
 
     It holds `table`; `seeds`, a line for every number behind it; `bars/<quantity>`, means with intervals; `differences`
-    and `classes`, to the row `baseline` (default: the first); and the page.
+    and `classes`, to the row `baseline` (default: the first that has the quantity); and the page.
 
     Returns the folder of the run, below `directory` unless WANDB_DIR says otherwise. The run is its own even inside a
     process that has another one open.
@@ -71,7 +71,7 @@ def to_wandb(
             name=f"report_{name}",
             job_type=JOB_TYPE,
             tags=[JOB_TYPE],
-            config={"baseline": _baseline(table, baseline), "rows": [str(row["name"]) for row in table.rows]},
+            config={"baseline": baseline, "rows": [str(row["name"]) for row in table.rows]},
             mode=wandb_mode(place.mode),  # type: ignore[arg-type]
             dir=os.environ.get("WANDB_DIR") or str(directory),
             reinit="create_new",
@@ -121,10 +121,6 @@ HEADS: dict[str, list[str | int]] = {
 BARS: list[str | int] = ["row", "mean", "low", "high", "n"]
 
 
-def _baseline(table: Table, baseline: str | None) -> str | None:
-    return str(table.rows[baseline_row(table, baseline)]["name"]) if table.rows else None
-
-
 def _seeds(table: Table) -> list[list[Any]]:
     return [
         [row["name"], row["split"], quantity, run["seed"], value, run["path"]]
@@ -136,23 +132,16 @@ def _seeds(table: Table) -> list[list[Any]]:
 
 def _differences(table: Table, baseline: str | None) -> list[list[Any]]:
     found: list[list[Any]] = []
-    base = baseline_row(table, baseline)
-    for place, row in enumerate(table.rows):
-        for quantity in table.measured if place != base else ():
-            pairs = paired_values(table, place, base, quantity)
-            if pairs:
-                told = estimate(pairs)
-                found.append(
-                    [row["name"], table.rows[base]["name"], quantity, told.mean, told.ci95, told.n, told.excludes_zero]
-                )
+    for place, base, quantity, pairs in all_differences(table, baseline):
+        told, names = estimate(pairs), [table.rows[number]["name"] for number in (place, base)]
+        found.append([*names, quantity, told.mean, told.ci95, told.n, told.excludes_zero])
     return found
 
 
 def _classes(table: Table, baseline: str | None) -> list[list[Any]]:
-    base = _baseline(table, baseline)
     return [
-        [name, base, peer, label, value]
-        for name, peer, gained in class_deltas(table, baseline)
+        [table.rows[place]["name"], table.rows[base]["name"], peer, label, value]
+        for place, base, peer, gained in class_deltas(table, baseline)
         for label, value in gained
     ]
 

@@ -39,6 +39,7 @@ svg { display: block; } svg text { fill: currentColor; }
 .figures { display: flex; flex-wrap: wrap; gap: 1.2rem 2rem; } figure { margin: 0; } figcaption { opacity: .8; }
 .key { display: inline-block; width: .8rem; height: .8rem; border-radius: 2px; margin: 0 .3rem 0 .9rem;
   vertical-align: -1px; }
+.legend { white-space: nowrap; }
 details { margin-top: 1rem; } summary { cursor: pointer; }
 """.strip()
 

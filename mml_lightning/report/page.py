@@ -38,13 +38,13 @@ def page(
         title: of the page.
         runs: those behind the table: without them the page is the table alone.
         directory: where the page will lie; links lead from there.
-        baseline: name of the row that differences are taken to; default: the first.
+        baseline: name of the row that differences are taken to; default: the first that has the quantity.
         papers: tables in the layout of the paper.
     """
     by_path = {run["path"]: run for run in runs}
     parts = [
-        ("Table", _table(table, linked=bool(runs)) + _problems(table, directory)),
         ("Paper", "".join(map(filled_html, papers))),
+        ("Table", _table(table, linked=bool(runs)) + _problems(table, directory)),
         ("Bars", _bars(table)),
         ("Differences", _differences(table, baseline)),
         ("Classes", _classes(table, baseline) if runs else ""),
@@ -57,15 +57,15 @@ def page(
     return document(title, nav + "".join(section(name, body) for name, body in shown))
 
 
-def baseline_row(table: Table, name: str | None) -> int:
-    """The place of a row; the first without a name.
+def baseline_row(table: Table, name: str | None, quantity: str) -> int:
+    """The place of a row; without a name the first that has the quantity.
 
     Raises:
         ValueError: no row is called so.
     """
-    names = [str(row["name"]) for row in table.rows]
     if name is None:
-        return 0
+        return next((place for place, row in enumerate(table.rows) if row[quantity] is not None), 0)
+    names = [str(row["name"]) for row in table.rows]
     if name not in names:
         raise ValueError(f"no row is called {name!r}; the rows are: {'; '.join(names)}")
     return names.index(name)
@@ -171,33 +171,36 @@ def _bars(table: Table) -> str:
 # Differences to one row -------------------------------------------------------------------------------------------
 
 
-def _differences(table: Table, baseline: str | None) -> str:
-    """Paired over the seeds that both rows have."""
-    if len(table.rows) < 2:
-        return ""
-    base = baseline_row(table, baseline)
+def all_differences(table: Table, baseline: str | None) -> list[tuple[int, int, str, list[float]]]:
+    """(row, base row, quantity, row less base of every seed that both have), where there is such a seed."""
     found = []
-    for place, row in enumerate(table.rows):
-        for quantity in table.measured if place != base else ():
-            pairs = paired_values(table, place, base, quantity)
+    for quantity in table.measured:
+        base = baseline_row(table, baseline, quantity)
+        for place in range(len(table.rows)):
+            pairs = paired_values(table, place, base, quantity) if place != base else []
             if pairs:
-                found.append((str(row["name"]), quantity, pairs))
+                found.append((place, base, quantity, pairs))
+    return found
+
+
+def _differences(table: Table, baseline: str | None) -> str:
+    found = all_differences(table, baseline)
     if not found:
         return ""
-    axis = plots.span([0.0, *(end for _, _, pairs in found for end in _ends(pairs))])
+    axis = plots.span([0.0, *(end for *_, pairs in found for end in _ends(pairs))])
     rows = []
-    for name, quantity, pairs in found:
+    for place, base, quantity, pairs in found:
         told = estimate(pairs)
         half = "" if told.ci95 is None else f" ± {told.ci95:.2f}"
+        names = [str(table.rows[place]["name"]), str(table.rows[base]["name"])]
         verdict = "one seed" if told.ci95 is None else _words(told)
-        cells = [Td(name, escape(name)), Td(quantity, escape(quantity.replace("/", " ")))]
+        cells = [*(Td(name, escape(name)) for name in names), Td(quantity, escape(quantity.replace("/", " ")))]
         cells += [Td(told.mean, f"{told.mean:+.2f}{half} ({told.n})")]
         cells += [Td(told.mean, plots.interval(told.mean, told.ci95, axis, pairs if len(pairs) > 1 else ()))]
         rows.append([*cells, Td(verdict, verdict)])
-    name = escape(str(table.rows[base]["name"]))
-    heads = ["row", "quantity", "difference", f"<small>{axis[0]:+.2f} … {axis[1]:+.2f}</small>", "so"]
-    note = "each row less this one over equal seeds (their number), with the 95 % interval of the mean difference"
-    return f"<p>To <b>{name}</b>: {note}.</p>{sortable(heads, rows)}"
+    heads = ["row", "less", "quantity", "difference", f"<small>{axis[0]:+.2f} … {axis[1]:+.2f}</small>", "so"]
+    note = "Differences over equal seeds (their number), with the 95 % interval of the mean difference of each alone."
+    return f"<p>{note}</p>{sortable(heads, rows)}"
 
 
 def _words(told: Estimate) -> str:
@@ -221,21 +224,19 @@ def _ends(pairs: Sequence[float]) -> list[float]:
     return [told.mean - half, told.mean + half, *pairs]
 
 
-def class_deltas(table: Table, baseline: str | None) -> list[tuple[str, str, list[tuple[str, float]]]]:
-    """(row, peer, [(class, mean over seeds less that of the base row)]), best first, where both tell classes."""
-    if len(table.rows) < 2:
-        return []
-    base = baseline_row(table, baseline)
-    peers = list(dict.fromkeys(quantity.rpartition("/")[0] for quantity in table.measured))
+def class_deltas(table: Table, baseline: str | None) -> list[tuple[int, int, str, list[tuple[str, float]]]]:
+    """(row, base row, peer, [(class, mean over seeds less that of the base row)]), best first, where both tell them."""
     found = []
-    for peer in peers:
+    for peer in dict.fromkeys(quantity.rpartition("/")[0] for quantity in table.measured):
+        quantity = next(quantity for quantity in table.measured if quantity.rpartition("/")[0] == peer)
+        base = baseline_row(table, baseline, quantity)
         split = str(table.rows[base]["split"])
         reference = details.mean_per_class(_paths(table, base), split, peer)
         for place, row in enumerate(table.rows):
             if place != base and reference and row["split"] == split:
                 gained = details.deltas(details.mean_per_class(_paths(table, place), split, peer), reference)
                 if gained:
-                    found.append((str(row["name"]), peer, gained))
+                    found.append((place, base, peer, gained))
     return found
 
 
@@ -247,20 +248,18 @@ def _classes(table: Table, baseline: str | None) -> str:
     found = class_deltas(table, baseline)
     if not found:
         return ""
-    most = max(abs(value) for _, _, gained in found for _, value in gained)
-    base = escape(str(table.rows[baseline_row(table, baseline)]["name"]))
+    most = max(abs(value) for *_, gained in found for _, value in gained)
     figures = []
-    for name, peer, gained in found:
+    for place, base, peer, gained in found:
         shown = gained if len(gained) <= 2 * SHOWN else [*gained[:SHOWN], *gained[-SHOWN:]]
-        some = "" if len(shown) == len(gained) else f", the {SHOWN} best and worst of {len(gained)} classes"
+        some = "" if len(shown) == len(gained) else f"; the {SHOWN} best and worst of {len(gained)} classes"
+        name, less = (escape(str(table.rows[number]["name"])) for number in (place, base))
         figures.append(
-            f"<figure><figcaption><b>{escape(name)}</b>, {escape(peer)}{some}</figcaption>"
+            f"<figure><figcaption>{escape(peer)}: <b>{name}</b> less {less}{some}</figcaption>"
             f"{plots.difference_bars(shown, most)}</figure>"
         )
-    return (
-        f"<p>Accuracy or average precision of each class, mean over seeds, less that of <b>{base}</b>; points.</p>"
-        f'<div class="figures">{"".join(figures)}</div>'
-    )
+    note = "Accuracy or average precision of each class, mean over seeds; points."
+    return f'<p>{note}</p><div class="figures">{"".join(figures)}</div>'
 
 
 # Training ---------------------------------------------------------------------------------------------------------
@@ -278,7 +277,10 @@ def _training(table: Table) -> str:
     if not front and not behind:
         return ""
     colours = plots.palette([names[place] for place in first])
-    legend = "".join(f'<span class="key" style="background:{c}"></span>{escape(n)}' for n, c in colours.items())
+    legend = "".join(
+        f'<span class="legend"><span class="key" style="background:{c}"></span>{escape(n)}</span> '
+        for n, c in colours.items()
+    )
     more = f" (the first {LINES} rows)" if sum(map(any, read)) > LINES else ""
 
     def chart(key: str) -> str:
