@@ -103,9 +103,9 @@ def filled(word: str, demo: Path, root: Path) -> str:
     word = word.replace("/data/ssv2", str(demo / "data")).replace("/data/charades", str(root / "charades"))
     if "<run>" in word:
         word = word.replace("multirun/single/<run>", str(runs[0]))
-    if "<run of flow>" in word:
+    if "<flow_run>" in word:
         flow = sorted((root / "multirun" / "single").glob("*_ce_flow_from_scratch"))
-        word = word.replace("multirun/single/<run of flow>", str(flow[0]))
+        word = word.replace("multirun/single/<flow_run>", str(flow[0]))
     if "<sweep>" in word:
         word = word.replace("multirun/sweep/<sweep>", str(tables[-1].parent))  # the one with most to tell
     if word in ("<row A>", "<row B>"):

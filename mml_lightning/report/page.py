@@ -20,6 +20,7 @@ from mml_lightning.report.statistics import Estimate, estimate
 from mml_lightning.report.table import Cell, Table
 
 SHOWN = 8  # classes at each end of the differences per class
+FRONT = 6  # comparisons per class that are not folded away
 LINES = 8  # rows in one chart
 
 
@@ -259,7 +260,9 @@ def _classes(table: Table, baseline: str | None) -> str:
             f"{plots.difference_bars(shown, most)}</figure>"
         )
     note = "Accuracy or average precision of each class, mean over seeds; points."
-    return f'<p>{note}</p><div class="figures">{"".join(figures)}</div>'
+    front, behind = (f'<div class="figures">{"".join(part)}</div>' for part in (figures[:FRONT], figures[FRONT:]))
+    folded = f"<details><summary>{len(figures) - FRONT} more</summary>{behind}</details>" if figures[FRONT:] else ""
+    return f"<p>{note}</p>{front}{folded}"
 
 
 # Training ---------------------------------------------------------------------------------------------------------
