@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from omegaconf import DictConfig
 from mml_lightning import build, build_data, nodes
 from mml_lightning.build import PeerSpec
 from mml_lightning.data.records import Dataset
+from mml_lightning.errors import UserError
 from mml_lightning.files import file_hash
 from mml_lightning.planned import exported
 from mml_lightning.provenance import evaluation, fingerprint, zoo_folder
 from mml_lightning.results import read_result
 from mml_lightning.weights import KINETICS, kinetics_file, load_entry
 from mml_lightning.zoo import load_peer
+
+log = logging.getLogger(__name__)
 
 
 class Reuse:
@@ -43,7 +47,7 @@ class Reuse:
         result, weights = read_result(Path(cfg.paths.output_dir)), Path(str(cfg.ckpt))
         if result is None or result.get("status") != "completed" or not weights.is_file():
             return None
-        told = {load_peer(weights)["provenance"].get("fingerprint")}
+        told = {fingerprint_in(weights)}
         data = build_data.dataset(cfg, [cfg.split]).fingerprint()
         same = result.get("evaluation") == evaluation(cfg) and result.get("data_fingerprint") == data
         return result if same and set((result.get("weights") or {}).values()) == told else None
@@ -60,13 +64,26 @@ class Reuse:
         specs = build.peer_specs(cfg, overrides)
         if any(spec.origin.path is not None and not spec.origin.path.is_file() for spec in specs):
             return None
-        origins = {spec.name: {"init": spec.origin.init, "provenance": first_weights(cfg, spec)} for spec in specs}
+        try:
+            origins = {spec.name: {"init": spec.origin.init, "provenance": first_weights(cfg, spec)} for spec in specs}
+        except UserError:  # of damaged first weights: the run itself tells
+            return None
         wanted = fingerprint(cfg, self.dataset(cfg), origins)
         # a run that died between two exports leaves networks of two runs: each tells its own
         for file in exported(cfg, specs):
-            if not file.is_file() or load_peer(file)["provenance"].get("fingerprint") != wanted:
+            if not file.is_file() or fingerprint_in(file) != wanted:
                 return None
         return result
+
+
+def fingerprint_in(file: Path) -> str | None:
+    """Which run made a zoo file; None for a damaged one, which is made again."""
+    try:
+        told: str | None = load_peer(file)["provenance"].get("fingerprint")
+    except UserError as error:
+        log.warning("%s: it is made again", error)
+        return None
+    return told
 
 
 def first_weights(cfg: DictConfig, spec: PeerSpec) -> dict[str, Any] | None:

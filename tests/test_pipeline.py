@@ -15,6 +15,7 @@ from mml_lightning import pipeline as pipelines
 from mml_lightning.errors import RunsFailed, UserError
 from mml_lightning.pipeline import pipeline
 from mml_lightning.planned import plan_runs
+from mml_lightning.reuse import Reuse
 
 Composed = Callable[..., tuple[DictConfig, list[str]]]
 QUICK = ("schedule.epochs=1", "trainer=smoke")
@@ -66,11 +67,14 @@ def test_mml_trains_three_stages_and_a_second_start_none(
 
 
 def test_reduced_mml_reuses_the_first_stage_of_a_single_run(
-    composed: Composed, trained: list[str], train: Callable[..., Any]
+    composed: Composed, trained: list[str], train: Callable[..., Any], tmp_path: Path
 ) -> None:
     train(*QUICK)
     pipeline(*composed("pipeline=reduced_mml", *QUICK, run="pipeline"))
     assert trained == ["reduced_mml_rgb+flow_from_ce"]
+    assert Reuse().finished(*composed(*QUICK)) is not None
+    (tmp_path / "zoo/demo/tiny/ce_rgb_from_scratch/seed0/rgb.pt").write_bytes(b"half of a file")
+    assert Reuse().finished(*composed(*QUICK)) is None, "a damaged network is made again"
 
 
 def test_other_views_or_a_missing_file_are_not_done_before(

@@ -137,6 +137,7 @@ class Cell:
     printed: Printed | None = None
     networks: str = ""
     missing: tuple[str, ...] = ()
+    seeds: int = 0
 
     def mean(self, metric: str) -> float:
         """The mean, and infinity where there is none: it sorts last."""
@@ -181,7 +182,10 @@ def fill(table: Layout, measured: Measured) -> Filled:
     found = {metric for line in cells for cell in line for metric in cell.estimates}
     metrics = [metric for metric in METRICS if metric in found]
     verdicts = [_verdict(claim, metrics, measured) for claim in table.claims]
-    return Filled(table, rows, setup, measured.seeds, metrics, cells, verdicts, list(table.notes))
+    notes = list(table.notes)
+    if any(cell.missing for line in cells for cell in line):
+        notes.append(f"what is missing is made by: python train.py resume={measured.root}")
+    return Filled(table, rows, setup, measured.seeds, metrics, cells, verdicts, notes)
 
 
 def _cell(
@@ -198,7 +202,7 @@ def _cell(
     if setup in (place.setups or table.paper.get("setups", ())):
         paper = printed()[table.paper["table"]].get(place.paper)
     names = " + ".join(map(str, place.networks))
-    return Cell(estimates, values, paper, names, tuple(measured.lacking(place, ensemble)))
+    return Cell(estimates, values, paper, names, tuple(measured.lacking(place, ensemble)), len(measured.seeds))
 
 
 def _ranked(table: Layout, setup: str, measured: Measured) -> list[tuple[str, list[Cell]]]:

@@ -67,7 +67,7 @@ def text(cell: Cell, metrics: Sequence[str]) -> str:
     shown = [metric for metric in metrics if metric in cell.estimates]
     ours = " / ".join(_estimate(cell, metric) for metric in shown) or (DASH if cell.networks else "")
     if cell.missing and shown:
-        ours += f" ({cell.estimates[shown[0]].n} seeds)"
+        ours += f" ({cell.estimates[shown[0]].n} of {cell.seeds} seeds)"
     if cell.printed is None:
         return ours
     paper = " / ".join(_number(value, metric) for metric, value in cell.printed.values.items())
