@@ -232,12 +232,12 @@ def test_annotations_have_the_form_of_ssv2(demo: Path) -> None:
         for entry in entries:
             assert set(entry) == {"id", "label", "template", "placeholders"}
             plain = entry["template"].replace("[", "").replace("]", "")
-            assert int(labels[plain]) == by_id[entry["id"]]["label"] and by_id[entry["id"]]["split"] == split
+            assert int(labels[plain]) == by_id[entry["id"]]["labels"][0] and by_id[entry["id"]]["split"] == split
             assert entry["template"].count("[something]") == 2 == len(entry["placeholders"])
             assert all(thing.lower() in entry["label"] for thing in entry["placeholders"])
     answers = dict(line.split(";") for line in (demo / "annotations" / "test-answers.csv").read_text().splitlines())
     assert [e["id"] for e in read("test.json")] == list(answers) and len(answers) == 10
-    assert all(int(labels[text]) == by_id[video]["label"] for video, text in answers.items())
+    assert all(int(labels[text]) == by_id[video]["labels"][0] for video, text in answers.items())
 
 
 @pytest.mark.parametrize("sizes", [(600, 150, 250), (20, 10, 10)])
@@ -245,7 +245,8 @@ def test_classes_are_balanced(sizes: tuple[int, int, int]) -> None:
     videos = plan(0, *sizes)
     assert len({v.id for v in videos}) == sum(sizes)
     for split, count in zip(SPLITS, sizes, strict=True):
-        assert Counter(v.label for v in videos if v.split == split) == {k: count // 10 for k in range(len(CLASSES))}
+        labels = [label for v in videos for label in v.labels if v.split == split]
+        assert Counter(labels) == {k: count // 10 for k in range(len(CLASSES))}
 
 
 # ----------------------------------------------------------------------------------------- no leaks, no overlap
@@ -274,7 +275,7 @@ def test_state_of_any_frame_is_distributed_alike_in_all_classes(moment: float) -
     for label in range(len(CLASSES)):
         rows = []
         for i in range(count):
-            video = Video("0", "train", label, ("a flag", "a fish"), (7, label, i), "vp9", 112, 88, 25, 32, False)
+            video = Video("0", "train", (label,), ("a flag", "a fish"), (7, label, i), "vp9", 112, 88, 25, 32, False)
             a, b = (path[round(moment * 31)] for path in poses(np.random.default_rng([*video.entropy, 1]), video))
             gap = math.hypot(a.x - b.x, a.y - b.y)
             rows.append(((a.x + b.x) / 2, (a.y + b.y) / 2, a.radius * b.radius, a.angle % 360, gap, a.opacity))
@@ -292,7 +293,7 @@ def test_state_of_any_frame_is_distributed_alike_in_all_classes(moment: float) -
 def test_things_move_as_their_class_says() -> None:
     """Between two frames of one life the class's own quantity grows or shrinks and the others stay."""
     for label, (dimension, direction) in enumerate(MOTIONS):
-        video = Video("0", "train", label, ("a flag", "a fish"), (3, 0, label), "vp9", 112, 88, 25, 32, False)
+        video = Video("0", "train", (label,), ("a flag", "a fish"), (3, 0, label), "vp9", 112, 88, 25, 32, False)
         first, second = poses(np.random.default_rng([*video.entropy, 1]), video)
         changes = np.array(
             [

@@ -3,6 +3,7 @@
 ::
 
     <root>/annotations/   labels.json  train.json  validation.json  test.json  test-answers.csv   (SSv2's layout)
+                          or, with several motions a video, videos.csv: id, path, labels joined by |, split
     <root>/videos/        <id>.webm | <id>.mp4
     <root>/manifest.json  parameters and one entry (sha256, frames, size, fps, class, …) per file
 """
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 VERSION = 1  # counts changes of the content: data of another version are refused, not mixed
 IN_PROCESS = 60  # fewer files than this are made sooner here than by fresh processes
 
+TABLE, SEPARATOR = "videos.csv", "|"  # annotations of several labels a video
+
 Entry = dict[str, Any]
 
 
@@ -44,6 +47,7 @@ def prepare_demo(
     train: int = 600,
     val: int = 150,
     test: int = 250,
+    motions: int = 1,
     workers: int = 2,
     progress: bool = True,
 ) -> Path:
@@ -56,14 +60,20 @@ def prepare_demo(
         root: folder of the dataset, made if need be.
         seed: of everything random in the dataset.
         train, val, test: number of videos per split.
+        motions: largest number of labels a video may have: 1, or 2 to 5 for several labels per video.
         workers: number of processes that render and encode; 0 or 1: this one.
         progress: show a progress bar while there is something to make.
 
     Raises:
-        UserError: ``root`` holds a demo with other parameters, or something that is no demo at all.
+        UserError: ``root`` holds a demo with other parameters, or something that is no demo at all; or `motions` is
+            out of range.
     """
+    if motions not in range(1, len(CLASSES) // 2 + 1):
+        raise UserError(f"data.reader.motions={motions} must be 1 to {len(CLASSES) // 2}, the quantities that can move")
     root = Path(root)
-    parameters = {"seed": seed, "train": train, "val": val, "test": test}
+    parameters = {"seed": seed, "train": train, "val": val, "test": test} | (
+        {"motions": motions} if motions > 1 else {}
+    )
     (root / "videos").mkdir(parents=True, exist_ok=True)
     with _locked(root):
         _check_parameters(root, parameters)
@@ -71,7 +81,7 @@ def prepare_demo(
         known = _read_entries(root)
         entries = {video.name: known[video.name] for video in videos if _intact(root, known.get(video.name))}
         _report_damage(root, known, entries)
-        _write_if_new(root / "annotations", _annotations(videos))
+        _write_if_new(root / "annotations", _annotations(videos) if motions == 1 else _table(videos))
         missing = [video for video in videos if video.name not in entries]
         if missing:
             entries.update(_make_missing(root, parameters, missing, workers, progress))
@@ -263,13 +273,22 @@ def _annotations(videos: list[Video]) -> dict[str, str]:
         files[f"{split}.json"] = _json([_annotation(video) for video in videos if video.split == split])
     tests = [video for video in videos if video.split == "test"]
     files["test.json"] = _json([{"id": video.id} for video in tests])
-    files["test-answers.csv"] = "".join(f"{video.id};{CLASSES[video.label]}\n" for video in tests)
+    files["test-answers.csv"] = "".join(f"{video.id};{CLASSES[video.labels[0]]}\n" for video in tests)
     return files
+
+
+def _table(videos: list[Video]) -> dict[str, str]:
+    """File name -> text of the annotations of several labels a video."""
+    lines = [
+        f"{video.id},videos/{video.name},{SEPARATOR.join(CLASSES[label] for label in video.labels)},{video.split}"
+        for video in videos
+    ]
+    return {TABLE: "\n".join(["id,path,labels,split", *lines]) + "\n"}
 
 
 def _annotation(video: Video) -> dict[str, Any]:
     """One labelled entry: the template has its slots in brackets, the label has them filled."""
-    template = CLASSES[video.label]
+    template = CLASSES[video.labels[0]]
     before, between, after = template.split("something")
     label = (before + video.things[0] + between + video.things[1] + after).lower()
     return {

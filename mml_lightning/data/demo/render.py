@@ -85,7 +85,7 @@ def render(video: Video) -> np.ndarray:
 
 
 def poses(rng: np.random.Generator, video: Video) -> list[list[Pose]]:
-    """Poses of both things in every frame. Only the last lines look at the class, and they draw nothing at random."""
+    """Poses of both things in every frame. Only the last lines look at the labels, and they draw nothing at random."""
     width, height, unit = video.width, video.height, min(video.width, video.height)
     frozen = rng.random(5)
     bases = rng.random(5) - 0.5
@@ -93,21 +93,24 @@ def poses(rng: np.random.Generator, video: Video) -> list[list[Pose]]:
     axis = 2 * math.pi * rng.random()
     turns = 360 * rng.random(2)
     sizes = 0.3 * (rng.random(2) - 0.5)
-    life = 28 + 18 * rng.random()  # frames from birth to rebirth
-    start, fade = rng.random(), 2 / life
-    dimension, direction = MOTIONS[video.label]
+    clocks = [
+        (28 + 18 * rng.random(), rng.random()) for _ in range(video.clocks)
+    ]  # frames from birth to rebirth; start
     paths: list[list[Pose]] = [[], []]
     for t in range(video.frames):
-        phase = (start + t / life) % 1.0
+        phases = [(start + t / life) % 1.0 for life, start in clocks]
         state = frozen.copy()
-        state[dimension] = phase if direction > 0 else 1 - phase
+        for label, phase in zip(video.labels, phases, strict=False):
+            dimension, direction = MOTIONS[label]
+            state[dimension] = phase if direction > 0 else 1 - phase
         state -= 0.5
         x = width * (0.5 + 0.12 * bases[X] + (0.35 + 0.2 * spans[X]) * state[X])
         y = height * (0.5 + 0.12 * bases[Y] + (0.35 + 0.2 * spans[Y]) * state[Y])
         size = 0.2 * bases[SIZE] + (0.9 + 0.4 * spans[SIZE]) * state[SIZE]
         angle = (120 + 100 * spans[ANGLE]) * state[ANGLE]
         gap = unit * (0.5 + 0.1 * bases[GAP] + (0.4 + 0.15 * spans[GAP]) * state[GAP])
-        opacity = min(1.0, phase / fade, (1 - phase) / fade)
+        fades = (min(phase, 1 - phase) / (2 / life) for phase, (life, _) in zip(phases, clocks, strict=True))
+        opacity = min(1.0, *fades)
         for i, side in enumerate((-0.5, 0.5)):
             paths[i].append(
                 Pose(

@@ -5,6 +5,10 @@ five numbers (x, y, log size, orientation, separation). Each number is ``base + 
 [0, 1). In the class's own dimension U runs with time (U = phase, or 1 - phase for the opposite class), in the four
 others U is frozen. The phase starts uniformly and wraps while the things are faded out, so at *every* frame index every
 U is uniform in every class: one frame tells nothing, neither the first nor the last.
+
+With several `motions` a video has from one to that many of these classes, of different quantities, each with a clock of
+its own. The things fade whenever one of the clocks wraps, also of those that move nothing, so that fading does not tell
+how many classes there are.
 """
 
 from __future__ import annotations
@@ -55,11 +59,12 @@ SHORT_CLIP = 5
 
 @dataclass(frozen=True)
 class Video:
-    """Plan of one video; ``entropy`` seeds all nuisance (texture, path, light) and contains the split's number."""
+    """Plan of one video; ``entropy`` seeds all nuisance (texture, path, light) and contains the split's number.
+    ``clocks`` is the largest number of labels that a video of its dataset may have."""
 
     id: str
     split: str
-    label: int
+    labels: tuple[int, ...]
     things: tuple[str, str]
     entropy: tuple[int, ...]
     codec: str
@@ -68,6 +73,7 @@ class Video:
     fps: int
     frames: int
     audio: bool
+    clocks: int = 1
 
     @property
     def name(self) -> str:
@@ -75,20 +81,31 @@ class Video:
         return f"{self.id}.{'webm' if self.codec == 'vp9' else 'mp4'}"
 
 
-def plan(seed: int, train: int, val: int, test: int) -> list[Video]:
-    """All videos of the dataset, train then validation then test, classes balanced and shuffled within each split."""
+def plan(seed: int, train: int, val: int, test: int, motions: int = 1) -> list[Video]:
+    """All videos of the dataset, train then validation then test. With one motion a video, classes are balanced and
+    shuffled within each split; with up to `motions`, their number and they themselves are drawn at random."""
     videos: list[Video] = []
     for number, (split, count) in enumerate(zip(SPLITS, (train, val, test), strict=True)):
         rng = np.random.default_rng([seed, number])
-        labels = np.arange(count) % len(CLASSES)
-        labels = labels[np.argsort(rng.random(count), kind="stable")]
+        if motions == 1:
+            balanced = np.arange(count) % len(CLASSES)
+            shuffled = balanced[np.argsort(rng.random(count), kind="stable")]
+            labels: list[tuple[int, ...]] = [(int(label),) for label in shuffled]
+        else:
+            labels = [_several(rng, motions) for _ in range(count)]
         for i in range(count):
-            videos.append(_video(seed, number, i, int(labels[i]), first_id=len(videos) - i + 1, split=split))
+            videos.append(_video(seed, number, i, labels[i], motions, first_id=len(videos) - i + 1, split=split))
     return videos
 
 
-def _video(seed: int, number: int, i: int, label: int, first_id: int, split: str) -> Video:
-    """Video i of a split. Nothing drawn here looks at the label."""
+def _several(rng: np.random.Generator, motions: int) -> tuple[int, ...]:
+    """Classes of one to `motions` different quantities; those of a quantity follow each other in :data:`MOTIONS`."""
+    chosen = rng.permutation(len(MOTIONS) // 2)[: int(rng.integers(1, motions + 1))]
+    return tuple(sorted(int(2 * quantity + rng.integers(2)) for quantity in chosen))
+
+
+def _video(seed: int, number: int, i: int, labels: tuple[int, ...], clocks: int, first_id: int, split: str) -> Video:
+    """Video i of a split. Nothing drawn here looks at the labels."""
     entropy = (seed, number, i)
     rng = np.random.default_rng([*entropy, 0])
     names = tuple(SHAPES[split])
@@ -97,7 +114,7 @@ def _video(seed: int, number: int, i: int, label: int, first_id: int, split: str
     return Video(
         id=str(first_id + i),
         split=split,
-        label=label,
+        labels=labels,
         things=(names[a], names[b]),
         entropy=entropy,
         codec="vp9" if i % 2 else "h264",
@@ -106,4 +123,5 @@ def _video(seed: int, number: int, i: int, label: int, first_id: int, split: str
         fps=FPS[int(rng.integers(len(FPS)))],
         frames=SHORT_CLIP if i % 50 == 7 else 20 + int(rng.integers(25)),
         audio=i % 7 != 3,
+        clocks=clocks,
     )

@@ -23,7 +23,7 @@ def make(video: Video, folder: Path) -> dict[str, Any]:
     return {
         "file": video.name,
         "split": video.split,
-        "label": video.label,
+        "labels": list(video.labels),
         "frames": video.frames,
         "fps": video.fps,
         "width": video.width,

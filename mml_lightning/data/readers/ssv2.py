@@ -1,4 +1,4 @@
-"""Something-Something V2 as published, with the splits of Something-Else; and the demo, which has the same form."""
+"""Something-Something V2 as published, with the splits of Something-Else."""
 
 from __future__ import annotations
 
@@ -60,13 +60,6 @@ def read_ssv2(
     classes = tuple(sorted(release.number, key=release.number.__getitem__))
     partners = mirrored_classes(classes) if mirrored is None else dict(mirrored)
     return Dataset(name, records, {"label": Head(classes)}, {"label": partners})
-
-
-def read_demo(name: str, root: str, **sizes: Any) -> Dataset:
-    """The embedded demo: generated at `root` on first use, then read like Something-Something V2."""
-    from mml_lightning.data.demo import LEFT_RIGHT, prepare_demo
-
-    return read_ssv2(name, root, mirrored=LEFT_RIGHT, prepare=lambda folder: prepare_demo(folder, **sizes))
 
 
 class _Release:
