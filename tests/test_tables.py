@@ -13,7 +13,7 @@ import yaml
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from mml_lightning import nodes, report
+from mml_lightning import build, nodes, report
 from mml_lightning.errors import UserError
 from mml_lightning.layouts import layout, views_name
 from mml_lightning.pipeline import pipeline
@@ -219,3 +219,19 @@ def test_the_table_of_the_docs_is_one(hydra: None) -> None:
 def test_names_of_views() -> None:
     assert views_name({"dense": 2, "uniform": 1, "full_resolution": True}) == "dense2_uniform1_full"
     assert views_name({"dense": 0, "uniform": 1}) == "uniform1"
+
+
+def test_second_stages_of_rgb_are_of_equal_length_and_from_one_network(composed: Composed) -> None:
+    cfg, typed = composed("experiment=rgb_peer", "seeds=2")
+    runs = plan_runs(cfg, typed)
+    of_seed = {run.key: run for run in runs if run.seed == 1}
+    assert len(runs) == 2 * len(of_seed) and sum(run.networks for run in of_seed.values()) == 14
+    first, flow = (next(p for p in of_seed[k].makes if p.stem == k[3:]) for k in ("ce_rgb", "ce_flow"))
+    second = [run for key, run in of_seed.items() if key not in ("ce_rgb", "ce_flow")]
+    assert len(second) == 7 and len({run.name for run in second}) == 7
+    for run in second:
+        starts = {spec.name: spec.origin.path for spec in build.peer_specs(run.cfg, run.typed)}
+        assert starts["rgb"] == first and any(made.stem == "rgb" for made in run.makes)
+        assert run.cfg.schedule == of_seed["ce_rgb"].cfg.schedule and run.cfg.data == of_seed["ce_rgb"].cfg.data
+        if "flow" in starts:
+            assert starts["flow"] == (flow if run.cfg.stage.name in ("mars", "d3d", "kd") else first)
