@@ -243,6 +243,7 @@ def cohort(
         classes={head: value.classes for head, value in data.heads.items()},
         views=plain(cfg.views),
         seed=nodes.draw_seed(cfg),
+        max_views=cfg.data.eval_batch_size,
         description={
             "config": plain(cfg),
             "peers": describe_peers(cfg, specs, nets, data),

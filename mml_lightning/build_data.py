@@ -213,6 +213,7 @@ def clip_datasets(
         interval_ends=cfg.data.get("interval_ends", "inclusive"),
     )
     clip_labels = cfg.data.get("labels", "clip") == "clip"
+    count = (views["uniform"] + views["dense"] + views["strided"]) * views["crops"]
     try:
         starts: dict[str, Starts] = {
             "train": TrainDraw(**draw),
@@ -234,6 +235,7 @@ def clip_datasets(
             geometries=crops[split],
             replace=split == "train",
             clip_labels=clip_labels and split == "train",
+            views=count if split == "test" else 1,
         )
         for split in SPLITS
         if data.splits.get(split)
@@ -259,7 +261,7 @@ def check_memory(cfg: DictConfig, datasets: Mapping[str, ClipDataset], ranks: in
     Raises:
         UserError: loading would take more memory than there is; see :func:`mml_lightning.data.memory.check`.
     """
-    batches = {split: int(cfg.data.eval_batch_size) for split in datasets}
+    batches = {split: max(1, int(cfg.data.eval_batch_size) // dataset.views) for split, dataset in datasets.items()}
     if "train" in batches:
         batches["train"] = int(cfg.data.batch_size) // ranks
     cache = int(cfg.data.cache_mb) * 2**20 if cfg.data.cache == "ram" else 0

@@ -87,6 +87,7 @@ class Cohort(pl.LightningModule):
         views: the `views` of the test split, kept in the score dump.
         seed: keys the random numbers of the forward passes.
         description: plain values stored in the checkpoint: the config, and how to rebuild each peer.
+        max_views: largest number of views of one forward pass in evaluation; None for a batch at once.
         test_name: first word of the metrics of `trainer.test`.
     """
 
@@ -105,6 +106,7 @@ class Cohort(pl.LightningModule):
         seed: int = 0,
         description: Mapping[str, Any] | None = None,
         test_name: str = "test",
+        max_views: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(dict(description or {}))
@@ -121,6 +123,7 @@ class Cohort(pl.LightningModule):
         self.views = dict(views or {})
         self.seed = seed
         self.test_name = test_name
+        self.max_views = max_views
         self.scores: dict[str, Scores] = {}
         self.means = Means()
         self.log_every = 10  # steps
@@ -266,10 +269,18 @@ class Cohort(pl.LightningModule):
         if not batch["id"]:  # nothing in this batch could be read
             return
         views = next(iter(batch["clips"].values())).shape[1]
-        outputs = self({m: clip.flatten(0, 1) for m, clip in batch["clips"].items()})
+        parts = self._logits({m: clip.flatten(0, 1) for m, clip in batch["clips"].items()})
         for head, scores in self.scores.items():
-            logits = {name: out.logits[head].unflatten(0, (-1, views)) for name, out in outputs.items()}
+            logits = {n: torch.cat([part[n][head] for part in parts]).unflatten(0, (-1, views)) for n in self.peers}
             scores.add(batch["index"], logits, batch["target"][head], self._present(batch))
+
+    def _logits(self, clips: Mapping[str, Tensor]) -> list[dict[str, dict[str, Tensor]]]:
+        """{peer: {head: [n, K]}} of every `max_views` views [n, T, C, H, W] in turn; features are let go of."""
+        count = len(next(iter(clips.values())))
+        size = self.max_views or count
+        starts = range(0, count, size)
+        parts = (self({name: clip[start : start + size] for name, clip in clips.items()}) for start in starts)
+        return [{name: out.logits for name, out in part.items()} for part in parts]
 
     def _present(self, batch: Batch) -> dict[str, Tensor]:
         """Per peer, [B] bool: samples that have its modality."""

@@ -172,4 +172,5 @@ def scoring_cohort(cfg: DictConfig, entries: Entries, chosen: Mapping[str, Modal
         classes={head: value.classes for head, value in data.heads.items()},
         views=nodes.plain(cfg.views),
         test_name=cfg.split,
+        max_views=cfg.data.eval_batch_size,
     )

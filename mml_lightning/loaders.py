@@ -21,7 +21,7 @@ class LoaderSettings:
 
     Args:
         batch_size: training videos per step over all ranks.
-        eval_batch_size: videos per step of one rank.
+        eval_batch_size: views per step of one rank: a test video of six views counts six.
         workers: loader processes per rank; 0 decodes in the main process.
         context: how workers start, "fork", "spawn", "forkserver" or None for the platform's way.
         timeout: seconds that a worker may read one video, after which it is unreadable; None for no limit.
@@ -106,7 +106,9 @@ class VideoData(pl.LightningDataModule):
         return [video for loader in self._loaders.values() for video in loader.reading()]
 
     def _eval(self, split: str) -> WatchedLoader:
-        return self._loader(split, EvalSampler(len(self.datasets[split]), *self._rank()), self.settings.eval_batch_size)
+        dataset = self.datasets[split]
+        videos = max(1, self.settings.eval_batch_size // dataset.views)
+        return self._loader(split, EvalSampler(len(dataset), *self._rank()), videos)
 
     def _loader(self, split: str, sampler: TrainSampler | EvalSampler, batch_size: int) -> WatchedLoader:
         settings, (rank, ranks) = self.settings, self._rank()

@@ -34,6 +34,7 @@ class Scores:
     split: str = "test"
     scoring: Scoring = DEFAULT
     views: Mapping[str, Any] = field(default_factory=dict)
+    kept: dict[str, np.ndarray] = field(default_factory=dict, repr=False)  # [N, V, K] of each peer
     rows: dict[int, tuple[dict[str, np.ndarray], np.ndarray]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -54,7 +55,15 @@ class Scores:
             host[peer] = np.where((seen & finite)[:, None, None], value, np.float32("nan"))
         labels = target.cpu().numpy()
         for row, key in enumerate(index.tolist()):
-            self.rows[key] = ({peer: value[row] for peer, value in host.items()}, labels[row])
+            self.rows[key] = ({peer: self._keep(peer, key, value[row]) for peer, value in host.items()}, labels[row])
+
+    def _keep(self, peer: str, key: int, value: np.ndarray) -> np.ndarray:
+        """Copy scores [V, K] to their place in the one array of a peer, whose memory is taken as it fills."""
+        if peer not in self.kept:
+            self.kept[peer] = np.zeros((len(self.ids), *value.shape), np.float32)
+        place: np.ndarray = self.kept[peer][key]
+        place[:] = value
+        return place
 
     def gather(self) -> None:
         """Make every rank hold the rows of all ranks; of a video that two ranks measured the first rank's count."""
@@ -72,7 +81,7 @@ class Scores:
         if not keys:
             return None
         peers = self.rows[keys[0]][0]
-        logits = {peer: torch.from_numpy(np.stack([self.rows[key][0][peer] for key in keys])) for peer in peers}
+        logits = {peer: torch.from_numpy(self._stacked(peer, keys)) for peer in peers}
         count = next(iter(logits.values())).shape[-1]
         return Dump(
             ids=tuple(self.ids[key] for key in keys),
@@ -86,6 +95,13 @@ class Scores:
             views=self.views,
             videos=len(self.ids),
         )
+
+    def _stacked(self, peer: str, keys: list[int]) -> np.ndarray:
+        """[n, V, K] of the videos `keys`, without a copy where these are all, and measured here."""
+        whole = self.kept.get(peer)
+        if whole is not None and len(keys) == len(whole) and all(self.rows[k][0][peer].base is whole for k in keys):
+            return whole
+        return np.stack([self.rows[key][0][peer] for key in keys])
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """{peer: metrics over the videos it has seen} and, with several peers, {"ensemble": metrics}."""

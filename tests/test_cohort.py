@@ -260,6 +260,28 @@ def test_views_are_scored_one_by_one(tmp_path):
             torch.testing.assert_close(logits[:, view], expected)
 
 
+def test_views_in_parts_equal_views_at_once():
+    torch.manual_seed(3)
+    nets = {"rgb": network(RGB, 5), "flow": network(FLOW, 6)}
+    batch = batches(1)[0]
+    batch["clips"] = {name: clip.repeat(1, 3, 1, 1, 1, 1) for name, clip in batch["clips"].items()}
+    batch["clips"]["rgb"][:, 1:] = batch["clips"]["rgb"][:, 1:].flip(-1)
+    seen: list[int] = []
+    logits = []
+    for max_views in (None, 5, 1):  # 12 views: parts of 5, 5 and 2 run across videos
+        cohort = make_cohort({"rgb": RGB, "flow": FLOW}, nets=nets, max_views=max_views).double().eval()
+        hook = nets["rgb"].register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+        cohort._start("test")
+        with torch.no_grad():
+            cohort.test_step(batch, 0)
+        hook.remove()
+        logits.append(cohort.scores["label"].dump().logits)
+    assert seen == [12, 5, 5, 2, *[1] * 12]
+    for other in logits[1:]:
+        for name in ("rgb", "flow"):
+            torch.testing.assert_close(other[name], logits[0][name])
+
+
 class Asked(TorchDispatchMode):
     """Counts what makes the host wait for a device: values that are read from tensors."""
 

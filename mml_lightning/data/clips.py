@@ -54,6 +54,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
             clip shows (training on Charades), possibly nothing; otherwise it is the label of the video. The clip of
             the modality with the narrowest window decides: the labels of an RGB network do not depend on its company.
         interval_ends: whether an interval holds at its very end.
+        views: clips x crops of a sample, for whoever plans a batch.
         reading: told the index of each record before it is read, and -1 after it.
         refused: why records, by index, must not be read at all: they have killed a worker, or taken it too long.
 
@@ -75,6 +76,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     missing: str = "error"
     clip_labels: bool = False
     interval_ends: Ends = "inclusive"
+    views: int = 1
     reading: Callable[[int], None] | None = None
     refused: Mapping[int, str] = field(default_factory=dict)
 
