@@ -152,36 +152,50 @@ def search_weights(scores: Tensor, target: Tensor, multi_label: bool, scoring: S
             that are reported.
     """
     size = len(scores)
+    quality = _precision(scores, target, scoring) if multi_label else _accuracy(scores, target)
 
-    def quality(weights: Sequence[float]) -> tuple[float, float]:
-        members = (tuple(range(size)),)
-        if multi_label:
-            value = measure_multi_label(list(scores), target, members, scoring, weights)[0]["map"]
-        else:
-            mixed = torch.einsum("m,mnk->nk", torch.tensor(list(weights), dtype=scores.dtype), scores)
-            value = 100 * float((target_rank(mixed, target) == 0).double().mean())
+    def rated(weights: Sequence[float]) -> tuple[float, float]:
         total = sum(weights)
-        return value, -round(sum((w / total - 1 / size) ** 2 for w in weights), 9)
+        return quality(weights), -round(sum((w / total - 1 / size) ** 2 for w in weights), 9)
 
     if size <= 3:
         grid = [g for g in itertools.product(range(STEPS + 1), repeat=size) if sum(g) == STEPS]
-        best: Sequence[float] = max([*grid, (1,) * size], key=quality)  # thirds are not in the grid
+        best: Sequence[float] = max([*grid, (1,) * size], key=rated)  # thirds are not in the grid
     else:
-        best = _coordinates([1.0] * size, quality)
-    return [weight / sum(best) for weight in best], quality(best)[0]
+        best = _coordinates([1.0] * size, rated)
+    return [weight / sum(best) for weight in best], quality(best)
 
 
-def _coordinates(
-    weights: Sequence[float], quality: Callable[[Sequence[float]], tuple[float, float]]
-) -> Sequence[float]:
-    best, reached = list(weights), quality(weights)
+def _precision(scores: Tensor, target: Tensor, scoring: Scoring) -> Callable[[Sequence[float]], float]:
+    """Weights -> mean average precision, percent."""
+    members = (tuple(range(len(scores))),)
+    return lambda weights: measure_multi_label(list(scores), target, members, scoring, weights)[0]["map"]
+
+
+def _accuracy(scores: Tensor, target: Tensor) -> Callable[[Sequence[float]], float]:
+    """Weights -> top-1 accuracy, percent. Only the videos that weights can change are looked at again: where every
+    network has the right class first, or all put the same wrong class before it, so does every sum of them."""
+    margins = scores - scores.gather(2, target[None, :, None].expand(len(scores), -1, 1))
+    always = ((margins >= 0).sum(dim=2) == 1).all(dim=0)  # the right class alone reaches itself
+    never = (margins > 0).all(dim=0).any(dim=1)
+    open_, labels = scores[:, ~(always | never)], target[~(always | never)]
+
+    def accuracy(weights: Sequence[float]) -> float:
+        mixed = torch.einsum("m,mnk->nk", torch.tensor(list(weights), dtype=scores.dtype), open_)
+        return 100 * (int(always.sum()) + int((target_rank(mixed, labels) == 0).sum())) / len(target)
+
+    return accuracy
+
+
+def _coordinates(weights: Sequence[float], rated: Callable[[Sequence[float]], tuple[float, float]]) -> Sequence[float]:
+    best, reached = list(weights), rated(weights)
     for _ in range(ROUNDS):
         before = reached
         for place in range(len(best)):
             base = best[place] or weights[place]
             for factor in FACTORS:
                 trial = [*best[:place], base * factor, *best[place + 1 :]]
-                if any(trial) and (value := quality(trial)) > reached:
+                if any(trial) and (value := rated(trial)) > reached:
                     best, reached = trial, value
         if reached == before:
             break

@@ -141,6 +141,17 @@ def test_searched_weights_are_no_worse_than_equal_ones_and_leave_out_a_useless_n
     assert weights[-1] < 1 / count
 
 
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 10**6), count=st.integers(2, 4))
+def test_the_quality_of_searched_weights_is_that_of_the_ensemble(seed: int, count: int) -> None:
+    scores, target = networks(seed, count, 50, 5)
+    weights, value = search_weights(scores.exp(), target, False, DEFAULT)
+    (measured,) = measure_single_label(
+        [(scores.exp(), target)], [tuple(range(count))], [w or 1e-30 for w in weights]
+    ).metrics
+    assert value == pytest.approx(measured["top1"])
+
+
 def test_of_equal_weights_the_most_even_are_taken() -> None:
     scores, target = networks(5, 1, 20, 4)
     same = scores.exp().expand(3, -1, -1)
