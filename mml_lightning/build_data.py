@@ -179,6 +179,12 @@ def _warn_of_mirrored_views(data: Dataset, crops: int) -> None:
         )
 
 
+def _clip_labels(cfg: DictConfig) -> bool:
+    if cfg.data.get("labels", "clip") not in LABELS:
+        raise UserError(f"data.labels={cfg.data.labels!r} is unknown; use one of {list(LABELS)}")
+    return bool(cfg.data.get("labels", "clip") == "clip")
+
+
 def clip_datasets(
     cfg: DictConfig, data: Dataset, cache: FlowCache | None, chosen: Sequence[Modality]
 ) -> dict[str, ClipDataset]:
@@ -188,8 +194,7 @@ def clip_datasets(
         UserError: sampling, transforms or views are wrong.
     """
     _check_sources(data, chosen)
-    if cfg.data.get("labels", "clip") not in LABELS:
-        raise UserError(f"data.labels={cfg.data.labels!r} is unknown; use one of {list(LABELS)}")
+    clip_labels = _clip_labels(cfg)
     sampling, transforms, views = plain(cfg.sampling), plain(cfg.transforms), plain(cfg.views)
     draw: dict[str, Any] = {key: sampling[key] for key in ("num_segments", "mode", "dense_length", "stride", "policy")}
     clips: dict[str, Any] = {
@@ -212,7 +217,6 @@ def clip_datasets(
         missing=cfg.data.missing,
         interval_ends=cfg.data.get("interval_ends", "inclusive"),
     )
-    clip_labels = cfg.data.get("labels", "clip") == "clip"
     count = (views["uniform"] + views["dense"] + views["strided"]) * views["crops"]
     try:
         starts: dict[str, Starts] = {
