@@ -1,6 +1,7 @@
 """Thousands of damaged inputs, each through the functions that train.py, eval.py and the tools call, in one process.
 
-    python -m tests.fuzz.harness --cases 10000 --seed 0      the whole; --only weights --first 17 --cases 1 repeats one
+    python -m tests.fuzz.harness --cases 10000 --seed 0      all; --only weights --first 17 --cases 1 repeats one
+    python -m tests.fuzz.harness --cases 10000 --part 2/5    the second of five runs that are the whole together
 
 A case is good input with a random damage. It may succeed, or say one line that is meant for the user; a library's
 traceback, a line too many, a pause of half a minute or a run directory are findings. `(seed, family, number)` decides a
@@ -391,9 +392,22 @@ def calm() -> Iterator[None]:
 
 
 def fuzz(
-    folder: Path, cases: int, seed: int = 0, only: Sequence[str] = (), first: int = 0, stop: float | None = None
+    folder: Path,
+    cases: int,
+    seed: int = 0,
+    only: Sequence[str] = (),
+    first: int = 0,
+    stop: float | None = None,
+    part: tuple[int, int] = (1, 1),
+    tell: Callable[[Finding], object] = lambda finding: None,
 ) -> tuple[Counter[str], list[Finding]]:
-    """How often each family succeeded and said a line, and what was found. `stop`: seconds after which it ends."""
+    """How often each family succeeded and said a line, and what was found.
+
+    Args:
+        stop: seconds after which it ends.
+        part: (i, n): every n-th case, from the i-th.
+        tell: hears of a finding at once.
+    """
     outcomes: Counter[str] = Counter()
     findings: list[Finding] = []
     until = time.monotonic() + stop if stop else None
@@ -401,7 +415,8 @@ def fuzz(
     chosen = {name: share for name, (share, _) in FAMILIES.items() if not only or name in only}
     with calm():
         for name, share in chosen.items():
-            for number in range(first, first + max(1, round(cases * share / sum(chosen.values())))):
+            count = max(1, round(cases * share / sum(chosen.values())))
+            for number in range(first + part[0] - 1, first + count, part[1]):
                 if until and time.monotonic() > until:
                     outcomes["not reached"] += 1
                     continue
@@ -409,7 +424,12 @@ def fuzz(
                 outcomes[f"{name}: {verdict}"] += 1
                 if verdict == "finding":
                     findings.append(Finding(name, number, told))
+                    tell(findings[-1])
     return outcomes, findings
+
+
+def say(finding: Finding) -> None:
+    print(f"--- {finding.family} {finding.number}\n{finding.what}", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -418,7 +438,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=(), choices=list(FAMILIES))
     parser.add_argument("--first", type=int, default=0, help="number of the first case of each family")
+    parser.add_argument("--part", default="1/1", help="i/n: every n-th case, from the i-th")
     args = parser.parse_args(argv)
+    part, parts = map(int, args.part.split("/"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ |= {"MML_STAMP": "stamp", "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     torch.set_num_threads(1)
@@ -429,9 +451,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.chdir(folder)
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            outcomes, findings = fuzz(Path(folder), args.cases, args.seed, args.only, args.first)
-    for finding in findings[:40]:
-        print(f"--- {finding.family} {finding.number}\n{finding.what}")
+            outcomes, findings = fuzz(
+                Path(folder), args.cases, args.seed, args.only, args.first, part=(part, parts), tell=say
+            )
     print(f"{sum(outcomes.values())} cases, {len(findings)} findings, {time.monotonic() - began:.0f} s")
     for name, count in sorted(outcomes.items()):
         print(f"  {name} {count}")
