@@ -169,7 +169,7 @@ def _check_sources(data: Dataset, chosen: Sequence[Modality]) -> None:
 
 def _warn_of_mirrored_views(data: Dataset, crops: int) -> None:
     swapped = sum(len(partners) for partners in data.mirrored.values())
-    if crops == MIRRORED_CROPS and swapped:
+    if crops == MIRRORED_CROPS and swapped and "test" in data.splits:
         log.warning(
             "views.crops=%d: half of the crops are mirrored, and %d classes of data=%s become others in a mirror: "
             "their scores are averaged as they are, which makes such classes alike; use views.crops=5",
@@ -200,8 +200,7 @@ def clip_datasets(
     clips: dict[str, Any] = {
         key: views[key] for key in ("uniform", "dense", "strided", "dense_length", "stride", "policy")
     }
-    if "test" in data.splits:
-        _warn_of_mirrored_views(data, views["crops"])
+    _warn_of_mirrored_views(data, views["crops"])
     short_side, antialias = transforms["short_side"], transforms["antialias"]
     test_output = short_side if views["full_resolution"] else transforms["output"]
     trained = [modality.name for modality in chosen] if "train" in data.splits else []
