@@ -223,11 +223,10 @@ def clip_datasets(
             "val": ValDraw(**draw),
             "test": ViewsDraw(num_segments=sampling["num_segments"], **clips),
         }
-        tested = TestGeometry(test_output, short_side, views["crops"], views["crop_rule"], antialias)
         crops: dict[str, Geometries] = {
             "train": training_crop(transforms, trained),
             "val": FixedCrops(TestGeometry(transforms["output"], short_side, 1, antialias=antialias)),
-            "test": FixedCrops(tested),
+            "test": FixedCrops(TestGeometry(test_output, short_side, views["crops"], views["crop_rule"], antialias)),
         }
     except ValueError as error:
         raise UserError(str(error)) from None
