@@ -210,17 +210,17 @@ def _saved_overrides(file: Path) -> list[str] | None:
         saved = None
     if not isinstance(saved, list):
         raise UserError(f"{file} is damaged: it must be a list of key=value; give the weights themselves instead")
-    return _lasting(saved)
+    return lasting(saved)
 
 
 def _told_overrides(file: Path) -> list[str] | None:
     try:
-        return _lasting(json.loads(file.read_text(encoding="utf-8"))["overrides"])
+        return lasting(json.loads(file.read_text(encoding="utf-8"))["overrides"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _lasting(overrides: Sequence[object]) -> list[str]:
+def lasting(overrides: Sequence[object]) -> list[str]:
     """Without what was meant for one start of the run only. Trust is given by typing it: a run directory may be from
     elsewhere."""
     once = ("resume=", "ckpt=", "hydra.mode=", "trusted=", "trusted:")

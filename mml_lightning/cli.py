@@ -19,6 +19,7 @@ from mml_lightning import (
     graph_command,
     import_weights,
     pack_data,
+    rerun,
     score,
 )
 from mml_lightning.errors import UserError
@@ -197,6 +198,7 @@ COMMANDS = {
         lambda args: pack_data.run(args, _compose),
     ),
     "report": Command("table of runs, or a paired comparison of two of its rows", _declare_report, _report),
+    "rerun": Command("repeat a run from its directory and say whether the numbers are equal", rerun.declare, rerun.run),
     "score": Command("metrics of score dumps again, ensembles of runs, submission files", score.declare, score.run),
     "version": Command("print the version", _no_arguments, _version),
 }

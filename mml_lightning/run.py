@@ -20,7 +20,19 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from mml_lightning import arguments, build, build_data, nodes, nonfinite, norms, plan, provenance, resume, tracking
+from mml_lightning import (
+    arguments,
+    build,
+    build_data,
+    manifest,
+    nodes,
+    nonfinite,
+    norms,
+    plan,
+    provenance,
+    resume,
+    tracking,
+)
 from mml_lightning.callbacks import EpochLines, Quarantine, SharedBuffers
 from mml_lightning.checkpoints import FOLDER, CheckpointFiles, Checkpoints
 from mml_lightning.cohort import Cohort
@@ -125,6 +137,8 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     say(plan.describe(cfg, data, cohort.objective, sizes, origins, computed))
     with open_result(cfg, overrides, data, cohort, origins, resumed) as result:
+        if is_first_rank():
+            manifest.write(cfg, result.fields)
         video = VideoData(datasets, build_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
         metrics, measured = fit_and_measure(cfg, trainer, cohort, video, resumed.path if resumed else None)
         result.fields |= {

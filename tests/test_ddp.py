@@ -46,7 +46,16 @@ def test_two_ranks_are_one_run(
     assert done.returncode == 0, done.stdout + done.stderr
     run = one_directory(tmp_path / "single", "*_mml_*")
     files = {path.name for path in run.iterdir()}
-    assert files == {".hydra", "checkpoints", "logs", "peers", "predictions", "result.json", "train.log"}
+    assert files == {
+        ".hydra",
+        "checkpoints",
+        "logs",
+        "peers",
+        "predictions",
+        "result.json",
+        "manifest.json",
+        "train.log",
+    }
     assert {path.name for path in tmp_path.iterdir()} == {"single", "zoo"}
     log = (run / "train.log").read_text()
     assert log.count("epoch 2/2") == 1 and log.count("graph ") == 1, "one voice"

@@ -64,6 +64,8 @@ FLOORS = {
     "nodes": 3,
     "run": 3,
     "resume": 3,
+    "manifest": 3,
+    "rerun": 4,
     "plan": 3,
     "usage": 3,
     "progress": 1,

@@ -54,7 +54,14 @@ def test_a_run_leaves_what_the_design_says(train: Train, tmp_path: Path) -> None
         assert told["fingerprint"] == result["fingerprint"] and told["origin"]["init"] == "scratch"
         assert told["metrics"]["test"]["top1"] == result["metrics"]["test"][peer]["top1"]
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
-    assert {path.name for path in folder.iterdir()} == {"checkpoints", "logs", "peers", "predictions", "result.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "checkpoints",
+        "logs",
+        "peers",
+        "predictions",
+        "result.json",
+        "manifest.json",
+    }
     columns = (folder / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"train/flow/kl", "train/rgb/ce", "val/rgb/top1", "val/ensemble/top1", "test/ensemble/top1"} <= set(columns)
 
