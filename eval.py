@@ -10,6 +10,7 @@ from mml_lightning import arguments
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
 def main(cfg: DictConfig) -> None:
+    arguments.resolvers.register()  # named here, so that a job on another machine brings them along
     from mml_lightning import evaluate, run
 
     run.job(cfg, evaluate.evaluate)

@@ -294,7 +294,9 @@ def _gathered(own: Any, ranks: int) -> list[Any]:
 
 
 def _validates(trainer: pl.Trainer) -> bool:
-    return bool(trainer.enable_validation and sum(trainer.num_val_batches))
+    """Whether a validation follows the last step of this epoch."""
+    epoch = trainer.fit_loop.epoch_loop._should_check_val_epoch()
+    return bool(epoch and trainer.enable_validation and sum(trainer.num_val_batches))
 
 
 def _await_validation(loops: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A run that is asked to leave (SIGTERM, SIGUSR1) saves at the next step and leaves with a code that says: start again.
+"""A run that is asked to leave (SIGTERM, SIGUSR1 or 2) saves at the next step and leaves with a code: start me again.
 
 The signal itself only sets a flag. What saves is a step boundary that all ranks reach together; what was begun outside
 of training (data, flow, tables) leaves nothing half-written and ends at once.
@@ -18,7 +18,7 @@ import torch
 
 from mml_lightning.errors import Preempted
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 
 
 class Listener:

@@ -57,6 +57,7 @@ def result_lines(fields: Mapping[str, Any]) -> list[str]:
     """For each split the first metric of every peer."""
     lines = []
     for split, by_peer in (fields.get("metrics") or {}).items():
-        numbers = [f"{peer} {m.get('top1', m.get('map')) or float('nan'):.2f}" for peer, m in by_peer.items()]
+        firsts = {peer: m.get("top1", m.get("map")) for peer, m in by_peer.items()}
+        numbers = [f"{peer} {float('nan') if first is None else first:.2f}" for peer, first in firsts.items()]
         lines.append(f"{split:<5} {'  '.join(numbers)}")
     return lines

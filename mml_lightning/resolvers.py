@@ -58,3 +58,6 @@ def register() -> None:
     """Make the resolvers known; calling it again changes nothing."""
     for resolver in (join_keys, init_label, init_word, objective_label, repeat_label, file_stem):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+
+
+register()  # also where only this is imported: in a job that a launcher has sent to another machine

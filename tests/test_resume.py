@@ -115,6 +115,16 @@ def test_a_cut_run_equals_a_whole_one(
     assert_equal_runs(whole["mml"], folder, same_weights)
 
 
+def test_cut_at_the_end_of_an_epoch_that_is_not_validated(
+    cut: Callable[..., None], train: Train, tmp_path: Path, same_weights: Same
+) -> None:
+    settings = (*CE, "trainer.validations=1")
+    train(*settings, run="whole")
+    cut("on_train_epoch_end", 1, *settings, run="cut")
+    assert [told["step"] for told in train(*settings, "resume=auto", run="cut")["resumed"]] == [5]
+    assert_equal_runs(tmp_path / "single/whole", tmp_path / "single/cut", same_weights)
+
+
 def test_cut_again_and_again_with_a_schedule_by_step(
     cut: Callable[..., None],
     train: Train,
