@@ -240,6 +240,8 @@ def words(found: Estimate, expect: str = "better") -> str:
     """What a paired difference says: "holds: +2.10 [+0.50, +3.70]"."""
     if found.ci95 is None:
         return f"one seed decides nothing: {found.mean:+.2f}"
+    if found.std == 0:  # accuracies come in steps of one video: a few seeds can agree by chance
+        return f"{found.mean:+.2f} for each of {found.n} seeds: no spread to judge by"
     interval = f"{found.mean:+.2f} [{found.mean - found.ci95:+.2f}, {found.mean + found.ci95:+.2f}]"
     if not found.excludes_zero:
         return f"{'nothing found' if expect == 'nothing' else 'undecided'}: {interval}"
