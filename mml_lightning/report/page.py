@@ -20,6 +20,7 @@ from mml_lightning.report.statistics import Estimate, estimate
 from mml_lightning.report.table import Cell, Table
 
 SHOWN = 8  # classes at each end of the differences per class
+NOTES = 3  # that are not folded away
 FRONT = 6  # comparisons per class that are not folded away
 LINES = 8  # rows in one chart
 
@@ -80,8 +81,16 @@ def _table(table: Table, linked: bool) -> str:
     axes = {quantity: _axis(table, quantity) for quantity in table.measured}
     heads = [_head(column, axes) for column in columns]
     rows = [[_data(table, place, column, axes, linked) for column in columns] for place in range(len(table.rows))]
-    notes = "".join(f'<p class="note">{escape(line)}</p>' for line in caption(table))
-    return sortable(heads, rows) + notes
+    first, *notes = caption(table)
+    return sortable(heads, rows) + f'<p class="note">{escape(first)}</p>' + _notes(notes)
+
+
+def _notes(lines: Sequence[str]) -> str:
+    """A list, folded away where it is long."""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    if len(lines) > NOTES:
+        return f'<details><summary>{len(lines)} notes</summary><ul class="note">{items}</ul></details>'
+    return f'<ul class="note">{items}</ul>' if items else ""
 
 
 def _with_plot(column: Column) -> list[Column]:
