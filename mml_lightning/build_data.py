@@ -265,6 +265,6 @@ def check_memory(cfg: DictConfig, datasets: Mapping[str, ClipDataset], ranks: in
     """
     batches = {split: max(1, int(cfg.data.eval_batch_size) // dataset.views) for split, dataset in datasets.items()}
     if "train" in batches:
-        batches["train"] = int(cfg.data.batch_size) // ranks
+        batches["train"] = int(cfg.data.batch_size) // (1 if cfg.placement == "peer" else ranks)
     cache = int(cfg.data.cache_mb) * 2**20 if cfg.data.cache == "ram" else 0
     memory.check(datasets, batches, int(cfg.data.workers), ranks, cache, cfg.loading.memory_gb)

@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from mml_lightning import placement
 from mml_lightning.errors import UserError
 from mml_lightning.files import write_atomically
 from mml_lightning.progress import clock
@@ -30,7 +31,9 @@ class SharedBuffers(pl.Callback):
         self._share(trainer, pl_module)
 
     def _share(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.world_size > 1:
+        if (placed := placement.of(trainer)) is not None:
+            placed.share()
+        elif trainer.world_size > 1:
             for buffer in pl_module.buffers():
                 torch.distributed.broadcast(buffer, 0)
 

@@ -150,18 +150,23 @@ class Cohort(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         clips = {m: clip.flatten(0, 1) for m, clip in batch["clips"].items()}  # one view in training
-        outputs = {}
+        outputs: dict[str, PeerOutput] = {}
+        placed = getattr(self.trainer.strategy, "own", None)  # the one peer of this rank, see placement.py
         for name, peer in self.peers.items():
+            if placed not in (None, name):
+                continue
             modality = self.modalities[name]
             self._seed_forward(name, batch_idx)
             with torch.set_grad_enabled(name not in self.frozen):
                 outputs[name] = peer(modality(clips[modality.name]).to(self.dtype))
+        if placed is not None:
+            outputs = self.trainer.strategy.exchange(outputs[placed])  # type: ignore[attr-defined]
         epoch = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
         present = None if batch.get("complete") else self._present(batch)
         terms = self.objective(outputs, batch["target"], present, epoch)
         loss = total(terms)
         self._keep_means(terms, loss, len(batch["index"]))
-        return loss
+        return loss if placed is None else total({placed: terms[placed]})
 
     def on_train_start(self) -> None:
         self.trained = True
@@ -295,5 +300,6 @@ class Cohort(pl.LightningModule):
                 self.log_dict({f"{prefix}/{peer}/{key}": value for key, value in metrics.items()}, sync_dist=False)
 
     def _seed_forward(self, peer: str, batch_idx: int) -> None:
-        key = f"{self.seed}|{self.current_epoch}|{batch_idx}|{self.global_rank}|{peer}"
+        rank = 0 if hasattr(self.trainer.strategy, "own") else self.global_rank
+        key = f"{self.seed}|{self.current_epoch}|{batch_idx}|{rank}|{peer}"
         torch.manual_seed(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "little"))

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 import pytorch_lightning as pl
 
+from mml_lightning import placement
 from mml_lightning.data.batches import EvalSampler, TrainSampler
 from mml_lightning.data.clips import ATTEMPTS, ClipDataset
 from mml_lightning.data.watched import WatchedLoader
@@ -79,7 +80,7 @@ class VideoData(pl.LightningDataModule):
         """Raises:
         UserError: a training batch is not full: unreadable videos could not be replaced.
         """
-        _, ranks = self._rank()
+        _, ranks = self._training_rank()
         training = self.trainer is not None and self.trainer.training
         if training and len(batch["index"]) < self.settings.batch_size // ranks:
             last = batch["failures"][-1][1]
@@ -88,7 +89,7 @@ class VideoData(pl.LightningDataModule):
 
     def train_dataloader(self) -> WatchedLoader:
         dataset = self.datasets["train"]
-        rank, ranks = self._rank()
+        rank, ranks = self._training_rank()
         sampler = TrainSampler(len(dataset), self.settings.batch_size, dataset.seed, rank, ranks)
         # workers read ahead before Lightning tells the epoch; later loaders are other readers' (precise batch norms)
         sampler.start_at(*self._begun)
@@ -123,6 +124,10 @@ class VideoData(pl.LightningDataModule):
         )
         self._loaders[split] = loader
         return loader
+
+    def _training_rank(self) -> tuple[int, int]:
+        """Whose share of a batch this process trains on: all of it where each rank has a peer of its own."""
+        return (0, 1) if placement.of(self.trainer) is not None else self._rank()
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)

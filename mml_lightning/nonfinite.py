@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from mml_lightning import placement
 from mml_lightning.cohort import Cohort
 from mml_lightning.errors import UserError
 from mml_lightning.files import write_atomically
@@ -97,7 +98,10 @@ class NonFinite(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         peers = _trained(pl_module)
-        bad = [name for name, finite in zip(peers, finite_gradients(list(peers.values())), strict=True) if not finite]
+        fine = finite_gradients(list(peers.values()))
+        if (placed := placement.of(trainer)) is not None:  # a rank has the gradients of its own peer only
+            fine = placed.agree(fine)
+        bad = [name for name, finite in zip(peers, fine, strict=True) if not finite]
         window, self._window = self._window, []
         for name in peers:
             self.row[name] = self.row.get(name, 0) + 1 if name in bad else 0

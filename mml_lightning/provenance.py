@@ -45,6 +45,7 @@ COSMETIC = (
     "tables",
     "catalogue",
     "loading",
+    "placement",
     "trusted",
 )
 COSMETIC_DATA = (

@@ -28,6 +28,7 @@ from mml_lightning import (
     nodes,
     nonfinite,
     norms,
+    placement,
     plan,
     provenance,
     resume,
@@ -42,6 +43,7 @@ from mml_lightning.data.records import Dataset
 from mml_lightning.errors import Preempted, RunsFailed, UserError
 from mml_lightning.loaders import VideoData
 from mml_lightning.metrics_log import MetricsLog
+from mml_lightning.objectives.graph import Objective
 from mml_lightning.preemption import LISTENER
 from mml_lightning.process import is_first_rank, quieten_libraries, say, say_result, set_up_process
 from mml_lightning.progress import Progress
@@ -130,8 +132,8 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     resumed = resume.find(cfg, overrides, data, list(nets))
     folder = Path(cfg.paths.output_dir)
     speed = Throughput(cfg.data.batch_size)
-    trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed])
-    build_data.check_batch(cfg, data, trainer.world_size)
+    trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
+    build_data.check_batch(cfg, data, 1 if placement.of(trainer) is not None else trainer.world_size)
     build_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
     norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
@@ -261,15 +263,26 @@ def training_callbacks(cfg: DictConfig, folder: Path, data: Dataset) -> list[pl.
 
 
 def make_trainer(
-    cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback], job_type: str | None = None
+    cfg: DictConfig,
+    folder: Path,
+    callbacks: Sequence[pl.Callback],
+    job_type: str | None = None,
+    objective: Objective | None = None,
 ) -> pl.Trainer:
     """The trainer of a job; writes nothing.
+
+    Args:
+        objective: of a training run, for `placement`.
 
     Raises:
         UserError: this machine does not have what `trainer` asks for, or a value is unknown.
     """
     ours = ("num_threads", "validations")
     settings = {k: v for k, v in nodes.plain(cfg.trainer).items() if v is not None and k not in ours}
+    if objective is not None:
+        where = (cfg.trainer.devices, cfg.trainer.num_nodes)
+        placed = placement.strategy(cfg.placement, objective, build.norms(cfg), *where)
+        settings |= {"strategy": placed} if placed is not None else {}
     epochs = int(cfg.schedule.epochs)
     bar = sys.stdout.isatty() if cfg.callbacks.progress_bar == "auto" else bool(cfg.callbacks.progress_bar)
     own: list[pl.Callback] = [SharedBuffers()]

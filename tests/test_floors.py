@@ -73,6 +73,7 @@ FLOORS = {
     "process": 3,
     "watchdog": 2,
     "nonfinite": 2,
+    "placement": 2,
     "pipeline": 3,
     "planned": 3,
     "catalogue": 3,
