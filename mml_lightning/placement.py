@@ -3,10 +3,10 @@
     placement=shared   rank 0: rgb, flow on a half of the batch   rank 1: rgb, flow on the other half; gradients travel
     placement=peer     rank 0: rgb on the batch                   rank 1: flow on the batch; logits travel
 
-Teachers are detached, so the gradient of a peer needs of the others their logits and nothing else: the losses and weights
-are those of one process that trains all peers, to the last bit on one kind of machine. Every rank holds the weights of
-all peers, but activations, gradients and the optimiser's state of its own alone; before something is measured or saved
-the ranks give each other what they have trained.
+Teachers are detached, so the gradient of a peer needs of the others their logits and nothing else: the losses and the
+weights are those of one process that trains all peers, to the last bit on one kind of machine. Every rank holds the
+weights of all peers, but activations, gradients and the optimiser's state of its own alone; before something is measured
+or saved the ranks give each other what they have trained.
 """
 
 from __future__ import annotations

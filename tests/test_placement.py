@@ -58,8 +58,11 @@ def test_two_ranks_with_a_peer_each_are_one_process_with_both(
     [
         (("placement=near",), r"placement=near is unknown; use one of \['shared', 'peer'\]"),
         (("placement=peer",), r"the run has 2 \(rgb, flow\): use trainer=ddp trainer\.devices=2"),
-        (("placement=peer", "trainer.devices=2", "stage=mars"), r"flow only teaches"),
-        (("placement=peer", "trainer.devices=2", "objective=attention"), r"lesson attention of rgb needs features"),
+        (("placement=peer", "trainer.devices=2", "objective.frozen=[flow]"), r"flow only teaches"),
+        (
+            ("placement=peer", "trainer.devices=2", "objective.edges=[{students: all, lesson: feature_mse}]"),
+            r"sends logits only, lesson feature_mse of rgb needs features; use placement=shared",
+        ),
         (("placement=peer", "trainer.devices=2", "batch_norm.precise=2"), r"every peer sees the whole batch; leave"),
     ],
 )
