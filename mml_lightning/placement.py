@@ -5,7 +5,7 @@
 
 Teachers are detached, so the gradient of a peer needs of the others their logits and nothing else: the losses and the
 weights are those of one process that trains all peers, to the last bit on one kind of machine. Every rank holds the
-weights of all peers, but activations, gradients and the optimiser's state of its own alone; before something is measured
+weights of all peers, but activations, gradients, the optimiser's state of its own alone; before anything is measured
 or saved the ranks give each other what they have trained.
 """
 
