@@ -24,6 +24,8 @@ OVERRIDES = Path(".hydra") / "overrides.yaml"
 WEIGHTS = (".pt", ".pth", ".ckpt")
 FAILURE, MISTAKE, PREEMPTED, INTERRUPTED = 1, 2, 75, 130  # exit codes; 75 is EX_TEMPFAIL: start it again
 PATIENCE = 30.0  # seconds that a failed rank waits for the first one to end by itself
+stashed: dict[Path, bytes] = {}
+"""Files of a run that goes on, as they were before Hydra wrote this start's settings over them."""
 failures: list[int] = []
 """Exit codes of the failed jobs of this process: a failed job does not end a sweep, so the process fails at its end."""
 
@@ -102,6 +104,8 @@ def _prepared(given: list[str]) -> list[str]:
     resume, checkpoint = _value(given, "resume"), _value(given, "ckpt")
     if resume == "" or checkpoint == "":
         raise UserError("resume= and ckpt= need a run directory (an empty shell variable?)")
+    if resume == "auto" and (own := _value(given, "hydra.run.dir")):
+        _stash(Path(own))
     if resume and resume not in ("null", "auto"):  # auto: whatever the directory of this run holds
         return _resumed(given, Path(resume).expanduser())
     if checkpoint:
@@ -132,9 +136,22 @@ def _resumed(given: Sequence[str], folder: Path) -> list[str]:
             f"resume={folder} is not a run directory (it has no {OVERRIDES}); "
             "pick one below multirun/single or a job of a sweep"
         )
+    _stash(folder)
     rest = [a for a in given if not a.startswith(("resume=", "hydra.run.dir="))]
     # an experiment may carry a sweep of its own; this continues one of its jobs
     return [*saved, *rest, f"resume='{folder}'", f"hydra.run.dir='{folder}'", "hydra.mode=RUN"]
+
+
+def _stash(folder: Path) -> None:
+    stashed.clear()
+    stashed.update({file: file.read_bytes() for file in (folder / OVERRIDES.parent).glob("*.yaml")})
+
+
+def restore_stashed() -> None:
+    """Give a run that was not allowed to go on its own settings back: the next resume reads them."""
+    for file, content in stashed.items():
+        file.write_bytes(content)
+    stashed.clear()
 
 
 def _made_by(path: Path, given: Sequence[str]) -> list[str]:

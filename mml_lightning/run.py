@@ -81,6 +81,8 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
         failed = error if isinstance(error, UserError) else UserError(nodes.mistake(error))
         log.error("error: %s", failed)
         arguments.failures.append(arguments.MISTAKE)
+        if is_first_rank():
+            arguments.restore_stashed()
     except RunsFailed as error:
         failed = error
         log.error("error: %s", error)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mml_lightning import resolvers
-from mml_lightning.arguments import prepare, swept_keys
+from mml_lightning.arguments import prepare, restore_stashed, swept_keys
 from mml_lightning.errors import UserError
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -63,6 +64,17 @@ def test_resume_brings_back_command_line_and_directory(tmp_path: Path) -> None:
         "hydra.mode=RUN",
     ]
     assert prepare(given, CONF)[-3:] == given[-3:], "a second process of the run gets these arguments again"
+
+
+def test_a_refused_resume_leaves_the_settings_of_the_run(tmp_path: Path) -> None:
+    run = run_directory(tmp_path / "run", "seed=3")
+    for given in ([f"resume={run}", "seed=4"], ["resume=auto", f"hydra.run.dir={run}", "seed=4"]):
+        prepare(given, CONF)
+        run_directory(tmp_path / "other", "seed=4")
+        (run / ".hydra/overrides.yaml").write_bytes((tmp_path / "other/.hydra/overrides.yaml").read_bytes())  # by Hydra
+        restore_stashed()
+        assert "seed=3" in prepare([f"resume={run}"], CONF)
+        shutil.rmtree(tmp_path / "other")
 
 
 def test_ckpt_brings_back_how_the_weights_were_made(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_resumed_run_goes_on_in_its_record(composed: Composed, tmp_path: Path) -
     for _ in range(2):
         run: Any = tracking.loggers(cfg, tmp_path / "run", "ce")[1].experiment
         ids.append(run.id)
+        tracking.preempted(cfg)
         tracking.close(cfg)
     assert ids[0] == ids[1]
 
