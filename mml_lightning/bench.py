@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mml_lightning import bench_data, bench_ensemble, bench_records, bench_step
+from mml_lightning import bench_data, bench_ensemble, bench_records, bench_runs, bench_step
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def _size(text: str) -> tuple[int, int]:
 BENCHES = {
     "data": Bench(bench_data.HELP, bench_data.declare, lambda args, _: bench_data.run(args)),
     "ensemble": Bench(bench_ensemble.HELP, bench_ensemble.declare, lambda args, _: bench_ensemble.run(args)),
+    "end_to_end": Bench(bench_runs.END_TO_END, bench_runs.declare_end_to_end, bench_runs.end_to_end),
+    "eval": Bench(bench_runs.EVAL, bench_runs.declare_eval, bench_runs.evaluation),
     "flow": Bench("engines of optical flow: time per pair and error", _declare_flow, lambda args, _: _flow(args)),
     "records": Bench(bench_records.HELP, bench_records.declare, bench_records.run),
     "step": Bench(bench_step.HELP, bench_step.declare, bench_step.run),

@@ -56,6 +56,7 @@ FLOORS = {
     "build_data": 3,
     "bench_data": 3,
     "bench_records": 3,
+    "bench_runs": 3,
     "bench_step": 3,
     "benchmarks": 3,
     "bench_ensemble": 3,

@@ -1,0 +1,174 @@
+"""From the files of videos to updated networks: ours from a pack, the published program's from loose JPEG files.
+
+Both train one network per modality on the same synthetic videos of 427x240, reading in the process itself, so that its
+time is all there is. The baseline opens images with Pillow, once for all its networks, crops, resizes and normalises
+them on the host and hands float32 over; ours is a run: loader, trainer, objective, optimiser.
+
+Legend: T segments, L window.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from mml_lightning import build_data, run
+from mml_lightning.benchmarks.baseline import PlainTrainer, open_images, to_float
+from mml_lightning.benchmarks.step import CLASSES, CohortSteps, PlainSteps
+from mml_lightning.benchmarks.timing import alternate, markdown
+from mml_lightning.data.data_bench_files import FLOW, FRAMES, Clip, make_clips
+from mml_lightning.data.records import Dataset, Head, ImageSequence, Record
+from mml_lightning.errors import UserError
+from mml_lightning.loaders import VideoData
+from mml_lightning.modalities import Modality
+from mml_lightning.throughput import Throughput, advice, clock
+from mml_lightning.transforms import TrainGeometry
+
+FRAMES_PER_VIDEO = 45
+BASELINE, OURS = "Pillow, loose JPEG, float32", "pack, as configured"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way: clips per second (best round), spread over the rounds, share of the time spent reading."""
+
+    way: str
+    clips_per_s: float
+    spread: float
+    reading: float
+
+
+class FromLooseFiles(PlainSteps):
+    """The baseline with its reading."""
+
+    def __init__(self, cfg: DictConfig, clips: Sequence[Clip], device: torch.device) -> None:
+        super().__init__(cfg, build_data.modalities(cfg), device)
+        self.clips, self.waited, self.total = clips, 0.0, 0.0
+        self.geometry = TrainGeometry(output=cfg.transforms.output)
+
+    def epoch(self) -> float:
+        """Seconds of one pass over the clips."""
+        cfg, size = self.cfg, self.cfg.data.batch_size
+        trainers = {n: PlainTrainer(net, cfg.optimizer.lr, cfg.optimizer.weight_decay) for n, net in self.nets.items()}
+        began = clock(self.device)
+        for first in range(0, len(self.clips) // size * size, size):
+            start = clock(self.device)
+            read = [self.read(number) for number in range(first, first + size)]
+            stacked = {name: torch.stack([sample[name] for sample in read]).to(self.device) for name in self.nets}
+            self.waited += clock(self.device) - start
+            target = torch.tensor([n % CLASSES for n in range(first, first + size)], device=self.device)
+            for name, trainer in trainers.items():
+                trainer.step(stacked[name], target)
+        spent = clock(self.device) - began
+        self.total += spent
+        return spent
+
+    def read(self, number: int) -> dict[str, Tensor]:
+        """Normalised clips float32 [T*L*c, H, W] of one video."""
+        clip, rng = self.clips[number], np.random.default_rng(number)
+        crop = self.geometry.draw(*clip.size, random.Random(number))
+        box = (crop.x, crop.y, crop.x + crop.width, crop.y + crop.height)
+        segments = self.cfg.sampling.num_segments
+        longest = max(modality.window for modality in self.modalities.values())
+        starts = np.sort(rng.choice(FRAMES_PER_VIDEO - longest, segments, replace=False))
+        return {name: self._modality(m, clip, starts, box) for name, m in self.modalities.items()}
+
+    def _modality(self, modality: Modality, clip: Clip, starts: np.ndarray, box: tuple[int, int, int, int]) -> Tensor:
+        media = clip.media[FRAMES if modality.source == "frames" else FLOW]
+        assert isinstance(media, ImageSequence)
+        indices = (starts[:, None] + np.arange(modality.window)).ravel().tolist()
+        paths = [path for index in indices for path in media.paths(index)]
+        images = open_images(paths, "RGB" if modality.source == "frames" else "L", box, self.cfg.transforms.output)
+        return to_float(images, modality.mean, modality.std)
+
+
+class FromPack:
+    """A run with its reading."""
+
+    def __init__(self, cfg: DictConfig, clips: Sequence[Clip], folder: Path, device: torch.device) -> None:
+        modalities = build_data.modalities(cfg)
+        self.steps = CohortSteps(cfg, list(modalities), folder, device)
+        records = [
+            Record(f"v{n}", dict(zip((FRAMES, FLOW), clip.packed["pack"], strict=True)), {"label": n % CLASSES})
+            for n, clip in enumerate(clips)
+        ]
+        data = Dataset("bench", {"train": records}, {"label": Head(tuple(map(str, range(CLASSES))))})
+        self.datasets = build_data.clip_datasets(cfg, data, None, list(modalities.values()))
+        self.speed = Throughput(cfg.data.batch_size, now=lambda: clock(device))
+
+    def epoch(self) -> float:
+        """Seconds of one pass over the clips."""
+        cfg, before = self.steps.cfg, self.speed.seconds
+        trainer: pl.Trainer = run.make_trainer(cfg, self.steps.folder, [self.speed])
+        trainer.fit(self.steps.cohort, datamodule=VideoData(self.datasets, build_data.loader_settings(cfg)))
+        return self.speed.seconds - before
+
+
+def compare(
+    compose: Callable[[Sequence[str]], DictConfig],
+    overrides: Sequence[str],
+    videos: int = 4,
+    rounds: int = 2,
+    device: torch.device | None = None,
+    advance: Callable[[str], object] = lambda way: None,
+) -> list[Row]:
+    """The baseline and ours.
+
+    Args:
+        videos: synthetic ones, an epoch.
+
+    Raises:
+        UserError: fewer videos than a batch, or Pillow is not installed.
+    """
+    if importlib.util.find_spec("PIL") is None:
+        raise UserError("the baseline reads with Pillow: pip install pillow")
+    place = device or torch.device("cpu")
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        common = [*overrides, f"paths.output_dir={folder}", "callbacks=none", "schedule.epochs=1"]
+        cfg = compose([*common, "backbone.net.dropout=0", f"trainer.accelerator={'gpu' if device else 'cpu'}"])
+        if videos < cfg.data.batch_size:
+            raise UserError(f"--videos {videos} is less than one batch; use {cfg.data.batch_size} or more")
+        clips = make_clips(folder, videos, FRAMES_PER_VIDEO)
+        plain, ours = FromLooseFiles(cfg, clips, place), FromPack(cfg, clips, folder, place)
+        ways: Mapping[str, Callable[[], float]] = {BASELINE: plain.epoch, OURS: ours.epoch}
+        timings = alternate(ways, rounds, advance)
+        seen = videos // cfg.data.batch_size * cfg.data.batch_size
+        shares = {BASELINE: plain.waited / plain.total, OURS: ours.speed.waited / ours.speed.seconds}
+        return [Row(way, seen / timing.best, timing.spread, shares[way]) for way, timing in timings.items()]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown, with the ratio to the baseline."""
+    heads = ["way", "clips/s", "vs the first", "spread", "reading"]
+    cells = [
+        [
+            r.way,
+            f"{r.clips_per_s:.3g}",
+            f"{r.clips_per_s / rows[0].clips_per_s:.2f}x",
+            f"{r.spread:.0%}",
+            f"{r.reading:.0%}",
+        ]
+        for r in rows
+    ]
+    return markdown(heads, cells)
+
+
+def sentence(rows: Sequence[Row], precision: str, workers: int) -> str:
+    """The bottleneck of ours, and the switch that would move it."""
+    return advice(rows[-1].reading, precision, workers)
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]

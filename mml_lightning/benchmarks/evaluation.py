@@ -1,0 +1,123 @@
+"""Evaluation of several views per video: video by video, or views across videos.
+
+Legend: B videos, V views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from mml_lightning import build, build_data
+from mml_lightning.benchmarks.step import CLASSES, networks
+from mml_lightning.benchmarks.timing import alternate, markdown
+from mml_lightning.cohort import Cohort
+from mml_lightning.throughput import clock, precision_type
+
+ALONE, ACROSS = "video by video", "across videos"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way: views per second (best round), spread over the rounds, largest difference of a logit to the first."""
+
+    way: str
+    views_per_s: float
+    spread: float
+    difference: float
+
+
+def compare(
+    compose: Callable[[Sequence[str]], DictConfig],
+    overrides: Sequence[str],
+    videos: int = 8,
+    views: int = 2,
+    rounds: int = 3,
+    device: torch.device | None = None,
+    advance: Callable[[str], object] = lambda way: None,
+) -> list[Row]:
+    """Both ways on random clips, in the config's precision; `data.eval_batch_size` views at a time across videos."""
+    place = device or torch.device("cpu")
+    cfg = compose([*overrides, "paths.output_dir=nowhere"])
+    modalities = build_data.modalities(cfg)
+    build.step(cfg).apply(nets := networks(cfg, modalities))
+    cohort = Cohort(
+        peers=nets,
+        modalities=modalities,
+        objective=build.objective(cfg, list(nets)),
+        plan=build.optimiser_plan(cfg, {}),
+        ids={"test": [str(number) for number in range(videos)]},
+        multi_label={"label": False},
+        max_views=cfg.data.eval_batch_size,
+    )
+    cohort.to(place).eval()
+    batch = _batch(cfg, videos, views, place)
+    kept: dict[str, torch.Tensor] = {}
+    dtype = precision_type(cfg.trainer.precision)
+
+    def measure(way: str, size: int) -> float:
+        cohort._start("test")
+        start = clock(place)
+        with torch.inference_mode(), torch.autocast(place.type, dtype, enabled=dtype != torch.float32):
+            for first in range(0, videos, size):
+                cohort.test_step(_part(batch, slice(first, first + size)), 0)
+        spent = clock(place) - start
+        dump = cohort.scores["label"].dump()
+        assert dump is not None
+        kept[way] = torch.cat(list(dump.logits.values()))
+        return spent
+
+    timings = alternate({ALONE: lambda: measure(ALONE, 1), ACROSS: lambda: measure(ACROSS, videos)}, rounds, advance)
+    apart = {way: float((value - kept[ALONE]).abs().max()) for way, value in kept.items()}
+    return [Row(way, videos * views / timing.best, timing.spread, apart[way]) for way, timing in timings.items()]
+
+
+def _batch(cfg: DictConfig, videos: int, views: int, device: torch.device) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    frames, side = cfg.sampling.num_segments, cfg.transforms.output
+    clips, present = {}, {}
+    for m in build_data.modalities(cfg).values():
+        shape = (videos, views, frames, m.window * m.item_channels, side, side)
+        clips[m.name] = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
+        present[m.name] = torch.ones(videos, dtype=torch.bool)
+    target = {"label": torch.arange(videos) % CLASSES}
+    ids = [str(number) for number in range(videos)]
+    return {"clips": clips, "present": present, "target": target, "index": torch.arange(videos), "id": ids}
+
+
+def _part(batch: dict[str, Any], rows: slice) -> dict[str, Any]:
+    cut = {key: {n: v[rows] for n, v in batch[key].items()} for key in ("clips", "present", "target")}
+    return {**cut, "index": batch["index"][rows], "id": batch["id"][rows], "failures": []}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown, with the ratio to the first way."""
+    heads = ["way", "views/s", "vs the first", "spread", "logits differ by"]
+    cells = [
+        [
+            r.way,
+            f"{r.views_per_s:.3g}",
+            f"{r.views_per_s / rows[0].views_per_s:.2f}x",
+            f"{r.spread:.0%}",
+            f"{r.difference:.1e}",
+        ]
+        for r in rows
+    ]
+    return markdown(heads, cells)
+
+
+def sentence(rows: Sequence[Row], precision: str) -> str:
+    """The bottleneck, and the switch that would move it."""
+    if precision.startswith("32"):
+        return "arithmetic in float32 is the bottleneck: trainer.precision=bf16-mixed"
+    if rows[1].views_per_s > 1.1 * rows[0].views_per_s:
+        return "small passes are the bottleneck: a larger data.eval_batch_size"
+    return "the network is the bottleneck: fewer views, or a smaller transforms.output"
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]
