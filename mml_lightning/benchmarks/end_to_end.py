@@ -111,7 +111,7 @@ class FromPack:
         """Seconds of one pass over the clips."""
         cfg, before = self.steps.cfg, self.speed.seconds
         trainer: pl.Trainer = run.make_trainer(cfg, self.steps.folder, [self.speed])
-        trainer.fit(self.steps.cohort, datamodule=VideoData(self.datasets, build_data.loader_settings(cfg)))
+        trainer.fit(self.steps.cohort, VideoData(self.datasets, build_data.loader_settings(cfg)).train_dataloader())
         return self.speed.seconds - before
 
 
