@@ -24,6 +24,7 @@ from mml_lightning import (
     arguments,
     build,
     build_data,
+    estimates,
     manifest,
     nodes,
     nonfinite,
@@ -140,6 +141,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     say(plan.describe(cfg, data, cohort.objective, sizes, origins, computed))
+    say([f"{'cost':<9} {estimates.describe(cfg, cohort, len(data.splits['train']) // cfg.data.batch_size)}"])
     with open_result(cfg, overrides, data, cohort, origins, resumed) as result:
         if is_first_rank():
             manifest.write(cfg, result.fields)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 TRAINING_PASSES = 3
 WAITING = 0.15  # a larger share of time spent waiting for data is what limits a run
-SIDES = {"cpu": 1024, "cuda": 8192}  # of the matrices that tell what a device can do
+SIDES = {"cpu": 512, "cuda": 8192}  # of the matrices that tell what a device can do
 
 
 class Throughput(pl.Callback):
@@ -69,6 +69,11 @@ class Throughput(pl.Callback):
         """None if nothing was trained, as after the resume of a finished run."""
         return round(self.videos / self.seconds, 2) if self.seconds else None
 
+    def _clip(self) -> list[int]:
+        """[T, H, W]"""
+        frames, _, height, width = next(iter(self._shapes.values()))
+        return [frames, height, width]
+
     def summary(self, trainer: pl.Trainer, cohort: Cohort) -> dict[str, Any] | None:
         """For `result.json`: what was measured, arithmetic per clip and the share of the device's that was reached
         (null where a network can't be counted). None if nothing was trained."""
@@ -85,6 +90,8 @@ class Throughput(pl.Callback):
             "clips_per_s": rate,
             "seconds_per_step": round(self.seconds / self.steps, 5),
             "data_wait": round(self.waited / self.seconds, 4),
+            "batch_size": self.batch_size,
+            "clip": self._clip(),
             "gflop_per_clip": None if operations is None else round(operations / 1e9, 3),
             "mfu": None if operations is None else round(rate * operations / peak, 4),
             "peak_gflops": round(peak / 1e9, 1),

@@ -83,6 +83,7 @@ FLOORS = {
     "board": 3,
     "workers": 3,
     "evaluate": 3,
+    "estimates": 3,
     "tracking": 3,
     "arguments": 3,
     "mistakes": 3,

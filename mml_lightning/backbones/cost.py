@@ -9,10 +9,11 @@ are left out.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 NORM_OPERATIONS = 2  # per value, fvcore's count of an affine batch norm in eval mode
@@ -51,6 +52,33 @@ def cost(net: nn.Module, shape: tuple[int, ...]) -> Cost:
     with torch.no_grad(), counter:
         ghost(torch.empty(shape, device="meta"))
     return Cost(parameter_count(net), counter.get_total_flops() // 2, NORM_OPERATIONS * values)
+
+
+def kept_for_backward(net: nn.Module, shape: tuple[int, ...]) -> int:
+    """Bytes in float32 that a forward pass of `net` in training keeps for its backward pass, parameters aside; counted
+    on the meta device.
+
+    Args:
+        shape: of the input, for example (B, T, C, H, W).
+    """
+    ghost = copy.deepcopy(net).to("meta").train()
+    return kept_bytes(lambda: ghost(torch.empty(shape, device="meta")), ghost)
+
+
+def kept_bytes(forward: Callable[[], object], net: nn.Module) -> int:
+    """Bytes of the storages that a forward pass saves for its backward pass, those of `net` aside."""
+    own = {tensor.untyped_storage()._cdata for tensor in (*net.parameters(), *net.buffers())}
+    sizes: dict[int, int] = {}
+    held: list[Tensor] = []  # so that no storage takes the place of another
+
+    def keep(tensor: Tensor) -> Tensor:
+        held.append(tensor)
+        sizes[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward()
+    return sum(size for storage, size in sizes.items() if storage not in own)
 
 
 def parameter_count(net: nn.Module) -> int:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mml_lightning import build, build_data, nodes, run
+from mml_lightning.backbones.cost import kept_bytes
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.recognizer import Recognizer
 from mml_lightning.benchmarks.baseline import PlainTrainer, PlainTSM
@@ -181,22 +182,6 @@ def random_batches(cfg: DictConfig, count: int) -> list[dict[str, Any]]:
         target = {"label": torch.randint(0, CLASSES, (size,), generator=generator)}
         made.append({"clips": clips, "complete": True, "target": target, "index": torch.arange(size), "failures": []})
     return made
-
-
-def kept_bytes(forward: Callable[[], object], net: torch.nn.Module) -> int:
-    """Bytes of the storages that a forward pass saves for its backward pass, those of `net` aside."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
-    sizes: dict[int, int] = {}
-    held: list[Tensor] = []  # so that no address is used twice
-
-    def keep(tensor: Tensor) -> Tensor:
-        held.append(tensor)
-        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward()
-    return sum(size for place, size in sizes.items() if place not in own)
 
 
 def compare(
