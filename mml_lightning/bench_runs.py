@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 END_TO_END = "training from files to updated networks, against the published program's"
 EVAL = "evaluation of several views, video by video and across videos"
 HALF = ("trainer.precision=bf16-mixed",)
-PAIR = (*HALF, "stage=mml", "modality=[rgb,flow]", "data.workers=0", "transforms.short_side=256")
+PAIR = (*HALF, "stage=mml", "modality=[rgb,flow]", "data.workers=0")
 
 
 def declare_end_to_end(parser: argparse.ArgumentParser) -> None:

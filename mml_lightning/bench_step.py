@@ -13,10 +13,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 HELP = "training step: formats, precisions, joint and alone, against the published program's"
-USUAL = (
-    *("backbone=tsm_resnet50", "transforms.output=224", "data.batch_size=2"),
-    *("optimizer=sgd_tsn", "schedule=constant", "schedule.factor.warmup_epochs=0"),
-)
+USUAL = ("setup=ssv2", "data.root=nowhere", "data.batch_size=2", "optimizer.lr=0.001", "schedule=constant")
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
