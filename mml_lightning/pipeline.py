@@ -54,17 +54,17 @@ def pipeline(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         provenance.discard_unstarted(root)
         return {}
     fields = {"name": cfg.name, "setup": cfg.setup.name, "pipeline": cfg.pipeline.name, "seed": seeds_of(cfg)[0]}
-    with RunResult(root, is_first_rank(), **fields, overrides=list(overrides)) as parent:
-        try:
+    try:
+        with RunResult(root, is_first_rank(), **fields, overrides=list(overrides)) as parent:
             for number, result in before.items():
                 take_over(state.runs[number], result)
             execute(state, root, known)
-        finally:
-            if is_first_rank():
-                tell(root, state)
-                if cfg.logger.wandb:
-                    report.log_finished(root, report.Place(cfg.logger.project, cfg.logger.entity, cfg.logger.mode))
-        complain(root, state)
+            complain(root, state)
+    finally:  # the table shows how the pipeline itself has ended
+        if is_first_rank():
+            tell(root, state)
+            if cfg.logger.wandb:
+                report.log_finished(root, report.Place(cfg.logger.project, cfg.logger.entity, cfg.logger.mode))
     return parent.fields
 
 

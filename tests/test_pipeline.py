@@ -49,6 +49,7 @@ def test_mml_trains_three_stages_and_a_second_start_none(
     steps = results(tmp_path / "single/run")
     assert list(steps) == [f"{number}_{name}" for number, name in enumerate(names, start=1)]
     assert set(steps["1_ce_rgb_from_scratch"]["peers"]) == {"rgb", "rgb_1"}
+    assert "did not complete" not in (tmp_path / "single/run/table.md").read_text()
     assert steps["3_mml_rgb+flow_from_ml"]["peers"]["flow"]["init"] == "ml"
     assert (tmp_path / "single/run/2_ml_rgb_from_ce/.hydra/overrides.yaml").is_file()
 

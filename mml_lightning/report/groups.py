@@ -15,7 +15,7 @@ FIELDS = ("stage", "setup", "data", "backbone", "modality", "init", "views", "de
 _STAGES = ("ce", "ml", "mml", "reduced_mml", "ensemble_ml", "mars", "mers", "d3d", "kd", "mmkd", "adamml")
 
 # Overrides that the name, a field above or a column of every table already tells (`init.<modality>` too).
-_TOLD = {"name", "stage", "setup", "data", "backbone", "modality", "views", "init", "ckpt", "split"}
+_TOLD = {"name", "stage", "setup", "data", "backbone", "modality", "views", "init", "init.all", "ckpt", "split"}
 # Overrides that can't change a number: where things are read from, written and shown, how many workers read, which
 # pipeline a stage was a step of. (The fingerprint of the data tells which files they were.)
 _COSMETIC = re.compile(
