@@ -18,8 +18,8 @@ HELP = "start-up and memory of loading against the number of records"
 
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Seconds from the config to the first batch and memory of the process with its workers, for CSV lists of small "
-        "videos, each in a process of its own. With many --samples it shows whether memory stays flat."
+        "Processor seconds from the config to the first batch and memory of it with its workers, for CSV lists "
+        "of small videos, each in a process of its own. With many --samples it shows whether memory stays flat."
     )
     parser.add_argument(
         "--records",

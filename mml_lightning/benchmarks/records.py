@@ -32,8 +32,8 @@ SIZE, FRAMES = (96, 64), 12
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds from the config to the records and to the first batch, imports aside; megabytes of the process and its
-    workers before the records, with the first batch and after `samples` samples."""
+    """Processor seconds of the main process from the config to the records and to the first batch, imports aside;
+    megabytes of the process and its workers before the records, with the first batch and after `samples` samples."""
 
     records: int
     workers: int
@@ -109,14 +109,14 @@ def _encode(path: Path) -> None:
 def measure(cfg: DictConfig, samples: int) -> dict[str, float]:
     """In a process of its own: a run's data from the config to the first batch, then `samples` samples."""
     process.quieten_libraries()
-    empty, start = held_memory(), time.perf_counter()
+    empty, start = held_memory(), time.process_time()
     data = build_data.dataset(cfg)
-    read = time.perf_counter()
+    read = time.process_time()
     datasets = build_data.clip_datasets(cfg, data, None, list(build_data.modalities(cfg).values()))
     data.fingerprint()
     batches = iter(VideoData(datasets, build_data.loader_settings(cfg)).train_dataloader())
     next(batches)
-    first, at_first = time.perf_counter(), held_memory()
+    first, at_first = time.process_time(), held_memory()
     seen = BATCH
     while seen < min(samples, len(datasets["train"]) // 2):  # the workers end with the epoch
         next(batches)
