@@ -50,7 +50,7 @@ def test_no_call_unpickles_or_opens_a_shell(file: Path) -> None:
         if name == "torch.load":
             assert keyword(call, "weights_only") is True, ast.unparse(call)
         if name in ("np.load", "numpy.load"):
-            assert keyword(call, "allow_pickle") is False, ast.unparse(call)
+            assert not keyword(call, "allow_pickle"), ast.unparse(call)  # numpy's default
         if IN_MEMORY.get(file.name) == name:
             continue
         assert name not in ("pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "eval", "exec", "os.system")
