@@ -39,6 +39,9 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     logging.getLogger().setLevel(level)
     arguments.failures.clear()
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:  # a test that failed would hand its record to the next
+        wandb.finish()
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +114,7 @@ def command(program: str, *overrides: str) -> list[str]:
 def environment(**changes: str) -> dict[str, str]:
     """Of a user's shell: nothing that these tests or another run have left in it."""
     dropped = ("MML_STAMP", "MML_PROGRAM", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_PORT", "MASTER_ADDR")
+    dropped += ("WANDB_SERVICE",)
     kept = {k: v for k, v in os.environ.items() if k not in dropped and not k.startswith("PL_")}
     return {**kept, "OMP_NUM_THREADS": "1", "WANDB_SILENT": "false", **changes}
 

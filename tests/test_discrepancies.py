@@ -19,7 +19,7 @@ import torch
 from hydra import compose
 from omegaconf import DictConfig
 
-from mml_lightning import build, metrics, pipeline, sampling
+from mml_lightning import build, metrics, planned, sampling
 from mml_lightning.data.draws import training_crop
 from mml_lightning.data.flow import FlowSettings, compute_flow
 from mml_lightning.nodes import plain
@@ -287,7 +287,7 @@ def test_p7_three_steps_or_two(composed: Composed):
     stages = {}
     for name in ("mml", "reduced_mml"):
         cfg, typed = composed(f"pipeline={name}")
-        stages[name] = [step.stage.name for step, _ in pipeline.compose_steps(cfg, typed)]
+        stages[name] = [run.cfg.stage.name for run in planned.plan_runs(cfg, typed)]
     assert stages == {"mml": ["ce", "ml", "mml"], "reduced_mml": ["ce", "reduced_mml"]}
 
 

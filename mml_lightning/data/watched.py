@@ -230,17 +230,20 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
         """
         if "in DataLoader worker process" in str(error):  # the worker says it, so it lives
             return False
-        ended = wait([process.sentinel for process in self._processes], 0.0 if _waited(error) else DYING)
-        for process in self._processes:
-            if process.sentinel in ended:
-                process.join(DYING)  # its files are closed a moment before it has ended
-        dead = {p.pid: p.exitcode for p in self._processes if p.exitcode is not None}
-        if not dead and not _waited(error):
-            return False
-        at = {row[PID]: row[INDEX] for row in self.board.rows()}
-        for process in self._processes:
-            process.kill()
-        self._loader, self._processes = None, []
+        with _undisturbed():
+            ended = wait([process.sentinel for process in self._processes], 0.0 if _waited(error) else DYING)
+            for process in self._processes:
+                if process.sentinel in ended:
+                    process.join(DYING)  # its files are closed a moment before it has ended
+            dead = {p.pid: p.exitcode for p in self._processes if p.exitcode is not None}
+            if not dead and not _waited(error):
+                return False
+            at = {row[PID]: row[INDEX] for row in self.board.rows()}
+            for process in self._processes:
+                process.kill()
+            for process in self._processes:
+                process.join(DYING)
+            self._loader, self._processes = None, []
         for pid, code in dead.items():
             self._judge(pid, code, at.get(pid, IDLE))
         return True
@@ -283,6 +286,19 @@ def _cause(code: int) -> str:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"was killed by signal {-code}"
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Where deaths are expected: torch's handler of SIGCHLD raises for a dead worker wherever the main thread is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 def _waited(error: Exception) -> bool:
