@@ -43,7 +43,8 @@ def wandb_mode(configured: str = "auto") -> str:
 
     if configured != "auto":
         return configured
-    return os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    said = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    return "offline" if said == "dryrun" else said  # the older word, which Lightning's logger leaves behind
 
 
 def to_wandb(
