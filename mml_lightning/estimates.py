@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import functools
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,9 +15,7 @@ from mml_lightning.backbones.cost import kept_for_backward
 from mml_lightning.cohort import Cohort
 from mml_lightning.progress import clock
 from mml_lightning.results import FILE, read_result
-from mml_lightning.throughput import WAITING, arithmetic_peak, precision_type, training_operations
-
-log = logging.getLogger(__name__)
+from mml_lightning.throughput import WAITING, arithmetic_peak, counted_or_none, precision_type, training_operations
 
 USUAL_SHARE = 0.4  # of the device's arithmetic that training reaches, for want of a measurement
 LATEST = 50  # runs that are looked at
@@ -42,10 +40,8 @@ def _time(cfg: DictConfig, cohort: Cohort, steps: int) -> str:
         if earlier[1]["data_wait"] > WAITING:
             source += f", which waited for data {earlier[1]['data_wait']:.0%} of the time: try more data.workers"
     else:
-        try:
-            operations = training_operations(cohort, clip_shapes(cfg, cohort))
-        except (RuntimeError, NotImplementedError, ValueError) as error:
-            log.debug("arithmetic not counted: %s", error)
+        operations = counted_or_none(lambda: training_operations(cohort, clip_shapes(cfg, cohort)))
+        if operations is None:
             return ""
         device = torch.device("cpu" if cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available() else "cuda")
         peak = arithmetic_peak(device, precision_type(str(cfg.trainer.precision)))
@@ -90,10 +86,9 @@ def _memory(cfg: DictConfig, cohort: Cohort) -> str:
             continue
         modality = cohort.modalities[name]
         frames, _, height, width = shapes[modality.name]
-        try:
-            kept = kept_for_backward(peer, (cfg.data.batch_size, frames, modality.channels, height, width))
-        except (RuntimeError, NotImplementedError, ValueError) as error:
-            log.debug("memory not counted: %s", error)
+        batch = (cfg.data.batch_size, frames, modality.channels, height, width)
+        kept = counted_or_none(functools.partial(kept_for_backward, peer, batch))
+        if kept is None:
             return ""
         total += 4 * STATES * parameters + share * kept
     return f"about {_size(total)} for weights and activations"

@@ -80,11 +80,7 @@ class Throughput(pl.Callback):
         rate = self.per_second()
         if rate is None:
             return None
-        try:
-            operations: float | None = training_operations(cohort, self._shapes)
-        except (RuntimeError, NotImplementedError, ValueError) as error:  # of a network that meta tensors don't suit
-            log.debug("arithmetic not counted: %s", error)
-            operations = None
+        operations = counted_or_none(lambda: training_operations(cohort, self._shapes))
         peak = arithmetic_peak(cohort.device, precision_type(trainer.precision)) * trainer.world_size
         return {
             "clips_per_s": rate,
@@ -120,6 +116,15 @@ def advice(data_wait: float, precision: str, workers: int = 0) -> str:
     if precision.startswith("32"):
         return "arithmetic in float32 is the bottleneck: trainer.precision=bf16-mixed"
     return "the networks are the bottleneck: a smaller transforms.output, fewer sampling.num_segments or more devices"
+
+
+def counted_or_none(count: Callable[[], float]) -> float | None:
+    """What `count` finds by running a network on meta tensors; None where they don't suit it."""
+    try:
+        return count()
+    except (RuntimeError, ValueError) as error:
+        log.debug("not counted: %s", error)
+        return None
 
 
 def training_operations(cohort: Cohort, shapes: dict[str, tuple[int, ...]]) -> float:
