@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from mml_lightning import (
     __version__,
-    bench,
     ensemble_command,
     flow_command,
     graph_command,
@@ -22,6 +21,7 @@ from mml_lightning import (
     rerun,
     score,
 )
+from mml_lightning.benchmarks import commands as bench
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:

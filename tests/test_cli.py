@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 import mml_lightning
+from mml_lightning.benchmarks.commands import BENCHES
 from mml_lightning.cli import COMMANDS, main
 
 
@@ -117,9 +119,10 @@ def test_module_and_its_exit_codes(tmp_path: Path) -> None:
     assert mistake.stderr.startswith("mml: error: no runs") and "Traceback" not in mistake.stderr
 
 
-def test_help_names_every_command_and_loads_no_library() -> None:
-    shown = run_module("--help", PYTHONPROFILEIMPORTTIME="1")
-    assert shown.returncode == 0 and all(name in shown.stdout for name in COMMANDS)
+@pytest.mark.parametrize(("words", "named"), [((), COMMANDS), (("bench",), BENCHES), (("bench", "step"), ["--json"])])
+def test_help_names_every_command_and_loads_no_library(words: tuple[str, ...], named: Iterable[str]) -> None:
+    shown = run_module(*words, "--help", PYTHONPROFILEIMPORTTIME="1")
+    assert shown.returncode == 0 and all(name in shown.stdout for name in named)
     loaded = {line.rsplit("|", 1)[-1].strip() for line in shown.stderr.splitlines()}
     assert "argparse" in loaded
     assert not loaded & {"torch", "numpy", "pytorch_lightning", "hydra", "omegaconf", "wandb", "mml_lightning.report"}

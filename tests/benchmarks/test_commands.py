@@ -15,7 +15,9 @@ def test_flow_prints_the_table_and_writes_the_rows(tmp_path: Path, capsys: pytes
     assert main([*words, "--reference", "dis-ultrafast", "--json", str(tmp_path / "rows.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| engine | ms / pair | vs dis-ultrafast | translation |") and "| 1x |" in lines[2]
-    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    told = json.loads((tmp_path / "rows.json").read_text())
+    assert told["machine"]["threads"] == 1 and told["size"] == [64, 48]
+    rows = told["rows"]
     assert [row["engine"] for row in rows] == ["dis-ultrafast", "farneback-default"]
     assert all(row["milliseconds"] > 0 and row["errors"]["zoom"] > 0 for row in rows)
 
@@ -25,7 +27,7 @@ def test_flow_prints_the_table_and_writes_the_rows(tmp_path: Path, capsys: pytes
     [
         (["--engines", "raft"], "use one of"),
         (["--engines", "mv"], "use mv-h264 or mv-mpeg4"),
-        (["--repeats", "0"], "--repeats 0"),
+        (["--repeats", "0"], "--rounds 0 must be 1 or more"),
         (["--engines", "dis", "--reference", "tvl1"], "not among the engines"),
         (["--engines", "dis", "--size", "32x32", "--repeats", "1", "--json", "no/such/folder"], "name another --json"),
     ],
@@ -33,6 +35,19 @@ def test_flow_prints_the_table_and_writes_the_rows(tmp_path: Path, capsys: pytes
 def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "flow", *arguments]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_large_batches_of_one_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--batch", "2", "--engines", "tvl1-fast", "--size", "32x24", "--rounds", "1"]
+    assert main(["bench", "flow", *words, "--json", str(tmp_path / "rows.json")]) == 0
+    assert capsys.readouterr().out.startswith("tvl1-fast, 2 pairs at once on cpu: ")
+    told = json.loads((tmp_path / "rows.json").read_text())
+    assert told["batch"] == 2 and told["rows"][0]["pairs_per_s"] > 0
+
+
+def test_nothing_is_measured_that_can_not_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mml_lightning.data.data_bench.compare", lambda *args: pytest.fail("it is measured"))
+    assert main(["bench", "data", "--json", "no/such/folder/rows.json"]) == 2
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["flow", "--size", "big"]])

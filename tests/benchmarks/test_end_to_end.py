@@ -1,4 +1,4 @@
-"""`mml bench end_to_end` and `mml bench eval`."""
+"""`mml bench end_to_end`."""
 
 from __future__ import annotations
 
@@ -27,27 +27,7 @@ def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["clips_per_s"] > 0 and 0 < row["reading"] < 1
 
 
-def test_evaluation_across_videos_gives_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "rows.json"
-    words = ["modality=[rgb,flow]", "trainer.precision=32-true", "data.eval_batch_size=4"]
-    assert main(["bench", "eval", *SMALL, *words, "--videos", "3", "--rounds", "1", "--json", str(file)]) == 0
-    assert "trainer.precision=bf16-mixed" in capsys.readouterr().out
-    alone, across = json.loads(file.read_text())["rows"]
-    assert alone["views_per_s"] > 0 and across["difference"] < 1e-5
-
-
 def test_without_pillow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["bench", "end_to_end", *SMALL]) == 2
     assert "pip install pillow" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["eval", *SMALL, "--views", "0"], "must be 1 or more"),
-    ],
-)
-def test_mistakes_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", *words]) == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,37 @@
+"""`mml bench`: measurements of this machine. Each is a subcommand of its own: a file here and a line in BENCHES."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from mml_lightning.benchmarks.commands import data, end_to_end, ensemble, evaluation, flow, records, step
+
+if TYPE_CHECKING:
+    from mml_lightning.benchmarks.commands.shape import Compose
+
+BENCHES = {
+    "data": data.BENCH,
+    "ensemble": ensemble.BENCH,
+    "end_to_end": end_to_end.BENCH,
+    "eval": evaluation.BENCH,
+    "flow": flow.BENCH,
+    "records": records.BENCH,
+    "step": step.BENCH,
+}
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Measure something on this machine."
+    subparsers = parser.add_subparsers(required=True, metavar="WHAT")
+    for name, bench in BENCHES.items():
+        subparser = subparsers.add_parser(name, help=bench.help)
+        bench.arguments(subparser)
+        subparser.set_defaults(bench=bench)
+
+
+def run(args: argparse.Namespace, compose: Compose) -> None:
+    """Raises:
+    UserError: whatever the measurement finds wrong.
+    """
+    args.bench(args, compose)

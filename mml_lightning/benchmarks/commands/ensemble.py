@@ -1,0 +1,42 @@
+"""`mml bench ensemble`: how long Table 13 takes, every choice of one network per modality, at the size of SSv2."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from mml_lightning.benchmarks.commands.shape import Bench, Told, numbers
+from mml_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from mml_lightning.benchmarks.commands.shape import Compose
+
+
+def _declare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--groups", type=numbers, default=[13, 11, 6], metavar="N,N", help="networks (13,11,6)")
+    parser.add_argument("--videos", type=int, default=24_777, metavar="N", help="videos (default: 24777)")
+    parser.add_argument("--classes", type=int, default=174, metavar="N", help="classes (default: 174)")
+    parser.add_argument("--plain", type=int, default=5, metavar="N", help="ensembles made the plain way (default: 5)")
+
+
+def _run(args: argparse.Namespace, compose: Compose) -> Told:
+    """Raises:
+    UserError: a number is out of range.
+    """
+    from mml_lightning.benchmarks.ensemble import describe, measure
+
+    if min(*args.groups, args.videos, args.plain) < 1 or args.classes < 2:
+        raise UserError("--groups, --videos and --plain start at 1, --classes at 2")
+    found = measure(args.groups, args.videos, args.classes, args.plain)
+    return Told(describe(found), found)
+
+
+BENCH = Bench(
+    help="all ensembles of one network per modality, synthetic scores of the size of SSv2",
+    description="Time and memory of enumerating every ensemble of one network per group, on random scores, with one "
+    "thread; beside it the plain way (`mml score`, one ensemble after the other) on a few of them. Trust the ratio.",
+    run=_run,
+    declare=_declare,
+    rounds=None,
+    devices=False,
+)

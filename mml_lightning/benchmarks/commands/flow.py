@@ -1,0 +1,75 @@
+"""`mml bench flow`: engines of optical flow, time per pair and error; pairs per second of large batches."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mml_lightning.benchmarks.commands.shape import Bench, Told, names, say
+from mml_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from mml_lightning.benchmarks.commands.shape import Compose
+
+
+def _declare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engines", type=names, metavar="dis-medium,tvl1-fast", help="algorithm-preset each (default: all)"
+    )
+    parser.add_argument("--size", type=_size, default=(340, 256), metavar="WxH", help="of the pairs (default: 340x256)")
+    parser.add_argument("--reference", metavar="ENGINE", help="show how many times faster than it each one is")
+    parser.add_argument(
+        "--batch", type=int, metavar="N", help="instead: pairs/s and bandwidth of tvl1 engines, N pairs at once"
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, height = (int(part) for part in text.lower().split("x"))
+    return width, height
+
+
+def _run(args: argparse.Namespace, compose: Compose) -> Told:
+    """Raises:
+    UserError: an engine is unknown, or does not suit the other arguments.
+    """
+    from mml_lightning.data import flow_bench
+
+    engines = args.engines or flow_bench.ENGINES
+    settings = {"size": args.size, "repeats": args.rounds, "device": args.device.type}
+    if args.batch is not None:
+        return _batched(engines, args, settings)
+    if args.reference and args.reference not in engines:
+        raise UserError(f"--reference {args.reference} is not among the engines; use one of {list(engines)}")
+    size = (args.size[1], args.size[0])
+    rows = flow_bench.compare(engines, size=size, repeats=args.rounds, device=args.device.type, advance=say)
+    return Told(flow_bench.table(rows, args.reference), {**settings, "rows": [dataclasses.asdict(row) for row in rows]})
+
+
+def _batched(engines: Sequence[str], args: argparse.Namespace, settings: dict[str, object]) -> Told:
+    from mml_lightning.data.flow_engines import make_engine
+    from mml_lightning.data.flow_throughput import throughput
+
+    chosen = [name.partition("-") for name in engines]
+    if args.engines is None:
+        chosen = [one for one in chosen if one[0] == "tvl1"]
+    if args.batch < 1 or any(algorithm != "tvl1" for algorithm, _, _ in chosen):
+        raise UserError("--batch N is for 1 pair or more of tvl1 engines; name them: --engines tvl1-fast,tvl1-accurate")
+    lines, rows = [], []
+    for algorithm, _, preset in chosen:
+        make_engine(algorithm, preset, device=args.device.type)  # says what is wrong
+        found = throughput(preset, args.batch, args.size[::-1], args.device.type, args.rounds)
+        lines.append(f"tvl1-{preset}, {args.batch} pairs at once on {args.device}: {found}")
+        rows.append({"engine": f"tvl1-{preset}", **dataclasses.asdict(found)})
+        say(f"tvl1-{preset}")
+    return Told("\n".join(lines), {**settings, "batch": args.batch, "rows": rows})
+
+
+BENCH = Bench(
+    help="engines of optical flow: time per pair and error",
+    description="Time per pair and error of the engines of optical flow, on synthetic pairs whose motion is known. All "
+    "run alternately in one process with one thread: trust ratios, not milliseconds. --device is where tvl1 runs.",
+    run=_run,
+    declare=_declare,
+)

@@ -1,0 +1,47 @@
+"""`mml bench records`: start-up and memory of loading against the number of records."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from mml_lightning.benchmarks.commands.shape import Bench, Told, numbers, say
+from mml_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from mml_lightning.benchmarks.commands.shape import Compose
+
+
+def _declare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--records",
+        type=numbers,
+        default=[1_000, 10_000, 100_000],
+        metavar="1e3,1e4",
+        help="numbers of records (default: 1e3,1e4,1e5)",
+    )
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="of the loader (default: 2)")
+    parser.add_argument("--samples", type=int, default=640, metavar="N", help="at most half an epoch (default: 640)")
+
+
+def _run(args: argparse.Namespace, compose: Compose) -> Told:
+    """Raises:
+    UserError: an argument is out of range.
+    """
+    from mml_lightning.benchmarks import records
+
+    if min(args.records) < 100 or args.workers < 0:
+        raise UserError("--records must be 100 or more each, and --workers 0 or more")
+    rows = records.compare(compose, args.records, args.workers, args.samples, say)
+    return Told(f"{records.table(rows)}\n{records.sentence(rows)}", {"rows": records.as_json(rows)})
+
+
+BENCH = Bench(
+    help="start-up and memory of loading against the number of records",
+    description="Processor seconds from the config to the first batch and memory of it with its workers, for CSV lists "
+    "of small videos, each in a process of its own. With many --samples it shows whether memory stays flat.",
+    run=_run,
+    declare=_declare,
+    rounds=None,
+    devices=False,
+)

@@ -1,0 +1,117 @@
+"""What all measurements share: how one is declared, the arguments that several have, and how its findings are told.
+
+Nothing heavy is imported before one runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mml_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    Compose = Callable[[Sequence[str]], DictConfig]
+
+USUAL = ("setup=ssv2", "data.root=nowhere", "data.batch_size=2", "optimizer.lr=0.001", "schedule=constant")
+HALF = ("trainer.precision=bf16-mixed",)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was found: `text` for people, `numbers` for `--json`."""
+
+    text: str
+    numbers: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One measurement, a subcommand.
+
+    Args:
+        help: its line in `mml bench --help`; description: the head of its own.
+        run: does it and raises UserError for a user's mistake. It gets the arguments and what makes a config of words;
+            `args.device` is a torch.device, and `args.overrides` begins with `words`.
+        declare: adds the arguments that it alone has.
+        words: what the words of a config come after; None: it takes none.
+        rounds: how many by default; None: it has no rounds.
+        devices: whether it can run elsewhere than on the CPU, and with several threads.
+    """
+
+    help: str
+    description: str
+    run: Callable[[argparse.Namespace, Compose], Told]
+    declare: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    words: tuple[str, ...] | None = None
+    rounds: int | None = 3
+    devices: bool = True
+
+    def arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare all arguments."""
+        parser.description = self.description
+        parser.set_defaults(threads=1, device="cpu")
+        if self.words is not None:
+            parser.description += f" Words as for train.py, after: {' '.join(self.words)}."
+            parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="the config, as for train.py")
+        self.declare(parser)
+        if self.rounds is not None:
+            told = f"the best one counts (default: {self.rounds})"
+            parser.add_argument("--rounds", "--repeats", type=int, default=self.rounds, metavar="N", help=told)
+        if self.devices:
+            parser.add_argument("--threads", type=int, metavar="N", help="of torch (default: 1)")
+            parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cpu")
+        parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
+
+    def __call__(self, args: argparse.Namespace, compose: Compose) -> None:
+        """Measure, print and write.
+
+        Raises:
+            UserError: whatever the measurement finds wrong, or a file that can't be written.
+        """
+        self._prepare(args)
+        from mml_lightning.benchmarks.timing import machine, write_json
+
+        told = self.run(args, compose)
+        print(told.text)
+        words = {} if self.words is None else {"overrides": args.overrides}
+        write_json(args.json, {"machine": machine(args.device), **words, **told.numbers})
+
+    def _prepare(self, args: argparse.Namespace) -> None:
+        """Check what is shared; threads, quiet libraries and the device."""
+        for name in ("rounds", "threads"):
+            if getattr(args, name, 1) < 1:
+                raise UserError(f"--{name} {getattr(args, name)} must be 1 or more")
+        if args.json is not None and not args.json.parent.is_dir():  # before minutes are spent
+            raise UserError(f"can't write {args.json} (no folder {args.json.parent}); name another --json")
+        import torch
+
+        from mml_lightning.benchmarks.timing import device_of
+        from mml_lightning.process import quieten_libraries
+
+        torch.set_num_threads(args.threads)
+        quieten_libraries()
+        args.device = device_of(args.device)
+        if self.words is not None:
+            args.overrides = [*self.words, *args.overrides]
+
+
+def names(text: str) -> list[str]:
+    """Of an argument that is a list: a,b."""
+    return text.split(",")
+
+
+def numbers(text: str) -> list[int]:
+    """Of an argument that is a list of whole numbers: 1,2 or 1e3,1e4."""
+    return [int(float(part)) for part in text.split(",")]
+
+
+def say(what: str) -> None:
+    """Progress."""
+    print(what, file=sys.stderr, flush=True)

@@ -1,0 +1,48 @@
+"""`mml bench step`: a training step several ways, against what the published program does per step."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from mml_lightning.benchmarks.commands.shape import USUAL, Bench, Told, names, say
+
+if TYPE_CHECKING:
+    from mml_lightning.benchmarks.commands.shape import Compose
+
+
+def _declare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ways",
+        type=names,
+        metavar="baseline,float32",
+        help="of baseline, contiguous, float32, bfloat16, compiled, twice (default: baseline,float32,bfloat16)",
+    )
+    parser.add_argument("--steps", type=int, default=1, metavar="N", help="per round (default: 1)")
+    parser.add_argument("--alone", action="store_true", help="also every modality in a run of its own, the last way")
+
+
+def _run(args: argparse.Namespace, compose: Compose) -> Told:
+    """Raises:
+    UserError: the config or an argument is wrong.
+    """
+    from mml_lightning.benchmarks import step
+
+    ways = args.ways or step.DEFAULT
+    rows = step.compare(compose, args.overrides, ways, args.rounds, args.steps, args.alone, args.device, say)
+    told = [step.table(rows)]
+    ratio = step.joint_ratio(rows)
+    if ratio is not None:
+        told.append(f"a joint step takes {ratio:.3f} of the steps of its networks alone")
+    return Told("\n".join([*told, step.sentence(rows)]), {"rows": step.as_json(rows), "joint": ratio})
+
+
+BENCH = Bench(
+    help="training step: formats, precisions, joint and alone, against the published program's",
+    description="Training steps of a config on random clips, several ways alternately in one process: the baseline, "
+    "what the published program does per step (float32, the usual memory format, a shift of slices), and ours as a run "
+    "makes them. On one thread the time is the processor's: trust the ratios.",
+    run=_run,
+    declare=_declare,
+    words=USUAL,
+)

@@ -1,0 +1,87 @@
+"""How long every choice of one network per group takes, against one ensemble after the other; how much memory."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from typing import Any
+
+import torch
+
+from mml_lightning.data.threads import one_thread
+from mml_lightning.dumps import Dump
+from mml_lightning.ensembles import Member, enumerate_ensembles
+from mml_lightning.metrics import DEFAULT
+from mml_lightning.metrics import measure as metrics_of
+from mml_lightning.metrics.pooling import ensemble, pool_views
+from mml_lightning.throughput import peak_memory
+
+CPU = torch.device("cpu")
+
+
+def measure(groups: list[int], videos: int, classes: int, plain: int) -> dict[str, Any]:
+    """What :func:`describe` tells. The networks share part of their noise, as networks share mistakes."""
+    members = _members(groups, videos, classes)
+    before = peak_memory(CPU)
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = enumerate_ensembles(members)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    peak = peak_memory(CPU)
+    by_name = {member.name: member for group in members.values() for member in group}
+    with one_thread():
+        start = time.perf_counter()
+        for row in itertools.islice(found.rows, plain):
+            scores = [pool_views(by_name[name].logits) for name in row.members]
+            again = metrics_of({"": ensemble(scores)}, by_name[row.members[0]].dump.target, False, DEFAULT)[""]
+            if not math.isclose(again["top1"], row.metrics["top1"], abs_tol=1e-9):
+                raise RuntimeError(f"{row.members}: {row.metrics['top1']} enumerated, {again['top1']} alone")
+        each = (time.perf_counter() - start) / min(plain, len(found.rows))
+    sums = [sum(found.rank_sums[member.name] for member in group) for group in members.values()]
+    return {
+        "groups": groups,
+        "videos": videos,
+        "classes": classes,
+        "ensembles": len(found.rows),
+        "seconds": wall,
+        "cpu_seconds": cpu,
+        "plain": min(plain, len(found.rows)),
+        "plain_seconds": each * len(found.rows),
+        "scores_mb": sum(groups) * videos * classes * 4 / 1e6,
+        "more_mb": (peak - before) / 1e6,
+        "rank_sums": sums,
+        "identity": len(found.rows) * (len(found.rows) - 1) // 2,
+    }
+
+
+def _members(groups: list[int], videos: int, classes: int) -> dict[str, list[Member]]:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(classes, (videos,), generator=generator)
+    ids = tuple(map(str, range(videos)))
+    names = tuple(map(str, range(classes)))
+    common = torch.randn(videos, 1, classes, generator=generator)
+    common.scatter_add_(2, target[:, None, None], torch.full((videos, 1, 1), 2.5))
+    made: dict[str, list[Member]] = {}
+    for place, count in enumerate(groups):
+        made[f"group{place}"] = [
+            Member(
+                f"{place}.{number}",
+                Dump(ids, target, {"net": common + torch.randn(videos, 1, classes, generator=generator)}, names),
+            )
+            for number in range(count)
+        ]
+    return made
+
+
+def describe(found: dict[str, Any]) -> str:
+    """The numbers of :func:`measure` for people."""
+    groups = " x ".join(map(str, found["groups"]))
+    return (
+        f"{found['ensembles']} ensembles of {groups} networks, {found['videos']} videos x {found['classes']} classes\n"
+        f"enumerated       {found['seconds']:8.1f} s   (CPU {found['cpu_seconds']:.1f} s)\n"
+        f"one after another{found['plain_seconds']:8.1f} s   (from {found['plain']} of them), "
+        f"{found['plain_seconds'] / found['seconds']:.0f} times as long\n"
+        f"memory           {found['scores_mb']:8.0f} MB of scores, {found['more_mb']:.0f} MB more at the peak\n"
+        f"sums of positions per group: {', '.join(f'{total:.0f}' for total in found['rank_sums'])} "
+        f"(n (n - 1) / 2 = {found['identity']})"
+    )

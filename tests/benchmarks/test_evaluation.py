@@ -1,0 +1,29 @@
+"""`mml bench eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mml_lightning.cli import main
+
+SMALL = [
+    *("backbone=tiny", "backbone.net.width=8", "transforms.output=32", "transforms.short_side=36"),
+    "sampling.num_segments=4",
+]
+
+
+def test_evaluation_across_videos_gives_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.json"
+    words = ["modality=[rgb,flow]", "trainer.precision=32-true", "data.eval_batch_size=4"]
+    assert main(["bench", "eval", *SMALL, *words, "--videos", "3", "--rounds", "1", "--json", str(file)]) == 0
+    assert "trainer.precision=bf16-mixed" in capsys.readouterr().out
+    alone, across = json.loads(file.read_text())["rows"]
+    assert alone["views_per_s"] > 0 and across["difference"] < 1e-5
+
+
+def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "eval", *SMALL, "--views", "0"]) == 2
+    assert "must be 1 or more" in capsys.readouterr().err.splitlines()[-1]
