@@ -98,7 +98,7 @@ class FromPack:
 
     def __init__(self, cfg: DictConfig, clips: Sequence[Clip], folder: Path, device: torch.device) -> None:
         modalities = build_data.modalities(cfg)
-        self.steps = CohortSteps(cfg, list(modalities), folder, device)
+        self.steps = CohortSteps(cfg, modalities, folder, device)
         records = [
             Record(f"v{n}", dict(zip((FRAMES, FLOW), clip.packed["pack"], strict=True)), {"label": n % CLASSES})
             for n, clip in enumerate(clips)

@@ -5,17 +5,19 @@ Legend: B videos, V views.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from mml_lightning import build, build_data
 from mml_lightning.benchmarks.step import CLASSES, networks
 from mml_lightning.benchmarks.timing import alternate, markdown
 from mml_lightning.cohort import Cohort
+from mml_lightning.modalities import Modality
 from mml_lightning.throughput import clock, precision_type
 
 ALONE, ACROSS = "video by video", "across videos"
@@ -31,6 +33,47 @@ class Row:
     difference: float
 
 
+class CohortViews:
+    """Evaluation of random clips by the networks of a config, in its precision.
+
+    Args:
+        peers: the modality of each. videos, views: as many of the former, of the latter each.
+    """
+
+    def __init__(
+        self, cfg: DictConfig, peers: Mapping[str, Modality], videos: int, views: int, device: torch.device
+    ) -> None:
+        self.videos, self.device = videos, device
+        build.step(cfg).apply(nets := networks(cfg, peers))
+        self.cohort = Cohort(
+            peers=nets,
+            modalities=peers,
+            objective=build.objective(cfg, list(nets)),
+            plan=build.optimiser_plan(cfg, {}),
+            ids={"test": [str(number) for number in range(videos)]},
+            multi_label={"label": False},
+            max_views=cfg.data.eval_batch_size,
+        )
+        self.cohort.to(device).eval()
+        self.batch = _batch(cfg, videos, views, device)
+        self.dtype = precision_type(cfg.trainer.precision)
+
+    def __call__(self, size: int) -> float:
+        """Seconds for all videos, `size` of them per step."""
+        self.cohort._start("test")
+        start = clock(self.device)
+        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            for first in range(0, self.videos, size):
+                self.cohort.test_step(_part(self.batch, slice(first, first + size)), 0)
+        return clock(self.device) - start
+
+    def logits(self) -> Tensor:
+        """float32 of all peers, one after the other, of the last call."""
+        dump = self.cohort.scores["label"].dump()
+        assert dump is not None
+        return torch.cat(list(dump.logits.values()))
+
+
 def compare(
     compose: Callable[[Sequence[str]], DictConfig],
     overrides: Sequence[str],
@@ -41,34 +84,13 @@ def compare(
     advance: Callable[[str], object] = lambda way: None,
 ) -> list[Row]:
     """Both ways on random clips, in the config's precision; `data.eval_batch_size` views at a time across videos."""
-    place = device or torch.device("cpu")
     cfg = compose([*overrides, "paths.output_dir=nowhere"])
-    modalities = build_data.modalities(cfg)
-    build.step(cfg).apply(nets := networks(cfg, modalities))
-    cohort = Cohort(
-        peers=nets,
-        modalities=modalities,
-        objective=build.objective(cfg, list(nets)),
-        plan=build.optimiser_plan(cfg, {}),
-        ids={"test": [str(number) for number in range(videos)]},
-        multi_label={"label": False},
-        max_views=cfg.data.eval_batch_size,
-    )
-    cohort.to(place).eval()
-    batch = _batch(cfg, videos, views, place)
-    kept: dict[str, torch.Tensor] = {}
-    dtype = precision_type(cfg.trainer.precision)
+    steps = CohortViews(cfg, build_data.modalities(cfg), videos, views, device or torch.device("cpu"))
+    kept: dict[str, Tensor] = {}
 
     def measure(way: str, size: int) -> float:
-        cohort._start("test")
-        start = clock(place)
-        with torch.inference_mode(), torch.autocast(place.type, dtype, enabled=dtype != torch.float32):
-            for first in range(0, videos, size):
-                cohort.test_step(_part(batch, slice(first, first + size)), 0)
-        spent = clock(place) - start
-        dump = cohort.scores["label"].dump()
-        assert dump is not None
-        kept[way] = torch.cat(list(dump.logits.values()))
+        spent = steps(size)
+        kept[way] = steps.logits()
         return spent
 
     timings = alternate({ALONE: lambda: measure(ALONE, 1), ACROSS: lambda: measure(ACROSS, videos)}, rounds, advance)

@@ -65,10 +65,8 @@ class Row:
 class CohortSteps:
     """Steps of a config as a run makes them."""
 
-    def __init__(self, cfg: DictConfig, peers: Sequence[str], folder: Path, device: torch.device) -> None:
-        self.cfg, self.folder, self.device = cfg, folder, device
-        chosen = build_data.modalities(cfg)
-        self.modalities = {name: chosen[name] for name in peers}
+    def __init__(self, cfg: DictConfig, peers: Mapping[str, Modality], folder: Path, device: torch.device) -> None:
+        self.cfg, self.modalities, self.folder, self.device = cfg, peers, folder, device
         build.step(cfg).apply(nets := networks(cfg, self.modalities))
         self.cohort = Cohort(
             peers=nets,
@@ -215,13 +213,11 @@ def compare(
         for way in ways:
             cfg = compose([*common, *WAYS[way]])
             runners[way] = (
-                PlainSteps(cfg, modalities, device)
-                if way == BASELINE
-                else CohortSteps(cfg, list(modalities), folder, device)
+                PlainSteps(cfg, modalities, device) if way == BASELINE else CohortSteps(cfg, modalities, folder, device)
             )
         if alone and ways[-1] != BASELINE:
             single = compose([*common, *WAYS[ways[-1]], "objective=cross_entropy"])
-            runners |= {f"{name} alone": CohortSteps(single, [name], folder, device) for name in modalities}
+            runners |= {f"{n} alone": CohortSteps(single, {n: m}, folder, device) for n, m in modalities.items()}
         batches = random_batches(plain, steps)
         timings = alternate({n: functools.partial(r, batches) for n, r in runners.items()}, rounds, advance)
         return _rows(runners, timings, batches[0], device)
