@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands import data, end_to_end, ensemble, evaluation, flow, records, step
+from mml_lightning.benchmarks.commands import data, end_to_end, ensemble, evaluation, flow, growth, records, step
 
 if TYPE_CHECKING:
     from mml_lightning.benchmarks.commands.shape import Compose
@@ -16,6 +16,7 @@ BENCHES = {
     "end_to_end": end_to_end.BENCH,
     "eval": evaluation.BENCH,
     "flow": flow.BENCH,
+    "growth": growth.BENCH,
     "records": records.BENCH,
     "step": step.BENCH,
 }

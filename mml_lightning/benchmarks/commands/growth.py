@@ -1,0 +1,71 @@
+"""`mml bench growth`: what twice the frames, pixels, networks, workers or views cost."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mml_lightning.benchmarks.commands.shape import HALF, USUAL, Bench, Told, names, numbers, say
+from mml_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from mml_lightning.benchmarks.commands.shape import Compose
+
+VARIED = {
+    "frames": "of a clip (default: 4,8,16,32)",
+    "size": "side of a frame (default: 112,160,224,256)",
+    "peers": "equal networks that teach each other (default: 1,2,3,4)",
+    "workers": "of the loader (default: 0,1,2)",
+    "views": "of a video in evaluation (default: 1,2,4,8)",
+}
+
+
+def _declare(parser: argparse.ArgumentParser) -> None:
+    told = "default: those with values, else all of them"
+    parser.add_argument("--axes", type=names, metavar="frames,size", help=told)
+    for axis, of in VARIED.items():
+        parser.add_argument(f"--{axis}", type=numbers, metavar="N,N", help=of)
+    parser.add_argument(
+        "--steps", type=int, default=1, metavar="N", help="per round (default: 1), 8 times with workers"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the curves there, too")
+
+
+def _run(args: argparse.Namespace, compose: Compose) -> Told:
+    """Raises:
+    UserError: an argument or the config is wrong, or the plot can't be written.
+    """
+    axes = args.axes or [axis for axis in VARIED if getattr(args, axis)] or list(VARIED)
+    unknown = [axis for axis in axes if axis not in VARIED]
+    if unknown:
+        raise UserError(f"--axes {unknown[0]} is unknown; use some of {', '.join(VARIED)}")
+    if args.steps < 1:
+        raise UserError(f"--steps {args.steps} must be 1 or more")
+    if args.plot is not None and (args.plot.suffix != ".svg" or not args.plot.parent.is_dir()):
+        raise UserError(f"--plot {args.plot} must be a file .svg in a folder that exists")
+
+    from mml_lightning.benchmarks import growth, growth_plot
+    from mml_lightning.throughput import device_name
+
+    chosen = {axis: growth.values_of(axis, getattr(args, axis)) for axis in axes}
+    cfg = compose([*args.overrides, "paths.output_dir=nowhere"])
+    curves, told = [], []
+    for axis, values in chosen.items():
+        curve = growth.measure(axis, compose, args.overrides, values, args.rounds, args.steps, args.device, say)
+        told.append(f"{growth.table(curve)}\n{growth.sentence(curve, cfg.trainer.precision)}")
+        curves.append(curve)
+    if args.plot is not None:
+        title = f"{cfg.backbone.name}, {cfg.trainer.precision}, batch {cfg.data.batch_size}, {device_name(args.device)}"
+        args.plot.write_text(growth_plot.draw(curves, title), encoding="utf-8")
+    return Told("\n\n".join(told), {"curves": growth.as_json(curves)})
+
+
+BENCH = Bench(
+    help="clips/s against frames, size, peers, workers and views",
+    description="Clips per second as one thing at a time grows: frames, size and equal peers of training steps on "
+    "random clips; workers of training from packed videos (on the wall); views of evaluation.",
+    run=_run,
+    declare=_declare,
+    words=(*USUAL, *HALF),
+)
