@@ -58,6 +58,11 @@ def make_clips(folder: Path, videos: int, frames: int) -> list[Clip]:
     return clips
 
 
+def synthetic_frames(frames: int, seed: int) -> list[np.ndarray]:
+    """Pictures uint8 [H, W, 3] of one of the videos."""
+    return list(_scene(frames, seed)[0])
+
+
 def _scene(frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 [frames, H, W, 3] and their flow uint8 [frames - 1, H, W, 2]."""
     rng = np.random.default_rng(seed)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import Bench, Told
+from mml_lightning.benchmarks.commands.shape import Bench, Told, say
 
 if TYPE_CHECKING:
     from mml_lightning.benchmarks.commands.shape import Compose
@@ -15,15 +16,25 @@ if TYPE_CHECKING:
 def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", type=int, default=16, metavar="N", help="synthetic videos (default: 16)")
     parser.add_argument("--frames", type=int, default=45, metavar="N", help="frames of a video (default: 45)")
+    parser.add_argument(
+        "--errors",
+        nargs="*",
+        type=Path,
+        metavar="VIDEO",
+        help="instead: error of flow stored as images, on the first 23 pairs of these videos (default: synthetic ones)",
+    )
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to make the videos (default: temporary)")
 
 
 def _run(args: argparse.Namespace, compose: Compose) -> Told:
     """Raises:
-    UserError: a number is out of range, or a file can't be written.
+    UserError: a number is out of range, or a video can't be read.
     """
-    from mml_lightning.data import data_bench
+    from mml_lightning.data import data_bench, flow_errors
 
+    if args.errors is not None:
+        found = flow_errors.compare(args.errors, say)
+        return Told(flow_errors.table(found), {"errors": [asdict(one) for one in found]})
     settings = data_bench.Settings(args.videos, args.frames, args.rounds)
     rows = data_bench.compare(settings, args.folder)
     return Told(data_bench.table(rows), data_bench.as_json(settings, rows))
