@@ -14,7 +14,8 @@ from mml_lightning.score import dump_file, some, weights_of
 
 if TYPE_CHECKING:
     from mml_lightning.dumps import Dump
-    from mml_lightning.ensembles import Ensembles, Member, Row
+    from mml_lightning.ensembles import Ensembles, Row
+    from mml_lightning.members import Member
     from mml_lightning.metrics import Scoring
     from mml_lightning.metrics.ensembles import Members
     from mml_lightning.report.grid import Grid
@@ -94,7 +95,7 @@ def _sizes(text: str) -> list[int]:
 
 def _members(args: argparse.Namespace) -> list[Member]:
     """The members that were named, each with a name of its own."""
-    from mml_lightning.ensembles import Member
+    from mml_lightning.members import Member
 
     if args.search and args.weights:
         raise UserError("--weights gives the weights and --search finds them: use one")

@@ -7,9 +7,8 @@ Legend: N videos, V views, K classes. Videos are joined by id, never by position
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,49 +16,12 @@ import torch
 from torch import Tensor
 
 from mml_lightning.data.threads import one_thread
-from mml_lightning.dumps import Common, Dump, common
 from mml_lightning.errors import UserError
-from mml_lightning.metrics import Scoring, by_class, labelled, mean_average_precision, pool_views
+from mml_lightning.members import Joined, Member, held_out, join, unique_names
+from mml_lightning.metrics import Scoring, by_class, mean_average_precision
 from mml_lightning.metrics import ensembles as arithmetic
 from mml_lightning.metrics.ensembles import Members
 from mml_lightning.metrics.pooling import LOG_HALF
-
-BLOCK = 128  # videos whose scores are in float64 at a time
-SHOWN = 3  # ids named in a message
-
-
-@dataclass(frozen=True)
-class Member:
-    """One network that can be part of an ensemble.
-
-    Args:
-        name: unique among the members.
-        dump: its scores.
-        peer: which of the dump's peers it is; None where there is one.
-        group: what it is one of, such as its modality.
-        held_out: scores of the same peer on other videos, for searching weights.
-
-    Raises:
-        UserError: the dump has no such peer, or several to choose from.
-    """
-
-    name: str
-    dump: Dump
-    peer: str | None = None
-    group: str = ""
-    held_out: Dump | None = None
-
-    def __post_init__(self) -> None:
-        have = list(self.dump.logits)
-        if self.peer is None and len(have) > 1:
-            raise UserError(f"{self.name} has the peers {', '.join(have)}; say which one is meant")
-        if self.peer is not None and self.peer not in have:
-            raise UserError(f"{self.name} has no peer {self.peer}; it has {', '.join(have)}")
-
-    @property
-    def logits(self) -> Tensor:
-        """float32 [N, V, K]."""
-        return self.dump.logits[self.peer or next(iter(self.dump.logits))]
 
 
 @dataclass(frozen=True)
@@ -173,14 +135,14 @@ def measure_ensembles(
         UserError: two members of one name, classes or labels differ, videos are missing and `intersect` is off, an
             unknown metric, weight or way to search, or no video that is labelled.
     """
-    names = _unique_names(members)
+    names = unique_names(members)
     scoring = scoring or members[0].dump.scoring
-    joined = _join(members, intersect)
+    joined = join(members, intersect)
     shares = _shares(members, weights)
     searched: list[list[float]] | None = None
     used = 0
     if search is not None:
-        other, joined = _held_out(members, joined, search, fold)
+        other, joined = held_out(members, joined, search, fold)
         used = len(other.ids)
         with one_thread():
             searched = _search(other, ensembles, scoring, advance)
@@ -206,86 +168,6 @@ def measure_ensembles(
     )
 
 
-@dataclass(frozen=True)
-class _Joined:
-    """Members on common videos: `rows` [N] say where these stand in the dump of each."""
-
-    members: Sequence[Member]
-    ids: tuple[str, ...]
-    target: Tensor
-    rows: list[Tensor]
-    missing: Mapping[str, list[str]]
-    notes: list[str]
-
-    @property
-    def multi_label(self) -> bool:
-        return self.target.ndim == 2
-
-    def keep(self, places: Tensor) -> _Joined:
-        ids = tuple(self.ids[place] for place in places.tolist())
-        return replace(self, ids=ids, target=self.target[places], rows=[rows[places] for rows in self.rows])
-
-    def scores(self, which: Sequence[int], part: slice, scoring: Scoring) -> Tensor:
-        """What is averaged, float64 [len(which), n, K]: with one label probabilities or log-probabilities (which are
-        logits to a softmax), with several log-sigmoids."""
-        logits = [self.members[m].logits[self.rows[m][part]] for m in which]
-        pooled = torch.stack([pool_views(each, scoring.pooling, self.multi_label) for each in logits])
-        return pooled.exp_() if scoring.ensemble == "probs" and not self.multi_label else pooled
-
-    def blocks(self, which: Sequence[int], scoring: Scoring) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.ids), BLOCK):
-            part = slice(start, start + BLOCK)
-            yield self.scores(which, part, scoring), self.target[part]
-
-
-def _join(members: Sequence[Member], intersect: bool) -> _Joined:
-    """Raises:
-    UserError: as :func:`measure_ensembles`.
-    """
-    names = [member.name for member in members]
-    # a video that a network has not seen (its modality is absent) is none that ensembles can be compared on
-    seen = [~member.logits.isnan().flatten(1).any(dim=1) for member in members]
-    whole = [
-        replace(
-            member.dump,
-            logits={},
-            ids=tuple(itertools.compress(member.dump.ids, mask.tolist())),
-            target=member.dump.target[mask],
-        )
-        for member, mask in zip(members, seen, strict=True)
-    ]
-    shared = common(whole, names)
-    missing = _missing(whole, names, shared)
-    if missing and not intersect:
-        told = "; ".join(f"{name} lacks {_some(ids)}" for name, ids in missing.items())
-        raise UserError(f"{told}; --intersect compares on the {len(shared.ids)} videos that all of them have")
-    known = labelled(shared.target)
-    notes = [] if known.all() else [f"{int((~known).sum())} videos have no known label: in no number"]
-    if not known.any():
-        raise UserError("no video has a known label: there is nothing to compare; mml score writes submissions")
-    rows = [member.dump.rows(shared.ids) for member in members]
-    joined = _Joined(members, shared.ids, shared.target, rows, missing, notes)
-    return joined.keep(known.nonzero().squeeze(1))
-
-
-def _missing(dumps: Sequence[Dump], names: Sequence[str], shared: Common) -> dict[str, list[str]]:
-    """{name: ids that it lacks and another has}."""
-    every = list(dict.fromkeys(video for dump in dumps for video in dump.ids))
-    if len(every) == len(shared.ids):
-        return {}
-    found = {}
-    for dump, name in zip(dumps, names, strict=True):
-        own = set(dump.ids)
-        lacking = [video for video in every if video not in own]
-        if lacking:
-            found[name] = lacking
-    return found
-
-
-def _some(ids: Sequence[str]) -> str:
-    return f"{len(ids)} video{'' if len(ids) == 1 else 's'} ({', '.join(ids[:SHOWN])}{', ...' * (len(ids) > SHOWN)})"
-
-
 def _shares(members: Sequence[Member], weights: Mapping[str, float] | None) -> list[float]:
     """A weight per member.
 
@@ -302,39 +184,8 @@ def _shares(members: Sequence[Member], weights: Mapping[str, float] | None) -> l
     return [weights.get(member.name, weights.get(member.group, 1.0)) for member in members]
 
 
-def in_fold(video: str, share: float) -> bool:
-    """Whether a video belongs to the searched share: by a hash of its id, so that it does in every run and dump."""
-    digest = hashlib.sha256(video.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
-
-
-def _held_out(members: Sequence[Member], joined: _Joined, search: str, fold: float) -> tuple[_Joined, _Joined]:
-    """The videos to search on, and those to report.
-
-    Raises:
-        UserError: unknown way, no or bad held-out videos.
-    """
-    if search == "fold":
-        mask = torch.tensor([in_fold(video, fold) for video in joined.ids])
-        parts = joined.keep(mask.nonzero().squeeze(1)), joined.keep((~mask).nonzero().squeeze(1))
-        if not all(len(part.ids) for part in parts):
-            raise UserError(f"a fold of {fold:g} of {len(mask)} videos leaves none on one side; choose another")
-        return parts
-    if search != "val":
-        raise UserError(f"search={search} is unknown; use val or fold")
-    lacking = next((member.name for member in members if member.held_out is None), None)
-    if lacking is not None:
-        raise UserError(f"{lacking} has no scores of val to search weights on; use --search fold")
-    others = [replace(member, dump=member.held_out) for member in members]  # type: ignore[arg-type]
-    held = _join(others, intersect=True)
-    both = set(held.ids) & set(joined.ids)
-    if both:
-        raise UserError(f"{_some(sorted(both))} would be searched on and reported; use --search fold")
-    return held, joined
-
-
 def _search(
-    held: _Joined, ensembles: Sequence[Members], scoring: Scoring, advance: Callable[[], None]
+    held: Joined, ensembles: Sequence[Members], scoring: Scoring, advance: Callable[[], None]
 ) -> list[list[float]]:
     found = []
     for chosen in ensembles:
@@ -346,7 +197,7 @@ def _search(
 
 
 def _measure(
-    joined: _Joined,
+    joined: Joined,
     ensembles: Sequence[Members],
     shares: Sequence[float],
     searched: Sequence[Sequence[float]] | None,
@@ -382,16 +233,14 @@ Numbers = tuple[list[dict[str, float]], Tensor, Callable[[Members], float]]
 """Metrics of each ensemble, which decisions each member has right (bool [M, ..]), and the oracle of an ensemble."""
 
 
-def _one_label(joined: _Joined, ensembles: Sequence[Members], shares: Sequence[float], scoring: Scoring) -> Numbers:
+def _one_label(joined: Joined, ensembles: Sequence[Members], shares: Sequence[float], scoring: Scoring) -> Numbers:
     blocks = joined.blocks(range(len(joined.members)), scoring)
     measured = arithmetic.measure_single_label(blocks, ensembles, shares)
     right = measured.right
     return measured.metrics, right, lambda chosen: 100 * float(right[list(chosen)].any(dim=0).double().mean())
 
 
-def _several_labels(
-    joined: _Joined, ensembles: Sequence[Members], shares: Sequence[float], scoring: Scoring
-) -> Numbers:
+def _several_labels(joined: Joined, ensembles: Sequence[Members], shares: Sequence[float], scoring: Scoring) -> Numbers:
     blocks = [scores for scores, _ in joined.blocks(range(len(joined.members)), scoring)]
     scores = list(torch.cat(blocks, dim=1))
     metrics = arithmetic.measure_multi_label(scores, joined.target, ensembles, scoring, shares)
@@ -403,14 +252,6 @@ def _several_labels(
         right,
         lambda chosen: mean_average_precision(precision[list(chosen)].amax(dim=0), scoring.empty_class),
     )
-
-
-def _unique_names(members: Sequence[Member]) -> list[str]:
-    names = [member.name for member in members]
-    doubled = next((name for name in names if names.count(name) > 1), None)
-    if doubled is not None:
-        raise UserError(f"two members are called {doubled}; give them names: NAME=FILE")
-    return names
 
 
 def _metric(wanted: str | None, have: Mapping[str, float], multi_label: bool) -> str:

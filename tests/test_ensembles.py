@@ -9,8 +9,9 @@ import torch
 
 from mml_lightning import dumps
 from mml_lightning.dumps import Dump
-from mml_lightning.ensembles import Member, enumerate_ensembles, in_fold, measure_ensembles, one_per_group, subsets
+from mml_lightning.ensembles import enumerate_ensembles, measure_ensembles, one_per_group, subsets
 from mml_lightning.errors import UserError
+from mml_lightning.members import Member, in_fold
 from mml_lightning.metrics import Scoring
 
 CLASSES = tuple(f"class {k}" for k in range(7))

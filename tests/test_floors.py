@@ -33,6 +33,7 @@ FLOORS = {
     "means": 0,
     "dumps": 1,
     "ensembles": 1,
+    "members": 1,
     "submissions": 1,
     "errors": 1,
     "files": 1,

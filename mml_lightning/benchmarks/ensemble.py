@@ -11,7 +11,8 @@ import torch
 
 from mml_lightning.data.threads import one_thread
 from mml_lightning.dumps import Dump
-from mml_lightning.ensembles import Member, enumerate_ensembles
+from mml_lightning.ensembles import enumerate_ensembles
+from mml_lightning.members import Member
 from mml_lightning.metrics import DEFAULT
 from mml_lightning.metrics import measure as metrics_of
 from mml_lightning.metrics.pooling import ensemble, pool_views

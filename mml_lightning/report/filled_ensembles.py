@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mml_lightning.layouts import Layout, Network, Place, views_name
 
 if TYPE_CHECKING:
-    from mml_lightning.ensembles import Member
+    from mml_lightning.members import Member
     from mml_lightning.report.filled import Measured, Values
 
 Key = tuple[str, ...]
@@ -49,7 +49,7 @@ def rank_sums(table: Layout, measured: Measured) -> dict[Key, Values]:
 
 def _members(places: Any, measured: Measured, seed: int) -> dict[str, Member]:
     """The networks of the places whose scores are there."""
-    from mml_lightning.ensembles import Member
+    from mml_lightning.members import Member
 
     found: dict[str, Member] = {}
     for place in places:
