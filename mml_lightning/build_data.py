@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -17,10 +19,10 @@ from mml_lightning.data.clips import ClipDataset, Geometries, Starts
 from mml_lightning.data.draws import FixedCrops, TrainDraw, ValDraw, ViewsDraw, training_crop
 from mml_lightning.data.flow import FlowCache, FlowSettings
 from mml_lightning.data.ram import RamCache, ram_cache
-from mml_lightning.data.records import SPLITS, Dataset, validate
+from mml_lightning.data.records import SPLITS, Dataset, rows, validate
 from mml_lightning.data.sources import SOURCES, SourceOpener
 from mml_lightning.data.start_checks import check_flow_lengths, warn_of_doubles
-from mml_lightning.data.store import RecordStore, growing
+from mml_lightning.data.store import growing, stored
 from mml_lightning.errors import UserError
 from mml_lightning.loaders import LoaderSettings
 from mml_lightning.modalities import Modality
@@ -67,6 +69,7 @@ def _dataset(cfg: DictConfig, needed: Sequence[str] | None) -> Dataset:
     splits = needed or (SPLITS if cfg.test else SPLITS[:2])
     sources = {modality.source for modality in modalities(cfg).values()}
     data = checked_records(cfg, sources)
+    data = dataclasses.replace(data, splits={split: stored(records) for split, records in data.splits.items()})
     if "train" in splits:
         _check_left_out(cfg, data, len(data.splits.get("train", ())) + len(data.left_out))
     validate(data, splits, needed is None)
@@ -158,11 +161,15 @@ def decoded(cfg: DictConfig) -> RamCache | None:
 
 
 def _check_sources(data: Dataset, chosen: Sequence[Modality]) -> None:
-    stored = {source for records in data.splits.values() for record in records for source in record.media}
+    wanted, known = {modality.source for modality in chosen}, set[str]()
+    for _, media, *_ in itertools.chain.from_iterable(map(rows, data.splits.values())):
+        known |= media.keys()
+        if wanted <= known | ({"flow"} if "frames" in known else set()):
+            return
     for modality in chosen:
-        if modality.source not in stored and not (modality.source == "flow" and "frames" in stored):
+        if modality.source not in known and not (modality.source == "flow" and "frames" in known):
             raise UserError(
-                f"modality {modality.name} looks at {modality.source}, data={data.name} has {sorted(stored)} only: "
+                f"modality {modality.name} looks at {modality.source}, data={data.name} has {sorted(known)} only: "
                 "choose another modality, or name its files in data"
             )
 
@@ -232,7 +239,7 @@ def clip_datasets(
         raise UserError(str(error)) from None
     return {
         split: make(
-            records=RecordStore(data.splits[split]),
+            records=stored(data.splits[split]),
             starts=starts[split],
             geometries=crops[split],
             replace=split == "train",

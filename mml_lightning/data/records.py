@@ -7,6 +7,8 @@ import hashlib
 import itertools
 import os
 import stat
+from abc import abstractmethod
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from mml_lightning.errors import UserError
 SPLITS = ("train", "val", "test")
 Layout = Literal["rgb", "flow_pair", "flow_packed"]
 AXES = ("x", "y")
+FILES_KNOWN = 2**12  # whose sizes are remembered while the files of a split are looked at
 NO_INTERVALS: dict[str, tuple[tuple[int, float, float], ...]] = {}  # one for all records that have none
 
 
@@ -65,9 +68,13 @@ class ImageSequence:
 
     def paths(self, index: int) -> tuple[Path, ...]:
         """The image of item `index` (from 0), or its x and its y image."""
+        return tuple(self.folder / name for name in self.names(index))
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """As :meth:`paths`, without the folder."""
         number = self.first + index
         axes = AXES if self.layout == "flow_pair" else AXES[:1]
-        return tuple(self.folder / self.template.format(number, axis=axis) for axis in axes)
+        return tuple(self.template.format(number, axis=axis) for axis in axes)
 
     def __str__(self) -> str:
         return str(self.folder / self.template)
@@ -121,10 +128,8 @@ def media_files(media: Media) -> Iterator[Path]:
 
 def media_absent(media: Media) -> Path | None:
     """The file that shows that `media` is not there: the video, or a first image; None if it is."""
-    if isinstance(media, Path):  # the usual one, a million times
-        return None if _size(media) >= 0 else media
-    files = media.paths(0) if isinstance(media, ImageSequence) else media_files(media)
-    return next((path for path in files if _size(path) < 0), None)
+    told = str(media) if isinstance(media, Path) else media
+    return _absent(told, map(_size, _telling(told)))
 
 
 def media_bytes(media: Media) -> int:
@@ -135,16 +140,39 @@ def media_bytes(media: Media) -> int:
 
 
 def media_identity(media: Media) -> object:
-    """What tells `media` from another without reading it, equal wherever it lies; images by the first and the last."""
-    if isinstance(media, Path):
-        return _size(media)
+    """What tells `media` from another without reading it, equal wherever it lies."""
+    told = str(media) if isinstance(media, Path) else media
+    return _identity(told, map(_size, _telling(told)))
+
+
+def _telling(media: Told) -> tuple[str, ...]:
+    """The files whose sizes tell whether `media` is there and the same; images by the first and the last."""
+    if isinstance(media, str):
+        return (media,)
+    if isinstance(media, PackedFrames):
+        return (str(media.shard),)
+    return tuple(f"{media.folder}/{name}" for index in (0, media.count - 1) for name in media.names(index))
+
+
+def _identity(media: Told, sizes: Iterator[int]) -> object:
+    """As :func:`media_identity`, of files whose sizes are known."""
+    if isinstance(media, str):
+        return next(sizes)
+    seen = list(itertools.islice(sizes, len(_telling(media))))
     if isinstance(media, PackedFrames):
         return media.layout, media.count, media.fps, media.crc32, media.problem
-    ends = [_size(path) for index in (0, media.count - 1) for path in media.paths(index)]
-    return media.layout, media.count, media.fps, ends
+    return media.layout, media.count, media.fps, seen
 
 
-def _size(path: Path) -> int:
+def _absent(media: Told, sizes: Iterator[int]) -> Path | None:
+    """As :func:`media_absent`, of files whose sizes are known."""
+    files = _telling(media)
+    seen = list(zip(files, itertools.islice(sizes, len(files)), strict=True))
+    needed = len(media.names(0)) if isinstance(media, ImageSequence) else 1
+    return next((Path(path) for path, size in seen[:needed] if size < 0), None)
+
+
+def _size(path: str) -> int:
     """Bytes of a file; -1 where there is none."""
     try:
         found = os.stat(path)
@@ -177,6 +205,35 @@ class Record:
     length: float | None = None
 
 
+Told = str | ImageSequence | PackedFrames  # media whose video is a name: a path of each takes seconds for a million
+Row = tuple[
+    str,
+    Mapping[str, Told],
+    Mapping[str, int | tuple[int, ...]],
+    tuple[float, float] | None,
+    str | None,
+    Mapping[str, tuple[tuple[int, float, float], ...]],
+    float | None,
+]
+"""The fields of a :class:`Record`, for what looks at all of them."""
+
+
+class Rows(Sequence[Record]):
+    """Records that are kept in another form, and told faster as rows."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[Row]: ...
+
+
+def rows(records: Iterable[Record]) -> Iterator[Row]:
+    return records.rows() if isinstance(records, Rows) else map(_row, records)
+
+
+def _row(record: Record) -> Row:
+    media = {source: str(one) if isinstance(one, Path) else one for source, one in record.media.items()}
+    return record.id, media, record.target, record.span, record.decoder, record.intervals, record.length
+
+
 @dataclass(frozen=True)
 class Head:
     """One classification head: its class names, and whether a video may have several of them."""
@@ -204,6 +261,26 @@ class Dataset:
     def num_classes(self) -> dict[str, int]:
         return {name: len(head.classes) for name, head in self.heads.items()}
 
+    def look(self, split: str) -> array[int]:
+        """Sizes of the files that tell whether the media of a split are there and the same (-1: no file), in order.
+
+        The one look at each file that a start takes: the fingerprint is of what is found here.
+        """
+        size = functools.lru_cache(FILES_KNOWN)(_size)  # parts share a video, packed videos a shard
+        found = array("q")
+        for row in rows(self.splits.get(split, ())):
+            for media in row[1].values():
+                if isinstance(media, str):
+                    found.append(size(media))
+                else:
+                    found.extend(map(size, _telling(media)))
+        self._sizes[split] = found
+        return found
+
+    @functools.cached_property
+    def _sizes(self) -> dict[str, array[int]]:
+        return {}
+
     def fingerprint(self) -> str:
         """Hash of ids, labels, spans, intervals, file sizes and special readers: the same wherever the data lie."""
         return self._fingerprint
@@ -212,13 +289,20 @@ class Dataset:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for split in SPLITS:
-            for record in self.splits.get(split, ()):
-                if not record.target:  # without a label it changes no weight and no number
+            if not any(row[2] for row in rows(self.splits.get(split, ()))):
+                continue  # without a label it changes no weight and no number
+            sizes = iter(self._sizes.get(split) or self.look(split))
+            for identity, media, target, span, decoder, intervals, _ in rows(self.splits[split]):
+                seen = [_identity(one, sizes) for one in media.values()]
+                if len(seen) > 1:
+                    seen = [one for _, one in sorted(zip(media, seen, strict=True))]
+                if not target:
                     continue
-                sizes = [media_identity(media) for _, media in sorted(record.media.items())]
-                digest.update(repr((split, record.id, sorted(record.target.items()), record.span, sizes)).encode())
-                digest.update(f"|{record.decoder}".encode() if record.decoder else b"")
-                digest.update(repr(sorted(record.intervals.items())).encode() if record.intervals else b"")
+                digest.update(repr((split, identity, sorted(target.items()), span, seen)).encode())
+                if decoder:
+                    digest.update(f"|{decoder}".encode())
+                if intervals:
+                    digest.update(repr(sorted(intervals.items())).encode())
         for name, head in sorted(self.heads.items()):
             digest.update(repr((name, head.classes, head.multi_label)).encode())
         return digest.hexdigest()[:16]
@@ -241,28 +325,38 @@ def validate(dataset: Dataset, needed: Iterable[str] = SPLITS, labelled: bool = 
             have = ", ".join(f"{name} {len(rows)}" for name, rows in dataset.splits.items())
             mend = "check its list, or set test=false" if split == "test" else "check its list"
             raise UserError(f"data={dataset.name}: the {split} split is empty (videos: {have}); {mend}")
-        unknown = sum(not dataset.heads.keys() <= record.target.keys() for record in records)
+        heads, ids, unknown = dataset.heads.keys(), [], 0
+        for row in rows(records):
+            ids.append(row[0])
+            unknown += not heads <= row[2].keys()
         if unknown and labelled:
             raise UserError(
                 f"data={dataset.name}: {unknown} of {len(records)} videos of the {split} split have no label; set "
                 "test=false, and write their predictions with eval.py afterwards"
             )
-        if len({record.id for record in records}) < len(records):
-            identity, times = Counter(record.id for record in records).most_common(1)[0]
+        if len(set(ids)) < len(ids):
+            identity, times = Counter(ids).most_common(1)[0]
             raise UserError(
                 f"data={dataset.name}: id {identity!r} stands {times} times in the {split} split; ids must be unique: "
                 "rename or remove one"
             )
-    missing = [
-        (split, record, path)
-        for split in needed
-        for record in dataset.splits[split]
-        for path in itertools.islice(filter(None, map(media_absent, record.media.values())), 1)
-    ]
+    missing = [(split, *one) for split in needed for one in _missing(dataset, split)]
     if missing:
-        split, record, path = missing[0]
+        split, identity, path = missing[0]
         raise UserError(
             f"data={dataset.name}: {len(missing)} of {sum(len(dataset.splits[name]) for name in needed)} videos are "
-            f"missing, first: {path} (id {record.id}, {split}); check data.root or remove the lines"
+            f"missing, first: {path} (id {identity}, {split}); check data.root or remove the lines"
         )
     return dataset
+
+
+def _missing(dataset: Dataset, split: str) -> list[tuple[str, Path]]:
+    """(id, file) of the videos of a split that are not there."""
+    found = dataset.look(split)
+    if min(found, default=0) >= 0:
+        return []
+    sizes, missing = iter(found), []
+    for identity, media, *_ in rows(dataset.splits[split]):
+        absent = [path for one in media.values() if (path := _absent(one, sizes))]
+        missing += [(identity, path) for path in absent[:1]]
+    return missing

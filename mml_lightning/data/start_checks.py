@@ -6,10 +6,10 @@ Both are found by `mml check` too, which reads the videos and finds more.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
-from mml_lightning.data.records import Dataset, ImageSequence, Media, Record
+from mml_lightning.data.records import Dataset, ImageSequence, Media, Row, rows
 from mml_lightning.errors import UserError
 
 FLOW_TOLERANCE = 1  # pairs by which flow may be longer or shorter than frames - 1: tools repeat or drop the last one
@@ -18,10 +18,10 @@ MOST_UNEQUAL = 0.5  # share of the videos with flow of another length from which
 log = logging.getLogger(__name__)
 
 
-def place(media: Media) -> object:
+def place(media: Media | str) -> object:
     """What two records have in common that show the same video: the file, or the folder and its template."""
     if isinstance(media, Path):
-        return str(media)  # which a path keeps; its own hash splits it up
+        return str(media)
     return (media.folder, media.template) if isinstance(media, ImageSequence) else media
 
 
@@ -35,13 +35,17 @@ def warn_of_doubles(dataset: Dataset, splits: Collection[str]) -> int:
     """
     if "train" not in splits:
         return 0
-    measured = [(s, r) for s in splits if s != "train" for r in dataset.splits.get(s, ())]
-    split_of = {key: split for split, record in reversed(measured) for key in _keys(record)}
+    split_of: dict[object, str] = {}
+    names: set[object] = set()
+    for split in splits:
+        for row in rows(dataset.splits.get(split, ())) if split != "train" else ():
+            names.update(_names(row))
+            for key in _keys(row):
+                split_of.setdefault(key, split)
     doubles = []
-    for record in dataset.splits.get("train", ()):
-        other = next((split_of[key] for key in _keys(record) if key in split_of), None)
-        if other is not None:
-            doubles.append((record.id, other))
+    for row in rows(dataset.splits.get("train", ())):
+        if not names.isdisjoint(_names(row)):  # few of a million
+            doubles += [(row[0], split_of[key]) for key in _keys(row) if key in split_of][:1]
     if doubles:
         log.warning(
             "data=%s: %d of %d training videos stand in val or test too (the same files or id), first %s (%s): their "
@@ -54,10 +58,14 @@ def warn_of_doubles(dataset: Dataset, splits: Collection[str]) -> int:
     return len(doubles)
 
 
-def _keys(record: Record) -> Iterator[object]:
-    for source, media in sorted(record.media.items()):
-        yield source, place(media), record.span
-    yield record.id, record.span
+def _names(row: Row) -> list[object]:
+    """Some of which doubles share, whatever their spans."""
+    return [row[0], *map(place, row[1].values())]
+
+
+def _keys(row: Row) -> list[object]:
+    span = row[3]
+    return [*[(source, place(media), span) for source, media in sorted(row[1].items())], (row[0], span)]
 
 
 def expected_flow(frames: int, frames_fps: float, flow_fps: float) -> int:

@@ -1,13 +1,15 @@
 """Many records in little memory: one block of bytes that forked workers share.
 
 A Python object counts who holds it, and the count lies beside it: every worker that looks at a list of records copies,
-page by page, all that it looks at. A store has one object whatever the number of records; a record is made anew when it
-is asked for.
+page by page, all that it looks at. A store has a handful of objects whatever the number of records; a record is made
+anew when it is asked for.
 """
 
 from __future__ import annotations
 
+import copyreg
 import gc
+import itertools
 import pickle
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,28 +18,39 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, overload
 
-from mml_lightning.data.records import NO_INTERVALS, ImageSequence, Media, PackedFrames, Record
+from mml_lightning.data.records import ImageSequence, PackedFrames, Record, Row, Rows, rows
 
-KINDS = (ImageSequence, PackedFrames)  # the first field of each is a path
-NAMES = {kind: [field.name for field in fields(kind)][1:] for kind in KINDS}
+TOGETHER = 64  # records that are written, and read, at once: what they share is written once
 
 
-class RecordStore(Sequence[Record]):
-    """A sequence of records that can't change.
+class RecordStore(Rows):
+    """A sequence of records to which more can be appended, and which can't change otherwise.
 
     Args:
-        records: read once, in order.
+        rows: read once, in order.
     """
 
-    def __init__(self, records: Iterable[Record]) -> None:
-        content, ends = bytearray(), array("Q", [0])
-        for record in records:
-            content += _encode(record)
-            ends.append(len(content))
-        self._content, self._ends = bytes(content), ends
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self._content, self._ends = bytearray(), array("Q", [0])
+        self._last: list[Row] = []  # fewer than TOGETHER
+        for row in rows:
+            self.append(row)
+
+    def append(self, row: Row) -> None:
+        self._last.append(row)
+        if len(self._last) == TOGETHER:
+            self._content += pickle.dumps(self._last, pickle.HIGHEST_PROTOCOL)
+            self._ends.append(len(self._content))
+            self._last.clear()
+
+    def rows(self) -> Iterator[Row]:
+        return itertools.chain.from_iterable(map(self._block, range(len(self._ends))))
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(_record, self.rows())
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return (len(self._ends) - 1) * TOGETHER + len(self._last)
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
@@ -48,39 +61,36 @@ class RecordStore(Sequence[Record]):
     def __getitem__(self, index: int | slice) -> Record | list[Record]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        place = range(len(self))[index]  # raises IndexError; takes negative ones
-        return _decode(self._content[self._ends[place] : self._ends[place + 1]])
+        block, place = divmod(range(len(self))[index], TOGETHER)  # raises IndexError; takes negative ones
+        return _record(self._block(block)[place])
+
+    def _block(self, number: int) -> list[Row]:
+        if number == len(self._ends) - 1:
+            return self._last
+        block: list[Row] = pickle.loads(self._content[self._ends[number] : self._ends[number + 1]])
+        return block
 
 
-def _encode(record: Record) -> bytes:
-    media = [(source, _plain(value)) for source, value in record.media.items()]
-    values = (
-        *(record.id, media, record.target, record.span, record.decoder),
-        *(record.intervals or None, record.length),
-    )
-    return pickle.dumps(values, pickle.HIGHEST_PROTOCOL)
+def stored(records: Sequence[Record]) -> RecordStore:
+    return records if isinstance(records, RecordStore) else RecordStore(rows(records))
 
 
-def _decode(content: bytes) -> Record:
-    identity, media, target, span, decoder, intervals, length = pickle.loads(content)
-    made = {source: _media(value) for source, value in media}
-    return Record(identity, made, target, span, decoder, intervals or NO_INTERVALS, length)
+def _record(row: Row) -> Record:
+    media = {source: Path(one) if isinstance(one, str) else one for source, one in row[1].items()}
+    return Record(row[0], media, *row[2:])
 
 
-def _plain(media: Media) -> Any:
-    if isinstance(media, Path):
-        return str(media)
-    names = NAMES[type(media)]
-    first = media.folder if isinstance(media, ImageSequence) else media.shard
-    return [KINDS.index(type(media)), str(first), *(getattr(media, name) for name in names)]
+def _reduced(media: Any) -> tuple[Any, ...]:
+    first, *rest = (getattr(media, field.name) for field in fields(media))
+    return _made, (type(media), str(first), *rest)
 
 
-def _media(value: Any) -> Media:
-    if isinstance(value, str):
-        return Path(value)
-    kind, first, *rest = value
-    made: Media = KINDS[kind](Path(first), *rest)
-    return made
+def _made(kind: type[ImageSequence | PackedFrames], first: str, *rest: Any) -> ImageSequence | PackedFrames:
+    return kind(Path(first), *rest)
+
+
+for kind in (ImageSequence, PackedFrames):  # a path in pieces and fields by name would take several times the bytes
+    copyreg.pickle(kind, _reduced)
 
 
 @contextmanager

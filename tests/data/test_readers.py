@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mml_lightning.data.readers import COLUMNS, mirrored_classes, read_csv, read_ssv2
+from mml_lightning.data.readers.files import is_plain
 from mml_lightning.data.records import Dataset, validate
 from mml_lightning.errors import UserError
 from tests.data.videos import real
@@ -96,6 +98,24 @@ def test_id_column_and_spans(index: Path) -> None:
 def test_parts_of_one_video_get_ids_of_their_own(index: Path) -> None:
     text = "path,label,split,start,end\na.mp4,x,train,0,1\na.mp4,y,train,1,2.5\na.mp4,y,val,2,3\n"
     assert ids(read(index, text)) == {"train": ["a_0_1", "a_1_2.5"], "val": ["a_2_3"], "test": []}
+
+
+@given(st.text("ab./ü \\", min_size=1, max_size=9), st.sampled_from([".", "/", "videos", "/a/b"]))
+def test_plain_names_are_joined_and_split_as_paths_are(name: str, root: str) -> None:
+    if is_plain(name):
+        assert str(Path(root) / "_")[:-1] + name == str(Path(root) / name)
+        assert os.path.splitext(name)[0] == Path(name).with_suffix("").as_posix()
+
+
+def test_odd_names_mean_what_paths_mean(index: Path, tmp_path: Path) -> None:
+    names = ["./a.mp4", "b//c.mp4", "b/./d.mp4", "b/../e.mp4", "/abs/f.mp4", "b..c/g.x.mp4", ".", "h.", "b/.i"]
+    data = read(index, "path,label,split\n" + "".join(f"{name},{n % 2},train\n" for n, name in enumerate(names)))
+    found = {r.id: str(r.media["frames"]) for records in data.splits.values() for r in records}
+    assert found == {
+        **{"a": f"{tmp_path}/a.mp4", "b/c": f"{tmp_path}/b/c.mp4", "b/d": f"{tmp_path}/b/d.mp4"},
+        **{"b/../e": f"{tmp_path}/b/../e.mp4", "/abs/f": "/abs/f.mp4", "b..c/g.x": f"{tmp_path}/b..c/g.x.mp4"},
+        **{".": str(tmp_path), "h.": f"{tmp_path}/h.", "b/.i": f"{tmp_path}/b/.i"},
+    }
 
 
 @given(st.integers(1, 60))

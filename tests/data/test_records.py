@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mml_lightning.data.records import Dataset, Head, Record, validate
+from mml_lightning.data.readers import read_csv
+from mml_lightning.data.records import Dataset, Head, ImageSequence, PackedFrames, Record, validate
+from mml_lightning.data.start_checks import warn_of_doubles
+from mml_lightning.data.store import stored
 from mml_lightning.errors import UserError
 from tests.data.videos import record
 
@@ -26,6 +32,98 @@ def dataset(folder: Path, splits: str = "train val test") -> Dataset:
 
 def test_fingerprint_does_not_know_the_place(tmp_path: Path) -> None:
     assert dataset(tmp_path / "here").fingerprint() == dataset(tmp_path / "there").fingerprint()
+
+
+def many_kinds(folder: Path) -> Dataset:
+    """Images, flow, a packed video and plain ones, of which one is not there."""
+    for number in range(1, 6):
+        (folder / f"{number}.jpg").write_bytes(b"y" * number)
+        for axis in "xy":
+            (folder / f"{axis}_{number}.jpg").write_bytes(b"z" * 2 * number)
+    (folder / "v.mp4").write_bytes(b"x" * 42)
+    frames = ImageSequence(folder, "{:d}.jpg", 5, 25.0)
+    flow = ImageSequence(folder, "{axis}_{:d}.jpg", 4, 25.0, 1, "flow_pair")
+    packed = PackedFrames(folder / "v.mp4", "e", "frames", 9, 12.5, (64, 48), 17, 99, 1234)
+    heads = {"verb": Head(("x", "y", "z"), True), "label": Head(("a", "ü"))}
+    timed = {"verb": ((1, 0.0, 2.5), (2, 1.0, 3.0))}
+    records = [
+        Record("a", {"frames": frames, "flow": flow}, {"verb": (0, 2), "label": 1}),
+        Record("b", {"frames": packed}, {"verb": (1, 2), "label": 0}, (0.5, 2.0), "pyav", timed, 3.0),
+        Record("it's", {"frames": folder / "v.mp4"}, {"label": 0}, (0.0, 1.25)),
+        Record("unknown", {"frames": folder / "v.mp4"}, {}),
+        Record("lost", {"frames": folder / "none.mp4"}, {"label": 1}),
+    ]
+    return Dataset("mine", {"train": records, "val": records[2:], "test": records[3:4]}, heads)
+
+
+def listed(folder: Path, count: int = 200) -> Path:
+    """A CSV of parts of videos and of whole ones."""
+    lines = ["path,label,split,start,end"]
+    for n in range(count):
+        (folder / f"{n}.mp4").write_bytes(b"x" * n)
+        part = f"{n / 4},{n}" if n % 2 else ","
+        lines.append(f"{n}.mp4,c{n % 3},{'train' if n % 9 else 'val'},{part}")
+    (folder / "list.csv").write_text("\n".join(lines))
+    return folder / "list.csv"
+
+
+def test_fingerprints_of_earlier_versions_hold(tmp_path: Path) -> None:
+    """Runs are resumed and results reused by them."""
+    (tmp_path / "kinds").mkdir()
+    assert many_kinds(tmp_path / "kinds").fingerprint() == "67664bbb5903cf47"
+    data = read_csv("mine", str(listed(tmp_path)))
+    assert data.fingerprint() == "ffbd2b4c61033ca9"
+    as_list = replace(data, splits={split: list(records) for split, records in data.splits.items()})
+    assert as_list.fingerprint() == "ffbd2b4c61033ca9"
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each video is looked at."""
+    seen: Counter[str] = Counter()
+    plain = os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith(".mp4"):
+            seen[Path(path).name] += 1
+        return plain(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    return seen
+
+
+def test_a_start_looks_once_at_each_file(tmp_path: Path, looks: Counter[str]) -> None:
+    data = read_csv("mine", str(listed(tmp_path)))
+    validate(data, ("train", "val")).fingerprint()
+    assert len(looks) == 200 and set(looks.values()) == {1}
+
+
+def test_parts_and_packed_videos_share_a_look(tmp_path: Path, looks: Counter[str]) -> None:
+    video = tmp_path / "v.mp4"
+    video.write_bytes(b"x")
+    parts = [Record(f"part {n}", {"frames": video}, {"label": n % 2}, (n, n + 1.0)) for n in range(50)]
+    packed = [Record(f"{n}", {"frames": PackedFrames(video, f"{n}", "frames", 9)}, {"label": 0}) for n in range(50)]
+    data = Dataset("mine", {"train": [*parts, *packed], "val": parts}, {"label": Head(("a", "b"))})
+    validate(data, ("train", "val")).fingerprint()
+    assert looks == {video.name: 2}  # one per split
+
+
+def test_unlabelled_videos_are_not_looked_at_for_the_fingerprint(tmp_path: Path, looks: Counter[str]) -> None:
+    data = dataset(tmp_path)
+    unlabelled = [replace(record, target={}) for record in data.splits["test"]]
+    data = replace(data, splits={**data.splits, "test": unlabelled})
+    validate(data, ("train", "val")).fingerprint()
+    assert looks == {f"{split}{i}.mp4": 1 for split in ("train", "val") for i in range(2)}
+
+
+def test_the_start_of_a_table_makes_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million records and paths would take seconds, and a hundred times the memory."""
+    index = listed(tmp_path)
+    monkeypatch.setattr(Record, "__init__", lambda *values, **named: pytest.fail("a record was made"))
+    data = read_csv("mine", str(index))
+    validate(data, ("train", "val")).fingerprint()
+    warn_of_doubles(data, ("train", "val"))
+    assert stored(data.splits["train"]) is data.splits["train"]
 
 
 CHANGES: dict[str, Callable[[Record], Record]] = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mml_lightning.data.records import ImageSequence, PackedFrames, Record
-from mml_lightning.data.store import RecordStore, growing
+from mml_lightning.data.records import ImageSequence, PackedFrames, Record, rows
+from mml_lightning.data.store import TOGETHER, RecordStore, growing, stored
 
 RECORDS = [
     Record("a", {"frames": Path("v/a.mp4")}, {"label": 3}),
@@ -32,18 +33,31 @@ RECORDS = [
 
 
 def test_what_comes_out_is_what_went_in() -> None:
-    store = RecordStore(iter(RECORDS))
+    store = RecordStore(rows(RECORDS))
     assert len(store) == len(RECORDS) and list(store) == RECORDS
     assert store[-1] == RECORDS[-1] and store[1:3] == RECORDS[1:3]
     assert list(pickle.loads(pickle.dumps(store))) == RECORDS  # spawned workers
     with pytest.raises(IndexError):
         store[len(RECORDS)]
-    assert len(RecordStore([])) == 0
+    assert len(RecordStore()) == 0 and list(RecordStore()) == []
+
+
+@pytest.mark.parametrize("count", [TOGETHER - 1, TOGETHER, TOGETHER + 1, 2 * TOGETHER, 3 * TOGETHER - 2])
+def test_blocks_have_no_seams(count: int) -> None:
+    records = [replace(RECORDS[n % len(RECORDS)], id=f"{n}") for n in range(count)]
+    store = stored(records)
+    assert len(store) == count and list(store) == records and [store[n] for n in range(count)] == records
+    assert list(store.rows()) == list(rows(records)) and store[::-7] == records[::-7]
+    assert stored(store) is store
+    store.append(next(rows(RECORDS[:1])))
+    assert len(store) == count + 1 and store[count] == RECORDS[0] and store[count - 1] == records[-1]
 
 
 def test_a_record_takes_few_bytes() -> None:
-    store = RecordStore(Record(f"{i}", {"frames": Path(f"videos/{i}.mp4")}, {"label": i % 9}) for i in range(1000))
-    assert len(pickle.dumps(store)) < 150 * len(store)
+    store = stored([Record(f"{i}", {"frames": Path(f"videos/{i}.mp4")}, {"label": i % 9}) for i in range(1000)])
+    assert len(pickle.dumps(store)) < 60 * len(store)
+    images = [Record(f"{i}", {"frames": ImageSequence(Path(f"{i}"), "{:05d}.jpg", i)}, {}) for i in range(1000)]
+    assert len(pickle.dumps(stored(images))) < 100 * len(images)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

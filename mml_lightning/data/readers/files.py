@@ -61,6 +61,13 @@ def below(root: Path, name: str, where: str) -> Path:
     return root / name
 
 
+def is_plain(name: str) -> bool:
+    """Whether `name` says a file below a folder, folder by folder and nothing else: to join and to split such a name
+    needs no :class:`Path`, which would take seconds for a million."""
+    odd = name[:1] in "/" or name[-1] in "/." or "//" in name or "./" in name or ".." in name or "\0" in name
+    return not odd and len(name) <= LONGEST_PATH
+
+
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """(line number, text) of the lines that are not blank, ends stripped.
 
@@ -91,8 +98,13 @@ def read_json(path: Path) -> Any:
 
 def held_out(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
     """(training, validation) of data without a validation split: every fifth video, by order of id, validates."""
-    chosen = set(sorted(record.id for record in records)[::5])
+    chosen = every_fifth(record.id for record in records)
     return [r for r in records if r.id not in chosen], [r for r in records if r.id in chosen]
+
+
+def every_fifth(ids: Iterable[str]) -> set[str]:
+    """Of the ids in order."""
+    return set(sorted(ids)[::5])
 
 
 def layout_of(template: str, source: str) -> Layout:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import itertools
 import math
-from collections.abc import Iterator
-from pathlib import Path
+import os
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from pathlib import Path, PurePath
 
-from mml_lightning.data.readers.files import below, held_out, natural
-from mml_lightning.data.records import SPLITS, Dataset, Head, Record
+from mml_lightning.data.readers.files import below, every_fifth, is_plain, natural
+from mml_lightning.data.records import NO_INTERVALS, SPLITS, Dataset, Head
+from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
 
 COLUMNS = {
@@ -28,7 +31,6 @@ SPLIT_NAMES = {
     "testing": "test",
     "eval": "test",
 }
-_Row = tuple[int, list[str]]
 
 
 def read_csv(name: str, index: str | None, root: str | None = None, label_separator: str | None = None) -> Dataset:
@@ -46,31 +48,57 @@ def read_csv(name: str, index: str | None, root: str | None = None, label_separa
         raise UserError("data=csv needs data.index=<file.csv> with the columns path, label and split")
     table = _Table(Path(index).expanduser())
     base = Path(root).expanduser() if root else table.path.parent
-    classes = sorted({label for row in table.rows() for label in table.labels(row, label_separator)}, key=natural)
+    classes = table.classes(label_separator)
     if len(classes) < 2:
         raise UserError(
             f"{table.path}: column {table.names['label']!r} holds {len(classes)} class; at least two are needed"
         )
-    number = {label: i for i, label in enumerate(classes)}
-    targets: dict[tuple[str, ...], dict[str, int | tuple[int, ...]]] = {}  # one for all videos that have the same
-    splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    for row in table.rows():
-        labels = table.labels(row, label_separator)
-        if labels not in targets:
-            indices = tuple(sorted({number[label] for label in labels}))
-            targets[labels] = {"label": indices if label_separator else indices[0]}
-        file, span = table.cell(row, "path"), table.span(row)
-        part = f"_{span[0]:g}_{span[1]:g}" if span else ""
-        record = Record(
-            id=table.cell(row, "id") if "id" in table.columns else Path(file).with_suffix("").as_posix() + part,
-            media={"frames": below(base, file, f"{table.path}, line {row[0]}")},
-            target=targets[labels],
-            span=span,
-        )
-        splits[table.split(row)].append(record)
+    heads = {"label": Head(tuple(classes), multi_label=bool(label_separator))}
+    targets = _Targets(classes, label_separator)
+    splits = {split: RecordStore() for split in SPLITS}
+    start, named = str(base / "_")[:-1], "id" in table.columns
+    for line, (file, label, split, identity, *times) in table.rows("path", "label", "split", "id", "start", "end"):
+        if not file:
+            raise table.empty(line, "path")
+        span = table.span(line, times) if any(times) else None
+        if named and not identity:
+            raise table.empty(line, "id")
+        plain = is_plain(file)
+        path = start + file if plain else str(below(base, file, f"{table.path}, line {line}"))
+        if not named:
+            identity = os.path.splitext(file)[0] if plain else _without_ending(PurePath(file))
+            identity += f"_{span[0]:g}_{span[1]:g}" if span else ""
+        if split not in splits:
+            split = table.split(line, split)
+        splits[split].append((identity, {"frames": path}, targets[label], span, None, NO_INTERVALS, None))
     if not splits["val"]:
-        splits["train"], splits["val"] = held_out(splits["train"])
-    return Dataset(name, splits, {"label": Head(tuple(classes), multi_label=bool(label_separator))})
+        told = splits["train"].rows
+        chosen = every_fifth(row[0] for row in told())
+        splits["val"] = RecordStore(row for row in told() if row[0] in chosen)
+        splits["train"] = RecordStore(row for row in told() if row[0] not in chosen)
+    return Dataset(name, splits, heads)
+
+
+class _Targets(dict[str, dict[str, int | tuple[int, ...]]]):
+    """What the cell of a label means: one object for all videos that have the same."""
+
+    def __init__(self, classes: Sequence[str], separator: str | None) -> None:
+        super().__init__()
+        self.number = {label: i for i, label in enumerate(classes)}
+        self.separator = separator
+
+    def __missing__(self, cell: str) -> dict[str, int | tuple[int, ...]]:
+        indices = tuple(sorted({self.number[label] for label in _labels(cell, self.separator)}))
+        self[cell] = {"label": indices if self.separator else indices[0]}
+        return self[cell]
+
+
+def _without_ending(path: PurePath) -> str:
+    return (path.with_suffix("") if path.name else path).as_posix()
+
+
+def _labels(cell: str, separator: str | None) -> list[str]:
+    return [cell] if separator is None else [part.strip() for part in cell.split(separator) if part.strip()]
 
 
 class _Table:
@@ -91,11 +119,20 @@ class _Table:
                 have = [key for _, key in header.values()]
                 raise UserError(f"{path}: no {role} column (found {have}); name one of them {COLUMNS[role][0]!r}")
 
-    def rows(self) -> Iterator[_Row]:
-        """All but the header and empty lines."""
-        return itertools.islice(self._lines(), 1, None)
+    def rows(self, *roles: str) -> Iterator[tuple[int, list[str]]]:
+        """(line number, cells of the roles) of all lines but the header and empty ones; "" for what a line or the
+        whole table lacks."""
+        take = itemgetter(*(self.columns.get(role, -1) for role in roles))
+        lacking = [""] * (1 + max(self.columns.values()))
+        for line, cells in itertools.islice(self._lines(), 1, None):
+            cells.append("")  # the last one
+            try:
+                texts = take(cells)
+            except IndexError:
+                texts = take(cells + lacking)
+            yield line, list(map(str.strip, texts))
 
-    def _lines(self) -> Iterator[_Row]:
+    def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """(line number, cells)."""
         try:
             with self.path.open(newline="", encoding="utf-8-sig") as handle:
@@ -111,40 +148,31 @@ class _Table:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"can't read data.index={self.path}: {reason}; give the path of your CSV") from None
 
-    def cell(self, row: _Row, role: str) -> str:
-        value = self._text(row, role)
-        if not value:
-            raise UserError(
-                f"{self.path}, line {row[0]}: column {self.names[role]!r} is empty; fill it or remove the line"
-            )
-        return value
+    def classes(self, separator: str | None) -> list[str]:
+        """In order."""
+        place = self.columns["label"]
+        found = {cells[place] if place < len(cells) else "" for _, cells in itertools.islice(self._lines(), 1, None)}
+        cells = set(map(str.strip, found))
+        if separator is None and "" in cells:
+            raise self.empty(next(line for line, (label, _) in self.rows("label", "path") if not label), "label")
+        return sorted({label for cell in cells for label in _labels(cell, separator)}, key=natural)
 
-    def _text(self, row: _Row, role: str) -> str:
-        """Of a cell; "" in a line that is too short for it."""
-        cells, place = row[1], self.columns[role]
-        return cells[place].strip() if place < len(cells) else ""
+    def empty(self, line: int, role: str) -> UserError:
+        return UserError(f"{self.path}, line {line}: column {self.names[role]!r} is empty; fill it or remove the line")
 
-    def labels(self, row: _Row, separator: str | None) -> tuple[str, ...]:
-        if separator is None:
-            return (self.cell(row, "label"),)
-        parts = self._text(row, "label").split(separator)
-        return tuple(part.strip() for part in parts if part.strip())
-
-    def split(self, row: _Row) -> str:
-        value = self.cell(row, "split")
-        split = SPLIT_NAMES.get(value.lower(), value.lower())
+    def split(self, line: int, cell: str) -> str:
+        if not cell:
+            raise self.empty(line, "split")
+        split = SPLIT_NAMES.get(cell.lower(), cell.lower())
         if split not in SPLITS:
-            raise UserError(f"{self.path}, line {row[0]}: split {value!r} is unknown; use train, val or test")
+            raise UserError(f"{self.path}, line {line}: split {cell!r} is unknown; use train, val or test")
         return split
 
-    def span(self, row: _Row) -> tuple[float, float] | None:
+    def span(self, line: int, cells: Sequence[str]) -> tuple[float, float] | None:
         if "start" not in self.columns or "end" not in self.columns:
             return None
-        line, given = row[0], [self._text(row, role) for role in ("start", "end")]
-        if given == ["", ""]:
-            return None
         try:
-            start, end = map(float, given)
+            start, end = map(float, cells)
         except ValueError:
             raise UserError(f"{self.path}, line {line}: start and end must both be seconds, or both empty") from None
         if not 0 <= start < end < math.inf:
