@@ -38,8 +38,8 @@ def _run(args: argparse.Namespace, compose: Compose) -> Told:
 
 BENCH = Bench(
     help="start-up and memory of loading against the number of records",
-    description="Processor seconds from the config to the first batch and memory of it with its workers, for CSV lists "
-    "of small videos, each in a process of its own. With many --samples it shows whether memory stays flat.",
+    description="Processor and clock seconds from the config to the first batch and memory of it with its workers, for "
+    "CSV lists of small videos, each in a process of its own. With many --samples it shows whether memory stays flat.",
     run=_run,
     declare=_declare,
     rounds=None,
