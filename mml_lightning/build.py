@@ -336,7 +336,7 @@ def optimiser_plan(
         raise UserError(f"schedule.interval={cfg.schedule.interval!r} is unknown; use epoch or step")
     factor = functools.partial(nodes.make(cfg.schedule.factor), epochs=epochs)
     fresh = [name for name, where in provenance.items() if where["fresh_head"]]
-    optimizer = nodes.make(cfg.optimizer.optimizer)
+    optimizer = fused(nodes.make(cfg.optimizer.optimizer), str(cfg.trainer.precision))
     group = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.1, "weight_decay": 0.0}
     try:  # now, not when training begins
         optimizer([group])
@@ -357,6 +357,17 @@ def optimiser_plan(
         fast_stems=frozenset(flow_peers if cfg.optimizer.flow_stem_lr5 else ()),
         interval=cfg.schedule.interval,
     )
+
+
+def fused(optimizer: functools.partial[Any], precision: str) -> functools.partial[Any]:
+    """An SGD that updates all parameters in one pass over memory, to the same numbers; others as they are.
+
+    Not in float16: a fused optimiser takes the scale off the gradients as it steps, after they were clipped.
+    """
+    chosen = {"fused", "foreach", "differentiable"} & set(optimizer.keywords)
+    if optimizer.func is not torch.optim.SGD or chosen or precision.startswith("16"):
+        return optimizer
+    return functools.partial(optimizer, fused=True)
 
 
 def _peer_seed(seed: int, name: str) -> int:

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 
 from mml_lightning import nodes
+from mml_lightning.heap import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +22,16 @@ LIGHTNING = ("pytorch_lightning", "lightning.fabric", "lightning_fabric", "pytor
 
 
 def set_up_process(cfg: DictConfig) -> None:
-    """Threads and the seed of everything that is not keyed by itself."""
+    """Threads, memory and the seed of everything that is not keyed by itself."""
     if cfg.trainer.num_threads:
         torch.set_num_threads(cfg.trainer.num_threads)
+    keep_freed_memory(cfg.step.keep_memory is True or (cfg.step.keep_memory == "auto" and not uses_gpu(cfg)))
     pl.seed_everything(nodes.draw_seed(cfg), workers=True, verbose=False)
+
+
+def uses_gpu(cfg: DictConfig) -> bool:
+    """Whether `trainer.accelerator` leads to a CUDA device here."""
+    return cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def quieten_libraries() -> None:

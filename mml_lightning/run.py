@@ -136,12 +136,14 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     folder = Path(cfg.paths.output_dir)
     speed = Throughput(cfg.data.batch_size)
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
-    build_data.check_batch(cfg, data, 1 if placement.of(trainer) is not None else trainer.world_size)
+    ranks = 1 if placement.of(trainer) is not None else trainer.world_size
+    build_data.check_batch(cfg, data, ranks)
     build_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
     norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     say(plan.describe(cfg, data, cohort.objective, sizes, origins, computed))
-    say([f"{'cost':<9} {estimates.describe(cfg, cohort, len(data.splits['train']) // cfg.data.batch_size)}"])
+    for number, line in enumerate(estimates.describe(cfg, cohort, datasets["train"], ranks)):
+        say([f"{'advice' if number else 'cost':<9} {line}"])
     with open_result(cfg, overrides, data, cohort, origins, resumed) as result:
         if is_first_rank():
             manifest.write(cfg, result.fields)

@@ -19,6 +19,7 @@ class StepSettings:
         memory_format: see :func:`mml_lightning.backbones.execution.set_memory_format`.
         compile: true compiles every peer by itself with torch's default backend; a word names another one.
         checkpointing: see :func:`mml_lightning.backbones.execution.checkpoint_blocks`.
+        keep_memory: see :func:`mml_lightning.heap.keep_freed_memory`; auto: on a CPU.
 
     Raises:
         UserError: a value is unknown, or two of them exclude each other.
@@ -27,12 +28,15 @@ class StepSettings:
     memory_format: str = "auto"
     compile: bool | str = False
     checkpointing: bool = False
+    keep_memory: bool | str = "auto"
 
     def __post_init__(self) -> None:
         if self.memory_format not in FORMATS:
             raise UserError(f"step.memory_format={self.memory_format} is unknown; use one of {', '.join(FORMATS)}")
         if not isinstance(self.checkpointing, bool):
             raise UserError(f"step.checkpointing={self.checkpointing} must be true or false")
+        if not isinstance(self.keep_memory, bool) and self.keep_memory != "auto":
+            raise UserError(f"step.keep_memory={self.keep_memory} must be auto, true or false")
         if not isinstance(self.compile, bool) and self.compile not in _backends():
             raise UserError(f"step.compile={self.compile} must be true, false or one of {', '.join(_backends())}")
         if self.compile and self.checkpointing:

@@ -52,6 +52,7 @@ FLOORS = {
     "norms": 2,
     "loaders": 2,
     "step": 2,
+    "heap": 0,
     "throughput": 2,
     "build": 3,
     "build_data": 3,

@@ -20,6 +20,7 @@ from mml_lightning.step import StepSettings
         ({"memory_format": "nhwc"}, "step.memory_format=nhwc is unknown; use one of auto, contiguous, channels_last"),
         ({"compile": "fast"}, "step.compile=fast must be true, false or one of"),
         ({"checkpointing": "yes"}, "step.checkpointing=yes must be true or false"),
+        ({"keep_memory": "yes"}, "step.keep_memory=yes must be auto, true or false"),
         ({"compile": True, "checkpointing": True}, "exclude each other"),
     ],
 )

@@ -49,7 +49,7 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, channels, H/stride, W/stride]."""
         out: Tensor = self.conv(x)
-        return x + out if self.has_shortcut else out
+        return out.add_(x) if self.has_shortcut else out  # in place, as in `resnet`
 
 
 class MobileNetV2(nn.Module):

@@ -1,6 +1,8 @@
 """ResNet trunks with torchvision's parameter names; the classifier lives in the recognizer.
 
 Legend: B images, C channels, D = `feature_dim`, H W height and width.
+Shortcuts are added in place: a batch norm keeps its input for the backward pass, not its output.
+
 Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; stride on the 3x3 convolution of a
 bottleneck (the form of the published torchvision weights).
 """
@@ -30,7 +32,7 @@ class BasicBlock(nn.Module):
         """[B, C, H, W] -> [B, channels, H/stride, W/stride]."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        return self.relu(out.add_(x if self.downsample is None else self.downsample(x)))
 
 
 class Bottleneck(nn.Module):
@@ -54,7 +56,7 @@ class Bottleneck(nn.Module):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        return self.relu(out.add_(x if self.downsample is None else self.downsample(x)))
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:

@@ -76,7 +76,7 @@ class BasicBlock3d(nn.Module):
         """[B, C, T, H, W] -> [B, channels, T, H/stride, W/stride]."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        return self.relu(out.add_(x if self.downsample is None else self.downsample(x)))
 
 
 class Bottleneck3d(nn.Module):
@@ -105,7 +105,7 @@ class Bottleneck3d(nn.Module):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        return self.relu(out.add_(x if self.downsample is None else self.downsample(x)))
 
 
 Block = type[BasicBlock3d] | type[Bottleneck3d]

@@ -9,9 +9,10 @@ Legend: T segments, L window.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +24,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mml_lightning import build_data, run
+from mml_lightning import build, build_data, nonfinite, run
+from mml_lightning.benchmarks.apart import Apart
 from mml_lightning.benchmarks.baseline import PlainTrainer, open_images, to_float
 from mml_lightning.benchmarks.step import CLASSES, CohortSteps, PlainSteps
 from mml_lightning.benchmarks.timing import alternate, markdown
@@ -74,6 +76,10 @@ class FromLooseFiles(PlainSteps):
         self.total += spent
         return spent
 
+    def reading(self) -> float:
+        """Share of the time."""
+        return self.waited / self.total
+
     def read(self, number: int) -> dict[str, Tensor]:
         """Normalised clips float32 [T*L*c, H, W] of one video."""
         clip, rng = self.clips[number], np.random.default_rng(number)
@@ -110,9 +116,14 @@ class FromPack:
     def epoch(self) -> float:
         """Seconds of one pass over the clips."""
         cfg, before = self.steps.cfg, self.speed.seconds
-        trainer: pl.Trainer = run.make_trainer(cfg, self.steps.folder, [self.speed])
+        checks = nonfinite.callbacks(build.nonfinite(cfg), self.steps.folder)
+        trainer: pl.Trainer = run.make_trainer(cfg, self.steps.folder, [*checks, self.speed])
         trainer.fit(self.steps.cohort, VideoData(self.datasets, build_data.loader_settings(cfg)).train_dataloader())
         return self.speed.seconds - before
+
+    def reading(self) -> float:
+        """Share of the time."""
+        return self.speed.waited / self.speed.seconds
 
 
 def compare(
@@ -141,11 +152,13 @@ def compare(
         if videos < cfg.data.batch_size:
             raise UserError(f"--videos {videos} is less than one batch; use {cfg.data.batch_size} or more")
         clips = make_clips(folder, videos, FRAMES_PER_VIDEO)
-        plain, ours = FromLooseFiles(cfg, clips, place), FromPack(cfg, clips, folder, place)
-        ways: Mapping[str, Callable[[], float]] = {BASELINE: plain.epoch, OURS: ours.epoch}
-        timings = alternate(ways, rounds, advance)
         seen = videos // cfg.data.batch_size * cfg.data.batch_size
-        shares = {BASELINE: plain.waited / plain.total, OURS: ours.speed.waited / ours.speed.seconds}
+        plain = Apart(BASELINE, FromLooseFiles, cfg, clips, place)
+        with plain, Apart(OURS, FromPack, cfg, clips, folder, place) as ours:
+            ways = {BASELINE: plain, OURS: ours}
+            asked = {way: functools.partial(one.ask, "epoch") for way, one in ways.items()}
+            timings = alternate(asked, rounds, advance)
+            shares = {way: one.ask("reading") for way, one in ways.items()}
         return [Row(way, seen / timing.best, timing.spread, shares[way]) for way, timing in timings.items()]
 
 

@@ -23,16 +23,17 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mml_lightning import build, build_data, nodes, run
+from mml_lightning import build, build_data, nodes, nonfinite, process, run
 from mml_lightning.backbones.cost import kept_bytes
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.recognizer import Recognizer
+from mml_lightning.benchmarks.apart import Apart
 from mml_lightning.benchmarks.baseline import PlainTrainer, PlainTSM
 from mml_lightning.benchmarks.timing import Timing, alternate, markdown
 from mml_lightning.cohort import Cohort
 from mml_lightning.errors import UserError
 from mml_lightning.modalities import Modality
-from mml_lightning.throughput import arithmetic_peak, clock, precision_type, training_operations
+from mml_lightning.throughput import arithmetic_peak, clock, peak_memory, precision_type, training_operations
 
 CLASSES = 174
 CPU = torch.device("cpu")
@@ -52,21 +53,61 @@ Compose = Callable[[Sequence[str]], DictConfig]
 @dataclass(frozen=True)
 class Row:
     """One way: clips per second (best round), spread over the rounds, share of the arithmetic of a matrix product,
-    megabytes that a clip keeps for the backward pass, largest relative difference of a loss to the baseline's."""
+    megabytes that a clip keeps for the backward pass and that the process held at most, largest relative difference of
+    a loss of the first round to the baseline's."""
 
     way: str
     clips_per_s: float
     spread: float
     mfu: float
     kept_mb: float
+    peak_mb: float
     loss_difference: float | None
 
 
-class CohortSteps:
+@dataclass(frozen=True)
+class Facts:
+    """What steps tell beside their time: losses of all of them, bytes that a clip keeps for the backward pass and that
+    were held at most, operations of a clip (None where they are not counted)."""
+
+    losses: list[float]
+    kept: float
+    peak: int
+    operations: float | None
+
+
+class _Steps:
+    """Steps on random clips; what they tell."""
+
+    cfg: DictConfig
+    device: torch.device
+    losses: list[float]
+
+    def __call__(self, batches: Sequence[dict[str, Any]]) -> float:
+        raise NotImplementedError
+
+    def kept(self, batch: dict[str, Any]) -> int:
+        raise NotImplementedError
+
+    def operations(self, batch: dict[str, Any]) -> float | None:
+        return None
+
+    def round(self, steps: int) -> float:
+        """Seconds per step of `steps` steps."""
+        return self(random_batches(self.cfg, steps))
+
+    def facts(self) -> Facts:
+        peak = peak_memory(self.device)
+        batch = random_batches(self.cfg, 1)[0]
+        return Facts(self.losses, self.kept(batch) / len(batch["index"]), peak, self.operations(batch))
+
+
+class CohortSteps(_Steps):
     """Steps of a config as a run makes them."""
 
     def __init__(self, cfg: DictConfig, peers: Mapping[str, Modality], folder: Path, device: torch.device) -> None:
         self.cfg, self.modalities, self.folder, self.device = cfg, peers, folder, device
+        process.set_up_process(cfg)
         build.step(cfg).apply(nets := networks(cfg, self.modalities))
         self.cohort = Cohort(
             peers=nets,
@@ -81,7 +122,8 @@ class CohortSteps:
     def __call__(self, batches: Sequence[dict[str, Any]]) -> float:
         """Seconds per step."""
         watch = _Watch(self.device)
-        trainer = run.make_trainer(self.cfg, self.folder, [watch])
+        checks = nonfinite.callbacks(build.nonfinite(self.cfg), self.folder)
+        trainer = run.make_trainer(self.cfg, self.folder, [*checks, watch])
         trainer.fit(self.cohort, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
         self.losses += watch.losses
         return watch.seconds / len(batches)
@@ -115,7 +157,7 @@ class _Watch(pl.Callback):
         self.losses.append(float(outputs["loss"]))
 
 
-class PlainSteps:
+class PlainSteps(_Steps):
     """Steps of the baseline: a network per modality, one after the other, each as in a process of its own."""
 
     def __init__(self, cfg: DictConfig, modalities: Mapping[str, Modality], device: torch.device) -> None:
@@ -209,51 +251,56 @@ def compare(
         common += ["backbone.net.dropout=0", f"trainer.accelerator={'gpu' if device.type == 'cuda' else 'cpu'}"]
         plain = compose(common)
         modalities = build_data.modalities(plain)
-        runners: dict[str, CohortSteps | PlainSteps] = {}
+        makers: dict[str, tuple[Any, ...]] = {}
         for way in ways:
             cfg = compose([*common, *WAYS[way]])
-            runners[way] = (
-                PlainSteps(cfg, modalities, device) if way == BASELINE else CohortSteps(cfg, modalities, folder, device)
+            makers[way] = (
+                (PlainSteps, cfg, modalities, device)
+                if way == BASELINE
+                else (CohortSteps, cfg, modalities, folder, device)
             )
         if alone and ways[-1] != BASELINE:
             single = compose([*common, *WAYS[ways[-1]], "objective=cross_entropy"])
-            runners |= {f"{n} alone": CohortSteps(single, {n: m}, folder, device) for n, m in modalities.items()}
-        batches = random_batches(plain, steps)
-        timings = alternate({n: functools.partial(r, batches) for n, r in runners.items()}, rounds, advance)
-        return _rows(runners, timings, batches[0], device)
+            makers |= {f"{n} alone": (CohortSteps, single, {n: m}, folder, device) for n, m in modalities.items()}
+        runners = {n: stack.enter_context(Apart(n, *maker)) for n, maker in makers.items()}
+        asked = {name: functools.partial(runner.ask, "round", steps) for name, runner in runners.items()}
+        timings = alternate(asked, rounds, advance)
+        facts = {name: runner.ask("facts") for name, runner in runners.items()}
+        return _rows({name: maker[1] for name, maker in makers.items()}, timings, facts, device, steps)
 
 
 def _rows(
-    runners: Mapping[str, CohortSteps | PlainSteps],
+    configs: Mapping[str, DictConfig],
     timings: Mapping[str, Timing],
-    batch: dict[str, Any],
+    facts: Mapping[str, Facts],
     device: torch.device,
+    steps: int,
 ) -> list[Row]:
-    base = runners.get(BASELINE)
-    counted = next((r.operations(batch) for r in runners.values() if isinstance(r, CohortSteps)), float("nan"))
-    clips = len(batch["index"])
+    base = facts.get(BASELINE)
+    counted = next((told.operations for told in facts.values() if told.operations is not None), float("nan"))
     rows = []
-    for name, runner in runners.items():
-        rate = clips / timings[name].best
-        operations = runner.operations(batch) if isinstance(runner, CohortSteps) else counted
-        dtype = torch.float32 if runner is base else precision_type(runner.cfg.trainer.precision)
-        share = rate * operations / arithmetic_peak(device, dtype)
+    for name, told in facts.items():
+        cfg = configs[name]
+        rate = cfg.data.batch_size / timings[name].best
+        dtype = torch.float32 if name == BASELINE else precision_type(cfg.trainer.precision)
+        share = rate * (told.operations or counted) / arithmetic_peak(device, dtype)
         apart = None
-        same = not runner.cfg.objective.edges and not name.endswith(" alone")  # the baseline has no lessons
-        if base is not None and same:
-            apart = max(abs(a - b) / abs(b) for a, b in zip(runner.losses, base.losses, strict=True))
-        rows.append(Row(name, rate, timings[name].spread, share, runner.kept(batch) / clips / 1e6, apart))
+        if base is not None and not cfg.objective.edges and not name.endswith(" alone"):  # the baseline has no lessons
+            pairs = list(zip(told.losses, base.losses, strict=True))[:steps]
+            apart = max(abs(a - b) / abs(b) for a, b in pairs)
+        held = (told.kept / 1e6, told.peak / 1e6)
+        rows.append(Row(name, rate, timings[name].spread, share, *held, apart))
     return rows
 
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown, with the ratio to the first way."""
-    heads = ["way", "clips/s", f"vs {rows[0].way}", "spread", "MFU", "kept MB/clip", "loss differs by"]
+    heads = ["way", "clips/s", f"vs {rows[0].way}", "spread", "MFU", "kept MB/clip", "peak MB", "loss differs by"]
     cells = []
     for row in rows:
         apart = "" if row.loss_difference is None else f"{row.loss_difference:.1e}"
         ratio = "" if row.way.endswith(" alone") else f"{row.clips_per_s / rows[0].clips_per_s:.2f}x"
-        rest = [f"{row.spread:.0%}", f"{row.mfu:.0%}", f"{row.kept_mb:.0f}", apart]
+        rest = [f"{row.spread:.0%}", f"{row.mfu:.0%}", f"{row.kept_mb:.0f}", f"{row.peak_mb:.0f}", apart]
         cells.append([row.way, f"{row.clips_per_s:.3g}", ratio, *rest])
     return markdown(heads, cells)
 

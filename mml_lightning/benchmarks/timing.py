@@ -34,15 +34,18 @@ class Timing:
 def alternate(
     ways: Mapping[str, Callable[[], float]], rounds: int, advance: Callable[[str], object] = lambda way: None
 ) -> dict[str, Timing]:
-    """Every way once in each round, so that whatever else the machine does meets them alike.
+    """Every way once in each round, so that whatever else the machine does meets them alike; a round before, which
+    makes them warm, does not count.
 
     Args:
         ways: each does its work and returns what it took.
     """
     found = {name: Timing() for name in ways}
-    for _ in range(rounds):
+    for number in range(rounds + 1):
         for name, way in ways.items():
-            found[name].rounds.append(way())
+            spent = way()
+            if number:
+                found[name].rounds.append(spent)
             advance(name)
     return found
 

@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Sampler, get_worker_info
 from mml_lightning.data.clips import ClipDataset, collate
 from mml_lightning.data.store import settled
 from mml_lightning.errors import UserError
+from mml_lightning.heap import keep_freed_memory
 from mml_lightning.preemption import leave_signals_to_the_parent
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Board:
         """Called in a worker when it starts."""
         torch.set_num_threads(1)  # workers are the parallelism
         leave_signals_to_the_parent()
+        keep_freed_memory(False)  # as its parent may: what a worker decodes is never as large again
         self.state[worker, PID] = os.getpid()
 
     def read(self, index: int) -> None:

@@ -1,0 +1,41 @@
+"""Memory that is freed: kept by the process, or given back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from mml_lightning import heap
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from mml_lightning.heap import keep_freed_memory
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        np.full(2**23, 1.0)  # 64 MB, more than the C library keeps by itself
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_freed_memory()
+pages()
+kept = pages()
+keep_freed_memory(False)
+print(kept, pages())
+"""
+
+
+@pytest.mark.skipif(heap._library() is None, reason="another C library")
+def test_kept_memory_is_not_asked_for_again() -> None:
+    """In a process of its own: what this one keeps is left alone."""
+    told = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True).stdout
+    kept, usual = map(int, told.split())
+    assert kept < 100 and usual > 8 * 2**26 / 4096 / 512  # at least a page of 2 MB for each
+
+
+def test_other_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "_library", lambda: None)
+    assert not heap.keep_freed_memory()
