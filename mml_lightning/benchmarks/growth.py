@@ -253,8 +253,6 @@ def measure(
             peaks[value] = max(peaks[value], _most_allocated(device) - before)
             return spent
 
-        for value in values:
-            work(value)  # warms up
         ways = {f"{name} {value}": lambda value=value: work(value) for value in values}
         timings = alternate(ways, rounds, advance)
         reach = arithmetic_peak(device, precision_type(plain.trainer.precision))
