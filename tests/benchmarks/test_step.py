@@ -82,7 +82,7 @@ def test_sentence_names_the_switch() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--ways", "fast"], "--ways fast is unknown; use baseline, contiguous, float32"),
+        (["--ways", "fast"], "--ways fast is unknown; use baseline, baseline_kept, contiguous, float32"),
         (["--rounds", "0"], "--rounds 0 must be 1 or more"),
         (["backbone=i3d_tiny"], "leave it out of --ways"),
         (["--device", "cuda"], "torch sees no GPU here"),

@@ -16,7 +16,8 @@ def _declare(parser: argparse.ArgumentParser) -> None:
         "--ways",
         type=names,
         metavar="baseline,float32",
-        help="of baseline, contiguous, float32, bfloat16, compiled, twice (default: baseline,float32,bfloat16)",
+        help="of baseline, baseline_kept, contiguous, float32, bfloat16, compiled, twice (default: baseline,float32,"
+        "bfloat16)",
     )
     parser.add_argument("--steps", type=int, default=1, metavar="N", help="per round (default: 1)")
     parser.add_argument("--alone", action="store_true", help="also every modality in a run of its own, the last way")
