@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import logging
@@ -69,7 +68,6 @@ def _dataset(cfg: DictConfig, needed: Sequence[str] | None) -> Dataset:
     splits = needed or (SPLITS if cfg.test else SPLITS[:2])
     sources = {modality.source for modality in modalities(cfg).values()}
     data = checked_records(cfg, sources)
-    data = dataclasses.replace(data, splits={split: stored(records) for split, records in data.splits.items()})
     if "train" in splits:
         _check_left_out(cfg, data, len(data.splits.get("train", ())) + len(data.left_out))
     validate(data, splits, needed is None)

@@ -126,7 +126,7 @@ def media_files(media: Media) -> Iterator[Path]:
             yield from media.paths(index)
 
 
-def media_absent(media: Media) -> Path | None:
+def media_absent(media: Media | str) -> Path | None:
     """The file that shows that `media` is not there: the video, or a first image; None if it is."""
     told = str(media) if isinstance(media, Path) else media
     return _absent(told, map(_size, _telling(told)))
@@ -154,11 +154,16 @@ def _telling(media: Told) -> tuple[str, ...]:
     return tuple(f"{media.folder}/{name}" for index in (0, media.count - 1) for name in media.names(index))
 
 
+def _looks(media: Told) -> int:
+    """How many files :func:`_telling` names."""
+    return (4 if media.layout == "flow_pair" else 2) if isinstance(media, ImageSequence) else 1
+
+
 def _identity(media: Told, sizes: Iterator[int]) -> object:
     """As :func:`media_identity`, of files whose sizes are known."""
     if isinstance(media, str):
         return next(sizes)
-    seen = list(itertools.islice(sizes, len(_telling(media))))
+    seen = list(itertools.islice(sizes, _looks(media)))
     if isinstance(media, PackedFrames):
         return media.layout, media.count, media.fps, media.crc32, media.problem
     return media.layout, media.count, media.fps, seen
@@ -166,10 +171,10 @@ def _identity(media: Told, sizes: Iterator[int]) -> object:
 
 def _absent(media: Told, sizes: Iterator[int]) -> Path | None:
     """As :func:`media_absent`, of files whose sizes are known."""
-    files = _telling(media)
-    seen = list(zip(files, itertools.islice(sizes, len(files)), strict=True))
-    needed = len(media.names(0)) if isinstance(media, ImageSequence) else 1
-    return next((Path(path) for path, size in seen[:needed] if size < 0), None)
+    seen = list(itertools.islice(sizes, _looks(media)))
+    if isinstance(media, ImageSequence):
+        seen = seen[: len(seen) // 2]  # those of the first item
+    return next((Path(path) for path, size in zip(_telling(media), seen, strict=False) if size < 0), None)
 
 
 def _size(path: str) -> int:

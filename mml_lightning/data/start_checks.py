@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 def place(media: Media | str) -> object:
     """What two records have in common that show the same video: the file, or the folder and its template."""
     if isinstance(media, Path):
-        return str(media)
-    return (media.folder, media.template) if isinstance(media, ImageSequence) else media
+        return str(media)  # which a path keeps; its own hash splits it up
+    return (str(media.folder), media.template) if isinstance(media, ImageSequence) else media
 
 
 def warn_of_doubles(dataset: Dataset, splits: Collection[str]) -> int:

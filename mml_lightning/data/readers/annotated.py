@@ -8,16 +8,18 @@ ending), `parent` (its folder) and `bare` (the path without ending) along.
 from __future__ import annotations
 
 import csv
+import functools
+import os
 import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from mml_lightning.data.readers.files import (
     ABSENT,
     Labels,
-    below,
+    Root,
     check_choice,
     class_names,
     find,
@@ -25,9 +27,11 @@ from mml_lightning.data.readers.files import (
     numbered_images,
     read_lines,
     without_absent,
+    without_ending,
 )
 from mml_lightning.data.readers.mirrored import mirrored_classes
-from mml_lightning.data.records import SPLITS, Dataset, Media, Record
+from mml_lightning.data.records import NO_INTERVALS, SPLITS, Dataset, Row
+from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
 
 Names = str | Sequence[str]
@@ -41,8 +45,7 @@ class _Field(str):
         return format(int(float(self)), spec) if spec.endswith("d") else super().__format__(spec)
 
 
-@dataclass(frozen=True)
-class _Line:
+class _Line(NamedTuple):
     source: Path
     number: int
     fields: Mapping[str, str]
@@ -55,13 +58,32 @@ class _Line:
         """Raises:
         UserError: the line lacks a field of the template, or a number is none.
         """
+        pieces, filled = _pieces(template), ""
         try:
-            return template.format(**self.fields)
+            if pieces is None:
+                return template.format(**self.fields)
+            for text, key, spec in pieces:
+                filled += text
+                if key is not None:
+                    filled += format(self.fields[key], spec) if spec else self.fields[key]
+            return filled
         except KeyError as error:
             have = ", ".join(self.fields)
             raise UserError(f"{self.where}: it has no field {error} for {template!r} (it has {have})") from None
         except (ValueError, IndexError):
             raise UserError(f"{self.where}: its fields don't fit {template!r}; mend the line") from None
+
+
+@functools.cache
+def _pieces(template: str) -> list[tuple[str, str | None, str]] | None:
+    """(text, field after it, its format) of a template, taken apart once for all lines; None of one that says more."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError:
+        return None
+    if any(key is not None and (not key.isidentifier() or how or "{" in (spec or "")) for _, key, spec, how in parts):
+        return None
+    return [(text, key, spec or "") for text, key, spec, _ in parts]
 
 
 def read_annotated(
@@ -110,13 +132,14 @@ def read_annotated(
     named = class_names(find(base, classes, PLACE), class_pattern) if classes else None
     texts = {split: [_label(line, label, split) for line in rows] for split, rows in lines.items()}
     labels = Labels(named, (text for rows in texts.values() for text in rows if text is not None), name)
-    places = [files] if isinstance(files, str) else list(files)
+    places, folder = [files] if isinstance(files, str) else list(files), Root(base)
 
-    def record(line: _Line, text: str | None) -> Record:
-        media = _media([below(base, line.fill(place), line.where) for place in places], images, fps)
-        return Record(line.fill(id), {"frames": media}, _target(line, text, labels))
+    def row(line: _Line, text: str | None) -> Row:
+        path = _first_there(folder, line, places)
+        media = numbered_images(Path(path), images, fps) if images else path
+        return line.fill(id), {"frames": media}, _target(line, text, labels), None, None, NO_INTERVALS, None
 
-    records = {split: list(map(record, lines[split], texts[split])) for split in SPLITS}
+    records = {split: RecordStore(map(row, lines[split], texts[split])) for split in SPLITS}
     if absent == "drop":
         records = {split: without_absent(name, split, rows) for split, rows in records.items()}
     if not lines["val"]:
@@ -127,9 +150,10 @@ def read_annotated(
 
 def _label(line: _Line, template: str, split: str) -> str | None:
     """None in a published test split that says no label."""
-    fields = {field.partition(":")[0] for field in re.findall(r"\{([^{}]*)\}", template)}
-    if split == "test" and not all(line.fields.get(field) for field in fields):
-        return None
+    if split == "test":
+        fields = {field.partition(":")[0] for field in re.findall(r"\{([^{}]*)\}", template)}
+        if not all(line.fields.get(field) for field in fields):
+            return None
     text = line.fill(template)
     if not text:
         raise UserError(f"{line.where}: its label is empty; mend the line")
@@ -145,10 +169,13 @@ def _target(line: _Line, text: str | None, labels: Labels) -> dict[str, int]:
     return {"label": number}
 
 
-def _media(candidates: Sequence[Path], images: str | None, fps: float) -> Media:
-    """The first candidate that is there, else the first, which then is missed by name."""
-    path = next((path for path in candidates if path.exists()), candidates[0]) if candidates[1:] else candidates[0]
-    return numbered_images(path, images, fps) if images else path
+def _first_there(root: Root, line: _Line, places: Sequence[str]) -> str:
+    """Of several templates the first whose file is there, else the first, which then is missed by name."""
+    paths = (root.below(line.fill(place), line.source, line.number) for place in places)
+    first = next(paths)
+    if len(places) == 1 or os.path.exists(first):
+        return first
+    return next(filter(os.path.exists, paths), first)
 
 
 def _by_split(
@@ -239,6 +266,8 @@ class _Parser:
             yield number, {name: cell.strip() for name, cell in zip(names, cells, strict=False) if name}
 
     def _cells(self, path: Path, number: int, text: str) -> list[str]:
+        if '"' not in text and "\r" not in text:
+            return text.split(self.separator)
         try:
             # line by line: a stray quotation mark must not swallow what follows
             return next(csv.reader([text], delimiter=self.separator, strict=True))
@@ -249,8 +278,8 @@ class _Parser:
 def _completed(fields: Mapping[str, str]) -> dict[str, str]:
     """With the parts of a path."""
     complete: dict[str, str] = {key: _Field(value) for key, value in fields.items()}
-    if "path" in fields:
-        path = PurePosixPath(fields["path"].replace("\\", "/"))
-        parts = {"stem": path.stem, "parent": path.parent.name, "bare": path.with_suffix("").as_posix()}
-        complete = {key: _Field(value) for key, value in parts.items()} | complete
-    return complete
+    if "path" not in fields:
+        return complete
+    bare = without_ending(fields["path"].replace("\\", "/"))
+    folder, _, stem = bare.rpartition("/")
+    return {"stem": _Field(stem), "parent": _Field(folder.rpartition("/")[2]), "bare": _Field(bare)} | complete

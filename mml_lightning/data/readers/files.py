@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from mml_lightning.data.records import Head, ImageSequence, Layout, Record, media_absent
+from mml_lightning.data.records import Head, ImageSequence, Layout, Row, media_absent
+from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,26 @@ def is_plain(name: str) -> bool:
     return not odd and len(name) <= LONGEST_PATH
 
 
+class Root:
+    """The folder below which a list names its files, as strings."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._start = str(path / "_")[:-1]
+
+    def below(self, name: str, file: Path, line: int) -> str:
+        """As :func:`below`, for a line of a file."""
+        return self._start + name if is_plain(name) else str(below(self.path, name, f"{file}, line {line}"))
+
+
+def without_ending(name: str) -> str:
+    """`a/b.mp4` -> `a/b`."""
+    if is_plain(name):
+        return os.path.splitext(name)[0]
+    path = PurePath(name)
+    return (path.with_suffix("") if path.name else path).as_posix()
+
+
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """(line number, text) of the lines that are not blank, ends stripped.
 
@@ -96,15 +117,11 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON: {error}; mend it, or get it again") from None
 
 
-def held_out(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+def held_out(records: RecordStore) -> tuple[RecordStore, RecordStore]:
     """(training, validation) of data without a validation split: every fifth video, by order of id, validates."""
-    chosen = every_fifth(record.id for record in records)
-    return [r for r in records if r.id not in chosen], [r for r in records if r.id in chosen]
-
-
-def every_fifth(ids: Iterable[str]) -> set[str]:
-    """Of the ids in order."""
-    return set(sorted(ids)[::5])
+    chosen = set(sorted(row[0] for row in records.rows())[::5])
+    training = RecordStore(row for row in records.rows() if row[0] not in chosen)
+    return training, RecordStore(row for row in records.rows() if row[0] in chosen)
 
 
 def layout_of(template: str, source: str) -> Layout:
@@ -156,16 +173,19 @@ def check_choice(key: str, value: str, known: Sequence[str]) -> None:
         raise UserError(f"{key}={value!r} is unknown; use one of {list(known)}")
 
 
-def without_absent(name: str, split: str, records: list[Record]) -> list[Record]:
+def without_absent(name: str, split: str, records: RecordStore) -> RecordStore:
     """The records whose files are there; how many are not is said."""
-    kept = [record for record in records if not any(map(media_absent, record.media.values()))]
+    kept = RecordStore(row for row in records.rows() if not _is_absent(row))
     if len(kept) < len(records):
-        first = next(record.id for record in records if any(map(media_absent, record.media.values())))
-        lost = len(records) - len(kept)
+        first, lost = next(filter(_is_absent, records.rows()))[0], len(records) - len(kept)
         log.warning(
             "data=%s: %d of %d %s videos are missing and left out, first %s", name, lost, len(records), split, first
         )
     return kept
+
+
+def _is_absent(row: Row) -> bool:
+    return any(map(media_absent, row[1].values()))
 
 
 class Labels:

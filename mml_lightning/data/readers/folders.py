@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mml_lightning.data.readers.files import held_out
 from mml_lightning.data.readers.mirrored import mirrored_classes
-from mml_lightning.data.records import SPLITS, Dataset, Head, Record
+from mml_lightning.data.records import NO_INTERVALS, SPLITS, Dataset, Head
+from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
 
 SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -34,23 +35,23 @@ def read_folders(name: str, root: str, extensions: Sequence[str] = VIDEOS, mirro
     if folders["train"] is None or not any(path.is_dir() for path in folders["train"].iterdir()):
         # no splits; a folder "train" that holds videos itself is a class, and shows trains
         folders = {"train": base, "val": None, "test": None}
-    found = {split: _videos(folder, endings) if folder else [] for split, folder in folders.items()}
-    classes = sorted({label for label, _ in found["train"]})
+    found = {split: _videos(base, folder, endings) if folder else [] for split, folder in folders.items()}
+    classes = sorted({label for label, *_ in found["train"]})
     if len(classes) < 2:
         raise UserError(
             f"{folders['train']}: videos of {len(classes)} class; it must hold two or more class folders with videos "
             f"({', '.join(extensions)})"
         )
     number = {label: index for index, label in enumerate(classes)}
-    splits: dict[str, list[Record]] = {}
+    splits = {}
     for split in SPLITS:
-        unknown = next((path for label, path in found[split] if label not in number), None)
+        unknown = next((path for label, _, path in found[split] if label not in number), None)
         if unknown:
             raise UserError(f"{unknown}: its class has no training video; add some to {folders['train']} or remove it")
-        splits[split] = [
-            Record(path.relative_to(base).with_suffix("").as_posix(), {"frames": path}, {"label": number[label]})
-            for label, path in found[split]
-        ]
+        splits[split] = RecordStore(
+            (identity, {"frames": path}, {"label": number[label]}, None, None, NO_INTERVALS, None)
+            for label, identity, path in found[split]
+        )
     if not splits["val"]:
         splits["train"], splits["val"] = held_out(splits["train"])
     return Dataset(
@@ -58,16 +59,17 @@ def read_folders(name: str, root: str, extensions: Sequence[str] = VIDEOS, mirro
     )
 
 
-def _videos(folder: Path, endings: tuple[str, ...]) -> list[tuple[str, Path]]:
-    """(class, file) of all videos below the class folders of `folder`, in order."""
+def _videos(base: Path, folder: Path, endings: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """(class, id, file) of all videos below the class folders of `folder`, in order."""
     videos = []
     for place, inner, files in os.walk(folder):
         inner.sort()
         inner[:] = [name for name in inner if not name.startswith(".")]
-        relative = Path(place).relative_to(folder)
-        if relative.parts:
+        label = next(iter(Path(place).relative_to(folder).parts), None)
+        if label is not None:
+            path, identity = str(Path(place, "_"))[:-1], Path(place, "_").relative_to(base).as_posix()[:-1]
             videos += [
-                (relative.parts[0], Path(place, file))
+                (label, identity + os.path.splitext(file)[0], path + file)
                 for file in sorted(files)
                 if file.lower().endswith(endings) and not file.startswith(".")
             ]

@@ -10,7 +10,8 @@ from typing import Any
 
 from mml_lightning.data.readers.files import check_choice, find, read_json
 from mml_lightning.data.readers.mirrored import mirrored_classes
-from mml_lightning.data.records import SPLITS, Dataset, Head, Record
+from mml_lightning.data.records import NO_INTERVALS, SPLITS, Dataset, Head, Row
+from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
 
 PREFIX = "something-something-v2-"
@@ -54,12 +55,13 @@ def read_ssv2(
         for split in splits:
             check_choice("data.splits", split, SPLITS)
         official = (*release.records("train"), *release.records("validation"), *release.answers())
-        known = {record.id: record for record in official if record.target}
+        known = {row[0]: row for row in official if row[2]}
         chosen = {split: splits.get(split) for split in SPLITS}
         records = {s: release.replaced(find(folder, f, FORM), known) if f else [] for s, f in chosen.items()}
+    stores = {split: RecordStore(rows) for split, rows in records.items()}
     classes = tuple(sorted(release.number, key=release.number.__getitem__))
     partners = mirrored_classes(classes) if mirrored is None else dict(mirrored)
-    return Dataset(name, records, {"label": Head(classes)}, {"label": partners})
+    return Dataset(name, stores, {"label": Head(classes)}, {"label": partners})
 
 
 class _Release:
@@ -71,10 +73,11 @@ class _Release:
         self.number = _classes(self.labels)
         folder = next((root / name for name in VIDEOS if (root / name).is_dir()), root / VIDEOS[0])
         self.missing = f"{folder}/{{}}.{extensions[0]}"
-        self.videos = {stem: folder / name for stem, name in _stems(folder, extensions)}
+        start = str(folder / "_")[:-1]
+        self.videos = {stem: start + name for stem, name in _stems(folder, extensions)}
         self.partial = labels is not None
 
-    def records(self, file: str) -> list[Record]:
+    def records(self, file: str) -> list[Row]:
         """The records of an official split; with other classes those that have one of them."""
         source = self._annotation(f"{file}.json")
         entries = read_json(source)
@@ -84,7 +87,7 @@ class _Release:
             raise UserError(f"{source}: each entry needs an id and a template, as in Something-Something V2") from None
         return self._labelled(rows, source)
 
-    def answers(self) -> list[Record]:
+    def answers(self) -> list[Row]:
         """The test split; its videos have no label where the answers are not there."""
         try:
             path = self._annotation("test-answers.csv")
@@ -96,7 +99,7 @@ class _Release:
             raise UserError(f"{path}: each line must be id;template")
         return self._labelled([(video.strip(), _plain(template.strip())) for video, template in rows], path)
 
-    def replaced(self, source: Path, known: Mapping[str, Record]) -> list[Record]:
+    def replaced(self, source: Path, known: Mapping[str, Row]) -> list[Row]:
         """The records of a list of ids, labelled by the official files unless an entry has a template."""
         content = read_json(source)
         items = content.items() if isinstance(content, dict) else [_entry(item, source) for item in content]
@@ -113,26 +116,27 @@ class _Release:
                 )
         return records
 
-    def record(self, video: str, label: str, source: Path) -> Record:
+    def record(self, video: str, label: str, source: Path) -> Row:
         if label not in self.number:
             raise UserError(
                 f"{source}: id {video} has label {label!r}, which {self.labels.name} does not list; fix either file"
             )
-        return Record(video, {"frames": self._media(video)}, {"label": self.number[label]})
+        return self._row(video, {"label": self.number[label]})
 
-    def _unlabelled(self) -> list[Record]:
+    def _unlabelled(self) -> list[Row]:
         """The videos of test.json; none where it is not there."""
         try:
             source = self._annotation("test.json")
         except UserError:
             return []
         ids = [_entry(item, source)[0] for item in read_json(source)]
-        return [Record(video, {"frames": self._media(video)}, {}) for video in ids]
+        return [self._row(video, {}) for video in ids]
 
-    def _media(self, video: str) -> Path:
-        return self.videos.get(video) or Path(self.missing.format(video))
+    def _row(self, video: str, target: dict[str, int | tuple[int, ...]]) -> Row:
+        path = self.videos.get(video) or str(Path(self.missing.format(video)))
+        return video, {"frames": path}, target, None, None, NO_INTERVALS, None
 
-    def _labelled(self, rows: Sequence[tuple[str, str]], source: Path) -> list[Record]:
+    def _labelled(self, rows: Sequence[tuple[str, str]], source: Path) -> list[Row]:
         return [self.record(v, label, source) for v, label in rows if not self.partial or label in self.number]
 
     def _annotation(self, name: str) -> Path:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import itertools
 import math
-import os
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
-from pathlib import Path, PurePath
+from pathlib import Path
 
-from mml_lightning.data.readers.files import below, every_fifth, is_plain, natural
+from mml_lightning.data.readers.files import Root, held_out, natural, without_ending
 from mml_lightning.data.records import NO_INTERVALS, SPLITS, Dataset, Head
 from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
@@ -56,26 +55,21 @@ def read_csv(name: str, index: str | None, root: str | None = None, label_separa
     heads = {"label": Head(tuple(classes), multi_label=bool(label_separator))}
     targets = _Targets(classes, label_separator)
     splits = {split: RecordStore() for split in SPLITS}
-    start, named = str(base / "_")[:-1], "id" in table.columns
+    folder, named = Root(base), "id" in table.columns
     for line, (file, label, split, identity, *times) in table.rows("path", "label", "split", "id", "start", "end"):
         if not file:
             raise table.empty(line, "path")
         span = table.span(line, times) if any(times) else None
         if named and not identity:
             raise table.empty(line, "id")
-        plain = is_plain(file)
-        path = start + file if plain else str(below(base, file, f"{table.path}, line {line}"))
+        path = folder.below(file, table.path, line)
         if not named:
-            identity = os.path.splitext(file)[0] if plain else _without_ending(PurePath(file))
-            identity += f"_{span[0]:g}_{span[1]:g}" if span else ""
+            identity = without_ending(file) + (f"_{span[0]:g}_{span[1]:g}" if span else "")
         if split not in splits:
             split = table.split(line, split)
         splits[split].append((identity, {"frames": path}, targets[label], span, None, NO_INTERVALS, None))
     if not splits["val"]:
-        told = splits["train"].rows
-        chosen = every_fifth(row[0] for row in told())
-        splits["val"] = RecordStore(row for row in told() if row[0] in chosen)
-        splits["train"] = RecordStore(row for row in told() if row[0] not in chosen)
+        splits["train"], splits["val"] = held_out(splits["train"])
     return Dataset(name, splits, heads)
 
 
@@ -91,10 +85,6 @@ class _Targets(dict[str, dict[str, int | tuple[int, ...]]]):
         indices = tuple(sorted({self.number[label] for label in _labels(cell, self.separator)}))
         self[cell] = {"label": indices if self.separator else indices[0]}
         return self[cell]
-
-
-def _without_ending(path: PurePath) -> str:
-    return (path.with_suffix("") if path.name else path).as_posix()
 
 
 def _labels(cell: str, separator: str | None) -> list[str]:
