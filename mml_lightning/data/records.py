@@ -223,6 +223,15 @@ Row = tuple[
 """The fields of a :class:`Record`, for what looks at all of them."""
 
 
+def row_of(
+    identity: str,
+    media: Mapping[str, Told],
+    target: Mapping[str, int | tuple[int, ...]],
+    span: tuple[float, float] | None = None,
+) -> Row:
+    return identity, media, target, span, None, NO_INTERVALS, None
+
+
 class Rows(Sequence[Record]):
     """Records that are kept in another form, and told faster as rows."""
 

@@ -30,7 +30,7 @@ from mml_lightning.data.readers.files import (
     without_ending,
 )
 from mml_lightning.data.readers.mirrored import mirrored_classes
-from mml_lightning.data.records import NO_INTERVALS, SPLITS, Dataset, Row
+from mml_lightning.data.records import SPLITS, Dataset, ImageSequence, Row, row_of
 from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
 
@@ -132,20 +132,19 @@ def read_annotated(
     named = class_names(find(base, classes, PLACE), class_pattern) if classes else None
     texts = {split: [_label(line, label, split) for line in rows] for split, rows in lines.items()}
     labels = Labels(named, (text for rows in texts.values() for text in rows if text is not None), name)
-    places, folder = [files] if isinstance(files, str) else list(files), Root(base)
+    places, folder = [files] if isinstance(files, str) else files, Root(base)
 
-    def row(line: _Line, text: str | None) -> Row:
-        path = _first_there(folder, line, places)
-        media = numbered_images(Path(path), images, fps) if images else path
-        return line.fill(id), {"frames": media}, _target(line, text, labels), None, None, NO_INTERVALS, None
+    def made(line: _Line, text: str | None) -> Row:
+        media = _media(_first_there(folder, line, places), images, fps)
+        return row_of(line.fill(id), {"frames": media}, _target(line, text, labels))
 
-    records = {split: RecordStore(map(row, lines[split], texts[split])) for split in SPLITS}
+    records = {split: RecordStore(map(made, lines[split], texts[split])) for split in SPLITS}
     if absent == "drop":
-        records = {split: without_absent(name, split, rows) for split, rows in records.items()}
+        records = {split: without_absent(name, split, store) for split, store in records.items()}
     if not lines["val"]:
         records["train"], records["val"] = held_out(records["train"])
-    partners = mirrored_classes(labels.head.classes) if mirrored else {}
-    return Dataset(name, records, {"label": labels.head}, {"label": partners})
+    partners = {"label": mirrored_classes(labels.head.classes)} if mirrored else {}
+    return Dataset(name, records, {"label": labels.head}, partners)
 
 
 def _label(line: _Line, template: str, split: str) -> str | None:
@@ -176,6 +175,10 @@ def _first_there(root: Root, line: _Line, places: Sequence[str]) -> str:
     if len(places) == 1 or os.path.exists(first):
         return first
     return next(filter(os.path.exists, paths), first)
+
+
+def _media(path: str, images: str | None, fps: float) -> str | ImageSequence:
+    return numbered_images(Path(path), images, fps) if images else path
 
 
 def _by_split(

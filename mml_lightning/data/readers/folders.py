@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mml_lightning.data.readers.files import held_out
 from mml_lightning.data.readers.mirrored import mirrored_classes
-from mml_lightning.data.records import NO_INTERVALS, SPLITS, Dataset, Head
+from mml_lightning.data.records import SPLITS, Dataset, Head, row_of
 from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
 
@@ -49,8 +49,7 @@ def read_folders(name: str, root: str, extensions: Sequence[str] = VIDEOS, mirro
         if unknown:
             raise UserError(f"{unknown}: its class has no training video; add some to {folders['train']} or remove it")
         splits[split] = RecordStore(
-            (identity, {"frames": path}, {"label": number[label]}, None, None, NO_INTERVALS, None)
-            for label, identity, path in found[split]
+            row_of(identity, {"frames": path}, {"label": number[label]}) for label, identity, path in found[split]
         )
     if not splits["val"]:
         splits["train"], splits["val"] = held_out(splits["train"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from mml_lightning.data.readers.files import check_choice, find, read_json
 from mml_lightning.data.readers.mirrored import mirrored_classes
-from mml_lightning.data.records import NO_INTERVALS, SPLITS, Dataset, Head, Row
+from mml_lightning.data.records import SPLITS, Dataset, Head, Row, row_of
 from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
 
@@ -55,7 +55,7 @@ def read_ssv2(
         for split in splits:
             check_choice("data.splits", split, SPLITS)
         official = (*release.records("train"), *release.records("validation"), *release.answers())
-        known = {row[0]: row for row in official if row[2]}
+        known = {one[0]: one for one in official if one[2]}
         chosen = {split: splits.get(split) for split in SPLITS}
         records = {s: release.replaced(find(folder, f, FORM), known) if f else [] for s, f in chosen.items()}
     stores = {split: RecordStore(rows) for split, rows in records.items()}
@@ -134,7 +134,7 @@ class _Release:
 
     def _row(self, video: str, target: dict[str, int | tuple[int, ...]]) -> Row:
         path = self.videos.get(video) or str(Path(self.missing.format(video)))
-        return video, {"frames": path}, target, None, None, NO_INTERVALS, None
+        return row_of(video, {"frames": path}, target)
 
     def _labelled(self, rows: Sequence[tuple[str, str]], source: Path) -> list[Row]:
         return [self.record(v, label, source) for v, label in rows if not self.partial or label in self.number]

@@ -10,7 +10,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from mml_lightning.data.readers.files import Root, held_out, natural, without_ending
-from mml_lightning.data.records import NO_INTERVALS, SPLITS, Dataset, Head
+from mml_lightning.data.records import SPLITS, Dataset, Head, row_of
 from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
 
@@ -67,7 +67,7 @@ def read_csv(name: str, index: str | None, root: str | None = None, label_separa
             identity = without_ending(file) + (f"_{span[0]:g}_{span[1]:g}" if span else "")
         if split not in splits:
             split = table.split(line, split)
-        splits[split].append((identity, {"frames": path}, targets[label], span, None, NO_INTERVALS, None))
+        splits[split].append(row_of(identity, {"frames": path}, targets[label], span))
     if not splits["val"]:
         splits["train"], splits["val"] = held_out(splits["train"])
     return Dataset(name, splits, heads)
