@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -263,8 +264,9 @@ class Cohort(pl.LightningModule):
 
     def _start(self, split: str) -> None:
         name, views = (self.test_name, self.views) if split == "test" else (split, {})
+        folder = Path(self.trainer.default_root_dir) / "predictions" if self._trainer is not None else None
         self.scores = {
-            head: Scores(self.ids[split], multi_label, self.classes.get(head, ()), name, self.scoring, views)
+            head: Scores(self.ids[split], multi_label, self.classes.get(head, ()), name, self.scoring, views, folder)
             for head, multi_label in self.multi_label.items()
         }
 

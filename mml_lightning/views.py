@@ -5,8 +5,13 @@ Legend: B batch, N videos, V views, K classes.
 
 from __future__ import annotations
 
+import math
+import mmap
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -15,6 +20,8 @@ from torch import Tensor
 
 from mml_lightning.dumps import Dump
 from mml_lightning.metrics import DEFAULT, Scoring
+
+IN_MEMORY = 256 * 2**20  # bytes of the scores of one peer; more are written to a file
 
 
 @dataclass
@@ -26,6 +33,8 @@ class Scores:
         classes: class names; numbers where they are not given.
         split: name of the split.
         views: the `views` of the run, kept in the dump.
+        folder: where scores that are many are written as they come, into a file that no longer exists when it is
+            closed; they are read from there part by part. None: all stay in memory.
     """
 
     ids: Sequence[str]
@@ -34,6 +43,7 @@ class Scores:
     split: str = "test"
     scoring: Scoring = DEFAULT
     views: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
     kept: dict[str, np.ndarray] = field(default_factory=dict, repr=False)  # [N, V, K] of each peer
     rows: dict[int, tuple[dict[str, np.ndarray], np.ndarray]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -60,7 +70,7 @@ class Scores:
     def _keep(self, peer: str, key: int, value: np.ndarray) -> np.ndarray:
         """Copy scores [V, K] to their place in the one array of a peer, whose memory is taken as it fills."""
         if peer not in self.kept:
-            self.kept[peer] = np.zeros((len(self.ids), *value.shape), np.float32)
+            self.kept[peer] = _array((len(self.ids), *value.shape), self.folder)
         place: np.ndarray = self.kept[peer][key]
         place[:] = value
         return place
@@ -107,3 +117,21 @@ class Scores:
         """{peer: metrics over the videos it has seen} and, with several peers, {"ensemble": metrics}."""
         dump = self.dump()
         return dump.metrics() if dump else {}
+
+
+def _array(shape: tuple[int, ...], folder: Path | None) -> np.ndarray:
+    """float32 zeros, in a file of `folder` where they are many.
+
+    Raises:
+        OSError: the disk has no room for them.
+    """
+    size = math.prod(shape) * 4
+    if folder is None or size <= IN_MEMORY:
+        return np.zeros(shape, np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # now, not when a page finds the disk full: that ends the process
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+        return np.ndarray(shape, np.float32, mmap.mmap(file.fileno(), size))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
+import os
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from mml_lightning.data.batches import EvalSampler
@@ -27,6 +30,29 @@ def test_scores_keep_dataset_order_and_reload_without_pickle(tmp_path):
         np.testing.assert_array_equal(saved["logits/flow"], -logits.numpy())
     assert list((tmp_path / "predictions").iterdir()) == [tmp_path / "predictions" / "test.npz"]
     assert set(scores.metrics()) == {"rgb", "flow", "ensemble"}
+
+
+def test_many_scores_are_written_to_a_file_as_they_come(tmp_path, monkeypatch):
+    logits, target = torch.randn(3, 2, 4), torch.tensor([0, 1, 2])
+    plain = Scores(ids=["a", "b", "c"])
+    monkeypatch.setattr("mml_lightning.views.IN_MEMORY", 95)  # bytes: these take 96
+    streamed = Scores(ids=["a", "b", "c"], folder=tmp_path / "predictions")
+    for scores in (plain, streamed):
+        scores.add(torch.arange(3), {"rgb": logits}, target)
+    assert isinstance(streamed.kept["rgb"].base, mmap.mmap) and plain.kept["rgb"].base is None
+    assert list((tmp_path / "predictions").iterdir()) == [], "it is gone when the process is"
+    dump = streamed.dump()
+    assert dump is not None and torch.equal(dump.logits["rgb"], logits)
+    assert np.shares_memory(dump.logits["rgb"].numpy(), streamed.kept["rgb"]), "no copy in memory"
+    assert streamed.metrics() == plain.metrics()
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system can't reserve room")
+def test_a_disk_without_room_for_the_scores_is_an_error_and_not_the_end(tmp_path):
+    scores = Scores(ids=range(2**40), folder=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(OSError):
+        scores.add(torch.tensor([0]), {"rgb": torch.zeros(1, 1, 4)}, torch.tensor([0]))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_peer_is_measured_on_the_videos_it_has_seen():
