@@ -16,6 +16,7 @@ from mml_lightning import placement
 from mml_lightning.errors import UserError
 from mml_lightning.files import write_atomically
 from mml_lightning.progress import clock
+from mml_lightning.throughput import Throughput
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class EpochLines(pl.Callback):
         self._say(
             trainer,
             f"epoch {done}/{epochs}  {'  '.join(terms)}{val}"
-            f"  |  {per_epoch:.1f} s/epoch, {clock(per_epoch * (epochs - done))} left",
+            f"  |  {_speed(trainer)}{per_epoch:.1f} s/epoch, {clock(per_epoch * (epochs - done))} left",
         )
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -116,6 +117,12 @@ class EpochLines(pl.Callback):
         self.said = self.now()
         if trainer.is_global_zero:
             log.info(line)
+
+
+def _speed(trainer: pl.Trainer) -> str:
+    """Of the epoch, where it is measured: `41 clips/s (2% waiting for data), `."""
+    found = next((one.of_epoch() for one in trainer.callbacks if isinstance(one, Throughput)), None)  # type: ignore[attr-defined]
+    return "" if found is None else f"{found[0]:.3g} clips/s ({found[1]:.0%} waiting for data), "
 
 
 class Quarantine(pl.Callback):

@@ -19,6 +19,7 @@ import torch
 
 from mml_lightning.backbones.cost import cost
 from mml_lightning.cohort import Cohort
+from mml_lightning.metrics_log import MetricsLog
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Throughput(pl.Callback):
         self.videos = self.steps = 0
         self.seconds = self.waited = 0.0
         self._since = 0.0
+        self._before = (0, 0.0, 0.0)  # the epoch: videos, seconds, waited
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -48,6 +50,23 @@ class Throughput(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._since = self.now()
+        self._before = (self.videos, self.seconds, self.waited)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A row for dashboards; the run's own log holds what is the same in every run of a seed."""
+        if (found := self.of_epoch()) is not None:
+            row = {"speed/clips_per_s": found[0], "speed/data_wait": found[1], "epoch": trainer.current_epoch}
+            for logger in trainer.loggers:
+                if not isinstance(logger, MetricsLog):
+                    logger.log_metrics(row, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def of_epoch(self) -> tuple[float, float] | None:
+        """Clips per second, and the share of the time spent waiting for data, since the epoch began; None before its
+        first step."""
+        videos, seconds, waited = self._before
+        if self.videos == videos:
+            return None
+        return (self.videos - videos) / (self.seconds - seconds), (self.waited - waited) / (self.seconds - seconds)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

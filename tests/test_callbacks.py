@@ -10,6 +10,7 @@ import pytest
 
 from mml_lightning.callbacks import EpochLines, Quarantine
 from mml_lightning.errors import UserError
+from mml_lightning.throughput import Throughput
 
 
 def trainer(**fields: Any) -> Any:
@@ -19,7 +20,7 @@ def trainer(**fields: Any) -> Any:
     batches = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=5)))
     usual["fit_loop"] = SimpleNamespace(restarting=False, epoch_loop=batches)
     usual["check_val_every_n_epoch"] = 1
-    return SimpleNamespace(**{**usual, "callback_metrics": {}, **fields})
+    return SimpleNamespace(**{**usual, "callback_metrics": {}, "callbacks": [], **fields})
 
 
 class Clock:
@@ -42,6 +43,10 @@ def test_epoch_lines_tell_losses_scores_and_the_end(caplog: pytest.LogCaptureFix
     seldom = trainer(current_epoch=1, callback_metrics=metrics, check_val_every_n_epoch=3)
     lines.on_train_epoch_end(seldom, None)  # type: ignore[arg-type]  # the scores are those of an earlier epoch
     assert caplog.messages[1] == "epoch 2/4  rgb/ce 1.250  rgb/kl 0.500  |  60.0 s/epoch, 2:00 left"
+    speed = Throughput(batch_size=8)
+    speed.videos, speed.seconds, speed.waited = 80, 2.0, 0.5
+    lines.on_train_epoch_end(trainer(current_epoch=1, callbacks=[speed]), None)  # type: ignore[arg-type]
+    assert "  |  40 clips/s (25% waiting for data), 60.0 s/epoch" in caplog.messages[2]
 
 
 def test_epoch_lines_of_an_epoch_that_is_continued_count_what_is_left(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from mml_lightning.backbones import tsm_resnet
+from mml_lightning.metrics_log import MetricsLog
 from mml_lightning.modalities import Modality
 from mml_lightning.throughput import (
     Throughput,
@@ -49,6 +51,26 @@ def test_waiting_is_told_from_computing() -> None:
     speed.now = lambda: 1000.0  # whatever lies between epochs is no training
     speed.on_train_epoch_start(None, None)  # type: ignore[arg-type]
     assert speed.seconds == 10
+
+
+def test_dashboards_get_the_speed_of_every_epoch(tmp_path: Path) -> None:
+    class Rows:
+        def __init__(self) -> None:
+            self.rows: list[tuple[dict[str, Any], int]] = []
+
+        def log_metrics(self, row: dict[str, Any], step: int) -> None:
+            self.rows.append((row, step))
+
+    board, speed = Rows(), timed(10, 13, 14, 15, 20)
+    loops = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=2))
+    trainer: Any = SimpleNamespace(loggers=[MetricsLog(tmp_path), board], current_epoch=0, fit_loop=loops)
+    speed.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
+    assert board.rows == [({"speed/clips_per_s": 1.6, "speed/data_wait": 0.4, "epoch": 0}, 2)]
+    assert list(tmp_path.iterdir()) == [], "the log of a seed is the same on every machine"
+    speed.now = lambda: 20.0
+    speed.on_train_epoch_start(None, None)  # type: ignore[arg-type]
+    speed.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
+    assert speed.of_epoch() is None and len(board.rows) == 1
 
 
 def test_nothing_trained_has_no_speed() -> None:

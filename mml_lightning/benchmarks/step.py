@@ -37,6 +37,7 @@ from mml_lightning.modalities import Modality
 from mml_lightning.throughput import arithmetic_peak, clock, peak_memory, precision_type, training_operations
 
 CLASSES = 174
+COMPARED = 3  # steps: later ones tell how fast small differences grow
 CPU = torch.device("cpu")
 BASELINE, KEPT = PLAIN = ("baseline", "baseline_kept")  # the other one keeps the memory that it frees
 WAYS: dict[str, tuple[str, ...]] = {  # overrides of the config
@@ -56,7 +57,7 @@ Compose = Callable[[Sequence[str]], DictConfig]
 class Row:
     """One way: clips per second (best round), spread over the rounds, share of the arithmetic of a matrix product,
     megabytes that a clip keeps for the backward pass and that the process held at most, largest relative difference of
-    a loss of the first round to the baseline's."""
+    a loss of the first :data:`COMPARED` steps to the baseline's."""
 
     way: str
     clips_per_s: float
@@ -276,7 +277,7 @@ def compare(
         asked = {name: functools.partial(runner.ask, "round", steps) for name, runner in runners.items()}
         timings = alternate(asked, rounds, advance)
         facts = {name: runner.ask("facts") for name, runner in runners.items()}
-        return _rows({name: maker[1] for name, maker in makers.items()}, timings, facts, device, steps)
+        return _rows({name: maker[1] for name, maker in makers.items()}, timings, facts, device)
 
 
 def _rows(
@@ -284,7 +285,6 @@ def _rows(
     timings: Mapping[str, Timing],
     facts: Mapping[str, Facts],
     device: torch.device,
-    steps: int,
 ) -> list[Row]:
     base = facts.get(BASELINE)
     counted = next((told.operations for told in facts.values() if told.operations is not None), float("nan"))
@@ -296,7 +296,7 @@ def _rows(
         share = rate * (told.operations or counted) / arithmetic_peak(device, dtype)
         apart = None
         if base is not None and not cfg.objective.edges and not name.endswith(" alone"):  # the baseline has no lessons
-            pairs = list(zip(told.losses, base.losses, strict=True))[:steps]
+            pairs = list(zip(told.losses, base.losses, strict=True))[:COMPARED]
             apart = max(abs(a - b) / abs(b) for a, b in pairs)
         held = (told.kept / 1e6, told.peak / 1e6)
         rows.append(Row(name, rate, timings[name].spread, share, *held, apart))
