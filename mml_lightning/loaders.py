@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import pytorch_lightning as pl
+import torch
 
 from mml_lightning import placement
 from mml_lightning.data.batches import EvalSampler, TrainSampler
@@ -121,9 +122,15 @@ class VideoData(pl.LightningDataModule):
             settings.timeout,
             settings.context,
             f"{split}, rank {rank}" if ranks > 1 else split,
+            self._device(),
         )
         self._loaders[split] = loader
         return loader
+
+    def _device(self) -> torch.device | None:
+        """Where batches are copied to ahead of time: a GPU. A CPU has nothing to copy."""
+        device = self.trainer.strategy.root_device if self.trainer is not None else None
+        return device if device is not None and device.type == "cuda" else None
 
     def _training_rank(self) -> tuple[int, int]:
         """Whose share of a batch this process trains on: all of it where each rank has a peer of its own."""

@@ -101,13 +101,24 @@ def test_workers_change_nothing(
     assert_equal(batches(video_data(records, cache, workers, context)), expected)
 
 
+ON_CPU = SimpleNamespace(root_device=torch.device("cpu"))
+
+
+def test_batches_for_a_gpu_are_copied_ahead(records: list[Record], cache: FlowCache) -> None:
+    data = video_data(records, cache)
+    for kind, ahead in (("cpu", None), ("cuda", torch.device("cuda:1"))):
+        strategy = SimpleNamespace(root_device=torch.device(kind, 1 if ahead else None))
+        data.trainer = SimpleNamespace(global_rank=0, world_size=1, training=True, strategy=strategy)  # type: ignore[assignment]
+        assert data.train_dataloader().device == data.val_dataloader().device == ahead
+
+
 def test_two_ranks_train_on_the_batches_of_one(
     records: list[Record], cache: FlowCache, expected: list[dict[str, Any]]
 ) -> None:
     shares = []
     for rank in range(2):
         data = video_data(records, cache)
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, training=True)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, training=True, strategy=ON_CPU)  # type: ignore[assignment]
         shares.append(batches(data))
         assert data.on_before_batch_transfer(shares[-1][0], 0) is shares[-1][0]  # half a batch is full here
     for step in range(2):

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
+from mml_lightning.data.ahead import ahead
 from mml_lightning.data.clips import ClipDataset, collate
 from mml_lightning.data.store import settled
 from mml_lightning.errors import UserError
@@ -103,6 +104,7 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
             not count.
         context: how workers start, see `multiprocessing.get_context`.
         name: of the split and the rank, for messages.
+        device: where batches go, each while the one before is computed with; None leaves them on the host.
 
     Raises (from iterating):
         UserError: workers die for reasons that lie in no video: memory, signals from outside.
@@ -117,8 +119,9 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
         timeout: float | None = None,
         context: str | None = None,
         name: str = "train",
+        device: torch.device | None = None,
     ) -> None:
-        self.name, self.limit = name, timeout
+        self.name, self.limit, self.device = name, timeout, device
         self.board = Board(workers)
         self.refused: dict[int, str] = {}
         self._deaths: Counter[int] = Counter()
@@ -144,6 +147,9 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
         return [records[row[INDEX]].id for row in self.board.rows() if row[INDEX] != IDLE]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        return self._on_host() if self.device is None else ahead(self._on_host(), self.device)
+
+    def _on_host(self) -> Iterator[dict[str, Any]]:
         if not self.num_workers:
             yield from super().__iter__()
             return

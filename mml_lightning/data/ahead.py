@@ -1,0 +1,45 @@
+"""Batches that are on the device before they are asked for.
+
+On the device's usual queue a copy waits for the step before it, and the step after it for the copy; on a queue of its
+own it passes while the device computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+
+
+def ahead(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
+    """The same batches with their tensors on `device`; each is copied while the one before is in use.
+
+    Args:
+        batches: nested dicts and lists; host tensors in pinned memory, or the host waits for each copy.
+    """
+    module = torch.get_device_module(device)
+    queue = module.Stream()
+    waiting: list[Any] = []
+    for batch in batches:
+        with module.stream(queue):
+            waiting.append(apply_to_collection(batch, Tensor, lambda tensor: tensor.to(device, non_blocking=True)))
+        if len(waiting) > 1:
+            yield _arrived(waiting.pop(0), queue, module.current_stream())
+    for batch in waiting:
+        yield _arrived(batch, queue, module.current_stream())
+
+
+def _arrived(batch: Any, queue: Any, current: Any) -> Any:
+    """A batch that the current queue may use: not before it is there, and its memory is not given away before it is
+    done with."""
+    current.wait_stream(queue)
+    return apply_to_collection(batch, Tensor, lambda tensor: _used_by(tensor, current))
+
+
+def _used_by(tensor: Tensor, queue: Any) -> Tensor:
+    if tensor.device.type != "cpu":
+        tensor.record_stream(queue)
+    return tensor

@@ -1,0 +1,67 @@
+"""Batches copied ahead: the same ones, in order, one early. Queues of a CPU do nothing: copies overlap on GPUs only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from mml_lightning.data.ahead import ahead
+
+CPU = torch.device("cpu")
+
+
+def batches(taken: list[int], count: int = 3) -> Iterator[dict[str, Any]]:
+    for number in range(count):
+        taken.append(number)
+        yield {"clips": {"rgb": torch.full((2,), number)}, "id": [f"{number}a", f"{number}b"], "complete": True}
+
+
+def test_every_batch_is_fetched_while_the_one_before_is_in_use() -> None:
+    taken: list[int] = []
+    seen = []
+    for batch in ahead(batches(taken), CPU):
+        seen.append((int(batch["clips"]["rgb"][0]), batch["id"][1], len(taken)))
+    assert seen == [(0, "0b", 2), (1, "1b", 3), (2, "2b", 3)]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_few_batches(count: int) -> None:
+    assert len(list(ahead(batches([], count), CPU))) == count
+
+
+def test_the_copy_has_a_queue_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    class Queue:
+        def wait_stream(self, other: Any) -> None:
+            order.append(f"current waits for {type(other).__name__}")
+
+    class Own:
+        pass
+
+    class Entered:
+        def __init__(self, queue: Any) -> None:
+            assert isinstance(queue, Own)
+
+        def __enter__(self) -> None:
+            order.append("copy")
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(torch.cpu, "Stream", Own)
+    monkeypatch.setattr(torch.cpu, "stream", Entered)
+    monkeypatch.setattr(torch.cpu, "current_stream", Queue)
+    for _ in ahead(batches([], 2), CPU):
+        order.append("step")
+    assert order == ["copy", "copy", "current waits for Own", "step", "current waits for Own", "step"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_the_values_are_there_when_they_are_used() -> None:
+    source = ({"x": torch.full((2**22,), n).pin_memory()} for n in range(8))
+    sums = [batch["x"].sum() for batch in ahead(source, torch.device("cuda"))]
+    assert [int(total) for total in sums] == [n * 2**22 for n in range(8)]

@@ -1,0 +1,78 @@
+"""How often a training step makes the host wait for the device: a GPU then runs out of work."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils.data import DataLoader
+
+from mml_lightning.nonfinite import NonFiniteSettings, callbacks
+from mml_lightning.throughput import Throughput
+from tests import test_cohort as lab
+
+STEPS = 4
+READING = {"item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__float__", "__int__", "__index__", "__array__"}
+
+
+class Reads(TorchFunctionMode):
+    """Counts what needs the value of a tensor."""
+
+    def __init__(self) -> None:
+        self.found: Counter[str] = Counter()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(function, "__name__", "")
+        if name in READING or any(
+            isinstance(arg, torch.Tensor) and arg.dtype == torch.bool for arg in _indices(args, name)
+        ):
+            self.found[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def _indices(args: Any, name: str) -> tuple[Any, ...]:
+    """A mask as an index is as long as what it lets through: it must be known."""
+    return args[1:2] if name in ("__getitem__", "__setitem__", "masked_select") else ()
+
+
+def test_the_counter_counts() -> None:
+    value = torch.tensor([1.0, 2.0])
+    reads: list[Callable[[], object]] = [
+        *(lambda: float(value[0]), lambda: bool(value.all()), value.tolist, lambda: value[0].item(), value.numpy),
+        *(value.nonzero, lambda: value[value > 1], lambda: int(value[0])),
+    ]
+    for read in reads:
+        with Reads() as counted:
+            read()
+        assert sum(counted.found.values()) == 1
+    with Reads() as counted:
+        torch.where(value > 1, value, value.sum()).norm()
+    assert not counted.found
+
+
+@pytest.mark.parametrize(("policy", "each"), [("skip", 1), ("ignore", 0)])
+def test_a_step_waits_once_for_its_gradients(policy: str, each: int, tmp_path: Path) -> None:
+    cohort = lab.make_cohort({"rgb": lab.RGB, "flow": lab.FLOW}, lab.MUTUAL)
+    batches = [batch | {"complete": True} for batch in lab.batches(STEPS)]
+    checks = callbacks(NonFiniteSettings(policy=policy), tmp_path)
+    trainer = pl.Trainer(**lab.QUIET, max_epochs=1, callbacks=[*checks, Throughput(4)])
+    counts = []
+
+    class Counted(pl.Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            self.reads = Reads()
+            self.reads.__enter__()
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.reads.__exit__(None, None, None)
+            counts.append(sum(self.reads.found.values()))
+
+    trainer.callbacks.append(Counted())  # type: ignore[attr-defined]
+    trainer.fit(cohort, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))  # type: ignore[arg-type]
+    assert counts == [each] * STEPS
