@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import os
-import stat
 from abc import abstractmethod
 from array import array
 from collections import Counter
@@ -15,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from mml_lightning.data import file_sizes
 from mml_lightning.errors import UserError
 
 SPLITS = ("train", "val", "test")
 Layout = Literal["rgb", "flow_pair", "flow_packed"]
 AXES = ("x", "y")
-FILES_KNOWN = 2**12  # whose sizes are remembered while the files of a split are looked at
 NO_INTERVALS: dict[str, tuple[tuple[int, float, float], ...]] = {}  # one for all records that have none
 
 
@@ -129,7 +127,7 @@ def media_files(media: Media) -> Iterator[Path]:
 def media_absent(media: Media | str) -> Path | None:
     """The file that shows that `media` is not there: the video, or a first image; None if it is."""
     told = str(media) if isinstance(media, Path) else media
-    return _absent(told, map(_size, _telling(told)))
+    return _absent(told, map(file_sizes.size, _telling(told)))
 
 
 def media_bytes(media: Media) -> int:
@@ -142,7 +140,7 @@ def media_bytes(media: Media) -> int:
 def media_identity(media: Media) -> object:
     """What tells `media` from another without reading it, equal wherever it lies."""
     told = str(media) if isinstance(media, Path) else media
-    return _identity(told, map(_size, _telling(told)))
+    return _identity(told, map(file_sizes.size, _telling(told)))
 
 
 def _telling(media: Told) -> tuple[str, ...]:
@@ -175,15 +173,6 @@ def _absent(media: Told, sizes: Iterator[int]) -> Path | None:
     if isinstance(media, ImageSequence):
         seen = seen[: len(seen) // 2]  # those of the first item
     return next((Path(path) for path, size in zip(_telling(media), seen, strict=False) if size < 0), None)
-
-
-def _size(path: str) -> int:
-    """Bytes of a file; -1 where there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return -1
-    return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,16 +269,10 @@ class Dataset:
 
         The one look at each file that a start takes: the fingerprint is of what is found here.
         """
-        size = functools.lru_cache(FILES_KNOWN)(_size)  # parts share a video, packed videos a shard
-        found = array("q")
-        for row in rows(self.splits.get(split, ())):
-            for media in row[1].values():
-                if isinstance(media, str):
-                    found.append(size(media))
-                else:
-                    found.extend(map(size, _telling(media)))
-        self._sizes[split] = found
-        return found
+        media = (one for row in rows(self.splits.get(split, ())) for one in row[1].values())
+        files = itertools.chain.from_iterable(map(_telling, media))
+        self._sizes[split] = file_sizes.sizes(files, f"the files of the {split} split")
+        return self._sizes[split]
 
     @functools.cached_property
     def _sizes(self) -> dict[str, array[int]]:
