@@ -65,6 +65,8 @@ class Apart:
 
 
 def _serve(pipe: Connection, threads: int, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    # a loader's workers are to be forked here, as in a run: processes of the fork server would outlive this one
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     resolvers.register()
     quieten_libraries()
     torch.set_num_threads(threads)

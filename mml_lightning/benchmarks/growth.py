@@ -7,6 +7,7 @@ alternate between its values.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,12 +20,13 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from mml_lightning import build, build_data, run
+from mml_lightning import build, build_data
+from mml_lightning.benchmarks.apart import Apart
 from mml_lightning.benchmarks.end_to_end import FRAMES_PER_VIDEO, FromPack
 from mml_lightning.benchmarks.evaluation import CohortViews
-from mml_lightning.benchmarks.step import CPU, CohortSteps, random_batches
+from mml_lightning.benchmarks.step import CPU, CohortSteps
 from mml_lightning.benchmarks.timing import alternate, markdown
-from mml_lightning.data.data_bench_files import make_clips
+from mml_lightning.data.data_bench_files import Clip, make_clips
 from mml_lightning.errors import UserError
 from mml_lightning.loaders import VideoData
 from mml_lightning.modalities import Modality
@@ -33,12 +35,14 @@ from mml_lightning.throughput import (
     advice,
     arithmetic_peak,
     counted_or_none,
+    peak_memory,
     precision_type,
     training_operations,
 )
 
-FILES = 2  # synthetic videos that the loaders read again and again
+FILES = 2  # synthetic videos behind them
 BATCHES = 8  # of a round with loaders, per step of one without: workers need some to fall into step
+EPOCH = 64  # batches of the videos that loaders read again and again
 READ_FOR = 1.0  # seconds at least that a round reads without training
 Compose = Callable[[Sequence[str]], DictConfig]
 
@@ -77,7 +81,7 @@ class Point:
     Args:
         rates: training clips per second in each round; videos, where views are varied.
         mfu: share of the arithmetic of a matrix product; kept_mb: what a clip keeps for the backward pass; peak_mb: the
-            most that a round allocated of a GPU's memory, what lay there before aside; waiting: share of the training
+            most that was allocated of a GPU's memory, or that the process held; waiting: share of the training
             time spent waiting for data. None where it does not apply.
         reading: clips per second in each round that are read without training, where workers are varied.
     """
@@ -132,77 +136,71 @@ class Curve:
 class _Training:
     """Steps on random clips."""
 
-    def __init__(self, cfg: DictConfig, folder: Path, device: torch.device, steps: int) -> None:
-        self.steps, self.batches = CohortSteps(cfg, _peers(cfg), folder, device), random_batches(cfg, steps)
-        self.size = cfg.data.batch_size
+    def __init__(self, cfg: DictConfig, folder: Path, device: torch.device) -> None:
+        self.steps, self.size = CohortSteps(cfg, _peers(cfg), folder, device), cfg.data.batch_size
 
-    def __call__(self) -> float:
+    def round(self, steps: int) -> float:
         """Seconds per clip."""
-        return self.steps(self.batches) / self.size
+        return self.steps.round(steps) / self.size
 
-    def operations(self) -> float:
-        return self.steps.operations(self.batches[0])
-
-    def more(self) -> dict[str, Any]:
-        return {"kept_mb": self.steps.kept(self.batches[0]) / self.size / 1e6}
+    def facts(self) -> dict[str, Any]:
+        """What a :class:`Point` tells beside its rates, and the operations of a clip, if they can be counted."""
+        told = self.steps.facts()
+        return {"operations": told.operations, "kept_mb": told.kept / 1e6, "peak_mb": told.peak / 1e6}
 
 
 class _Evaluation:
     """Random videos of several views."""
 
-    def __init__(self, cfg: DictConfig, device: torch.device, steps: int, views: int) -> None:
-        self.videos, self.views = steps * cfg.data.batch_size, views
-        self.runner = CohortViews(cfg, _peers(cfg), self.videos, views, device)
+    def __init__(self, cfg: DictConfig, device: torch.device, videos: int, views: int) -> None:
+        self.cohort_views = CohortViews(cfg, _peers(cfg), videos, views, device)
+        self.videos, self.views, self.device = videos, views, device
         self.per_step = max(1, cfg.data.eval_batch_size // views)  # as loaders batch them
 
-    def __call__(self) -> float:
+    def round(self, steps: int) -> float:
         """Seconds per video."""
-        return self.runner(self.per_step) / self.videos
+        return self.cohort_views(self.per_step) / self.videos
 
-    def operations(self) -> float:
-        shapes = {name: tuple(clip.shape[2:]) for name, clip in self.runner.batch["clips"].items()}
-        return training_operations(self.runner.cohort, shapes) / TRAINING_PASSES * self.views  # none is frozen
-
-    def more(self) -> dict[str, Any]:
-        return {}
+    def facts(self) -> dict[str, Any]:
+        """As of training."""
+        peak, cohort, batch = peak_memory(self.device) / 1e6, self.cohort_views.cohort, self.cohort_views.batch
+        shapes = {name: tuple(clip.shape[2:]) for name, clip in batch["clips"].items()}
+        trained = counted_or_none(lambda: training_operations(cohort, shapes))
+        operations = None if trained is None else trained / TRAINING_PASSES * self.views  # no network is frozen
+        return {"operations": operations, "peak_mb": peak}
 
 
 class _Loading:
-    """Training from packed videos, and reading them alone. Time is that of the wall: workers are other processes."""
+    """Training from packed videos, and reading them alone, at least so many `seconds` in a round. Time is that of the
+    wall: workers are other processes."""
 
-    def __init__(self, cfg: DictConfig, folder: Path, device: torch.device, clips: Sequence[Any]) -> None:
-        self.size, self.device = cfg.data.batch_size, device
-        self.run = FromPack(cfg, clips, folder, device)
+    def __init__(
+        self, cfg: DictConfig, folder: Path, device: torch.device, clips: Sequence[Clip], seconds: float
+    ) -> None:
+        self.device, self.least, self.run = device, seconds, FromPack(cfg, clips, folder, device)
         self.run.speed.now = self._now
         self.loader = VideoData(self.run.datasets, build_data.loader_settings(cfg)).train_dataloader()
         self.read: list[float] = []
-        self.waited = self.seconds = 0.0
 
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def __call__(self) -> float:
+    def round(self, steps: int) -> float:
         """Seconds per clip of training."""
         start, count = time.perf_counter(), 0
-        while time.perf_counter() - start < READ_FOR:
+        while time.perf_counter() - start < self.least:
             count += sum(len(batch["index"]) for batch in self.loader)
         self.read.append(count / (time.perf_counter() - start))
-        speed, steps = self.run.speed, self.run.steps
-        before, waited, videos = speed.seconds, speed.waited, speed.videos
-        run.make_trainer(steps.cfg, steps.folder, [speed]).fit(steps.cohort, self.loader)
-        self.seconds, self.waited = self.seconds + speed.seconds - before, self.waited + speed.waited - waited
-        return (speed.seconds - before) / (speed.videos - videos)
+        before = self.run.speed.videos
+        return self.run.epoch() / (self.run.speed.videos - before)
 
-    def operations(self) -> float:
-        return self.run.steps.operations(random_batches(self.run.steps.cfg, 1)[0])
-
-    def more(self) -> dict[str, Any]:
-        return {"waiting": self.waited / self.seconds, "reading": self.read[1:]}  # the first one warmed up
-
-
-_Runner = _Training | _Evaluation | _Loading
+    def facts(self) -> dict[str, Any]:
+        """As of training."""
+        told, speed = self.run.steps.facts(), self.run.speed
+        waiting = speed.waited / speed.seconds
+        return {"operations": told.operations, "waiting": waiting, "reading": self.read[1:]}  # the first one warmed up
 
 
 def values_of(name: str, given: Sequence[int] | None) -> list[int]:
@@ -244,54 +242,37 @@ def measure(
         plain = compose(common)
         one = next(iter(build_data.modalities(plain)))
         cfgs = {n: compose([*common, *AXES[name].words(n, one)]) for n in values}
-        runners = _runners(name, cfgs, folder, device, steps)
-        peaks = dict.fromkeys(values, 0.0)
-
-        def work(value: int) -> float:
-            before = _allocated(device)
-            spent = runners[value]()
-            peaks[value] = max(peaks[value], _most_allocated(device) - before)
-            return spent
-
-        ways = {f"{name} {value}": lambda value=value: work(value) for value in values}
+        runners = _runners(stack, name, cfgs, folder, device, steps)
+        ways = {f"{name} {n}": functools.partial(runner.ask, "round", steps) for n, runner in runners.items()}
         timings = alternate(ways, rounds, advance)
         reach = arithmetic_peak(device, precision_type(plain.trainer.precision))
         points = []
-        for value, timing in zip(values, timings.values(), strict=True):
-            operations = counted_or_none(runners[value].operations)
+        for (value, runner), timing in zip(runners.items(), timings.values(), strict=True):
+            facts = runner.ask("facts")
+            operations = facts.pop("operations")
             mfu = None if operations is None else operations / timing.best / reach
-            peak = peaks[value] / 1e6 if device.type == "cuda" else None
-            rates = [1 / seconds for seconds in timing.rounds]
-            points.append(Point(value, rates, mfu, peak_mb=peak, **runners[value].more()))
+            points.append(Point(value, [1 / seconds for seconds in timing.rounds], mfu, **facts))
         return Curve(name, points)
 
 
 def _runners(
-    name: str, cfgs: Mapping[int, DictConfig], folder: Path, device: torch.device, steps: int
-) -> Mapping[int, _Runner]:
+    stack: ExitStack, name: str, cfgs: Mapping[int, DictConfig], folder: Path, device: torch.device, steps: int
+) -> dict[int, Apart]:
+    """One per value, each in a process of its own."""
+    size = next(iter(cfgs.values())).data.batch_size
+    made: dict[int, tuple[Any, ...]]
     if name == "views":
-        return {views: _Evaluation(cfg, device, steps, views) for views, cfg in cfgs.items()}
-    if name == "workers":
-        clips = make_clips(folder, FILES, FRAMES_PER_VIDEO)
-        repeated = -(-BATCHES * BATCHES * next(iter(cfgs.values())).data.batch_size // FILES)
-        return {workers: _Loading(cfg, folder, device, clips * repeated) for workers, cfg in cfgs.items()}
-    return {value: _Training(cfg, folder, device, steps) for value, cfg in cfgs.items()}
+        made = {views: (_Evaluation, cfg, device, steps * size, views) for views, cfg in cfgs.items()}
+    elif name == "workers":
+        clips = make_clips(folder, FILES, FRAMES_PER_VIDEO) * (EPOCH * size // FILES + 1)
+        made = {workers: (_Loading, cfg, folder, device, clips, READ_FOR) for workers, cfg in cfgs.items()}
+    else:
+        made = {value: (_Training, cfg, folder, device) for value, cfg in cfgs.items()}
+    return {value: stack.enter_context(Apart(f"{name} {value}", *maker)) for value, maker in made.items()}
 
 
 def _peers(cfg: DictConfig) -> dict[str, Modality]:
     return {spec.name: spec.modality for spec in build.peer_specs(cfg, [])}
-
-
-def _allocated(device: torch.device) -> float:
-    """Bytes of a GPU's memory in use; what was used at most is counted from here on."""
-    if device.type != "cuda":
-        return 0.0
-    torch.cuda.reset_peak_memory_stats(device)
-    return float(torch.cuda.memory_allocated(device))
-
-
-def _most_allocated(device: torch.device) -> float:
-    return float(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else 0.0
 
 
 def table(curve: Curve) -> str:
