@@ -26,8 +26,8 @@ PAIRS_AT_ONCE_GPU = 64
 
 def normalise(clip: Tensor, modality: Modality) -> Tensor:
     """uint8 [..., W*c, H, W] -> float [..., W*c, H, W]: scaled to 0..1, then (x - mean) / std per channel."""
-    scaled = clip.float() / 255.0
-    return (scaled - _per_channel(modality.mean, clip, scaled)) / _per_channel(modality.std, clip, scaled)
+    scaled = clip.to(torch.float32, copy=True).div_(255.0)  # in place: a clip of flow is large
+    return scaled.sub_(_per_channel(modality.mean, clip, scaled)).div_(_per_channel(modality.std, clip, scaled))
 
 
 def difference(clip: Tensor, modality: Modality) -> Tensor:
