@@ -27,14 +27,14 @@ from torch import Tensor
 from mml_lightning import build, build_data, nonfinite, run
 from mml_lightning.benchmarks.apart import Apart
 from mml_lightning.benchmarks.baseline import PlainTrainer, open_images, to_float
-from mml_lightning.benchmarks.step import CLASSES, CohortSteps, PlainSteps
+from mml_lightning.benchmarks.step import CLASSES, CohortSteps, PlainSteps, random_batches
 from mml_lightning.benchmarks.timing import alternate, markdown
 from mml_lightning.data.data_bench_files import FLOW, FRAMES, Clip, make_clips
 from mml_lightning.data.records import Dataset, Head, ImageSequence, Record
 from mml_lightning.errors import UserError
 from mml_lightning.loaders import VideoData
 from mml_lightning.modalities import Modality
-from mml_lightning.throughput import Throughput, advice, clock
+from mml_lightning.throughput import Throughput, advice, arithmetic_peak, clock, peak_memory, precision_type
 from mml_lightning.transforms import TrainGeometry
 
 FRAMES_PER_VIDEO = 45
@@ -43,12 +43,15 @@ BASELINE, OURS = "Pillow, loose JPEG, float32", "pack, as configured"
 
 @dataclass(frozen=True)
 class Row:
-    """One way: clips per second (best round), spread over the rounds, share of the time spent reading."""
+    """One way: clips per second (best round), spread over the rounds, share of the time spent reading and of the
+    arithmetic of a matrix product, megabytes that the process held at most."""
 
     way: str
     clips_per_s: float
     spread: float
     reading: float
+    mfu: float
+    peak_mb: float
 
 
 class FromLooseFiles(PlainSteps):
@@ -76,9 +79,9 @@ class FromLooseFiles(PlainSteps):
         self.total += spent
         return spent
 
-    def reading(self) -> float:
-        """Share of the time."""
-        return self.waited / self.total
+    def told(self) -> tuple[float, int, float | None]:
+        """Share of the time spent reading, bytes held at most, operations of a clip if they are counted."""
+        return self.waited / self.total, peak_memory(self.device), None
 
     def read(self, number: int) -> dict[str, Tensor]:
         """Normalised clips float32 [T*L*c, H, W] of one video."""
@@ -121,9 +124,10 @@ class FromPack:
         trainer.fit(self.steps.cohort, VideoData(self.datasets, build_data.loader_settings(cfg)).train_dataloader())
         return self.speed.seconds - before
 
-    def reading(self) -> float:
-        """Share of the time."""
-        return self.speed.waited / self.speed.seconds
+    def told(self) -> tuple[float, int, float | None]:
+        """Share of the time spent reading, bytes held at most, operations of a clip if they are counted."""
+        operations = self.steps.operations(random_batches(self.steps.cfg, 1)[0])
+        return self.speed.waited / self.speed.seconds, peak_memory(self.steps.device), operations
 
 
 def compare(
@@ -158,13 +162,20 @@ def compare(
             ways = {BASELINE: plain, OURS: ours}
             asked = {way: functools.partial(one.ask, "epoch") for way, one in ways.items()}
             timings = alternate(asked, rounds, advance)
-            shares = {way: one.ask("reading") for way, one in ways.items()}
-        return [Row(way, seen / timing.best, timing.spread, shares[way]) for way, timing in timings.items()]
+            told = {way: one.ask("told") for way, one in ways.items()}
+        operations = told[OURS][2]  # of the same networks
+        types = {BASELINE: torch.float32, OURS: precision_type(cfg.trainer.precision)}
+        rows = []
+        for way, timing in timings.items():
+            rate = seen / timing.best
+            share = rate * operations / arithmetic_peak(place, types[way])
+            rows.append(Row(way, rate, timing.spread, told[way][0], share, told[way][1] / 1e6))
+        return rows
 
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown, with the ratio to the baseline."""
-    heads = ["way", "clips/s", "vs the first", "spread", "reading"]
+    heads = ["way", "clips/s", "vs the first", "spread", "reading", "MFU", "peak MB"]
     cells = [
         [
             r.way,
@@ -172,6 +183,8 @@ def table(rows: Sequence[Row]) -> str:
             f"{r.clips_per_s / rows[0].clips_per_s:.2f}x",
             f"{r.spread:.0%}",
             f"{r.reading:.0%}",
+            f"{r.mfu:.0%}",
+            f"{r.peak_mb:.0f}",
         ]
         for r in rows
     ]

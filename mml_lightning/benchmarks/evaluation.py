@@ -5,31 +5,43 @@ Legend: B videos, V views.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
 
-from mml_lightning import build, build_data
+from mml_lightning import build, build_data, process
+from mml_lightning.benchmarks.apart import Apart
 from mml_lightning.benchmarks.step import CLASSES, networks
 from mml_lightning.benchmarks.timing import alternate, markdown
 from mml_lightning.cohort import Cohort
 from mml_lightning.modalities import Modality
-from mml_lightning.throughput import clock, precision_type
+from mml_lightning.throughput import (
+    TRAINING_PASSES,
+    arithmetic_peak,
+    clock,
+    peak_memory,
+    precision_type,
+    training_operations,
+)
 
 ALONE, ACROSS = "video by video", "across videos"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way: views per second (best round), spread over the rounds, largest difference of a logit to the first."""
+    """One way: views per second (best round), spread over the rounds, share of the arithmetic of a matrix product,
+    megabytes that the process held at most, largest difference of a logit to the first."""
 
     way: str
     views_per_s: float
     spread: float
+    mfu: float
+    peak_mb: float
     difference: float
 
 
@@ -44,6 +56,7 @@ class CohortViews:
         self, cfg: DictConfig, peers: Mapping[str, Modality], videos: int, views: int, device: torch.device
     ) -> None:
         self.videos, self.device = videos, device
+        process.set_up_process(cfg)
         build.step(cfg).apply(nets := networks(cfg, peers))
         self.cohort = Cohort(
             peers=nets,
@@ -67,11 +80,16 @@ class CohortViews:
                 self.cohort.test_step(_part(self.batch, slice(first, first + size)), 0)
         return clock(self.device) - start
 
-    def logits(self) -> Tensor:
+    def told(self) -> tuple[float, int]:
+        """Operations of a view, bytes held at most."""
+        shapes = {name: tuple(clip.shape[2:]) for name, clip in self.batch["clips"].items()}
+        return training_operations(self.cohort, shapes) / TRAINING_PASSES, peak_memory(self.device)
+
+    def logits(self) -> np.ndarray:
         """float32 of all peers, one after the other, of the last call."""
         dump = self.cohort.scores["label"].dump()
         assert dump is not None
-        return torch.cat(list(dump.logits.values()))
+        return torch.cat(list(dump.logits.values())).numpy()
 
 
 def compare(
@@ -85,17 +103,20 @@ def compare(
 ) -> list[Row]:
     """Both ways on random clips, in the config's precision; `data.eval_batch_size` views at a time across videos."""
     cfg = compose([*overrides, "paths.output_dir=nowhere"])
-    steps = CohortViews(cfg, build_data.modalities(cfg), videos, views, device or torch.device("cpu"))
-    kept: dict[str, Tensor] = {}
-
-    def measure(way: str, size: int) -> float:
-        spent = steps(size)
-        kept[way] = steps.logits()
-        return spent
-
-    timings = alternate({ALONE: lambda: measure(ALONE, 1), ACROSS: lambda: measure(ACROSS, videos)}, rounds, advance)
-    apart = {way: float((value - kept[ALONE]).abs().max()) for way, value in kept.items()}
-    return [Row(way, videos * views / timing.best, timing.spread, apart[way]) for way, timing in timings.items()]
+    place = device or torch.device("cpu")
+    made = (CohortViews, cfg, build_data.modalities(cfg), videos, views, place)
+    with Apart(ALONE, *made) as alone, Apart(ACROSS, *made) as across:
+        ways = {ALONE: (alone, 1), ACROSS: (across, videos)}
+        asked = {way: functools.partial(one.ask, "__call__", size) for way, (one, size) in ways.items()}
+        timings = alternate(asked, rounds, advance)
+        first = alone.ask("logits")
+        reach = arithmetic_peak(place, precision_type(cfg.trainer.precision))
+        rows = []
+        for way, timing in timings.items():
+            rate, (operations, peak) = videos * views / timing.best, ways[way][0].ask("told")
+            apart = float(np.abs(ways[way][0].ask("logits") - first).max())
+            rows.append(Row(way, rate, timing.spread, rate * operations / reach, peak / 1e6, apart))
+    return rows
 
 
 def _batch(cfg: DictConfig, videos: int, views: int, device: torch.device) -> dict[str, Any]:
@@ -118,13 +139,15 @@ def _part(batch: dict[str, Any], rows: slice) -> dict[str, Any]:
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown, with the ratio to the first way."""
-    heads = ["way", "views/s", "vs the first", "spread", "logits differ by"]
+    heads = ["way", "views/s", "vs the first", "spread", "MFU", "peak MB", "logits differ by"]
     cells = [
         [
             r.way,
             f"{r.views_per_s:.3g}",
             f"{r.views_per_s / rows[0].views_per_s:.2f}x",
             f"{r.spread:.0%}",
+            f"{r.mfu:.0%}",
+            f"{r.peak_mb:.0f}",
             f"{r.difference:.1e}",
         ]
         for r in rows

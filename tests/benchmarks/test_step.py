@@ -61,6 +61,15 @@ def test_prints_a_table_and_one_sentence(tmp_path: Path, capsys: pytest.CaptureF
     assert all(row["peak_mb"] > row["kept_mb"] for row in told["rows"])
 
 
+def test_a_bare_loop_computes_what_a_run_does(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    words = ["--ways", "baseline,baseline_kept,bfloat16,bare", "--rounds", "2", "--json", str(file)]
+    assert main(["bench", "step", *SMALL, *words]) == 0
+    plain, kept, run, bare = json.loads(file.read_text())["rows"]
+    assert kept["loss_difference"] == 0 and bare["loss_difference"] == run["loss_difference"] < 1e-2
+    assert bare["mfu"] > 0 and plain["kept_mb"] == kept["kept_mb"]
+
+
 def test_networks_alone_tell_what_joining_costs(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["stage=mml", "modality=[rgb,flow]", "--alone", "--ways", "float32,twice", "--rounds", "1"]
     assert main(["bench", "step", *SMALL, *words]) == 0

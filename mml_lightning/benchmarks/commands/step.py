@@ -16,8 +16,8 @@ def _declare(parser: argparse.ArgumentParser) -> None:
         "--ways",
         type=names,
         metavar="baseline,float32",
-        help="of baseline, baseline_kept, contiguous, float32, bfloat16, compiled, twice (default: baseline,float32,"
-        "bfloat16)",
+        help="of baseline, baseline_kept, contiguous, float32, bfloat16, bare, compiled, twice "
+        "(default: baseline,float32,bfloat16)",
     )
     parser.add_argument("--steps", type=int, default=1, metavar="N", help="per round (default: 1)")
     parser.add_argument("--alone", action="store_true", help="also every modality in a run of its own, the last way")
@@ -40,7 +40,7 @@ def _run(args: argparse.Namespace, compose: Compose) -> Told:
 
 BENCH = Bench(
     help="training step: formats, precisions, joint and alone, against the published program's",
-    description="Training steps of a config on random clips, several ways alternately in one process: the baseline, "
+    description="Training steps of a config on random clips, several ways alternately, a process each: the baseline, "
     "what the published program does per step (float32, the usual memory format, a shift of slices), and ours as a run "
     "makes them. On one thread the time is the processor's: trust the ratios.",
     run=_run,
