@@ -15,12 +15,15 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, overload
 
 from mml_lightning.data.records import ImageSequence, PackedFrames, Record, Row, Rows, rows
 
 TOGETHER = 64  # records that are written, and read, at once: what they share is written once
+KINDS = (ImageSequence, PackedFrames)
+VALUES = {kind: attrgetter(*(field.name for field in fields(kind))) for kind in KINDS}  # of which the first is a path
 
 
 class RecordStore(Rows):
@@ -81,7 +84,7 @@ def _record(row: Row) -> Record:
 
 
 def _reduced(media: Any) -> tuple[Any, ...]:
-    first, *rest = (getattr(media, field.name) for field in fields(media))
+    first, *rest = VALUES[type(media)](media)
     return _made, (type(media), str(first), *rest)
 
 
@@ -89,7 +92,7 @@ def _made(kind: type[ImageSequence | PackedFrames], first: str, *rest: Any) -> I
     return kind(Path(first), *rest)
 
 
-for kind in (ImageSequence, PackedFrames):  # a path in pieces and fields by name would take several times the bytes
+for kind in KINDS:  # a path in pieces and fields by name would take several times the bytes
     copyreg.pickle(kind, _reduced)
 
 

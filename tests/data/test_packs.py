@@ -10,6 +10,7 @@ import shutil
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +24,7 @@ from mml_lightning.data.check import check
 from mml_lightning.data.decode import DecodeError, open_video
 from mml_lightning.data.packs import layout, manifest, zipped
 from mml_lightning.data.packs.encode import Coding, reduced
+from mml_lightning.data.packs.layout import read_lines
 from mml_lightning.data.packs.reader import PackReader
 from mml_lightning.data.packs.verify import verify
 from mml_lightning.data.readers import read_pack
@@ -182,6 +184,37 @@ def test_directory_beyond_four_gigabytes(tmp_path: Path) -> None:
         handle.write(zipped.directory([member], handle.tell()))
     with zipfile.ZipFile(tmp_path / "x.zip") as archive:
         assert archive.read("a/late") == body
+
+
+LINES = [
+    b'{"a": 1}',
+    b'{"b": "x\\n,y"}',
+    b"{}",
+    b"",
+    b"[]",
+    b"7",
+    b'{"a": ',
+    b'1, "b": 2}',
+    b"{},{}",
+    b"\xff",
+    b'{"c": 1}\r',
+]
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=5), st.booleans())
+def test_lines_are_read_up_to_the_first_that_is_none(raw: list[bytes], whole: bool) -> None:
+    content = b"\n".join(raw) + (b"\n" if whole else b"")
+    expected: list[dict[str, Any]] = []
+    for line in content.split(b"\n")[:-1]:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(value, dict):
+            break
+        expected.append(value)
+    lines, used = read_lines(content)
+    assert lines == expected and content[:used].count(b"\n") == len(lines) and (content[:used][-1:] or b"\n") == b"\n"
 
 
 @given(st.text(max_size=120))

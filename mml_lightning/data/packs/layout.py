@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,10 @@ def packed(shard: Path, folder: str, source: str, told: Mapping[str, Any]) -> Pa
 
 def read_lines(content: bytes) -> tuple[list[dict[str, Any]], int]:
     """Whole lines that are JSON objects, up to the first that is not, and how many bytes they take."""
+    with suppress(ValueError):  # a whole file at once takes half the time
+        together = json.loads(b"[" + content.removesuffix(b"\n").replace(b"\n", b",") + b"]")
+        if len(together) == content.count(b"\n") and all(isinstance(line, dict) for line in together):
+            return together, len(content)
     lines: list[dict[str, Any]] = []
     used = 0
     for raw in content.splitlines(keepends=True):
