@@ -11,7 +11,8 @@ from mml_lightning import arguments
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     arguments.resolvers.register()  # named here, so that a job on another machine brings them along
-    from mml_lightning import pipeline, run  # torch is imported here, so that --help is instant
+    from mml_lightning import run  # torch is imported here, so that --help is instant
+    from mml_lightning.pipelines import pipeline
 
     run.job(cfg, pipeline.pipeline if pipeline.is_pipeline(cfg) else run.stage)
 

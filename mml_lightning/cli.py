@@ -11,17 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mml_lightning import (
-    __version__,
-    ensemble_command,
-    flow_command,
-    graph_command,
-    import_weights,
-    pack_data,
-    rerun,
-    score,
-)
+from mml_lightning import __version__
 from mml_lightning.benchmarks import commands as bench
+from mml_lightning.commands import ensemble, flow, graph, import_weights, pack, rerun, score
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -132,11 +124,11 @@ def _declare_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from mml_lightning import checking
+    from mml_lightning.commands import check
 
     logging.basicConfig(format="%(message)s", level=logging.INFO)  # progress without a terminal
-    report, folder = checking.run_check(_compose(args.overrides), args.samples, args.threads, not args.no_timing)
-    print("\n".join(checking.check_lines(report, folder)))
+    report, folder = check.run_check(_compose(args.overrides), args.samples, args.threads, not args.no_timing)
+    print("\n".join(check.check_lines(report, folder)))
     if not report.usable:
         sys.exit(1)
 
@@ -175,17 +167,17 @@ COMMANDS = {
     ),
     "check": Command("read every video of a dataset and say what is wrong with it", _declare_check, _check),
     "ensemble": Command(
-        "which networks go well together: pairs, triples, sums of ranks", ensemble_command.declare, ensemble_command.run
+        "which networks go well together: pairs, triples, sums of ranks", ensemble.declare, ensemble.run
     ),
     "flow": Command(
         "compute the flow of a dataset ahead of training, export it as images",
-        flow_command.declare,
-        lambda args: flow_command.run(args, _compose),
+        flow.declare,
+        lambda args: flow.run(args, _compose),
     ),
     "graph": Command(
         "draw who teaches whom in a stage",
-        graph_command.declare,
-        lambda args: graph_command.run(args, _compose),
+        graph.declare,
+        lambda args: graph.run(args, _compose),
     ),
     "import": Command(
         "weights of other projects (TSM, SlowFast, ..) to a zoo file",
@@ -194,8 +186,8 @@ COMMANDS = {
     ),
     "pack": Command(
         "frames and flow of a dataset in a few files, for fast training",
-        pack_data.declare,
-        lambda args: pack_data.run(args, _compose),
+        pack.declare,
+        lambda args: pack.run(args, _compose),
     ),
     "report": Command("table of runs, or a paired comparison of two of its rows", _declare_report, _report),
     "rerun": Command("repeat a run from its directory and say whether the numbers are equal", rerun.declare, rerun.run),

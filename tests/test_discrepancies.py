@@ -19,13 +19,14 @@ import torch
 from hydra import compose
 from omegaconf import DictConfig
 
-from mml_lightning import build, metrics, planned, sampling
+from mml_lightning import build, metrics, sampling
 from mml_lightning.data.draws import training_crop
 from mml_lightning.data.flow import FlowSettings, compute_flow
 from mml_lightning.nodes import plain
 from mml_lightning.objectives import Objective, kl_divergence
 from mml_lightning.objectives.supervised import cross_entropy
 from mml_lightning.optim import tsn_parameter_groups
+from mml_lightning.pipelines import planned
 from mml_lightning.stems import convert_stem
 from tests.data.videos import moving
 from tests.starts import WINDOWS, clips, one_based, support, train

@@ -142,7 +142,7 @@ def run(words: list[str], small: list[str], demo: Path, root: Path) -> subproces
                 "views=center",
             ]
         if any(word.startswith("seeds=") for word in words):
-            settings.append("pipeline.dry=true")  # planned in full; tests/test_tables.py and test_pipeline.py train
+            settings.append("pipeline.dry=true")  # planned in full; tests/test_tables.py and tests/pipelines train
         if any(word.startswith(("resume=", "ckpt=multirun", f"ckpt={root}")) for word in words):
             settings = []  # the run brings its own
         given = [sys.executable, str(ROOT / words[1]), *words[2:], *settings]

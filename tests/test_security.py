@@ -21,7 +21,8 @@ import torch
 from hydra import compose
 from omegaconf import OmegaConf
 
-from mml_lightning import arguments, build_data, checking, dumps, nodes
+from mml_lightning import arguments, build_data, dumps, nodes
+from mml_lightning.commands import check
 from mml_lightning.data.readers import read_annotated, read_csv, read_frame_lists
 from mml_lightning.errors import UserError
 from mml_lightning.importing import read_checkpoint
@@ -218,6 +219,6 @@ def test_names_are_text_on_pages(hydra: None, tmp_path: Path) -> None:
     (tmp_path / "videos.csv").write_text("\n".join(lines) + "\n")
     words = ["data=csv", f"data.index={tmp_path / 'videos.csv'}", "test=false", f"paths.root={tmp_path}"]
     cfg = compose("train", overrides=[*words, f"paths.output_dir={tmp_path}"])
-    _, folder = checking.run_check(cfg, 2, 1, timed=False)
+    _, folder = check.run_check(cfg, 2, 1, timed=False)
     page = (folder / "report.html").read_text()
     assert "&lt;script&gt;" in page and "<script>alert" not in page

@@ -15,13 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from mml_lightning import build, nodes, report
 from mml_lightning.errors import UserError
-from mml_lightning.layouts import layout, views_name
-from mml_lightning.pipeline import pipeline
-from mml_lightning.planned import layouts_of, plan_runs, seeds_of
+from mml_lightning.pipelines.layouts import layout, views_name
+from mml_lightning.pipelines.pipeline import pipeline
+from mml_lightning.pipelines.planned import layouts_of, plan_runs, seeds_of
+from mml_lightning.pipelines.reuse import pace
 from mml_lightning.report.filled import words
 from mml_lightning.report.paper import printed
 from mml_lightning.report.statistics import estimate
-from mml_lightning.reuse import pace
 
 ROOT = Path(__file__).parents[1]
 SPEC = ROOT.parent / "shared/spec/paper_tables.yaml"
@@ -146,7 +146,7 @@ def test_a_table_is_trained_filled_and_not_trained_again(
     def fail(*_: Any) -> None:
         raise AssertionError("nothing is left to train")
 
-    monkeypatch.setattr("mml_lightning.pipeline.stage", fail)
+    monkeypatch.setattr("mml_lightning.pipelines.pipeline.stage", fail)
     pipeline(*tiny(composed, "seeds=[1]", run="second"))
     assert "1 of 1 done (1 reused)" in (tmp_path / "single/second/runs.md").read_text()
     assert "One seed has no interval" in (tmp_path / "single/second/tiny.md").read_text()

@@ -13,7 +13,7 @@ import pytest
 from omegaconf import DictConfig
 
 from mml_lightning import tracking
-from mml_lightning.pipeline import pipeline
+from mml_lightning.pipelines.pipeline import pipeline
 from tests.conftest import command, environment
 from tests.offline import offline_run
 from tests.test_tables import tiny

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mml_lightning.layouts import Claim, Layout, Network, Place, layout, views_name
+from mml_lightning.pipelines.layouts import Claim, Layout, Network, Place, layout, views_name
 from mml_lightning.report import filled_ensembles
 from mml_lightning.report.collect import mapping, number
 from mml_lightning.report.paper import Printed, printed

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mml_lightning.layouts import Layout, Network, Place, views_name
+from mml_lightning.pipelines.layouts import Layout, Network, Place, views_name
 
 if TYPE_CHECKING:
     from mml_lightning.members import Member

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from mml_lightning import build_data, checking, run
+from mml_lightning import build_data, run
+from mml_lightning.commands import check
 from mml_lightning.data.check import lines
 from mml_lightning.errors import UserError
 from tests import tiny
@@ -61,7 +62,7 @@ class Lab:
     def check(self, word: str, *overrides: str) -> str:
         """The one remark of mml check that contains `word`."""
         self.where = "check"
-        report, _ = checking.run_check(self.config(*overrides)[0], 2, 1, timed=False)
+        report, _ = check.run_check(self.config(*overrides)[0], 2, 1, timed=False)
         found = [line for line in lines(report) if word in line]
         assert len(found) == 1, lines(report)
         return found[0]

@@ -17,7 +17,8 @@ from hydra import compose
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mml_lightning import arguments, build_data, cli, dumps, evaluate, pack_data, run
+from mml_lightning import arguments, build_data, cli, dumps, evaluate, run
+from mml_lightning.commands import pack as pack_command
 from mml_lightning.data.packs.manifest import read_dataset, write_manifest
 from mml_lightning.data.records import SPLITS
 from mml_lightning.errors import UserError
@@ -109,7 +110,7 @@ def prepare(folder: Path) -> Ground:
 def _pack(ground: Ground) -> None:
     args = cli.build_parser().parse_args(["pack", *ground.words(), "--out", str(ground.folder / "pack")])
     with contextlib.redirect_stdout(None):
-        pack_data.run(args, lambda words: compose("train", list(words)))
+        pack_command.run(args, lambda words: compose("train", list(words)))
 
 
 def _read(cfg: DictConfig) -> None:

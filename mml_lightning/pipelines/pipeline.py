@@ -13,14 +13,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mml_lightning import build_data, nodes, process, provenance, report, reuse, run, tracking, workers
-from mml_lightning.board import BLOCKED, DONE, FAILED, REUSED, RUNNING, WAITING, Board, duration
+from mml_lightning import build_data, nodes, process, provenance, report, run, tracking
 from mml_lightning.errors import RunsFailed, UserError
 from mml_lightning.evaluate import evaluate
-from mml_lightning.planned import Planned, plan_runs, require_origins, seeds_of
+from mml_lightning.pipelines import reuse, workers
+from mml_lightning.pipelines.board import BLOCKED, DONE, FAILED, REUSED, RUNNING, WAITING, Board, duration
+from mml_lightning.pipelines.planned import Planned, plan_runs, require_origins, seeds_of
+from mml_lightning.pipelines.reuse import Reuse
 from mml_lightning.process import is_first_rank, say
 from mml_lightning.results import RunResult, describe_error, read_result, write_json
-from mml_lightning.reuse import Reuse
 from mml_lightning.run import stage
 
 log = logging.getLogger(__name__)

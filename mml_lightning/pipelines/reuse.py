@@ -15,7 +15,7 @@ from mml_lightning.build import PeerSpec
 from mml_lightning.data.records import Dataset
 from mml_lightning.errors import UserError
 from mml_lightning.files import file_hash
-from mml_lightning.planned import exported
+from mml_lightning.pipelines.planned import exported
 from mml_lightning.provenance import evaluation, fingerprint, zoo_folder
 from mml_lightning.results import read_result
 from mml_lightning.weights import KINETICS, kinetics_file, load_entry

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mml_lightning.errors import UserError
-from mml_lightning.workers import Workers
+from mml_lightning.pipelines.workers import Workers
 
 
 def test_workers_tell_what_failed_and_who_died() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mml_lightning.errors import UserError
 
-TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 NOTED = ("git_sha", "git_changes", "python", "threads")
 SHOWN = 6  # differences of a kind that are printed
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mml_lightning.commands.score import dump_file, some, weights_of
 from mml_lightning.errors import UserError
-from mml_lightning.score import dump_file, some, weights_of
 
 if TYPE_CHECKING:
     from mml_lightning.dumps import Dump

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from mml_lightning import build, planned, report
-from mml_lightning import pipeline as pipelines
+from mml_lightning import build, report
 from mml_lightning.errors import RunsFailed, UserError
-from mml_lightning.pipeline import pipeline
-from mml_lightning.planned import plan_runs
-from mml_lightning.reuse import Reuse
+from mml_lightning.pipelines import pipeline as pipelines
+from mml_lightning.pipelines import planned
+from mml_lightning.pipelines.pipeline import pipeline
+from mml_lightning.pipelines.planned import plan_runs
+from mml_lightning.pipelines.reuse import Reuse
 
 Composed = Callable[..., tuple[DictConfig, list[str]]]
 QUICK = ("schedule.epochs=1", "trainer=smoke")

@@ -17,8 +17,8 @@ from mml_lightning.data.records import Dataset
 from mml_lightning.errors import UserError
 from mml_lightning.evaluate import check_classes, scoring_cohort
 from mml_lightning.modalities import Modality
+from mml_lightning.pipelines.reuse import first_weights
 from mml_lightning.provenance import fingerprint
-from mml_lightning.reuse import first_weights
 from mml_lightning.zoo import load_peer
 from tests.importing import naming
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mml_lightning.files import write_atomically
-from mml_lightning.planned import Planned, dependencies
+from mml_lightning.pipelines.planned import Planned, dependencies
 from mml_lightning.report.render import pipes
 from mml_lightning.results import write_json
 

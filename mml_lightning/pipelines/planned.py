@@ -15,9 +15,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mml_lightning import build, checkpoints, nodes
 from mml_lightning.arguments import init_file
-from mml_lightning.catalogue import Declared, declare
 from mml_lightning.errors import UserError
-from mml_lightning.layouts import Layout, Network, layout, views_name
+from mml_lightning.pipelines.catalogue import Declared, declare
+from mml_lightning.pipelines.layouts import Layout, Network, layout, views_name
 from mml_lightning.provenance import COPY, zoo_folder
 
 INIT_OF_MODALITY = re.compile(r"\+*init\.(?!(all|base|file|new_head|copies)=)")
