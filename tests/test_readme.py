@@ -21,7 +21,7 @@ from tests.tiny import charades
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| ([^|]+) \| `([^`]+)` \|$", README, re.MULTILINE)
-COMMANDS = 33
+COMMANDS = 34
 DEMO_ONLY = ("data.videos.", "data.root=")
 
 
