@@ -13,7 +13,7 @@ import pytest
 
 import mml_lightning
 from mml_lightning.benchmarks.commands import BENCHES
-from mml_lightning.cli import COMMANDS, main
+from mml_lightning.cli import COMMANDS, main, parse
 
 
 @pytest.fixture
@@ -109,6 +109,21 @@ def test_wandb_flag_logs_offline(sweep: Path, tmp_path: Path, monkeypatch: pytes
     assert main(["report", str(sweep), "--wandb"]) == 0
     (file,) = tmp_path.rglob("table_0_*.table.json")
     assert len(json.loads(file.read_text())["data"]) == 2
+
+
+def test_words_of_a_config_may_stand_anywhere() -> None:
+    args = parse(["bench", "step", "seed=1", "--rounds", "2", "seed=2", "+a=b", "--steps", "3"])
+    assert args.overrides == ["seed=1", "seed=2", "+a=b"] and (args.rounds, args.steps) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["bench", "step", "a=1", "--rounds", "2", "fast"], ["check", "--round=2"], ["report", "dir", "--out", "x", "a=1"]],
+)
+def test_unknown_words_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        parse(words)
+    assert left.value.code == 2 and f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
 
 
 def test_module_and_its_exit_codes(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def prepare(folder: Path) -> Ground:
 
 
 def _pack(ground: Ground) -> None:
-    args = cli.build_parser().parse_args(["pack", *ground.words(), "--out", str(ground.folder / "pack")])
+    args = cli.parse(["pack", *ground.words(), "--out", str(ground.folder / "pack")])
     with contextlib.redirect_stdout(None):
         pack_command.run(args, lambda words: compose("train", list(words)))
 
