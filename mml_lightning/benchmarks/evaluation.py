@@ -24,6 +24,7 @@ from mml_lightning.throughput import (
     TRAINING_PASSES,
     arithmetic_peak,
     clock,
+    counted_or_none,
     peak_memory,
     precision_type,
     training_operations,
@@ -81,9 +82,11 @@ class CohortViews:
         return clock(self.device) - start
 
     def told(self) -> tuple[float, int]:
-        """Operations of a view, bytes held at most."""
+        """Operations of a view (NaN if they can't be counted), bytes held at most."""
+        peak = peak_memory(self.device)
         shapes = {name: tuple(clip.shape[2:]) for name, clip in self.batch["clips"].items()}
-        return training_operations(self.cohort, shapes) / TRAINING_PASSES, peak_memory(self.device)
+        trained = counted_or_none(lambda: training_operations(self.cohort, shapes))
+        return float("nan") if trained is None else trained / TRAINING_PASSES, peak  # no network is frozen
 
     def logits(self) -> np.ndarray:
         """float32 of all peers, one after the other, of the last call."""

@@ -31,13 +31,9 @@ from mml_lightning.errors import UserError
 from mml_lightning.loaders import VideoData
 from mml_lightning.modalities import Modality
 from mml_lightning.throughput import (
-    TRAINING_PASSES,
     advice,
     arithmetic_peak,
-    counted_or_none,
-    peak_memory,
     precision_type,
-    training_operations,
 )
 
 FILES = 2  # synthetic videos behind them
@@ -163,11 +159,8 @@ class _Evaluation:
 
     def facts(self) -> dict[str, Any]:
         """As of training."""
-        peak, cohort, batch = peak_memory(self.device) / 1e6, self.cohort_views.cohort, self.cohort_views.batch
-        shapes = {name: tuple(clip.shape[2:]) for name, clip in batch["clips"].items()}
-        trained = counted_or_none(lambda: training_operations(cohort, shapes))
-        operations = None if trained is None else trained / TRAINING_PASSES * self.views  # no network is frozen
-        return {"operations": operations, "peak_mb": peak}
+        operations, peak = self.cohort_views.told()
+        return {"operations": None if operations != operations else operations * self.views, "peak_mb": peak / 1e6}
 
 
 class _Loading:
