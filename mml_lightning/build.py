@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -359,15 +359,25 @@ def optimiser_plan(
     )
 
 
-def fused(optimizer: functools.partial[Any], precision: str) -> functools.partial[Any]:
+def fused(optimizer: functools.partial[Any], precision: str) -> Callable[[Any], torch.optim.Optimizer]:
     """An SGD that updates all parameters in one pass over memory, to the same numbers; others as they are.
 
-    Not in float16: a fused optimiser takes the scale off the gradients as it steps, after they were clipped.
+    Not in float16: a fused optimiser takes the scale off the gradients as it steps, after they were clipped. Nor with
+    dampening, which is not for the first gradient: momenta begin at 0 here, since a fused step wants those of all
+    parameters of a group or of none.
     """
-    chosen = {"fused", "foreach", "differentiable"} & set(optimizer.keywords)
+    chosen = {"fused", "foreach", "differentiable", "dampening"} & set(optimizer.keywords)
     if optimizer.func is not torch.optim.SGD or chosen or precision.startswith("16"):
         return optimizer
-    return functools.partial(optimizer, fused=True)
+
+    def make(groups: Any) -> torch.optim.Optimizer:
+        made = optimizer(groups, fused=True)
+        for group in made.param_groups:
+            for parameter in group["params"] if group["momentum"] else ():
+                made.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return made  # type: ignore[no-any-return]
+
+    return make
 
 
 def _peer_seed(seed: int, name: str) -> int:

@@ -4,10 +4,7 @@ batch and how many workers would suit this machine."""
 from __future__ import annotations
 
 import functools
-import math
-import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +15,16 @@ from omegaconf import DictConfig
 from mml_lightning.backbones.cost import kept_for_backward
 from mml_lightning.cohort import Cohort
 from mml_lightning.data import memory
-from mml_lightning.data.clips import ClipDataset
-from mml_lightning.errors import UserError
 from mml_lightning.process import uses_gpu
 from mml_lightning.progress import clock
 from mml_lightning.results import FILE, read_result
-from mml_lightning.throughput import arithmetic_peak, counted_or_none, precision_type, training_operations
+from mml_lightning.throughput import (
+    arithmetic_peak,
+    counted_or_none,
+    precision_type,
+    suggest_workers,
+    training_operations,
+)
 
 USUAL_SHARE = 0.4  # of the device's arithmetic that training reaches, for want of a measurement
 LATEST = 50  # runs that are looked at
@@ -31,30 +32,34 @@ STATES = 3  # float32 numbers per parameter in training: itself, its gradient, i
 GENERATIONS = 2  # of checkpoints that are kept
 
 
-def describe(cfg: DictConfig, cohort: Cohort, train: ClipDataset, ranks: int) -> list[str]:
+def describe(cfg: DictConfig, cohort: Cohort, videos: int, ranks: int) -> list[str]:
     """A line with seconds per epoch and in all, memory and disk, and one per suggestion; a number that can't be told is
     left out.
 
     Args:
-        train: the training split. ranks: processes over which a batch is shared out.
+        videos: in the training split. ranks: processes over which a batch is shared out.
     """
-    step = _step(cfg, cohort, ranks)
-    words = [_time(cfg, *step, len(train) // cfg.data.batch_size)] if step else []
+    earlier = next(earlier_runs(cfg), None)
+    step = _step(cfg, cohort, ranks, earlier)
+    words = [_time(cfg, *step, videos // cfg.data.batch_size)] if step else []
     needed = memory_needed(cfg, cohort)
     batch = -(-int(cfg.data.batch_size) // ranks)
     if needed is not None:
         words.append(f"about {_size(needed[0] + batch * needed[1])} for weights and activations")
-    suggestions = []
-    if needed is not None and ranks == 1:
-        suggestions.append(suggest_batch(batch, *needed, free_memory(cfg)))
-    if step and cfg.data.cache != "ram":  # which reads once
-        suggestions.append(suggest_workers(int(cfg.data.workers), batch * _reading(train), step[0], _cores()))
-    return ["; ".join([*words, _disk(cfg, cohort)]), *filter(None, suggestions)]
+    lines = ["; ".join([*words, _disk(cfg, cohort)])]
+    if needed is not None and ranks == 1 and cfg.placement != "peer":
+        checkpointed, parts = bool(cfg.step.checkpointing), int(cfg.trainer.accumulate_grad_batches)
+        lines.append(suggest_batch(batch, *needed, free_memory(cfg), parts, checkpointed))
+    if earlier is not None and int(cfg.data.workers) <= earlier[1].get("workers", -1):
+        advised = suggest_workers(earlier[1]["data_wait"], earlier[1]["workers"])
+        lines.append(advised and f"{earlier[0]} waited for data {earlier[1]['data_wait']:.0%} of the time: {advised}")
+    return [line for line in lines if line]
 
 
-def _step(cfg: DictConfig, cohort: Cohort, ranks: int) -> tuple[float, str] | None:
+def _step(
+    cfg: DictConfig, cohort: Cohort, ranks: int, earlier: tuple[str, Mapping[str, Any]] | None
+) -> tuple[float, str] | None:
     """Seconds of a training step and where they are known from."""
-    earlier = next(earlier_runs(cfg), None)
     if earlier is not None:
         return earlier[1]["seconds_per_step"], f"as {earlier[0]}"
     operations = counted_or_none(lambda: training_operations(cohort, clip_shapes(cfg, cohort)))
@@ -70,11 +75,14 @@ def _time(cfg: DictConfig, seconds: float, source: str, steps: int) -> str:
     return f"about {clock(epoch)} per epoch, {clock(epoch * cfg.schedule.epochs)} in all ({source})"
 
 
-def suggest_batch(batch: int, fixed: float, per_clip: float, free: float | None) -> str:
+def suggest_batch(
+    batch: int, fixed: float, per_clip: float, free: float | None, parts: int = 1, checkpointed: bool = False
+) -> str:
     """Words if a batch does not fit: one that does, with as many clips per step of the optimiser; "" if all is well.
 
     Args:
         fixed: bytes of weights, gradients and momenta. per_clip: bytes of activations. free: bytes.
+        parts: batches per step of the optimiser. checkpointed: whether blocks are computed twice already.
     """
     if free is None or fixed + batch * per_clip <= free:
         return ""
@@ -82,42 +90,8 @@ def suggest_batch(batch: int, fixed: float, per_clip: float, free: float | None)
     words = f"a batch of {batch} takes more memory than the {_size(free)} that are free: "
     if not fits:
         return words + "use a smaller backbone, transforms.output or sampling.num_segments"
-    split = f"data.batch_size={fits[-1]} trainer.accumulate_grad_batches={batch // fits[-1]}"
-    return f"{words}{split}, or step.checkpointing=true"
-
-
-def suggest_workers(workers: int, reading: float, step: float, cores: int) -> str:
-    """Words if the loader will not keep up with training; "" if it will, or where nothing is known.
-
-    Args:
-        reading: seconds of one process for the videos of a step, 0 where it is not known. step: seconds of a step.
-        cores: that this process may use.
-    """
-    needed = math.ceil(reading / step)
-    if needed <= max(1, workers):
-        return ""
-    words = f"reading the videos of a step takes {reading:.2g} s, the step itself {step:.2g} s: "
-    if needed > cores:
-        return f"{words}{needed} workers would be needed and there are {cores} cores; mml pack makes reading cheaper"
-    return f"{words}data.workers={needed} would keep up (now {workers})"
-
-
-def _reading(train: ClipDataset) -> float:
-    """Seconds to read a sample, the faster of two; 0 where it can't be read yet (flow that is to be computed)."""
-    taken = []
-    for index in range(min(2, len(train))):
-        start = time.perf_counter()
-        try:
-            if "clips" not in train[0, index]:
-                return 0.0
-        except UserError:
-            return 0.0
-        taken.append(time.perf_counter() - start)
-    return min(taken)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    split = f"data.batch_size={fits[-1]} trainer.accumulate_grad_batches={parts * (batch // fits[-1])}"
+    return f"{words}{split}" + ("" if checkpointed else ", or step.checkpointing=true")
 
 
 def free_memory(cfg: DictConfig) -> float | None:

@@ -12,9 +12,8 @@ from functools import cache
 
 # of mallopt, see its manual page
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
-MOST = 2**31 - 1
 USUAL = ((MMAP_MAX, 65536), (MMAP_THRESHOLD, 32 * 2**20), (TRIM_THRESHOLD, 64 * 2**20))  # where a busy process ends up
-KEEPING = ((MMAP_MAX, 0), (TRIM_THRESHOLD, MOST))
+KEEPING = ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1))  # never trimmed
 
 
 def keep_freed_memory(keep: bool = True) -> bool:

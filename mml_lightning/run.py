@@ -134,7 +134,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     computed = build.step(cfg).apply(nets)
     resumed = resume.find(cfg, overrides, data, list(nets))
     folder = Path(cfg.paths.output_dir)
-    speed = Throughput(cfg.data.batch_size)
+    speed = Throughput(cfg.data.batch_size, int(cfg.data.workers))
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
     ranks = 1 if placement.of(trainer) is not None else trainer.world_size
     build_data.check_batch(cfg, data, ranks)
@@ -142,7 +142,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     say(plan.describe(cfg, data, cohort.objective, sizes, origins, computed))
-    for number, line in enumerate(estimates.describe(cfg, cohort, datasets["train"], ranks)):
+    for number, line in enumerate(estimates.describe(cfg, cohort, len(datasets["train"]), ranks)):
         say([f"{'advice' if number else 'cost':<9} {line}"])
     with open_result(cfg, overrides, data, cohort, origins, resumed) as result:
         if is_first_rank():
@@ -164,7 +164,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         trainer.strategy.barrier("export")
     say_result(result.fields)
     if result.fields["speed"]:
-        say([f"speed {describe(result.fields['speed'], cfg.data.workers)}"])
+        say([f"speed {describe(result.fields['speed'])}"])
     return result.fields
 
 

@@ -9,6 +9,8 @@ Source: Chowdhery et al., "PaLM", 2022 (model FLOPs utilisation).
 from __future__ import annotations
 
 import logging
+import math
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -34,11 +36,12 @@ class Throughput(pl.Callback):
 
     Args:
         batch_size: videos per batch over all ranks.
+        workers: of the loader.
         now: the clock, in seconds.
     """
 
-    def __init__(self, batch_size: int, now: Callable[[], float] = time.monotonic) -> None:
-        self.batch_size, self.now = batch_size, now
+    def __init__(self, batch_size: int, workers: int = 0, now: Callable[[], float] = time.monotonic) -> None:
+        self.batch_size, self.workers, self.now = batch_size, workers, now
         self.videos = self.steps = 0
         self.seconds = self.waited = 0.0
         self._since = 0.0
@@ -105,6 +108,7 @@ class Throughput(pl.Callback):
             "clips_per_s": rate,
             "seconds_per_step": round(self.seconds / self.steps, 5),
             "data_wait": round(self.waited / self.seconds, 4),
+            "workers": self.workers,
             "batch_size": self.batch_size,
             "clip": self._clip(),
             "gflop_per_clip": None if operations is None else round(operations / 1e9, 3),
@@ -117,11 +121,11 @@ class Throughput(pl.Callback):
         }
 
 
-def describe(speed: dict[str, Any], workers: int) -> str:
+def describe(speed: dict[str, Any]) -> str:
     """One line: the numbers of :meth:`Throughput.summary`, what limits the run and the switch that would move it."""
     share = "" if speed["mfu"] is None else f", {speed['mfu']:.0%} of the arithmetic that this device reaches"
     numbers = f"{speed['clips_per_s']:g} clips/s{share}, {speed['data_wait']:.0%} of the time waiting for data"
-    return f"{numbers}; {advice(speed['data_wait'], speed['precision'], workers)}"
+    return f"{numbers}; {advice(speed['data_wait'], speed['precision'], speed['workers'])}"
 
 
 def advice(data_wait: float, precision: str, workers: int = 0) -> str:
@@ -130,11 +134,31 @@ def advice(data_wait: float, precision: str, workers: int = 0) -> str:
     Args:
         data_wait: share of the time spent waiting for data; precision: of the trainer; workers: of the loader.
     """
-    if data_wait > WAITING:
-        return f"reading data is the bottleneck: more data.workers (now {workers}), or mml pack"
+    more = suggest_workers(data_wait, workers)
+    if more:
+        return f"reading data is the bottleneck: {more}"
     if precision.startswith("32"):
         return "arithmetic in float32 is the bottleneck: trainer.precision=bf16-mixed"
     return "the networks are the bottleneck: a smaller transforms.output, fewer sampling.num_segments or more devices"
+
+
+def suggest_workers(data_wait: float, workers: int) -> str:
+    """Words if training waits too long for data; "" if not.
+
+    With w the share of waiting, n workers keep up with steps that take 1 / (1 - w) times as long, so n / (1 - w) are
+    needed; where the run reads by itself, w / (1 - w).
+    """
+    if data_wait <= WAITING:
+        return ""
+    needed = math.ceil((workers or data_wait) / max(0.01, 1 - data_wait) - 1e-9)
+    if needed > cores():
+        return f"{needed} workers would keep up (now {workers}), there are {cores()} cores: mml pack makes it cheaper"
+    return f"data.workers={needed} would keep up (now {workers}), or mml pack"
+
+
+def cores() -> int:
+    """Of the machine, those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def counted_or_none(count: Callable[[], float]) -> float | None:

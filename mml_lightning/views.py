@@ -131,7 +131,10 @@ def _array(shape: tuple[int, ...], folder: Path | None) -> np.ndarray:
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder) as file:
         if hasattr(os, "posix_fallocate"):  # now, not when a page finds the disk full: that ends the process
-            os.posix_fallocate(file.fileno(), 0, size)
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(folder)) from None
         else:
             file.truncate(size)
         return np.ndarray(shape, np.float32, mmap.mmap(file.fileno(), size))

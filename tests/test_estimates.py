@@ -11,7 +11,8 @@ import torch
 
 from mml_lightning.backbones import tsm_resnet
 from mml_lightning.backbones.cost import kept_bytes, kept_for_backward
-from mml_lightning.estimates import suggest_batch, suggest_workers
+from mml_lightning.estimates import suggest_batch
+from mml_lightning.throughput import WAITING
 
 
 def test_memory_is_counted_without_values() -> None:
@@ -33,6 +34,9 @@ def test_the_second_run_is_told_by_the_first(
     train(*short, run="second")
     told = next(line for line in caplog.messages if line.startswith("cost"))
     assert "as first" in told and first["speed"]["batch_size"] == 8
+    assert any(line.startswith("advice    first waited") for line in caplog.messages) == (
+        first["speed"]["data_wait"] > WAITING
+    )
     caplog.clear()
     train(*short, "data.batch_size=4", run="third")
     assert "by arithmetic" in next(line for line in caplog.messages if line.startswith("cost"))
@@ -53,19 +57,9 @@ def test_batch_that_would_fit(batch: int, free: float | None, words: str) -> Non
     assert words in told and bool(words) == bool(told)
 
 
-@pytest.mark.parametrize(
-    ("workers", "reading", "words"),
-    [
-        (0, 0.9, ""),  # hidden by nothing, but no more than a step
-        (2, 1.9, ""),
-        (2, 3.1, "data.workers=4 would keep up (now 2)"),
-        (4, 9.5, "10 workers would be needed and there are 4 cores"),
-        (2, 0.0, ""),
-    ],
-)
-def test_workers_that_would_keep_up(workers: int, reading: float, words: str) -> None:
-    told = suggest_workers(workers, reading, step=1.0, cores=4)
-    assert words in told and bool(words) == bool(told)
+def test_a_batch_in_parts_and_blocks_computed_twice_are_counted() -> None:
+    told = suggest_batch(64, 100e6, 10e6, 300e6, parts=2, checkpointed=True)
+    assert told.endswith("data.batch_size=16 trainer.accumulate_grad_batches=8")
 
 
 def test_suggestions_are_said_before_the_run_starts(

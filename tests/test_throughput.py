@@ -19,6 +19,7 @@ from mml_lightning.throughput import (
     arithmetic_peak,
     describe,
     precision_type,
+    suggest_workers,
     training_operations,
 )
 
@@ -107,15 +108,35 @@ def test_frozen_networks_cost_a_forward_pass() -> None:
 @pytest.mark.parametrize(
     ("wait", "precision", "switch"),
     [
-        (0.5, "32-true", "data.workers (now 2), or mml pack"),
+        (0.5, "32-true", "data.workers=4 would keep up (now 2), or mml pack"),
+        (0.8, "32-true", "10 workers would keep up (now 2), there are 8 cores: mml pack"),
         (0.1, "32-true", "trainer.precision=bf16-mixed"),
         (0.1, "bf16-mixed", "transforms.output"),
     ],
 )
-def test_the_switch_is_named(wait: float, precision: str, switch: str) -> None:
+def test_the_switch_is_named(wait: float, precision: str, switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mml_lightning.throughput.cores", lambda: 8)
     assert switch in advice(wait, precision, 2)
-    speed = {"clips_per_s": 2.5, "mfu": 0.25, "data_wait": wait, "precision": precision}
-    assert describe(speed, 2).startswith("2.5 clips/s, 25% of the arithmetic") and switch in describe(speed, 2)
+    speed = {"clips_per_s": 2.5, "mfu": 0.25, "data_wait": wait, "precision": precision, "workers": 2}
+    assert describe(speed).startswith("2.5 clips/s, 25% of the arithmetic") and switch in describe(speed)
+
+
+@pytest.mark.parametrize(
+    ("wait", "workers", "needed"),
+    [
+        (0.15, 1, None),
+        (0.5, 0, 1),  # reading takes as long as a step
+        (0.75, 0, 3),
+        (0.2, 4, 5),
+        (1.0, 1, 100),
+    ],
+)
+def test_workers_that_would_keep_up(
+    wait: float, workers: int, needed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mml_lightning.throughput.cores", lambda: 100)
+    told = suggest_workers(wait, workers)
+    assert told == "" if needed is None else told.startswith(f"data.workers={needed} would keep up (now {workers})")
 
 
 def test_peak_of_a_device() -> None:

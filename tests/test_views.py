@@ -50,7 +50,7 @@ def test_many_scores_are_written_to_a_file_as_they_come(tmp_path, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system can't reserve room")
 def test_a_disk_without_room_for_the_scores_is_an_error_and_not_the_end(tmp_path):
     scores = Scores(ids=range(2**40), folder=tmp_path)  # type: ignore[arg-type]
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=str(tmp_path)):
         scores.add(torch.tensor([0]), {"rgb": torch.zeros(1, 1, 4)}, torch.tensor([0]))
     assert list(tmp_path.iterdir()) == []
 

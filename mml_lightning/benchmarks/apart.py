@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -31,9 +34,14 @@ class Apart:
         context.set_forkserver_preload([make.__module__])
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, torch.get_num_threads(), make, arguments))
-        self._process.start()
+        with _deaf_to_interrupts():  # a fork server that is starting would answer with a traceback
+            self._process.start()
         theirs.close()
-        self._receive()
+        try:
+            self._receive()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """What the object's method returns.
@@ -41,7 +49,10 @@ class Apart:
         Raises:
             UserError: the method raised it, or the process died.
         """
-        self._pipe.send((method, arguments))
+        try:
+            self._pipe.send((method, arguments))
+        except OSError:
+            raise self._died() from None
         return self._receive()
 
     def __enter__(self) -> Apart:
@@ -55,34 +66,52 @@ class Apart:
     def _receive(self) -> Any:
         try:
             told = self._pipe.recv()
-        except EOFError:
-            self._process.join()
-            code = self._process.exitcode
-            raise UserError(f"the process of {self.name} died (exit code {code}); out of memory?") from None
+        except (EOFError, OSError):
+            raise self._died() from None
         if isinstance(told, BaseException):
             raise told
         return told
+
+    def _died(self) -> UserError:
+        self._process.join()
+        return UserError(f"the process of {self.name} died (exit code {self._process.exitcode}); out of memory?")
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that start meanwhile ignore Ctrl-C, until they say otherwise."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _serve(pipe: Connection, threads: int, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     # a loader's workers are to be forked here, as in a run: processes of the fork server would outlive this one
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     resolvers.register()
     quieten_libraries()
     torch.set_num_threads(threads)
-    made: Any = None
     try:
-        while True:
-            try:
-                if made is None:
-                    made, told = make(*arguments), None
-                else:
-                    method, given = pipe.recv()
-                    told = getattr(made, method)(*given)
-            except (EOFError, KeyboardInterrupt):
-                return
-            except Exception as error:
-                told = error
-            pipe.send(told)
-    except OSError:  # nobody listens any more
+        made, failed = _tried(make, arguments)
+        pipe.send(failed)
+        while failed is None:
+            method, given = pipe.recv()
+            told, error = _tried(getattr(made, method, None), given)
+            if torch.cuda.is_initialized():  # other ways share the device
+                torch.cuda.empty_cache()
+            pipe.send(told if error is None else error)
+    except (EOFError, OSError, KeyboardInterrupt):  # nobody listens any more
         return
+
+
+def _tried(work: Any, arguments: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+    try:
+        return work(*arguments), None
+    except Exception as error:
+        return None, error

@@ -170,15 +170,10 @@ class _Loading:
     def __init__(
         self, cfg: DictConfig, folder: Path, device: torch.device, clips: Sequence[Clip], seconds: float
     ) -> None:
-        self.device, self.least, self.run = device, seconds, FromPack(cfg, clips, folder, device)
-        self.run.speed.now = self._now
+        self.least, self.run = seconds, FromPack(cfg, clips, folder, device)
+        self.run.speed.now = time.perf_counter  # a step waits for a GPU by itself
         self.loader = VideoData(self.run.datasets, build_data.loader_settings(cfg)).train_dataloader()
         self.read: list[float] = []
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
     def round(self, steps: int) -> float:
         """Seconds per clip of training."""
@@ -232,6 +227,7 @@ def measure(
         common = [*overrides, f"paths.output_dir={folder}", "callbacks=none", "schedule.epochs=1", "init=scratch"]
         common += [f"trainer.accelerator={'gpu' if device.type == 'cuda' else 'cpu'}"]
         common += [f"trainer.limit_train_batches={BATCHES * steps}"] if name == "workers" else []
+        common += ["trainer.limit_val_batches=0"]
         plain = compose(common)
         one = next(iter(build_data.modalities(plain)))
         cfgs = {n: compose([*common, *AXES[name].words(n, one)]) for n in values}

@@ -100,7 +100,10 @@ class _Steps:
 
     def round(self, steps: int) -> float:
         """Seconds per step of `steps` steps."""
-        return self(random_batches(self.cfg, steps))
+        batches = random_batches(self.cfg, steps)
+        if self.device.type == "cuda":  # whose memory was given back after the last round
+            self(batches[:1])
+        return self(batches)
 
     def facts(self) -> Facts:
         peak = peak_memory(self.device)
@@ -131,7 +134,7 @@ class CohortSteps(_Steps):
         checks = nonfinite.callbacks(build.nonfinite(self.cfg), self.folder)
         trainer = run.make_trainer(self.cfg, self.folder, [*checks, watch])
         trainer.fit(self.cohort, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
-        self.losses += watch.losses
+        self.losses += [float(loss) for loss in watch.losses]
         return watch.seconds / len(batches)
 
     def kept(self, batch: dict[str, Any]) -> int:
@@ -167,8 +170,9 @@ class BareSteps(CohortSteps):
             loss = torch.stack(each).sum()
             optimizer.zero_grad()
             loss.backward()
-            for net in nets.values():
-                torch.nn.utils.clip_grad_norm_(net.parameters(), plan.clip_norm or float("inf"))
+            if plan.clip_norm is not None:
+                for net in nets.values():
+                    torch.nn.utils.clip_grad_norm_(net.parameters(), plan.clip_norm)
             optimizer.step()
             losses.append(loss.detach())
         spent = clock(self.device) - start
@@ -182,15 +186,16 @@ class _Watch(pl.Callback):
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds = self._start = 0.0
-        self.losses: list[float] = []
+        self.losses: list[Tensor] = []
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step == 0:
             self._start = clock(self.device)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
-        self.seconds = clock(self.device) - self._start
-        self.losses.append(float(outputs["loss"]))
+        self.losses.append(outputs["loss"].detach())
+        if trainer.is_last_batch:  # the clock waits for the device
+            self.seconds = clock(self.device) - self._start
 
 
 class PlainSteps(_Steps):
@@ -221,13 +226,15 @@ class PlainSteps(_Steps):
         start = clock(self.device)
         for batch, clips in zip(batches, ready, strict=True):
             target = batch["target"]["label"].to(self.device)
-            losses = [trainer.step(clips[name].to(self.device), target) for name, trainer in trainers.items()]
+            there = {name: clip.to(self.device, non_blocking=True) for name, clip in clips.items()}
+            losses = [trainer.step(there[name], target) for name, trainer in trainers.items()]
             self.losses.append(sum(losses))
         return (clock(self.device) - start) / len(batches)
 
     def prepare(self, batch: dict[str, Any], name: str) -> Tensor:
         """float32 [B, T*C, H, W], normalised: what the workers of the baseline hand over."""
-        return self.modalities[name](batch["clips"][name][:, 0]).flatten(1, 2)
+        clips = self.modalities[name](batch["clips"][name][:, 0]).flatten(1, 2)
+        return clips.pin_memory() if self.device.type == "cuda" else clips
 
     def kept(self, batch: dict[str, Any]) -> int:
         """Bytes that the larger of the networks' forward passes keeps, parameters aside."""
@@ -286,6 +293,8 @@ def compare(
     Raises:
         UserError: a way is unknown, or the config is wrong.
     """
+    if alone and ways[-1] in (*PLAIN, BARE):
+        raise UserError(f"--alone is for the way of a run, {ways[-1]} is none: name another one last in --ways")
     unknown = [way for way in ways if way not in WAYS]
     if unknown:
         raise UserError(f"--ways {unknown[0]} is unknown; use {', '.join(WAYS)}")
@@ -303,7 +312,7 @@ def compare(
                 if way in PLAIN
                 else (BareSteps if way == BARE else CohortSteps, cfg, modalities, folder, device)
             )
-        if alone and ways[-1] not in (*PLAIN, BARE):
+        if alone:
             single = compose([*common, *WAYS[ways[-1]], "objective=cross_entropy"])
             makers |= {f"{n} alone": (CohortSteps, single, {n: m}, folder, device) for n, m in modalities.items()}
         runners = {n: stack.enter_context(Apart(n, *maker)) for n, maker in makers.items()}
@@ -353,7 +362,7 @@ def sentence(rows: Sequence[Row]) -> str:
     ours = {row.way: row for row in rows if row.way in WAYS and row.way not in (*PLAIN, BARE)}
     fastest = max(ours.values(), key=lambda row: row.clips_per_s, default=None)
     if fastest is None:
-        return "the baseline alone was measured; add a way to compare it with"
+        return "no run was measured; add float32 or bfloat16 to --ways"
     default = ours.get("float32")
     if default is not None and fastest is not default:
         gain = fastest.clips_per_s / default.clips_per_s

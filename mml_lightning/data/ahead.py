@@ -21,21 +21,22 @@ def ahead(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
         batches: nested dicts and lists; host tensors in pinned memory, or the host waits for each copy.
     """
     module = torch.get_device_module(device)
-    queue = module.Stream()
-    waiting: list[Any] = []
+    queue = module.Stream(device)
+    waiting: list[tuple[Any, Any]] = []  # and what tells that they are there
     for batch in batches:
         with module.stream(queue):
-            waiting.append(apply_to_collection(batch, Tensor, lambda tensor: tensor.to(device, non_blocking=True)))
+            copied = apply_to_collection(batch, Tensor, lambda tensor: tensor.to(device, non_blocking=True))
+            waiting.append((copied, queue.record_event()))
         if len(waiting) > 1:
-            yield _arrived(waiting.pop(0), queue, module.current_stream())
-    for batch in waiting:
-        yield _arrived(batch, queue, module.current_stream())
+            yield _arrived(*waiting.pop(0), module.current_stream(device))
+    for copied, there in waiting:
+        yield _arrived(copied, there, module.current_stream(device))
 
 
-def _arrived(batch: Any, queue: Any, current: Any) -> Any:
-    """A batch that the current queue may use: not before it is there, and its memory is not given away before it is
-    done with."""
-    current.wait_stream(queue)
+def _arrived(batch: Any, there: Any, current: Any) -> Any:
+    """A batch that the current queue may use: not before it is there (the next one may still be on its way), and its
+    memory is not given away before it is done with."""
+    current.wait_event(there)
     return apply_to_collection(batch, Tensor, lambda tensor: _used_by(tensor, current))
 
 

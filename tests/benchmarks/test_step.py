@@ -85,13 +85,16 @@ def test_sentence_names_the_switch() -> None:
         [row("float32", 1), row("bfloat16", 2)]
     )
     assert "smaller transforms.output" in step.sentence([row("float32", 2), row("bfloat16", 1)])
-    assert "add a way" in step.sentence([row("baseline", 1)])
+    assert "add float32 or bfloat16" in step.sentence([row("baseline", 1)])
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--ways", "fast"], "--ways fast is unknown; use baseline, baseline_kept, contiguous, float32"),
+        (["--ways", "bfloat16,bare", "--alone"], "bare is none: name another one last in --ways"),
+        (["--steps", "0"], "--steps 0 must be 1 or more"),
+        (["backbone.net.width=x"], "is a setting of the wrong kind? typed: setup=ssv2"),
         (["--rounds", "0"], "--rounds 0 must be 1 or more"),
         (["backbone=i3d_tiny"], "leave it out of --ways"),
         (["--device", "cuda"], "torch sees no GPU here"),

@@ -36,11 +36,16 @@ def test_the_copy_has_a_queue_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
     order: list[str] = []
 
     class Queue:
-        def wait_stream(self, other: Any) -> None:
-            order.append(f"current waits for {type(other).__name__}")
+        def wait_event(self, event: int) -> None:
+            order.append(f"wait for {event}")
 
     class Own:
-        pass
+        def __init__(self, device: Any) -> None:
+            self.events = 0
+
+        def record_event(self) -> int:
+            self.events += 1
+            return self.events
 
     class Entered:
         def __init__(self, queue: Any) -> None:
@@ -54,10 +59,10 @@ def test_the_copy_has_a_queue_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(torch.cpu, "Stream", Own)
     monkeypatch.setattr(torch.cpu, "stream", Entered)
-    monkeypatch.setattr(torch.cpu, "current_stream", Queue)
+    monkeypatch.setattr(torch.cpu, "current_stream", lambda device: Queue())
     for _ in ahead(batches([], 2), CPU):
         order.append("step")
-    assert order == ["copy", "copy", "current waits for Own", "step", "current waits for Own", "step"]
+    assert order == ["copy", "copy", "wait for 1", "step", "wait for 2", "step"], "no step waits for the next copy"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

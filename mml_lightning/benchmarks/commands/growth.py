@@ -40,8 +40,6 @@ def _run(args: argparse.Namespace, compose: Compose) -> Told:
     unknown = [axis for axis in axes if axis not in VARIED]
     if unknown:
         raise UserError(f"--axes {unknown[0]} is unknown; use some of {', '.join(VARIED)}")
-    if args.steps < 1:
-        raise UserError(f"--steps {args.steps} must be 1 or more")
     if args.plot is not None and (args.plot.suffix != ".svg" or not args.plot.parent.is_dir()):
         raise UserError(f"--plot {args.plot} must be a file .svg in a folder that exists")
 

@@ -6,6 +6,7 @@ Nothing heavy is imported before one runs.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,14 +79,26 @@ class Bench:
         self._prepare(args)
         from mml_lightning.benchmarks.timing import machine, write_json
 
-        told = self.run(args, compose)
+        told = self._told(args, compose)
         print(told.text)
         words = {} if self.words is None else {"overrides": args.overrides}
         write_json(args.json, {"machine": machine(args.device), **words, **told.numbers})
 
+    def _told(self, args: argparse.Namespace, compose: Compose) -> Told:
+        from mml_lightning import run
+
+        try:
+            return self.run(args, compose)
+        except UserError:
+            raise
+        except Exception as error:  # libraries check settings in many ways
+            if self.words is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            raise run.not_begun(error, args.overrides) from None
+
     def _prepare(self, args: argparse.Namespace) -> None:
         """Check what is shared; threads, quiet libraries and the device."""
-        for name in ("rounds", "threads"):
+        for name in ("rounds", "threads", "steps"):
             if getattr(args, name, 1) < 1:
                 raise UserError(f"--{name} {getattr(args, name)} must be 1 or more")
         if args.json is not None and not args.json.parent.is_dir():  # before minutes are spent
