@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -34,7 +34,8 @@ class Apart:
         context.set_forkserver_preload([make.__module__])
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, torch.get_num_threads(), make, arguments))
-        with _deaf_to_interrupts():  # a fork server that is starting would answer with a traceback
+        resource_tracker.ensure_running()  # its start would unblock the signal
+        with _later(signal.SIGINT):  # a fork server that is starting answers with a traceback
             self._process.start()
         theirs.close()
         try:
@@ -78,22 +79,20 @@ class Apart:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes that start meanwhile ignore Ctrl-C, until they say otherwise."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _later(number: signal.Signals) -> Iterator[None]:
+    """A signal waits until the block ends; processes that start meanwhile do not hear it at all."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(pipe: Connection, threads: int, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     # a loader's workers are to be forked here, as in a run: processes of the fork server would outlive this one
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     resolvers.register()
     quieten_libraries()
     torch.set_num_threads(threads)
