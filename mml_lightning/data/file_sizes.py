@@ -15,9 +15,7 @@ from mml_lightning.progress import Progress
 
 KNOWN = 2**12  # files whose sizes are remembered: parts share a video, packed videos a shard
 FIRST = 1000  # files that tell how long a look takes, and files of a thread at once
-SLOW = (
-    50e-6  # seconds; on a local disk a look takes some microseconds, in which threads would stand in each other's way
-)
+SLOW = 50e-6  # seconds of a look; on a local disk it takes some microseconds, and threads would be in each other's way
 THREADS = 16
 
 
