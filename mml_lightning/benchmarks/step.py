@@ -11,6 +11,7 @@ Legend: B clips, T frames, C channels, H W height and width.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -82,18 +83,18 @@ class Facts:
     operations: float | None
 
 
-class _Steps:
+class _Steps(ABC):
     """Steps on random clips; what they tell."""
 
     cfg: DictConfig
     device: torch.device
     losses: list[float]
 
-    def __call__(self, batches: Sequence[dict[str, Any]]) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def __call__(self, batches: Sequence[dict[str, Any]]) -> float: ...
 
-    def kept(self, batch: dict[str, Any]) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def kept(self, batch: dict[str, Any]) -> int: ...
 
     def operations(self, batch: dict[str, Any]) -> float | None:
         return None
