@@ -65,7 +65,7 @@ def _step(
     operations = counted_or_none(lambda: training_operations(cohort, clip_shapes(cfg, cohort)))
     if operations is None:
         return None
-    device = torch.device("cuda" if uses_gpu(cfg) else "cpu")
+    device = torch.device("cuda" if uses_gpu(cfg.trainer.accelerator) else "cpu")
     peak = ranks * arithmetic_peak(device, precision_type(str(cfg.trainer.precision)))
     return cfg.data.batch_size * operations / (USUAL_SHARE * peak), "by arithmetic, reading aside"
 
@@ -96,7 +96,7 @@ def suggest_batch(
 
 def free_memory(cfg: DictConfig) -> float | None:
     """Bytes free where the networks will be computed; None where the system does not tell."""
-    if uses_gpu(cfg):
+    if uses_gpu(cfg.trainer.accelerator):
         return float(torch.cuda.mem_get_info()[0])
     return memory.free_memory()
 

@@ -25,13 +25,14 @@ def set_up_process(cfg: DictConfig) -> None:
     """Threads, memory and the seed of everything that is not keyed by itself."""
     if cfg.trainer.num_threads:
         torch.set_num_threads(cfg.trainer.num_threads)
-    keep_freed_memory(cfg.step.keep_memory is True or (cfg.step.keep_memory == "auto" and not uses_gpu(cfg)))
+    keep = cfg.step.keep_memory
+    keep_freed_memory(keep is True or (keep == "auto" and not uses_gpu(cfg.trainer.accelerator)))
     pl.seed_everything(nodes.draw_seed(cfg), workers=True, verbose=False)
 
 
-def uses_gpu(cfg: DictConfig) -> bool:
-    """Whether `trainer.accelerator` leads to a CUDA device here."""
-    return cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+def uses_gpu(accelerator: str) -> bool:
+    """Whether this `trainer.accelerator` leads to a CUDA device here."""
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def quieten_libraries() -> None:

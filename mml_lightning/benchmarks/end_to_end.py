@@ -194,7 +194,7 @@ def compare(
             asked = {way: functools.partial(one.ask, "epoch") for way, one in ways.items()}
             timings = alternate(asked, rounds, advance)
             told = {way: one.ask("told") for way, one in ways.items()}
-        operations = told[OURS][2]  # of the same networks
+        operations = told[OURS][2] or float("nan")  # of the same networks
         types = {BASELINE: torch.float32, OURS: precision_type(cfg.trainer.precision)}
         rows = []
         for way, timing in timings.items():

@@ -36,7 +36,14 @@ from mml_lightning.cohort import Cohort
 from mml_lightning.errors import UserError
 from mml_lightning.heap import keep_freed_memory
 from mml_lightning.modalities import Modality
-from mml_lightning.throughput import arithmetic_peak, clock, peak_memory, precision_type, training_operations
+from mml_lightning.throughput import (
+    arithmetic_peak,
+    clock,
+    counted_or_none,
+    peak_memory,
+    precision_type,
+    training_operations,
+)
 
 CLASSES = 174
 COMPARED = 3  # steps: later ones tell how fast small differences grow
@@ -146,8 +153,9 @@ class CohortSteps(_Steps):
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             return kept_bytes(lambda: self.cohort(clips), self.cohort)
 
-    def operations(self, batch: dict[str, Any]) -> float:
-        return training_operations(self.cohort, {name: tuple(c.shape[2:]) for name, c in batch["clips"].items()})
+    def operations(self, batch: dict[str, Any]) -> float | None:
+        shapes = {name: tuple(clip.shape[2:]) for name, clip in batch["clips"].items()}
+        return counted_or_none(lambda: training_operations(self.cohort, shapes))
 
 
 class BareSteps(CohortSteps):

@@ -105,7 +105,9 @@ def gpus(accelerator: str) -> list[str] | None:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; None for work on the CPU."""
     import torch
 
-    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+    from mml_lightning.process import uses_gpu
+
+    if not uses_gpu(accelerator):
         return None
     shown = os.environ.get(SHOWN)
     return shown.split(",") if shown else [str(number) for number in range(torch.cuda.device_count())]

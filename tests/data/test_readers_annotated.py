@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import shutil
@@ -12,12 +11,9 @@ from typing import Any
 
 import pytest
 from hydra import compose
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mml_lightning import build_data
 from mml_lightning.data.readers import read_annotated, read_folders
-from mml_lightning.data.readers.annotated import _Field, _Line, _Parser
 from mml_lightning.data.records import Dataset, ImageSequence, Record, validate
 from mml_lightning.errors import UserError
 from tests.data.images import noise, write_frames
@@ -91,41 +87,6 @@ def test_the_search_for_a_file_ends_where_it_is(
     monkeypatch.setattr(os.path, "exists", lambda path: (asked.append(Path(path).name), plain(path))[1])
     configured("kinetics")
     assert [asked.count(name) for name in ("-a_1_000003_000013.mp4", "b 2_000417_000427.mp4")] == [1, 2]
-
-
-FIELDS = {"a": "x", "id": "7", "time": "12.5", "b_1": "ü"}
-PIECES = [
-    "{a}",
-    "{id:06d}",
-    "{time:03d}",
-    "{b_1}",
-    "{{",
-    "}}",
-    "/",
-    ".mp4",
-    "{a!r}",
-    "{id:>4}",
-    "{time:{id}}",
-    "{none}",
-    "{a:d}",
-]
-
-
-@given(st.lists(st.sampled_from(PIECES), max_size=5).map("".join))
-def test_templates_are_filled_as_python_fills_them(template: str) -> None:
-    line = _Line(Path("f"), 3, {key: _Field(value) for key, value in FIELDS.items()})
-    try:
-        expected = template.format(**line.fields)
-    except (KeyError, ValueError):
-        with pytest.raises(UserError, match="f, line 3: it"):
-            line.fill(template)
-    else:
-        assert line.fill(template) == expected
-
-
-@given(st.text("ab ,;.", min_size=1))
-def test_lines_without_quotation_marks_are_csv(text: str) -> None:
-    assert _Parser(None, ",", None, None)._cells(Path("f"), 1, text) == next(csv.reader([text]))
 
 
 def test_kinetics(write: Write, configured: Callable[..., Dataset]) -> None:
