@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mml_lightning.backbones.non_local import RESNET_PLACES, add_nonlocals, after_block
 from mml_lightning.backbones.resnet import SPECS, Bottleneck
@@ -40,10 +42,30 @@ KINDS = {
 }
 
 
-def _conv(inputs: int, outputs: int, kernel: tuple[int, int], stride: int = 1) -> nn.Conv3d:
+class Conv3d(nn.Conv3d):
+    """The convolution of torch, with gradients that are right for clips shorter than the kernel.
+
+    In bfloat16 on a CPU (torch 2.13, oneDNN's `jit_bf16`) the gradient of a filter with more taps than there are frames
+    is what happened to lie in memory, unless there is one frame. The same frames with the zeros around them written
+    out are no shorter than the kernel.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> [B, C', T, H', W']"""
+        reduced = torch.is_autocast_enabled("cpu") or input.dtype == torch.bfloat16
+        if input.device.type != "cpu" or not reduced or not 1 < input.shape[2] < self.kernel_size[0]:
+            return super().forward(input)
+        time, height, width = (int(p) for p in self.padding)
+        padded = functional.pad(input, (0, 0, 0, 0, time, time))
+        return functional.conv3d(
+            padded, self.weight, self.bias, self.stride, (0, height, width), self.dilation, self.groups
+        )
+
+
+def _conv(inputs: int, outputs: int, kernel: tuple[int, int], stride: int = 1) -> Conv3d:
     """kernel (k_t, k): k_t x k x k, padded to keep T, H and W, stride in space only."""
     time, space = kernel
-    return nn.Conv3d(
+    return Conv3d(
         inputs, outputs, (time, space, space), (1, stride, stride), (time // 2, space // 2, space // 2), bias=False
     )
 
