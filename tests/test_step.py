@@ -30,7 +30,7 @@ def test_unknown_values(wrong: dict[str, Any], message: str) -> None:
 
 
 def test_says_how_networks_are_computed() -> None:
-    nets = {name: tsm_resnet("tiny", width=8) for name in ("rgb", "rgb_1")}
+    nets = {name: tsm_resnet("tiny") for name in ("rgb", "rgb_1")}
     assert StepSettings().apply(nets) == "channels_last"
     assert StepSettings("contiguous", checkpointing=True).apply(nets) == "contiguous, blocks computed twice"
     assert StepSettings(compile="eager").apply(nets) == "channels_last, compiled"

@@ -139,8 +139,13 @@ def test_workers_that_would_keep_up(
     assert told == "" if needed is None else told.startswith(f"data.workers={needed} would keep up (now {workers})")
 
 
-def test_peak_of_a_device() -> None:
+def test_peak_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, factors = torch.get_rng_state(), []
+    multiply = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *pair: factors.append(pair) or multiply(*pair))
     assert arithmetic_peak(torch.device("cpu")) > 1e8
+    assert torch.equal(torch.get_rng_state(), before), "the random numbers of the run have moved"
+    assert all(factor.unique().numel() > 1e5 for factor in factors[0]), "constant numbers take less power"
     names = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
     kinds = (torch.float32, torch.bfloat16, torch.bfloat16, torch.float16, torch.float64)
     assert tuple(map(precision_type, names)) == kinds

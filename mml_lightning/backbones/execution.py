@@ -19,6 +19,7 @@ from mml_lightning.backbones.batch_norm import batch_norms
 
 FORMATS = ("auto", "contiguous", "channels_last")
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
+NARROW = 16  # channels
 
 
 def set_memory_format(net: nn.Module, name: str = "auto") -> str:
@@ -27,7 +28,8 @@ def set_memory_format(net: nn.Module, name: str = "auto") -> str:
     Args:
         name: `contiguous` ([C, H, W] or [C, T, H, W] of a filter in this order), `channels_last` ([.., H, W, C], what
             tensor cores and oneDNN compute in), or `auto`: channels_last for a network of 2-D convolutions, contiguous
-            for one with 3-D ones (docs/benchmarks.md has what that gains).
+            for one with 3-D ones (docs/benchmarks.md has what that gains) or with fewer than 16 channels before a
+            strided 1x1 convolution (which may end the process in channels_last).
 
     Returns: the format chosen.
 
@@ -38,13 +40,25 @@ def set_memory_format(net: nn.Module, name: str = "auto") -> str:
         raise ValueError(f"memory format {name!r} is unknown: use one of {', '.join(FORMATS)}")
     layers = [module for module in net.modules() if isinstance(module, CONVOLUTIONS)]
     if name == "auto":
-        name = "channels_last" if all(isinstance(layer, nn.Conv2d) for layer in layers) else "contiguous"
+        fit = all(isinstance(layer, nn.Conv2d) and not _ends_the_process(layer) for layer in layers)
+        name = "channels_last" if fit else "contiguous"
     for layer in layers:
         last = torch.channels_last if isinstance(layer, nn.Conv2d) else torch.channels_last_3d
         layer.weight.data = layer.weight.data.to(
             memory_format=last if name == "channels_last" else torch.contiguous_format
         )
     return name
+
+
+def _ends_the_process(layer: nn.Conv2d) -> bool:
+    """Whether a CPU with AVX-512 may die of this layer's backward pass in channels_last.
+
+    oneDNN's kernel (jit_1x1, backward_weights; torch 2.13) takes 16 channels of the input at a time and leaves its
+    memory where there are fewer: a segmentation fault at 8 channels and maps of 56 x 56. In bfloat16 another kernel is
+    used, and a GPU has none of it, but networks this narrow lose nothing either.
+    """
+    strided_1x1 = max(layer.kernel_size) == 1 and max(layer.stride) > 1
+    return strided_1x1 and layer.in_channels // layer.groups < NARROW
 
 
 def checkpoint_blocks(net: nn.Module) -> int:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,9 +12,13 @@ from mml_lightning.backbones import checkpoint_blocks, set_memory_format, tsm_mo
 from mml_lightning.backbones.batch_norm import batch_norms, freeze_batch_norm, group_batch_norm
 
 
-def tiny(**options):
+def tiny(width=8, **options):
     torch.manual_seed(0)
-    return tsm_resnet("tiny", width=8, num_classes={"label": 3}, **options)
+    return tsm_resnet("tiny", width=width, num_classes={"label": 3}, **options)
+
+
+def wide():
+    return tiny(width=16)
 
 
 def i3d(**options):
@@ -22,7 +28,9 @@ def i3d(**options):
 @pytest.mark.parametrize(
     ("name", "made", "chosen"),
     [
-        ("auto", tiny, "channels_last"),
+        ("auto", wide, "channels_last"),
+        ("auto", tsm_mobilenet_v2, "channels_last"),
+        ("auto", tiny, "contiguous"),
         ("auto", i3d, "contiguous"),
         ("contiguous", tiny, "contiguous"),
         ("channels_last", i3d, "channels_last"),
@@ -54,6 +62,24 @@ def test_formats_give_one_result():
     torch.testing.assert_close(*outs)
     grads = [torch.autograd.grad(out.sum(), net.parameters()) for out, net in zip(outs, (plain, last), strict=True)]
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
+
+
+NARROW = """
+import torch
+from mml_lightning.backbones import set_memory_format, tsm_resnet
+
+net = tsm_resnet("tiny", width=8)
+set_memory_format(net)
+for size in (112, 224):
+    net(torch.randn(2, 4, 3, size, size)).logits["label"].sum().backward()
+print("alive")
+"""
+
+
+def test_a_narrow_network_lives_through_its_backward_pass():
+    """In channels_last the first of these ends the process, on processors with AVX-512."""
+    done = subprocess.run([sys.executable, "-c", NARROW], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
 
 def test_unknown_format():
