@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -211,6 +212,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of one subcommand; words of a config may stand before, between and after options."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
+    args.typed = shlex.join(["mml", *(sys.argv[1:] if argv is None else argv)])
     unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")

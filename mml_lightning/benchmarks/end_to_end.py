@@ -1,9 +1,10 @@
 """From the files of videos to updated networks: ours from a pack, the published program's from loose JPEG files.
 
 Both train one network per modality on the same synthetic videos of 427x240, read in the process itself, so that its
-time is all there is, or by as many workers each, and then the time is that of the wall. The baseline opens images with
-Pillow, once for all its networks, crops, resizes and normalises them on the host and hands float32 over; ours is a run:
-loader, trainer, objective, optimiser.
+time is all there is, or by as many workers each, and then the time is that of the wall and begins with the second step:
+workers that start read their first batches for nobody. The baseline opens images with Pillow, once for all its
+networks, crops, resizes and normalises them on the host and hands float32 over; ours is a run: loader, trainer,
+objective, optimiser.
 
 Legend: T segments, L window.
 """
@@ -15,7 +16,8 @@ import importlib.util
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,32 +31,67 @@ from torch.utils.data import DataLoader
 
 from mml_lightning import build, build_data, nonfinite, run
 from mml_lightning.benchmarks.apart import Apart
-from mml_lightning.benchmarks.baseline import PlainTrainer, open_images, to_float
-from mml_lightning.benchmarks.step import CLASSES, CohortSteps, PlainSteps, random_batches
-from mml_lightning.benchmarks.timing import alternate, markdown
+from mml_lightning.benchmarks.baseline import open_images, to_float
+from mml_lightning.benchmarks.steps import CLASSES, CohortSteps, PlainSteps, random_batches, run_words
+from mml_lightning.benchmarks.timing import CPU, alternate, rates
+from mml_lightning.benchmarks.told import Told
 from mml_lightning.data.data_bench_files import FLOW, FRAMES, Clip, make_clips
 from mml_lightning.data.records import Dataset, Head, ImageSequence, Record
 from mml_lightning.errors import UserError
 from mml_lightning.loaders import VideoData
 from mml_lightning.modalities import Modality
-from mml_lightning.throughput import Throughput, advice, arithmetic_peak, clock, peak_memory, precision_type
+from mml_lightning.throughput import advice, arithmetic_peak, clock, peak_memory, precision_type
 from mml_lightning.transforms import TrainGeometry
 
 FRAMES_PER_VIDEO = 45
 BASELINE, OURS = "Pillow, loose JPEG, float32", "pack, as configured"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One way: clips per second (best round), spread over the rounds, share of the time spent reading and of the
-    arithmetic of a matrix product, megabytes that the process held at most."""
+class Passes(pl.Callback):
+    """The time of every pass over the clips, and how much of it was spent waiting for data."""
 
-    way: str
-    clips_per_s: float
-    spread: float
-    reading: float
-    mfu: float
-    peak_mb: float
+    def __init__(self, cfg: DictConfig, device: torch.device) -> None:
+        self.device, self.warm = device, 1 if cfg.data.workers else 0
+        self.now = time.perf_counter if cfg.data.workers or device.type == "cuda" else functools.partial(clock, device)
+        self.found: list[tuple[int, float, float]] = []  # steps, seconds, seconds of waiting
+        self._steps = 0
+        self._start = self._since = self._waited = 0.0
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self._steps = 0
+        self._begin()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._waited += self.now() - self._since
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._steps += 1
+        if self._steps == self.warm:
+            self._begin()
+        self._since = self.now()
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self._settle()
+        self.found.append((self._steps - self.warm, self.now() - self._start, self._waited))
+
+    def seconds_per_step(self) -> float:
+        """Of the last pass."""
+        steps, seconds, _ = self.found[-1]
+        return seconds / steps
+
+    def waiting(self) -> float:
+        """Share of the time, of all passes but the first, which only makes warm."""
+        _, seconds, waited = (sum(column) for column in zip(*self.found[1:], strict=True))
+        return waited / seconds
+
+    def _begin(self) -> None:
+        self._settle()
+        self._waited, self._start = 0.0, self.now()
+        self._since = self._start
+
+    def _settle(self) -> None:
+        if self.device.type == "cuda":  # its queue belongs to the time
+            torch.cuda.synchronize(self.device)
 
 
 class FromLooseFiles(PlainSteps):
@@ -62,7 +99,7 @@ class FromLooseFiles(PlainSteps):
 
     def __init__(self, cfg: DictConfig, clips: Sequence[Clip], device: torch.device) -> None:
         super().__init__(cfg, build_data.modalities(cfg), device)
-        self.clips, self.waited, self.total = clips, 0.0, 0.0
+        self.clips, self.passes = clips, Passes(cfg, device)
         self.geometry = TrainGeometry(output=cfg.transforms.output)
         self.loader = DataLoader(
             _Numbered(self.read, len(clips)),
@@ -74,23 +111,21 @@ class FromLooseFiles(PlainSteps):
         )
 
     def epoch(self) -> float:
-        """Seconds of one pass over the clips."""
-        cfg = self.cfg
-        trainers = {n: PlainTrainer(net, cfg.optimizer.lr, cfg.optimizer.weight_decay) for n, net in self.nets.items()}
-        began = start = now(cfg, self.device)
+        """Seconds per step of one pass over the clips."""
+        trainers, passes = self.trainers(), self.passes
+        passes.on_train_epoch_start()
         for number, read in self.loader:
-            self.waited += now(cfg, self.device) - start
+            passes.on_train_batch_start()
             target = (number % CLASSES).to(self.device)
             for name, trainer in trainers.items():
                 trainer.step(read[name].to(self.device, non_blocking=True), target)
-            start = now(cfg, self.device)
-        spent = now(cfg, self.device) - began
-        self.total += spent
-        return spent
+            passes.on_train_batch_end()
+        passes.on_train_epoch_end()
+        return passes.seconds_per_step()
 
     def told(self) -> tuple[float, int, float | None]:
         """Share of the time spent reading, bytes held at most, operations of a clip if they are counted."""
-        return self.waited / self.total, peak_memory(self.device), None
+        return self.passes.waiting(), peak_memory(self.device), None
 
     def read(self, number: int) -> dict[str, Tensor]:
         """Normalised clips float32 [T*L*c, H, W] of one video."""
@@ -125,12 +160,6 @@ class _Numbered(torch.utils.data.Dataset[tuple[int, dict[str, Tensor]]]):
         return number, self.read(number)
 
 
-def now(cfg: DictConfig, device: torch.device) -> float:
-    """Seconds: of this process where it does everything itself, else on the wall. A GPU is not waited for: either way
-    waits for it in every step."""
-    return clock(device) if device.type == "cpu" and not cfg.data.workers else time.perf_counter()
-
-
 class FromPack:
     """A run with its reading."""
 
@@ -144,88 +173,63 @@ class FromPack:
         data = Dataset("bench", {"train": records}, {"label": Head(tuple(map(str, range(CLASSES))))})
         self.datasets = build_data.clip_datasets(cfg, data, None, list(modalities.values()))
         self.data = VideoData(self.datasets, build_data.loader_settings(cfg))
-        self.speed = Throughput(cfg.data.batch_size, now=functools.partial(now, cfg, device))
+        self.passes = Passes(cfg, device)
 
     def epoch(self) -> float:
-        """Seconds of one pass over the clips."""
-        cfg, before = self.steps.cfg, self.speed.seconds
+        """Seconds per step of one pass over the clips."""
+        cfg = self.steps.cfg
         checks = nonfinite.callbacks(build.nonfinite(cfg), self.steps.folder)
-        trainer: pl.Trainer = run.make_trainer(cfg, self.steps.folder, [*checks, self.speed])
+        trainer: pl.Trainer = run.make_trainer(cfg, self.steps.folder, [*checks, self.passes])
         trainer.fit(self.steps.cohort, datamodule=self.data)
-        return self.speed.seconds - before
+        return self.passes.seconds_per_step()
 
     def told(self) -> tuple[float, int, float | None]:
         """Share of the time spent reading, bytes held at most, operations of a clip if they are counted."""
-        operations = self.steps.operations(random_batches(self.steps.cfg, 1)[0])
-        return self.speed.waited / self.speed.seconds, peak_memory(self.steps.device), operations
+        peak, place = peak_memory(self.steps.device), torch.device("cpu")
+        operations = self.steps.operations(random_batches(self.steps.cfg, 1, place)[0])
+        return self.passes.waiting(), peak, operations
 
 
 def compare(
     compose: Callable[[Sequence[str]], DictConfig],
     overrides: Sequence[str],
     videos: int = 4,
+    clips: int | None = None,
+    baseline: bool = True,
     rounds: int = 2,
-    device: torch.device | None = None,
+    device: torch.device = CPU,
     advance: Callable[[str], object] = lambda way: None,
-) -> list[Row]:
+) -> Told:
     """The baseline and ours.
 
     Args:
-        videos: synthetic ones, an epoch.
+        videos: synthetic ones; clips: of a pass, in which they come again and again; None: as many as videos.
 
     Raises:
-        UserError: fewer videos than a batch, or Pillow is not installed.
+        UserError: fewer clips than two batches of workers, or than one; or Pillow is not installed.
     """
-    if importlib.util.find_spec("PIL") is None:
-        raise UserError("the baseline reads with Pillow: pip install pillow")
-    place = device or torch.device("cpu")
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        common = [*overrides, f"paths.output_dir={folder}", "callbacks=none", "schedule.epochs=1"]
-        common += ["trainer.limit_val_batches=0"]
-        cfg = compose([*common, "backbone.net.dropout=0", f"trainer.accelerator={'gpu' if device else 'cpu'}"])
-        if videos < cfg.data.batch_size:
-            raise UserError(f"--videos {videos} is less than one batch; use {cfg.data.batch_size} or more")
-        clips = make_clips(folder, videos, FRAMES_PER_VIDEO)
-        seen = videos // cfg.data.batch_size * cfg.data.batch_size
-        plain = Apart(BASELINE, FromLooseFiles, cfg, clips, place)
-        with plain, Apart(OURS, FromPack, cfg, clips, folder, place) as ours:
-            ways = {BASELINE: plain, OURS: ours}
-            asked = {way: functools.partial(one.ask, "epoch") for way, one in ways.items()}
-            timings = alternate(asked, rounds, advance)
-            told = {way: one.ask("told") for way, one in ways.items()}
-        operations = told[OURS][2] or float("nan")  # of the same networks
+    if baseline and importlib.util.find_spec("PIL") is None:
+        raise UserError("the baseline reads with Pillow: pip install pillow, or --without-baseline")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        cfg = compose(run_words(overrides, folder, device))
+        size, count = cfg.data.batch_size, clips or videos
+        if count < (least := size * (2 if cfg.data.workers else 1)):
+            raise UserError(f"a pass over {count} clips is too short; use --clips {least} or more")
+        files = make_clips(folder, videos, FRAMES_PER_VIDEO)
+        seen = [files[number % videos] for number in range(count)]
+        ways: dict[str, Apart] = {}
+        if baseline:
+            ways[BASELINE] = stack.enter_context(Apart(BASELINE, FromLooseFiles, cfg, seen, device))
+        ways[OURS] = stack.enter_context(Apart(OURS, FromPack, cfg, seen, folder, device))
+        timings = alternate({way: functools.partial(one.ask, "epoch") for way, one in ways.items()}, rounds, advance)
+        found = {way: one.ask("told") for way, one in ways.items()}
         types = {BASELINE: torch.float32, OURS: precision_type(cfg.trainer.precision)}
-        rows = []
-        for way, timing in timings.items():
-            rate = seen / timing.best
-            share = rate * operations / arithmetic_peak(place, types[way])
-            rows.append(Row(way, rate, timing.spread, told[way][0], share, told[way][1] / 1e6))
-        return rows
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Markdown, with the ratio to the baseline."""
-    heads = ["way", "clips/s", "vs the first", "spread", "reading", "MFU", "peak MB"]
-    cells = [
-        [
-            r.way,
-            f"{r.clips_per_s:.3g}",
-            f"{r.clips_per_s / rows[0].clips_per_s:.2f}x",
-            f"{r.spread:.0%}",
-            f"{r.reading:.0%}",
-            f"{r.mfu:.0%}",
-            f"{r.peak_mb:.0f}",
-        ]
-        for r in rows
-    ]
-    return markdown(heads, cells)
-
-
-def sentence(rows: Sequence[Row], precision: str, workers: int) -> str:
-    """The bottleneck of ours, and the switch that would move it."""
-    return advice(rows[-1].reading, precision, workers)
-
-
-def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    return [asdict(row) for row in rows]
+        operations = found[OURS][2]  # of the same networks
+        rows = rates(timings, size)
+        for row in rows:
+            waiting, peak, _ = found[row["way"]]
+            reached = row["clips_per_s"] * (operations or float("nan"))
+            row |= {"data_wait": waiting, "mfu": reached / arithmetic_peak(device, types[row["way"]])}
+            row["peak_mb"] = peak / 1e6
+        return Told(rows, advice(rows[-1]["data_wait"], cfg.trainer.precision, cfg.data.workers))

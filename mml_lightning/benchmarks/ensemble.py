@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mml_lightning.benchmarks.told import Told
 from mml_lightning.data.threads import one_thread
 from mml_lightning.dumps import Dump
 from mml_lightning.ensembles import enumerate_ensembles
@@ -22,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def measure(groups: list[int], videos: int, classes: int, plain: int) -> dict[str, Any]:
-    """What :func:`describe` tells. The networks share part of their noise, as networks share mistakes."""
+    """What :func:`told` tells. The networks share part of their noise, as networks share mistakes."""
     members = _members(groups, videos, classes)
     before = peak_memory(CPU)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -74,15 +75,19 @@ def _members(groups: list[int], videos: int, classes: int) -> dict[str, list[Mem
     return made
 
 
-def describe(found: dict[str, Any]) -> str:
-    """The numbers of :func:`measure` for people."""
+def told(found: dict[str, Any]) -> Told:
+    """The table of :func:`measure`."""
     groups = " x ".join(map(str, found["groups"]))
-    return (
-        f"{found['ensembles']} ensembles of {groups} networks, {found['videos']} videos x {found['classes']} classes\n"
-        f"enumerated       {found['seconds']:8.1f} s   (CPU {found['cpu_seconds']:.1f} s)\n"
-        f"one after another{found['plain_seconds']:8.1f} s   (from {found['plain']} of them), "
-        f"{found['plain_seconds'] / found['seconds']:.0f} times as long\n"
-        f"memory           {found['scores_mb']:8.0f} MB of scores, {found['more_mb']:.0f} MB more at the peak\n"
-        f"sums of positions per group: {', '.join(f'{total:.0f}' for total in found['rank_sums'])} "
-        f"(n (n - 1) / 2 = {found['identity']})"
+    ratio = found["plain_seconds"] / found["seconds"]
+    rows = [
+        {"way": "enumerated", "seconds": found["seconds"], "cpu_seconds": found["cpu_seconds"], "vs_first": 1.0}
+        | {"scores_mb": found["scores_mb"], "more_mb": found["more_mb"]},
+        {"way": f"one after another, from {found['plain']}", "seconds": found["plain_seconds"], "vs_first": ratio},
+    ]
+    sums = ", ".join(f"{total:.0f}" for total in found["rank_sums"])
+    sentence = (
+        f"{found['ensembles']} ensembles of {groups} networks, {found['videos']} videos x {found['classes']} classes; "
+        f"sums of positions per group: {sums} (n (n - 1) / 2 = {found['identity']}); their number is the bottleneck: "
+        "fewer networks per group"
     )
+    return Told(rows, sentence, more=found)

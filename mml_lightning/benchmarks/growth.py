@@ -1,8 +1,8 @@
 """How the cost of a clip grows: frames, size, peers, workers and views are varied one at a time, all else at its value.
 
 Frames, size and peers are training steps on random clips as `mml bench step` makes them; workers train from packed
-videos, and read them without training; views are evaluation as `mml bench eval` makes it. The rounds of an axis
-alternate between its values.
+videos, and read them without training, on the wall; views are evaluation as `mml bench eval` makes it. The rounds of an
+axis alternate between its values.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,17 +24,14 @@ from mml_lightning import build, build_data
 from mml_lightning.benchmarks.apart import Apart
 from mml_lightning.benchmarks.end_to_end import FRAMES_PER_VIDEO, FromPack
 from mml_lightning.benchmarks.evaluation import CohortViews
-from mml_lightning.benchmarks.step import CPU, CohortSteps
-from mml_lightning.benchmarks.timing import alternate, markdown
+from mml_lightning.benchmarks.steps import CohortSteps, run_words
+from mml_lightning.benchmarks.timing import CPU, alternate
+from mml_lightning.benchmarks.told import Row, Told
 from mml_lightning.data.data_bench_files import Clip, make_clips
 from mml_lightning.errors import UserError
 from mml_lightning.loaders import VideoData
 from mml_lightning.modalities import Modality
-from mml_lightning.throughput import (
-    advice,
-    arithmetic_peak,
-    precision_type,
-)
+from mml_lightning.throughput import advice, arithmetic_peak, precision_type
 
 FILES = 2  # synthetic videos behind them
 BATCHES = 8  # of a round with loaders, per step of one without: workers need some to fall into step
@@ -95,9 +92,9 @@ class Point:
         return max(self.rates)
 
     @property
-    def spread(self) -> float:
-        """The fastest round over the slowest, less one."""
-        return self.best / min(self.rates) - 1
+    def spread(self) -> float | None:
+        """The fastest round over the slowest, less one; None of a single round."""
+        return self.best / min(self.rates) - 1 if len(self.rates) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -146,11 +143,11 @@ class _Training:
 
 
 class _Evaluation:
-    """Random videos of several views."""
+    """Random videos of so many views, in a round about `clips` of these."""
 
-    def __init__(self, cfg: DictConfig, device: torch.device, videos: int, views: int) -> None:
-        self.cohort_views = CohortViews(cfg, _peers(cfg), videos, views, device)
-        self.videos, self.views, self.device = videos, views, device
+    def __init__(self, cfg: DictConfig, device: torch.device, clips: int, views: int) -> None:
+        self.videos, self.views = max(1, clips // views), views
+        self.cohort_views = CohortViews(cfg, _peers(cfg), self.videos, views, device)
         self.per_step = max(1, cfg.data.eval_batch_size // views)  # as loaders batch them
 
     def round(self, steps: int) -> float:
@@ -164,14 +161,13 @@ class _Evaluation:
 
 
 class _Loading:
-    """Training from packed videos, and reading them alone, at least so many `seconds` in a round. Time is that of the
-    wall: workers are other processes."""
+    """Training from packed videos, and reading them alone, at least so many `seconds` in a round."""
 
     def __init__(
         self, cfg: DictConfig, folder: Path, device: torch.device, clips: Sequence[Clip], seconds: float
     ) -> None:
         self.least, self.run = seconds, FromPack(cfg, clips, folder, device)
-        self.run.speed.now = time.perf_counter  # a step waits for a GPU by itself
+        self.size, self.run.passes.now = cfg.data.batch_size, time.perf_counter  # workers are other processes
         self.loader = VideoData(self.run.datasets, build_data.loader_settings(cfg)).train_dataloader()
         self.read: list[float] = []
 
@@ -181,14 +177,12 @@ class _Loading:
         while time.perf_counter() - start < self.least:
             count += sum(len(batch["index"]) for batch in self.loader)
         self.read.append(count / (time.perf_counter() - start))
-        before = self.run.speed.videos
-        return self.run.epoch() / (self.run.speed.videos - before)
+        return self.run.epoch() / self.size
 
     def facts(self) -> dict[str, Any]:
         """As of training."""
-        told, speed = self.run.steps.facts(), self.run.speed
-        waiting = speed.waited / speed.seconds
-        return {"operations": told.operations, "waiting": waiting, "reading": self.read[1:]}  # the first one warmed up
+        waiting, _, operations = self.run.told()
+        return {"operations": operations, "waiting": waiting, "reading": self.read[1:]}  # the first one warmed up
 
 
 def values_of(name: str, given: Sequence[int] | None) -> list[int]:
@@ -224,10 +218,8 @@ def measure(
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        common = [*overrides, f"paths.output_dir={folder}", "callbacks=none", "schedule.epochs=1", "init=scratch"]
-        common += [f"trainer.accelerator={'gpu' if device.type == 'cuda' else 'cpu'}"]
+        common = [*run_words(overrides, folder, device), "init=scratch"]
         common += [f"trainer.limit_train_batches={BATCHES * steps}"] if name == "workers" else []
-        common += ["trainer.limit_val_batches=0"]
         plain = compose(common)
         one = next(iter(build_data.modalities(plain)))
         cfgs = {n: compose([*common, *AXES[name].words(n, one)]) for n in values}
@@ -264,44 +256,40 @@ def _peers(cfg: DictConfig) -> dict[str, Modality]:
     return {spec.name: spec.modality for spec in build.peer_specs(cfg, [])}
 
 
-def table(curve: Curve) -> str:
-    """Markdown. *growth* is the time of a clip against that of the first row, over what proportional growth would
-    make of it; of workers, clips read against as many times those of one."""
-    loading = curve.axis == "workers"
-    heads = [curve.axis, "videos/s" if curve.axis == "views" else "clips/s", "spread"]
-    heads += ["waiting", "read alone clips/s", "vs proportional"] if loading else ["growth"]
-    extra = {"MFU": "mfu", "kept MB/clip": "kept_mb", "peak MB": "peak_mb"}
-    shown = {head: key for head, key in extra.items() if any(getattr(p, key) is not None for p in curve.points)}
-    cells = []
+def rows(curve: Curve) -> list[Row]:
+    """*growth* is the time of a clip against that of the first row, over what proportional growth would make of it; of
+    workers, clips read against as many times those of one."""
+    unit = "videos" if curve.axis == "views" else "clips"
+    found = []
     for p in curve.points:
-        row = [str(p.value), f"{p.best:.3g}", f"{p.spread:.0%}"]
-        if loading:
-            read = max(p.reading or [0.0])
-            row += [f"{p.waiting:.0%}", f"{read:.3g}", f"{read / curve.proportional(p):.2f}"]
+        row: Row = {curve.axis: p.value, f"{unit}_per_s": p.best, "spread": p.spread, "data_wait": p.waiting}
+        if p.reading:
+            read = max(p.reading)
+            row |= {"read_per_s": read, "vs_proportional": read / curve.proportional(p)}
         else:
-            row += [f"{curve.proportional(p) / p.best:.2f}"]
-        told = {key: getattr(p, key) for key in shown.values()}
-        row += ["" if v is None else f"{v:.0%}" if key == "mfu" else f"{v:.0f}" for key, v in told.items()]
-        cells.append(row)
-    return markdown([*heads, *shown], cells)
+            row["growth"] = curve.proportional(p) / p.best
+        row |= {"mfu": p.mfu, "kept_mb": p.kept_mb, "peak_mb": p.peak_mb}
+        found.append(row | {"rounds": p.rates, "reading_rounds": p.reading})
+    return found
 
 
 def sentence(curve: Curve, precision: str) -> str:
-    """How the cost grows."""
+    """How the cost grows, what limits, and the switch that would move it."""
+    last = curve.points[-1]
+    limit = advice(last.waiting or 0.0, precision, last.value)
     if curve.axis == "workers":
-        few, many = curve.points[0], curve.points[-1]
-        ratio = max(many.reading or [0.0]) / max(few.reading or [1.0])
-        told = f"{many.value} workers read {ratio:.2f} times as many clips/s as {few.value}"
-        return f"{told}; with them {advice(many.waiting or 0.0, precision, many.value)}"
+        few = curve.points[0]
+        ratio = max(last.reading or [0.0]) / max(few.reading or [1.0])
+        return f"{last.value} workers read {ratio:.2f} times as many clips/s as {few.value}; with them {limit}"
     found = curve.twice()
     if found is None:
-        return f"one value of {curve.axis} has no growth; name several"
+        return f"one value of {curve.axis} has no growth, name several; {limit}"
     verb, power = "takes" if curve.axis == "size" else "take", AXES[curve.axis].power
     return (
         f"twice the {curve.axis} {verb} {found[0]:.2f} times as long ({found[1]:.2f} to {found[2]:.2f} by "
-        f"round; proportional to {'the pixels' if power == 2 else curve.axis}: {2**power})"
+        f"round; proportional to {'the pixels' if power == 2 else curve.axis}: {2**power}); {limit}"
     )
 
 
-def as_json(curves: Sequence[Curve]) -> dict[str, Any]:
-    return {c.axis: {"points": [asdict(p) for p in c.points], "twice": c.twice()} for c in curves}
+def told(curve: Curve, precision: str) -> Told:
+    return Told(rows(curve), sentence(curve, precision), title=curve.axis, more={"twice": curve.twice()})

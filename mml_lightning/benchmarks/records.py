@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +23,6 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from mml_lightning import build_data, process
-from mml_lightning.benchmarks.timing import markdown
 from mml_lightning.loaders import VideoData
 
 PER_FOLDER, CLASSES, BATCH = 1000, 10, 32
@@ -150,22 +149,6 @@ def held_memory() -> float:
     return round(sum(shares) / 1024, 1)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Markdown."""
-    heads = ["records", "workers", "index read", "first batch", "by the clock"]
-    heads += ["without records", "first batch", "after", "samples"]
-    cells = [
-        [
-            *(f"{row.records:,}", str(row.workers)),
-            *(f"{seconds:.1f} s" for seconds in (row.index_s, row.first_batch_s, row.first_batch_wall_s)),
-            *(f"{mb:.0f} MB" for mb in (row.empty_mb, row.first_mb, row.last_mb)),
-            f"{row.samples:,}",
-        ]
-        for row in rows
-    ]
-    return markdown(heads, cells)
-
-
 def sentence(rows: Sequence[Row]) -> str:
     """What a record costs, and what to do about it."""
     most = max(rows, key=lambda row: row.records)
@@ -174,10 +157,6 @@ def sentence(rows: Sequence[Row]) -> str:
         f"a start costs {each:.1f} microseconds per record, the look at each file included: "
         "packed videos (mml pack) need one look per shard"
     )
-
-
-def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    return [asdict(row) for row in rows]
 
 
 if __name__ == "__main__":

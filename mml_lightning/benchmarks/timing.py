@@ -1,18 +1,19 @@
-"""What the benches share: alternating rounds, tables, and the machine they ran on."""
+"""What the benches share: rounds that alternate, rates, and the machine they ran on."""
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from mml_lightning.benchmarks.told import Row
 from mml_lightning.errors import UserError
-from mml_lightning.throughput import device_name
+from mml_lightning.throughput import cores, device_name
+
+CPU = torch.device("cpu")
 
 
 @dataclass
@@ -26,9 +27,9 @@ class Timing:
         return min(self.rounds)
 
     @property
-    def spread(self) -> float:
-        """The slowest round over the fastest, less one."""
-        return max(self.rounds) / self.best - 1
+    def spread(self) -> float | None:
+        """The slowest round over the fastest, less one; None of a single round, which tells nothing of it."""
+        return max(self.rounds) / self.best - 1 if len(self.rounds) > 1 else None
 
 
 def alternate(
@@ -50,35 +51,26 @@ def alternate(
     return found
 
 
+def rates(timings: Mapping[str, Timing], amount: float, unit: str = "clips") -> list[Row]:
+    """A row per way: how much of `amount`, which a round takes, a second of its best one takes."""
+    first = next(iter(timings.values()))
+    return [
+        {"way": way, f"{unit}_per_s": amount / one.best, "vs_first": first.best / one.best, "spread": one.spread}
+        for way, one in timings.items()
+    ]
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """What a number depends on besides the program."""
     return {
+        "processor": device_name(CPU),
+        "cores": cores(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "clock": "processor" if device.type == "cpu" and torch.get_num_threads() == 1 else "wall",
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-
-
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text."""
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
-    """Nothing without a path.
-
-    Raises:
-        UserError: it can't be written.
-    """
-    if path is None:
-        return
-    try:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"can't write {path} ({error.strerror}); name another --json") from None
 
 
 def device_of(word: str) -> torch.device:

@@ -14,9 +14,9 @@ import importlib.util
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,19 +190,3 @@ def _pil_crop(images: Sequence[Any], crop: Crop) -> torch.Tensor:
     size = (OUTPUT, OUTPUT)
     made = [np.asarray(image.crop(box).resize(size, 2)) for image in images]  # 2: bilinear
     return torch.from_numpy(np.stack(made)).reshape(len(made), size[1], size[0], -1).permute(0, 3, 1, 2).contiguous()
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Markdown, with the ratio of samples to the first way."""
-    heads = ["way", "read clips/s", "samples/s", f"read vs {rows[0].way}", "samples vs it", "files/video", "kB/video"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
-    for row in rows:
-        ratios = [f"{row.read / rows[0].read:.2f}x", f"{row.sample / rows[0].sample:.2f}x"]
-        cells = [row.way, f"{row.read:.1f}", f"{row.sample:.1f}", *ratios, f"{row.files:.3g}", f"{row.bytes / 1e3:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def as_json(settings: Settings, rows: Sequence[Row]) -> Mapping[str, Any]:
-    """Plain values of a comparison."""
-    return {"settings": asdict(settings), "rows": [asdict(row) for row in rows]}

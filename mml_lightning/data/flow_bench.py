@@ -1,7 +1,5 @@
 """Engines of optical flow side by side: time per pair and error on synthetic pairs whose motion is known.
 
-    python -m mml_lightning.data.flow_bench tvl1-accurate tvl1_opencv-half dis-medium
-
 Legend: H height, W width. All engines run alternately in one process with one thread, so that whatever else the machine
 does meets them alike: trust the ratios more than the milliseconds.
 
@@ -12,7 +10,6 @@ their time is that of decoding it. `still` says that nothing moves: its error is
 from __future__ import annotations
 
 import functools
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -81,12 +78,12 @@ def compare(
     Raises:
         UserError: an engine is unknown, or the size is odd and motion vectors are asked for.
     """
-    pairs = {(name, seed): synthetic_pair(motion, *size, seed) for name, motion in motions.items() for seed in seeds}
-    best = {(name, key): float("inf") for name in engines for key in pairs}
     errors: dict[tuple[str, tuple[str, int]], float] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        made = {name: _way(name, device, folder) for name in engines}
+        made = {name: _way(name, device, folder) for name in engines}  # says what is wrong
+        pairs = {(name, seed): synthetic_pair(motion, *size, seed) for name, motion in motions.items() for seed in seeds}
+        best = {(name, key): float("inf") for name in engines for key in pairs}
         stack.enter_context(one_thread())
         given = {(name, key): way.prepare(pair) for name, way in made.items() for key, pair in pairs.items()}
         for _ in range(repeats):
@@ -103,18 +100,6 @@ def compare(
         )
         for name in engines
     ]
-
-
-def table(rows: Sequence[Row], reference: str | None = None) -> str:
-    """Markdown; with `reference`, an engine among the rows, also how many times faster than it each one is."""
-    base = next((row.milliseconds for row in rows if row.engine == reference), None)
-    heads = ["engine", "ms / pair", *([f"vs {reference}"] if base else []), *(rows[0].errors if rows else ())]
-    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
-    for row in rows:
-        ratio = [f"{base / row.milliseconds:.2g}x"] if base else []
-        errors = [f"{error:.3f}" for error in row.errors.values()]
-        lines.append("| " + " | ".join([row.engine, f"{row.milliseconds:.3g}", *ratio, *errors]) + " |")
-    return "\n".join(lines)
 
 
 def error_maps(
@@ -183,11 +168,3 @@ def _once(way: Way, given: Any, pair: Pair, device: str) -> tuple[float, float]:
     start = clock()
     flow = way.flow(given)  # an array of numpy: whatever device made it has finished
     return clock() - start, pair.error(torch.from_numpy(flow))
-
-
-if __name__ == "__main__":
-    try:
-        found = compare(sys.argv[1:] or ENGINES, advance=lambda engine: print(engine, file=sys.stderr, flush=True))
-    except UserError as error:
-        sys.exit(str(error))
-    print(table(found, "tvl1_opencv-half"))

@@ -104,15 +104,3 @@ def _restored(files: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
 
 def _error(stored: np.ndarray, fields: np.ndarray) -> float:
     return float(np.linalg.norm(dequantise(stored, BOUND) - fields, axis=-1).mean())
-
-
-def table(found: Sequence[Errors]) -> str:
-    """Markdown, and a line on what was stored."""
-    heads = ["flow stored as", *(f"added, {one.engine}" for one in found), "kB a pair"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
-    for coding in CODINGS:
-        size = np.mean([one.bytes[coding] for one in found]) / 1e3
-        cells = [coding, *(f"{one.added[coding]:.3f}" for one in found), f"{size:.1f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    told = (f"{one.engine}: mean motion {one.motion:.2f} px, rounding to 8 bits {one.rounding:.3f}" for one in found)
-    return "\n".join([*lines, "; ".join(told)])

@@ -30,10 +30,10 @@ class Throughput:
     gb_per_s: float
     peak_gb_per_s: float
 
-    def __str__(self) -> str:
-        share = 100 * self.gb_per_s / self.peak_gb_per_s
-        moved = f"{self.gb_per_s:.0f} GB/s of operands, {share:.0f} % of the {self.peak_gb_per_s:.0f} GB/s of a copy"
-        return f"{self.pairs_per_s:.3g} pairs/s; {moved}"
+    @property
+    def bandwidth(self) -> float:
+        """Share of what a copy reaches."""
+        return self.gb_per_s / self.peak_gb_per_s
 
 
 class OperandBytes(TorchDispatchMode):

@@ -14,10 +14,12 @@ def test_flow_prints_the_table_and_writes_the_rows(tmp_path: Path, capsys: pytes
     words = ["bench", "flow", "--engines", "dis-ultrafast,farneback-default", "--size", "64x48", "--repeats", "1"]
     assert main([*words, "--reference", "dis-ultrafast", "--json", str(tmp_path / "rows.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("| engine | ms / pair | vs dis-ultrafast | translation |") and "| 1x |" in lines[2]
+    assert lines[0].startswith("| engine | ms / pair | vs the reference | translation, px |") and "| 1x |" in lines[2]
     told = json.loads((tmp_path / "rows.json").read_text())
-    assert told["machine"]["threads"] == 1 and told["size"] == [64, 48]
-    rows = told["rows"]
+    (table,) = told["tables"]
+    assert told["machine"]["threads"] == 1 and table["size"] == [64, 48]
+    assert "the engine is the bottleneck: flow=" in table["sentence"] == lines[4]
+    rows = table["rows"]
     assert [row["engine"] for row in rows] == ["dis-ultrafast", "farneback-default"]
     assert all(row["milliseconds"] > 0 and row["errors"]["zoom"] > 0 for row in rows)
 
@@ -40,8 +42,8 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytes
 def test_large_batches_of_one_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--batch", "2", "--engines", "tvl1-fast", "--size", "32x24", "--rounds", "1"]
     assert main(["bench", "flow", *words, "--json", str(tmp_path / "rows.json")]) == 0
-    assert capsys.readouterr().out.startswith("tvl1-fast, 2 pairs at once on cpu: ")
-    told = json.loads((tmp_path / "rows.json").read_text())
+    assert "2 pairs at once on cpu; " in capsys.readouterr().out
+    (told,) = json.loads((tmp_path / "rows.json").read_text())["tables"]
     assert told["batch"] == 2 and told["rows"][0]["pairs_per_s"] > 0
 
 

@@ -21,10 +21,19 @@ def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rows.json"
     assert main(["bench", "end_to_end", *SMALL, "--videos", "2", "--rounds", "1", "--json", str(file)]) == 0
     assert "bottleneck" in capsys.readouterr().out
-    plain, ours = json.loads(file.read_text())["rows"]
+    plain, ours = json.loads(file.read_text())["tables"][0]["rows"]
     assert "Pillow" in plain["way"] and "pack" in ours["way"]
     for row in (plain, ours):
-        assert row["clips_per_s"] > 0 and 0 < row["reading"] < 1
+        assert row["clips_per_s"] > 0 and 0 < row["data_wait"] < 1
+
+
+def test_workers_read_a_pack_again_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, words = tmp_path / "rows.json", ["data.workers=2", "stage=ce", "modality=[rgb]", "--without-baseline"]
+    assert main(["bench", "end_to_end", *SMALL, *words, "--videos", "1", "--clips", "6", "--json", str(file)]) == 0
+    (told,) = json.loads(file.read_text())["tables"]
+    assert "bottleneck" in told["sentence"] and 0 <= told["rows"][0]["data_wait"] < 1
+    assert main(["bench", "end_to_end", *SMALL, *words, "--clips", "3"]) == 2
+    assert "a pass over 3 clips is too short; use --clips 4 or more" in capsys.readouterr().err
 
 
 def test_without_pillow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

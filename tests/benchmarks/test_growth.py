@@ -39,7 +39,9 @@ def test_more_workers_are_compared_with_one() -> None:
     assert [curve.proportional(p) for p in curve.points] == [40, 40, 80] and curve.twice() is None
     told = growth.sentence(curve, "bf16-mixed")
     assert told.startswith("2 workers read 1.20 times as many clips/s as 0; with them the networks are the bottleneck")
-    assert growth.table(curve).splitlines()[-1] == "| 2 | 2 | 0% | 1% | 60 | 0.75 |"
+    lines = str(growth.told(curve, "bf16-mixed")).splitlines()
+    assert lines[0] == "| workers | clips/s | data wait | read clips/s | vs proportional |"
+    assert lines[-2] == "| 2 | 2 | 1% | 60 | 0.75 |"
 
 
 def test_every_axis_is_measured_written_and_drawn(
@@ -56,15 +58,17 @@ def test_every_axis_is_measured_written_and_drawn(
     ]
     assert printed.count("times as long") == 4 and "| videos/s |" in printed
     told = json.loads((tmp_path / "curves.json").read_text())
-    assert told["machine"]["clock"] == "processor" and list(told["curves"]) == list(AXES) == list(VARIED)
-    for axis, curve in told["curves"].items():
-        assert all(len(p["rates"]) == 2 and min(p["rates"]) > 0 and p["mfu"] > 0 for p in curve["points"]), axis
-    kept = {axis: [p["kept_mb"] for p in told["curves"][axis]["points"]] for axis in ("frames", "size", "peers")}
+    assert told["machine"]["clock"] == "processor" and list(AXES) == list(VARIED)
+    rows = {table["title"]: table["rows"] for table in told["tables"]}
+    assert list(rows) == list(AXES)
+    for axis, points in rows.items():
+        assert all(len(p["rounds"]) == 2 and min(p["rounds"]) > 0 and p["mfu"] > 0 for p in points), axis
+    kept = {axis: [p["kept_mb"] for p in rows[axis]] for axis in ("frames", "size", "peers")}
     assert kept["peers"][1] == pytest.approx(3 * kept["peers"][0], rel=0.1)
     assert 1.3 < kept["frames"][1] / kept["frames"][0] <= 2, "weights in half precision are kept once per network"
     assert 1.3 < kept["size"][1] / kept["size"][0] <= 4
-    for point in told["curves"]["workers"]["points"]:
-        assert 0 < point["waiting"] < 1 and len(point["reading"]) == 2
+    for point in rows["workers"]:
+        assert 0 < point["data_wait"] < 1 and len(point["reading_rounds"]) == 2
     drawn = ElementTree.fromstring((tmp_path / "curves.svg").read_text())
     assert len(drawn.findall("{*}g")) == 5 and len(drawn.findall(".//{*}circle")) == 12
     texts = ["".join(text.itertext()) for text in drawn.iter("{http://www.w3.org/2000/svg}text")]

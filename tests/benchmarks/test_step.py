@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from mml_lightning.backbones import tsm_resnet
 from mml_lightning.benchmarks import step
 from mml_lightning.benchmarks.baseline import PlainTSM, SliceShift, to_float
-from mml_lightning.benchmarks.timing import Timing, alternate
+from mml_lightning.benchmarks.timing import Timing, alternate, rates
 from mml_lightning.cli import main
 
 SMALL = ["backbone=tiny", "backbone.net.width=8", "transforms.output=32", "sampling.num_segments=4"]
@@ -44,7 +45,8 @@ def test_rounds_alternate_and_the_best_counts() -> None:
     timings = alternate({name: lambda: next(seconds) for name in "ab"}, 2, order.append)
     assert order == ["a", "b"] * 3
     assert (timings["a"].best, timings["b"].best) == (2.0, 1.0)
-    assert Timing([1.0, 1.5]).spread == 0.5
+    assert Timing([1.0, 1.5]).spread == 0.5 and Timing([1.0]).spread is None
+    assert rates(timings, 8)[1] == {"way": "b", "clips_per_s": 8, "vs_first": 2, "spread": 0.5}
 
 
 def test_prints_a_table_and_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,20 +54,21 @@ def test_prints_a_table_and_one_sentence(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["bench", "step", *SMALL, "--rounds", "2", "--json", str(file)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1].strip() for line in lines[:5]] == ["way", "---", "baseline", "float32", "bfloat16"]
-    assert "bottleneck" in lines[5] and len(lines) == 6
+    assert "bottleneck" in lines[5] and lines[6] == "" and len(lines) == 8
     told = json.loads(file.read_text())
     assert told["machine"]["threads"] == 1 and "backbone=tiny" in told["overrides"]
-    base, single, half = told["rows"]
+    assert told["command"].startswith("mml bench step backbone=tiny ") and f"made by `{told['command']}` on" in lines[7]
+    base, single, half = told["tables"][0]["rows"]
     assert base["loss_difference"] == 0 and single["loss_difference"] < 1e-4 and half["loss_difference"] < 1e-2
     assert half["kept_mb"] < single["kept_mb"] < base["kept_mb"] and half["mfu"] > 0
-    assert all(row["peak_mb"] > row["kept_mb"] for row in told["rows"])
+    assert all(row["peak_mb"] > row["kept_mb"] for row in (base, single, half))
 
 
 def test_a_bare_loop_computes_what_a_run_does(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     words = ["--ways", "baseline,baseline_kept,bfloat16,bare", "--rounds", "2", "--json", str(file)]
     assert main(["bench", "step", *SMALL, *words]) == 0
-    plain, kept, run, bare = json.loads(file.read_text())["rows"]
+    plain, kept, run, bare = json.loads(file.read_text())["tables"][0]["rows"]
     assert kept["loss_difference"] == 0 and bare["loss_difference"] == run["loss_difference"] < 1e-2
     assert bare["mfu"] > 0 and plain["kept_mb"] == kept["kept_mb"]
 
@@ -75,17 +78,25 @@ def test_networks_alone_tell_what_joining_costs(capsys: pytest.CaptureFixture[st
     assert main(["bench", "step", *SMALL, *words]) == 0
     out = capsys.readouterr().out
     assert "| rgb alone |" in out and "| flow alone |" in out and "a joint step takes" in out
+    assert out.splitlines()[0] == "| way | clips/s | vs the first | MFU | kept MB/clip | peak MB |", "no spread of one"
 
 
-def test_sentence_names_the_switch() -> None:
-    def row(way: str, rate: float) -> step.Row:
-        return step.Row(way, rate, 0.0, 0.5, 1.0, 2.0, None)
-
-    assert "trainer.precision=bf16-mixed makes a step 2.00 times" in step.sentence(
-        [row("float32", 1), row("bfloat16", 2)]
-    )
-    assert "smaller transforms.output" in step.sentence([row("float32", 2), row("bfloat16", 1)])
-    assert "add float32 or bfloat16" in step.sentence([row("baseline", 1)])
+@pytest.mark.parametrize(
+    ("rates", "told"),
+    [
+        ({"float32": 1, "bfloat16": 2}, "trainer.precision=bf16-mixed makes a step 2.00 times"),
+        ({"float32": 2, "bfloat16": 1}, "smaller transforms.output"),
+        ({"float32": 2, "contiguous": 1}, "arithmetic in float32 is the bottleneck: trainer.precision=bf16-mixed"),
+        (
+            {"bfloat16": 85, "bare": 100},
+            r"what a run adds to its networks is the bottleneck \(85%",
+        ),
+        ({"bfloat16": 95, "bare": 100}, "the networks are the bottleneck"),
+        ({"baseline": 1}, "add float32 or bfloat16"),
+    ],
+)
+def test_sentence_names_the_switch(rates: dict[str, float], told: str) -> None:
+    assert re.search(told, step.bottleneck([{"way": way, "clips_per_s": rate} for way, rate in rates.items()]))
 
 
 @pytest.mark.parametrize(

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import HALF, USUAL, Bench, Told, say
+from mml_lightning.benchmarks.commands.shape import HALF, USUAL, Bench, say
+from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from mml_lightning.benchmarks.commands.shape import Compose
+    from mml_lightning.benchmarks.told import Told
 
 PAIR = ("stage=mml", "modality=[rgb,flow]", "data.workers=0")
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--videos", type=int, default=4, metavar="N", help="synthetic ones, an epoch (default: 4)")
+    parser.add_argument("--videos", type=int, default=4, metavar="N", help="synthetic ones (default: 4)")
+    parser.add_argument("--clips", type=int, metavar="N", help="of a pass over them (default: one of each video)")
+    parser.add_argument("--without-baseline", action="store_true", help="ours alone; needs no Pillow")
 
 
-def _run(args: argparse.Namespace, compose: Compose) -> Told:
+def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     """Raises:
     UserError: the config or an argument is wrong.
     """
     from mml_lightning.benchmarks import end_to_end as bench
 
-    place = args.device if args.device.type == "cuda" else None
-    rows = bench.compare(compose, args.overrides, args.videos, args.rounds, place, say)
-    trainer = compose([*args.overrides, "paths.output_dir=nowhere"])
-    told = bench.sentence(rows, trainer.trainer.precision, trainer.data.workers)
-    return Told(f"{bench.table(rows)}\n{told}", {"rows": bench.as_json(rows)})
+    if args.videos < 1:
+        raise UserError(f"--videos {args.videos} must be 1 or more")
+    counts, baseline = (args.videos, args.clips), not args.without_baseline
+    yield bench.compare(compose, args.overrides, *counts, baseline, args.rounds, args.device, say)
 
 
 BENCH = Bench(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import Bench, Told, numbers
+from mml_lightning.benchmarks.commands.shape import Bench, numbers
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from mml_lightning.benchmarks.commands.shape import Compose
+    from mml_lightning.benchmarks.told import Told
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:
@@ -19,16 +21,15 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plain", type=int, default=5, metavar="N", help="ensembles made the plain way (default: 5)")
 
 
-def _run(args: argparse.Namespace, compose: Compose) -> Told:
+def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     """Raises:
     UserError: a number is out of range.
     """
-    from mml_lightning.benchmarks.ensemble import describe, measure
+    from mml_lightning.benchmarks import ensemble
 
     if min(*args.groups, args.videos, args.plain) < 1 or args.classes < 2:
         raise UserError("--groups, --videos and --plain start at 1, --classes at 2")
-    found = measure(args.groups, args.videos, args.classes, args.plain)
-    return Told(describe(found), found)
+    yield ensemble.told(ensemble.measure(args.groups, args.videos, args.classes, args.plain))
 
 
 BENCH = Bench(

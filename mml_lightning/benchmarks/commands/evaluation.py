@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import HALF, USUAL, Bench, Told, say
+from mml_lightning.benchmarks.commands.shape import HALF, USUAL, Bench, say
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from mml_lightning.benchmarks.commands.shape import Compose
+    from mml_lightning.benchmarks.told import Told
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +19,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", type=int, default=2, metavar="N", help="of each video (default: 2)")
 
 
-def _run(args: argparse.Namespace, compose: Compose) -> Told:
+def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     """Raises:
     UserError: the config or an argument is wrong.
     """
@@ -25,10 +27,7 @@ def _run(args: argparse.Namespace, compose: Compose) -> Told:
 
     if args.videos < 1 or args.views < 1:
         raise UserError(f"--videos {args.videos} and --views {args.views} must be 1 or more")
-    place = args.device if args.device.type == "cuda" else None
-    rows = bench.compare(compose, args.overrides, args.videos, args.views, args.rounds, place, say)
-    precision = compose([*args.overrides, "paths.output_dir=nowhere"]).trainer.precision
-    return Told(f"{bench.table(rows)}\n{bench.sentence(rows, precision)}", {"rows": bench.as_json(rows)})
+    yield bench.compare(compose, args.overrides, args.videos, args.views, args.rounds, args.device, say)
 
 
 BENCH = Bench(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import Bench, Told, names, say
+from mml_lightning.benchmarks.commands.shape import Bench, names, say
+from mml_lightning.benchmarks.told import Told
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from mml_lightning.benchmarks.commands.shape import Compose
+    from mml_lightning.data.flow_bench import Row
+
+SATURATED = 0.5  # share of a copy's bandwidth: a device that reaches more is limited by it
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +34,7 @@ def _size(text: str) -> tuple[int, int]:
     return width, height
 
 
-def _run(args: argparse.Namespace, compose: Compose) -> Told:
+def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     """Raises:
     UserError: an engine is unknown, or does not suit the other arguments.
     """
@@ -39,12 +43,38 @@ def _run(args: argparse.Namespace, compose: Compose) -> Told:
     engines = args.engines or flow_bench.ENGINES
     settings = {"size": args.size, "repeats": args.rounds, "device": args.device.type}
     if args.batch is not None:
-        return _batched(engines, args, settings)
+        yield _batched(engines, args, settings)
+        return
     if args.reference and args.reference not in engines:
         raise UserError(f"--reference {args.reference} is not among the engines; use one of {list(engines)}")
     size = (args.size[1], args.size[0])
-    rows = flow_bench.compare(engines, size=size, repeats=args.rounds, device=args.device.type, advance=say)
-    return Told(flow_bench.table(rows, args.reference), {**settings, "rows": [dataclasses.asdict(row) for row in rows]})
+    found = flow_bench.compare(engines, size=size, repeats=args.rounds, device=args.device.type, advance=say)
+    base = next((one.milliseconds for one in found if one.engine == args.reference), None)
+    rows = [
+        {
+            **{"engine": one.engine, "milliseconds": one.milliseconds},
+            **{"vs_reference": base and base / one.milliseconds, "errors": dict(one.errors)},
+        }
+        for one in found
+    ]
+    yield Told(rows, _choice(found), more=settings)
+
+
+def _choice(found: Sequence[Row]) -> str:
+    """What a pair costs, and the switch that would move it."""
+    errors = {one.engine: sum(one.errors.values()) / len(one.errors) for one in found}
+    engines = [one for one in found if one.engine != "still"] or found
+    cheapest, best = min(engines, key=lambda one: one.milliseconds), min(engines, key=lambda one: errors[one.engine])
+    algorithm, _, preset = cheapest.engine.partition("-")
+    switch = f"flow={algorithm} flow.preset={preset}" if preset and algorithm != "mv" else f"flow={algorithm}"
+    told = f"the engine is the bottleneck: {switch} takes {cheapest.milliseconds:.3g} ms a pair"
+    if best is cheapest:
+        return f"{told} and errs least of these ({errors[best.engine]:.3f} px)"
+    ratio = best.milliseconds / cheapest.milliseconds
+    return (
+        f"{told} and errs by {errors[cheapest.engine]:.3f} px, {best.engine} takes {ratio:.2g} times as long and errs "
+        f"by {errors[best.engine]:.3f}"
+    )
 
 
 def _batched(engines: Sequence[str], args: argparse.Namespace, settings: dict[str, object]) -> Told:
@@ -56,14 +86,16 @@ def _batched(engines: Sequence[str], args: argparse.Namespace, settings: dict[st
         chosen = [one for one in chosen if one[0] == "tvl1"]
     if args.batch < 1 or any(algorithm != "tvl1" for algorithm, _, _ in chosen):
         raise UserError("--batch N is for 1 pair or more of tvl1 engines; name them: --engines tvl1-fast,tvl1-accurate")
-    lines, rows = [], []
+    rows = []
     for algorithm, _, preset in chosen:
         make_engine(algorithm, preset, device=args.device.type)  # says what is wrong
         found = throughput(preset, args.batch, args.size[::-1], args.device.type, args.rounds)
-        lines.append(f"tvl1-{preset}, {args.batch} pairs at once on {args.device}: {found}")
-        rows.append({"engine": f"tvl1-{preset}", **dataclasses.asdict(found)})
+        rows.append({"engine": f"tvl1-{preset}", **dataclasses.asdict(found), "bandwidth": found.bandwidth})
         say(f"tvl1-{preset}")
-    return Told("\n".join(lines), {**settings, "batch": args.batch, "rows": rows})
+    limit = "memory bandwidth is the bottleneck: flow=tvl1_fast"
+    if max(row["bandwidth"] for row in rows) < SATURATED:
+        limit = "starting operations is the bottleneck: a larger --batch"
+    return Told(rows, f"{args.batch} pairs at once on {args.device}; {limit}", more={**settings, "batch": args.batch})
 
 
 BENCH = Bench(

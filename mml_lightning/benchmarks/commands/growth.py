@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import HALF, USUAL, Bench, Told, names, numbers, say
+from mml_lightning.benchmarks.commands.shape import HALF, USUAL, Bench, names, numbers, say
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from mml_lightning.benchmarks.commands.shape import Compose
+    from mml_lightning.benchmarks.told import Told
 
 VARIED = {
     "frames": "of a clip (default: 4,8,16,32)",
@@ -32,7 +34,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the curves there, too")
 
 
-def _run(args: argparse.Namespace, compose: Compose) -> Told:
+def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     """Raises:
     UserError: an argument or the config is wrong, or the plot can't be written.
     """
@@ -48,15 +50,13 @@ def _run(args: argparse.Namespace, compose: Compose) -> Told:
 
     chosen = {axis: growth.values_of(axis, getattr(args, axis)) for axis in axes}
     cfg = compose([*args.overrides, "paths.output_dir=nowhere"])
-    curves, told = [], []
+    curves = []
     for axis, values in chosen.items():
-        curve = growth.measure(axis, compose, args.overrides, values, args.rounds, args.steps, args.device, say)
-        told.append(f"{growth.table(curve)}\n{growth.sentence(curve, cfg.trainer.precision)}")
-        curves.append(curve)
+        curves.append(growth.measure(axis, compose, args.overrides, values, args.rounds, args.steps, args.device, say))
+        yield growth.told(curves[-1], cfg.trainer.precision)
     if args.plot is not None:
         title = f"{cfg.backbone.name}, {cfg.trainer.precision}, batch {cfg.data.batch_size}, {device_name(args.device)}"
         args.plot.write_text(growth_plot.draw(curves, title), encoding="utf-8")
-    return Told("\n\n".join(told), {"curves": growth.as_json(curves)})
 
 
 BENCH = Bench(

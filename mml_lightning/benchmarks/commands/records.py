@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import Bench, Told, numbers, say
+from mml_lightning.benchmarks.commands.shape import Bench, numbers, say
+from mml_lightning.benchmarks.told import Told
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=640, metavar="N", help="at most half an epoch (default: 640)")
 
 
-def _run(args: argparse.Namespace, compose: Compose) -> Told:
+def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     """Raises:
     UserError: an argument is out of range.
     """
@@ -33,7 +36,7 @@ def _run(args: argparse.Namespace, compose: Compose) -> Told:
     if min(args.records) < 100 or args.workers < 0:
         raise UserError("--records must be 100 or more each, and --workers 0 or more")
     rows = records.compare(compose, args.records, args.workers, args.samples, say)
-    return Told(f"{records.table(rows)}\n{records.sentence(rows)}", {"rows": records.as_json(rows)})
+    yield Told([asdict(row) for row in rows], records.sentence(rows))
 
 
 BENCH = Bench(

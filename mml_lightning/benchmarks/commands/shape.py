@@ -1,4 +1,4 @@
-"""What all measurements share: how one is declared, the arguments that several have, and how its findings are told.
+"""What all measurements share: how one is declared, the arguments that several have, and where its tables go.
 
 Nothing heavy is imported before one runs.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mml_lightning.benchmarks.told import Told, made_by, write_json
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,21 +26,13 @@ HALF = ("trainer.precision=bf16-mixed",)
 
 
 @dataclass(frozen=True)
-class Told:
-    """What was found: `text` for people, `numbers` for `--json`."""
-
-    text: str
-    numbers: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Bench:
     """One measurement, a subcommand.
 
     Args:
         help: its line in `mml bench --help`; description: the head of its own.
-        run: does it and raises UserError for a user's mistake. It gets the arguments and what makes a config of words;
-            `args.device` is a torch.device, and `args.overrides` begins with `words`.
+        run: does it and raises UserError for a user's mistake; each table is told as it is whole. It gets the arguments
+            and what makes a config of words; `args.device` is a torch.device, and `args.overrides` begins with `words`.
         declare: adds the arguments that it alone has.
         words: what the words of a config come after; None: it takes none.
         rounds: how many by default; None: it has no rounds.
@@ -48,7 +41,7 @@ class Bench:
 
     help: str
     description: str
-    run: Callable[[argparse.Namespace, Compose], Told]
+    run: Callable[[argparse.Namespace, Compose], Iterator[Told]]
     declare: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     words: tuple[str, ...] | None = None
     rounds: int | None = 3
@@ -77,18 +70,21 @@ class Bench:
             UserError: whatever the measurement finds wrong, or a file that can't be written.
         """
         self._prepare(args)
-        from mml_lightning.benchmarks.timing import machine, write_json
+        from mml_lightning.benchmarks.timing import machine
 
-        told = self._told(args, compose)
-        print(told.text)
+        where, tables = machine(args.device), []
         words = {} if self.words is None else {"overrides": args.overrides}
-        write_json(args.json, {"machine": machine(args.device), **words, **told.numbers})
+        for told in self._told(args, compose):
+            print(f"{told}\n", flush=True)
+            tables.append(told.as_json())
+            write_json(args.json, {"command": args.typed, "machine": where, **words, "tables": tables})
+        print(made_by(args.typed, where))
 
-    def _told(self, args: argparse.Namespace, compose: Compose) -> Told:
+    def _told(self, args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
         from mml_lightning import run
 
         try:
-            return self.run(args, compose)
+            yield from self.run(args, compose)
         except UserError:
             raise
         except Exception as error:  # libraries check settings in many ways

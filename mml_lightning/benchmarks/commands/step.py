@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import USUAL, Bench, Told, names, say
+from mml_lightning.benchmarks.commands.shape import USUAL, Bench, names, say
 
 if TYPE_CHECKING:
     from mml_lightning.benchmarks.commands.shape import Compose
+    from mml_lightning.benchmarks.told import Told
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:
@@ -23,19 +25,14 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alone", action="store_true", help="also every modality in a run of its own, the last way")
 
 
-def _run(args: argparse.Namespace, compose: Compose) -> Told:
+def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     """Raises:
     UserError: the config or an argument is wrong.
     """
     from mml_lightning.benchmarks import step
 
     ways = args.ways or step.DEFAULT
-    rows = step.compare(compose, args.overrides, ways, args.rounds, args.steps, args.alone, args.device, say)
-    told = [step.table(rows)]
-    ratio = step.joint_ratio(rows)
-    if ratio is not None:
-        told.append(f"a joint step takes {ratio:.3f} of the steps of its networks alone")
-    return Told("\n".join([*told, step.sentence(rows)]), {"rows": step.as_json(rows), "joint": ratio})
+    yield step.compare(compose, args.overrides, ways, args.rounds, args.steps, args.alone, args.device, say)
 
 
 BENCH = Bench(

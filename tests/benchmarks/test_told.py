@@ -1,0 +1,46 @@
+"""What a bench tells: tables of named numbers, and where they were made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mml_lightning.benchmarks.told import Told, made_by, write_json
+from mml_lightning.errors import UserError
+
+ROWS = [
+    {"way": "one", "clips_per_s": 0.51234, "vs_first": 1.0, "spread": None, "mfu": None, "errors": {"zoom": 0.1}},
+    {"way": "two", "clips_per_s": 1200.0, "vs_first": 2342.1, "spread": 0.123, "mfu": float("nan"), "rounds": [1, 2]},
+]
+
+
+def test_columns_are_the_numbers_that_a_row_has() -> None:
+    assert str(Told(ROWS, "the end")).splitlines() == [
+        "| way | clips/s | vs the first | zoom, px | spread |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| one | 0.512 | 1.00x | 0.100 | - |",
+        "| two | 1.2e+03 | 2342.10x | - | 12% |",
+        "the end",
+    ]
+
+
+def test_json_has_everything() -> None:
+    told = Told(ROWS, "the end", more={"joint": 1.0}).as_json()
+    assert told == {"rows": ROWS, "sentence": "the end", "joint": 1.0}
+    assert Told(ROWS, "", title="frames").as_json()["title"] == "frames"
+
+
+def test_the_line_below_a_table() -> None:
+    machine = {"processor": "EPYC", "cores": 2, "device": "EPYC", "threads": 1, "clock": "processor", "torch": "2.13"}
+    assert made_by("mml bench step", machine) == (
+        "made by `mml bench step` on EPYC (2 cores), 1 thread, processor time, torch 2.13"
+    )
+    other = made_by("mml bench step", {**machine, "device": "H100", "threads": 4, "clock": "wall"})
+    assert other == "made by `mml bench step` on H100, EPYC (2 cores), 4 threads, wall time, torch 2.13"
+
+
+def test_a_file_that_can_t_be_written_is_one_line(tmp_path: Path) -> None:
+    write_json(None, {})
+    with pytest.raises(UserError, match="name another --json"):
+        write_json(tmp_path / "no" / "file", {})
