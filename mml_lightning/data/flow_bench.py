@@ -82,7 +82,7 @@ def compare(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         made = {name: _way(name, device, folder) for name in engines}  # says what is wrong
-        pairs = {(name, seed): synthetic_pair(motion, *size, seed) for name, motion in motions.items() for seed in seeds}
+        pairs = {(name, seed): synthetic_pair(one, *size, seed) for name, one in motions.items() for seed in seeds}
         best = {(name, key): float("inf") for name in engines for key in pairs}
         stack.enter_context(one_thread())
         given = {(name, key): way.prepare(pair) for name, way in made.items() for key, pair in pairs.items()}
