@@ -54,8 +54,8 @@ def _ends_the_process(layer: nn.Conv2d) -> bool:
     """Whether a CPU with AVX-512 may die of this layer's backward pass in channels_last.
 
     oneDNN's kernel (jit_1x1, backward_weights; torch 2.13) takes 16 channels of the input at a time and leaves its
-    memory where there are fewer: a segmentation fault at 8 channels and maps of 56 x 56. In bfloat16 another kernel is
-    used, and a GPU has none of it, but networks this narrow lose nothing either.
+    memory where there are fewer: a segmentation fault at 8 channels and maps of 56 x 56, in bfloat16 a damaged heap at
+    112 x 112. A GPU has none of it, but networks this narrow lose nothing there.
     """
     strided_1x1 = max(layer.kernel_size) == 1 and max(layer.stride) > 1
     return strided_1x1 and layer.in_channels // layer.groups < NARROW
