@@ -232,4 +232,5 @@ def compare(
             reached = row["clips_per_s"] * (operations or float("nan"))
             row |= {"data_wait": waiting, "mfu": reached / arithmetic_peak(device, types[row["way"]])}
             row["peak_mb"] = peak / 1e6
-        return Told(rows, advice(rows[-1]["data_wait"], cfg.trainer.precision, cfg.data.workers))
+        wall = {"clock": "wall"} if cfg.data.workers else {}
+        return Told(rows, advice(rows[-1]["data_wait"], cfg.trainer.precision, cfg.data.workers), more=wall)

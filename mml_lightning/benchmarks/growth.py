@@ -292,4 +292,5 @@ def sentence(curve: Curve, precision: str) -> str:
 
 
 def told(curve: Curve, precision: str) -> Told:
-    return Told(rows(curve), sentence(curve, precision), title=curve.axis, more={"twice": curve.twice()})
+    more = {"clock": "wall"} if curve.axis == "workers" else {"twice": curve.twice()}
+    return Told(rows(curve), sentence(curve, precision), title=curve.axis, more=more)

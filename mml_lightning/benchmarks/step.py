@@ -87,9 +87,11 @@ def compare(
         timings = alternate(asked, rounds, advance)
         facts = {name: runner.ask("facts") for name, runner in runners.items()}
         rows = _rows({name: maker[1] for name, maker in makers.items()}, timings, facts, device)
-        joint = joint_ratio(rows)
-        told = [] if joint is None else [f"a joint step takes {joint:.3f} of the steps of its networks alone"]
-        return Told(rows, "; ".join([*told, bottleneck(rows)]), more={"joint": joint})
+        joint, told = joint_ratio(rows), bottleneck(rows)
+        if joint is not None:
+            each = f"{joint * len(modalities):.2f} times the mean of one"
+            told = f"a joint step takes {joint:.3f} of the steps of its networks alone, {each}; {told}"
+        return Told(rows, told, more={"joint": joint})
 
 
 def _rows(

@@ -82,7 +82,7 @@ class Told:
         heads = dict.fromkeys(head for row in cells for head, text in row.items() if text != MISSING)
         lines = [list(heads), ["---", *["---:"] * (len(heads) - 1)]]
         lines += [[row.get(head, MISSING) for head in heads] for row in cells]
-        return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), self.sentence])
+        return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", self.sentence])
 
     def as_json(self) -> dict[str, Any]:
         titled = {"title": self.title} if self.title else {}

@@ -18,7 +18,7 @@ def test_flow_prints_the_table_and_writes_the_rows(tmp_path: Path, capsys: pytes
     told = json.loads((tmp_path / "rows.json").read_text())
     (table,) = told["tables"]
     assert told["machine"]["threads"] == 1 and table["size"] == [64, 48]
-    assert "the engine is the bottleneck: flow=" in table["sentence"] == lines[4]
+    assert "the engine is the bottleneck: flow=" in table["sentence"] == lines[5]
     rows = table["rows"]
     assert [row["engine"] for row in rows] == ["dis-ultrafast", "farneback-default"]
     assert all(row["milliseconds"] > 0 and row["errors"]["zoom"] > 0 for row in rows)

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from mml_lightning import build_data
 from mml_lightning.backbones import tsm_resnet
 from mml_lightning.benchmarks import step
 from mml_lightning.benchmarks.baseline import PlainTSM, SliceShift, to_float
-from mml_lightning.benchmarks.timing import Timing, alternate, rates
-from mml_lightning.cli import main
+from mml_lightning.benchmarks.steps import BareSteps, CohortSteps, PlainSteps, random_batches, run_words
+from mml_lightning.benchmarks.timing import CPU, Timing, alternate, rates
+from mml_lightning.cli import _compose, main
 
 SMALL = ["backbone=tiny", "backbone.net.width=8", "transforms.output=32", "sampling.num_segments=4"]
 
@@ -49,15 +51,32 @@ def test_rounds_alternate_and_the_best_counts() -> None:
     assert rates(timings, 8)[1] == {"way": "b", "clips_per_s": 8, "vs_first": 2, "spread": 0.5}
 
 
+def test_steps_before_those_that_count_and_batches_that_come_again(tmp_path: Path) -> None:
+    words = ["setup=ssv2", "data.root=nowhere", "data.batch_size=2", "optimizer.lr=0.001", "schedule=constant", *SMALL]
+    cfg = _compose(run_words(words, tmp_path, CPU))
+    modalities = build_data.modalities(cfg)
+    one, other = random_batches(cfg, 2, CPU)
+    losses = []
+    for made in (
+        CohortSteps(cfg, modalities, tmp_path, CPU),
+        BareSteps(cfg, modalities, tmp_path, CPU),
+        PlainSteps(cfg, modalities, CPU),
+    ):
+        assert made([one, other, one], warm=1) > 0
+        losses.append(made.losses)
+    assert len(losses[0]) == 3 and losses[0][0] > losses[0][2], "a batch that comes again is known"
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and losses[2] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_prints_a_table_and_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rows.json"
     assert main(["bench", "step", *SMALL, "--rounds", "2", "--json", str(file)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1].strip() for line in lines[:5]] == ["way", "---", "baseline", "float32", "bfloat16"]
-    assert "bottleneck" in lines[5] and lines[6] == "" and len(lines) == 8
+    assert "bottleneck" in lines[6] and lines[5] == lines[7] == "" and len(lines) == 9
     told = json.loads(file.read_text())
     assert told["machine"]["threads"] == 1 and "backbone=tiny" in told["overrides"]
-    assert told["command"].startswith("mml bench step backbone=tiny ") and f"made by `{told['command']}` on" in lines[7]
+    assert told["command"].startswith("mml bench step backbone=tiny ") and f"made by `{told['command']}` on" in lines[8]
     base, single, half = told["tables"][0]["rows"]
     assert base["loss_difference"] == 0 and single["loss_difference"] < 1e-4 and half["loss_difference"] < 1e-2
     assert half["kept_mb"] < single["kept_mb"] < base["kept_mb"] and half["mfu"] > 0

@@ -21,6 +21,7 @@ def test_columns_are_the_numbers_that_a_row_has() -> None:
         "| --- | ---: | ---: | ---: | ---: |",
         "| one | 0.512 | 1.00x | 0.100 | - |",
         "| two | 1.2e+03 | 2342.10x | - | 12% |",
+        "",
         "the end",
     ]
 

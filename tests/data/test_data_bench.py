@@ -44,7 +44,7 @@ def test_rows_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     (told,) = json.loads(file.read_text())["tables"]
     assert told["settings"] == {"videos": 1, "frames": 14, "repeats": 1}
     rows = {row["way"]: row for row in told["rows"]}
-    assert "bottleneck: " in printed[2 + len(rows)] and printed[2].startswith(f"| {told['rows'][0]['way']} |")
+    assert "bottleneck: " in printed[3 + len(rows)] and printed[2].startswith(f"| {told['rows'][0]['way']} |")
     assert all(row["read_per_s"] > row["samples_per_s"] > 0 for row in rows.values())
     assert rows["OpenCV, loose JPEG"]["files"] == 14 + 2 * 13 and rows["pack"]["files"] == 1
     assert rows["pack, short side 128"]["kb"] < rows["pack"]["kb"] < rows["pack, flow as PNG"]["kb"]

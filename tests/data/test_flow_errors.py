@@ -40,7 +40,7 @@ def test_prints_and_writes_what_codings_add(
     monkeypatch.setattr(flow_errors, "SYNTHETIC", 1)
     assert main(["bench", "data", "--errors", "--json", str(tmp_path / "errors.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "rounding to 8 bits 0.0" in lines[2 + len(CODINGS)]
+    assert "rounding to 8 bits 0.0" in lines[3 + len(CODINGS)]
     for told in json.loads((tmp_path / "errors.json").read_text())["tables"][0]["errors"]:
         full, half = ([c for c in CODINGS if c.startswith(size)] for size in ("full", "short side 128, q"))
         for group in (full, half):  # from fine to coarse

@@ -6,11 +6,13 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mml_lightning.benchmarks.commands import data, end_to_end, ensemble, evaluation, flow, growth, records, step
+from mml_lightning.benchmarks.commands.shape import Bench
+from mml_lightning.benchmarks.commands.suite import Suite
 
 if TYPE_CHECKING:
     from mml_lightning.benchmarks.commands.shape import Compose
 
-BENCHES = {
+BENCHES: dict[str, Bench | Suite] = {
     "data": data.BENCH,
     "ensemble": ensemble.BENCH,
     "end_to_end": end_to_end.BENCH,
@@ -19,6 +21,7 @@ BENCHES = {
     "growth": growth.BENCH,
     "records": records.BENCH,
     "step": step.BENCH,
+    "suite": Suite(),
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -73,12 +74,13 @@ class Bench:
         from mml_lightning.benchmarks.timing import machine
 
         where, tables = machine(args.device), []
+        command = args.typed.replace(f" --json {shlex.quote(str(args.json))}", "")
         words = {} if self.words is None else {"overrides": args.overrides}
         for told in self._told(args, compose):
             print(f"{told}\n", flush=True)
             tables.append(told.as_json())
-            write_json(args.json, {"command": args.typed, "machine": where, **words, "tables": tables})
-        print(made_by(args.typed, where))
+            write_json(args.json, {"command": command, "machine": where, **words, "tables": tables})
+        print(made_by(command, where | tables[0]))
 
     def _told(self, args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
         from mml_lightning import run
