@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from mml_lightning.nodes import plain
 from mml_lightning.nonfinite import NonFiniteSettings
 from mml_lightning.norms import NormSettings
 from mml_lightning.objectives.graph import Objective
+from mml_lightning.optim import fused
 from mml_lightning.step import StepSettings
 from mml_lightning.weights import Origin
 
@@ -357,27 +358,6 @@ def optimiser_plan(
         fast_stems=frozenset(flow_peers if cfg.optimizer.flow_stem_lr5 else ()),
         interval=cfg.schedule.interval,
     )
-
-
-def fused(optimizer: functools.partial[Any], precision: str) -> Callable[[Any], torch.optim.Optimizer]:
-    """An SGD that updates all parameters in one pass over memory, to the same numbers; others as they are.
-
-    Not in float16: a fused optimiser takes the scale off the gradients as it steps, after they were clipped. Nor with
-    dampening, which is not for the first gradient: momenta begin at 0 here, since a fused step wants those of all
-    parameters of a group or of none.
-    """
-    chosen = {"fused", "foreach", "differentiable", "dampening"} & set(optimizer.keywords)
-    if optimizer.func is not torch.optim.SGD or chosen or precision.startswith("16"):
-        return optimizer
-
-    def make(groups: Any) -> torch.optim.Optimizer:
-        made = optimizer(groups, fused=True)
-        for group in made.param_groups:
-            for parameter in group["params"] if group["momentum"] else ():
-                made.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return made  # type: ignore[no-any-return]
-
-    return make
 
 
 def _peer_seed(seed: int, name: str) -> int:

@@ -3,11 +3,15 @@
 Peers are judged one by one, by the gradients that the optimiser would use: accumulated, and averaged over the ranks, so
 that all ranks see the same ones and decide alike. A peer whose gradients hold a NaN or an infinity is left exactly as
 it was before the step: weights, the state of the optimiser, running statistics. The others take their step.
+
+All of that happens on the device, which the host does not wait for: it hears of a step in the one after, or when the
+run is saved or ends. Only where the optimiser can't take a flag from the device must the host know first.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,11 +26,13 @@ from mml_lightning import placement
 from mml_lightning.cohort import Cohort
 from mml_lightning.errors import UserError
 from mml_lightning.files import write_atomically
+from mml_lightning.optim import ByPeer
 
 log = logging.getLogger(__name__)
 
 POLICIES = ("skip", "stop", "ignore")
 KEPT = 3  # batches that are kept whole
+FLAGGED = ("cpu", "cuda")  # devices whose fused kernels are known to heed a flag
 COLUMNS = ("epoch", "step", "peers", "rank", "loss", "videos")
 
 
@@ -56,6 +62,43 @@ class NonFiniteSettings:
             raise UserError(f"nonfinite.keep_batch={self.keep_batch} must be true or false")
 
 
+class HostCopy:
+    """The values of a tensor, on their way to the host while the device goes on."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        cuda = tensor.device.type == "cuda"
+        self._values = tensor.to("cpu", non_blocking=cuda)  # into pinned memory
+        self._there = torch.cuda.current_stream(tensor.device).record_event() if cuda else None
+
+    def tolist(self) -> Any:
+        """Waits for what the device had to do before the copy, not for what came after."""
+        if self._there is not None:
+            self._there.synchronize()
+        return self._values.tolist()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A step that the host has yet to hear of.
+
+    Args:
+        epoch, step: counted from 1.
+        peers: those that were judged; flags: of each, 1 where its step is left out.
+        batches: of the step, and their losses.
+    """
+
+    epoch: int
+    step: int
+    peers: tuple[str, ...]
+    flags: HostCopy
+    batches: list[tuple[Any, Tensor | None]]
+
+    @functools.cached_property
+    def bad(self) -> list[str]:
+        """The peers whose step is left out."""
+        return [name for name, flag in zip(self.peers, self.flags.tolist(), strict=True) if flag]
+
+
 class NonFinite(pl.Callback):
     """Leaves out the steps of peers whose gradients are not finite, counts them, and names their videos.
 
@@ -69,9 +112,11 @@ class NonFinite(pl.Callback):
         self.row: dict[str, int] = {}  # of which without a good step since
         self.rows: list[list[Any]] = []
         self._window: list[tuple[Any, Tensor | None]] = []  # batches of the coming step and their losses
-        self._good: dict[str, list[Tensor]] = {}  # buffers of every peer before the coming step
+        self._good: dict[str, Buffers] = {}  # of every peer before the coming step
+        self._judged: tuple[pl.Trainer, Judged] | None = None
 
     def state_dict(self) -> dict[str, Any]:
+        self._hear()
         return {"skipped": dict(self.skipped), "row": dict(self.row), "rows": [list(row) for row in self.rows]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -79,16 +124,16 @@ class NonFinite(pl.Callback):
         self.rows = [list(row) for row in state_dict["rows"]]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._window = []
-        self._good = {name: [b.clone() for b in peer.buffers()] for name, peer in _trained(pl_module).items()}
+        self._window, self._judged = [], None
+        self._good = {name: Buffers(peer) for name, peer in _trained(pl_module).items()}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if not self._window:
-            for name, peer in _trained(pl_module).items():
-                _copy(self._good[name], list(peer.buffers()))
-        self._window.append((batch, None))
+            for buffers in self._good.values():
+                buffers.keep()
+        self._window.append((batch if self.settings.keep_batch else {"id": batch["id"]}, None))
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         if self._window:
@@ -98,25 +143,50 @@ class NonFinite(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         peers = _trained(pl_module)
-        fine = finite_gradients(list(peers.values()))
+        flags = not_finite(list(peers.values()), pl_module.device)
         if (placed := placement.of(trainer)) is not None:  # a rank has the gradients of its own peer only
-            fine = placed.agree(fine)
-        bad = [name for name, finite in zip(peers, fine, strict=True) if not finite]
-        window, self._window = self._window, []
-        for name in peers:
-            self.row[name] = self.row.get(name, 0) + 1 if name in bad else 0
-        if bad:
-            for name in bad:
-                self.skipped[name] = self.skipped.get(name, 0) + 1
-                _copy(list(peers[name].buffers()), self._good[name])
-                for parameter in peers[name].parameters():
-                    parameter.grad = None  # the optimiser passes by what has no gradient
-            self._tell(trainer, bad, window)
+            flags = placed.agree(flags)
+        for name, flag in zip(peers, flags.unbind(), strict=True):
+            self._good[name].put_back(flag)
+        self._hear()
+        where = (trainer.current_epoch + 1, trainer.global_step + 1)
+        judged = Judged(*where, tuple(peers), HostCopy(flags), self._window)
+        self._window, self._judged = [], (trainer, judged)
+        if isinstance(optimizer, ByPeer) and optimizer.heeds_flags() and flags.device.type in FLAGGED:
+            optimizer.left_out = dict(zip(peers, flags.unbind(), strict=True))
+            return
+        for name in judged.bad:
+            for parameter in peers[name].parameters():
+                parameter.grad = None  # the optimiser passes by what has no gradient
+        self._hear()
 
-    def _tell(self, trainer: pl.Trainer, bad: list[str], window: list[tuple[Any, Tensor | None]]) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._hear()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if trainer.world_size == 1:  # other ranks may not get here
+            self._hear()
+
+    def _hear(self) -> None:
+        """Count the latest step; every rank does at the same time, and finds the same.
+
+        Raises:
+            UserError: it ends the run.
+        """
+        if self._judged is None:
+            return
+        (trainer, judged), self._judged = self._judged, None
+        for name in judged.peers:
+            self.row[name] = self.row.get(name, 0) + 1 if name in judged.bad else 0
+        for name in judged.bad:
+            self.skipped[name] = self.skipped.get(name, 0) + 1
+        if judged.bad:
+            self._tell(trainer, judged)
+
+    def _tell(self, trainer: pl.Trainer, judged: Judged) -> None:
         """Name the videos; end the run where the policy, or too many such steps in a row, say so."""
-        epoch, step = trainer.current_epoch + 1, trainer.global_step + 1
-        own = [(list(batch["id"]), float(loss) if loss is not None else None) for batch, loss in window]
+        epoch, step, bad = judged.epoch, judged.step, judged.bad
+        own = [(list(batch["id"]), float(loss) if loss is not None else None) for batch, loss in judged.batches]
         told: list[Any] = [own]
         if trainer.world_size > 1:
             told = [None] * trainer.world_size
@@ -129,7 +199,7 @@ class NonFinite(pl.Callback):
             with write_atomically(self.folder / "nonfinite.csv", newline="") as handle:
                 csv.writer(handle).writerows([COLUMNS, *self.rows])
         if self.settings.keep_batch and sum(self.skipped.values()) <= KEPT * len(bad):
-            for number, (batch, _) in enumerate(window):
+            for number, (batch, _) in enumerate(judged.batches):
                 name = f"step{step}_rank{trainer.global_rank}_{number}.pt"
                 with write_atomically(self.folder / "nonfinite" / name, "wb") as handle:
                     torch.save(batch, handle)
@@ -144,24 +214,40 @@ class NonFinite(pl.Callback):
         log.warning("%s; the step is left out (%s)", where, ", ".join(f"{n}: {self.skipped[n]}" for n in bad))
 
 
-def finite_gradients(peers: list[nn.Module]) -> list[bool]:
-    """Whether all gradients of each peer are finite; one wait for the device in all."""
-    gradients = [[p.grad for p in peer.parameters() if p.grad is not None] for peer in peers]
-    fine = _finite(gradients, 2.0)
-    # a sum of squares may overflow where no gradient does, a largest value may not; it takes ten times as long on a CPU
-    return fine if all(fine) else _finite(gradients, float("inf"))
+def not_finite(peers: list[nn.Module], device: torch.device) -> Tensor:
+    """[P] float32 on `device`: 1 where a peer has a gradient that is NaN or infinite, else 0."""
+    flags = torch.zeros(len(peers), dtype=torch.float32, device=device)
+    for peer, flag in zip(peers, flags.unbind(), strict=True):
+        if gradients := [p.grad for p in peer.parameters() if p.grad is not None]:
+            # what torch's gradient scaler uses: one pass, exact (a norm may overflow); times 1, the same bits
+            torch._amp_foreach_non_finite_check_and_unscale_(gradients, flag, torch.ones_like(flag))
+    return flags
 
 
-def _finite(gradients: list[list[Tensor]], order: float) -> list[bool]:
-    norms = [torch.stack(torch._foreach_norm(own, order)).max() if own else torch.zeros(()) for own in gradients]
-    device = norms[0].device
-    return torch.stack([norm.to(device=device, dtype=torch.float32) for norm in norms]).isfinite().tolist()
+class Buffers:
+    """The buffers of a network and their values at one time, in one piece per type: few kernels, however many."""
 
+    def __init__(self, net: nn.Module) -> None:
+        self._net = net
+        self._kept: dict[torch.dtype, Tensor] = {}
 
-@torch.no_grad()
-def _copy(to: list[Tensor], source: list[Tensor]) -> None:
-    if to:
-        torch._foreach_copy_(to, source)
+    def _by_type(self) -> dict[torch.dtype, list[Tensor]]:
+        found: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in self._net.buffers():
+            found.setdefault(buffer.dtype, []).append(buffer)
+        return found
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        self._kept = {kind: torch.cat([b.reshape(-1) for b in own]) for kind, own in self._by_type().items()}
+
+    @torch.no_grad()
+    def put_back(self, flag: Tensor) -> None:
+        """As they were when they were kept, where `flag` is 1; as they are where it is 0."""
+        for kind, own in self._by_type().items():
+            now = torch.cat([b.reshape(-1) for b in own])
+            right = torch.where(flag == 1, self._kept[kind], now).split([b.numel() for b in own])
+            torch._foreach_copy_(own, [part.view(b.shape) for part, b in zip(right, own, strict=True)])
 
 
 def _trained(module: pl.LightningModule) -> Mapping[str, nn.Module]:

@@ -1,16 +1,21 @@
-"""Parameter groups: which rate and decay each tensor of a network gets.
+"""Parameter groups: which rate and decay each tensor of a network gets; and optimisers that step peer by peer.
 
-All functions return what a `torch.optim` optimiser takes: dicts with `name`, `params`, `lr` and `weight_decay`. Groups
-that would be empty are left out; every trainable parameter is in exactly one group, frozen ones in none.
+Functions that make groups return what a `torch.optim` optimiser takes: dicts with `name`, `params`, `lr` and
+`weight_decay`. Groups that would be empty are left out; every trainable parameter is in exactly one group, frozen ones
+in none.
 Source of the TSN factors: Wang et al., "Temporal Segment Networks", ECCV 2016, and the code of TSM and MML.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
@@ -121,3 +126,68 @@ def _non_empty(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if not groups:
         raise ValueError("the network has no trainable parameter: leave frozen peers out of the optimiser")
     return groups
+
+
+class ByPeer(torch.optim.Optimizer):
+    """Part of a fused optimiser whose groups are named `<peer>/<group>`: a peer's step can be left out by a flag that
+    lies on the device, so that the host need not know it.
+
+    `left_out` holds for the next step: {peer: [] float32, 1 where its weights and all of its state shall stay as they
+    are, else 0}.
+    """
+
+    left_out: Mapping[str, Tensor] = MappingProxyType({})
+    found_inf: Tensor | None = None  # what torch's fused kernels look at
+
+    def heeds_flags(self) -> bool:
+        """Whether `left_out` is heeded: not with groups of a checkpoint that were not fused."""
+        return all(group["fused"] for group in self.param_groups)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        loss = None if closure is None else closure()
+        groups = self.param_groups
+        try:
+            for peer, own in itertools.groupby(groups, key=lambda group: group.get("name", "").partition("/")[0]):
+                self.param_groups, self.found_inf = list(own), self.left_out.get(peer)
+                super().step()
+        finally:
+            self.param_groups, self.found_inf, self.left_out = groups, None, {}
+        return loss
+
+
+class SGD(ByPeer, torch.optim.SGD):
+    """:class:`torch.optim.SGD`, peer by peer. Momenta begin at 0: a fused step wants those of all parameters of a group
+    or of none."""
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, **options)
+        for group in self.param_groups:
+            for parameter in group["params"] if group["momentum"] else ():
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+class Adam(ByPeer, torch.optim.Adam):
+    """:class:`torch.optim.Adam`, peer by peer."""
+
+
+class AdamW(ByPeer, torch.optim.AdamW):
+    """:class:`torch.optim.AdamW`, peer by peer."""
+
+
+FUSED: dict[Any, Any] = {torch.optim.SGD: SGD, torch.optim.Adam: Adam, torch.optim.AdamW: AdamW}
+
+
+def fused(optimizer: functools.partial[Any], precision: str) -> Callable[[Any], torch.optim.Optimizer]:
+    """An optimiser that updates all parameters in one pass over memory, and peer by peer; others as they are.
+
+    Not in float16: a fused optimiser takes the scale off the gradients as it steps, after they were clipped. Nor with
+    dampening, which is not for the first gradient.
+
+    Args:
+        optimizer: parameter groups -> optimiser.
+        precision: of the trainer.
+    """
+    chosen = {"fused", "foreach", "differentiable", "dampening", "capturable"} & set(optimizer.keywords)
+    if optimizer.func not in FUSED or chosen or precision.startswith("16"):
+        return optimizer
+    return functools.partial(FUSED[optimizer.func], *optimizer.args, **optimizer.keywords, fused=True)

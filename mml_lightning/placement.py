@@ -53,11 +53,10 @@ class OnePeerPerRank(DDPStrategy):
                 told[name][head] = part
         return {name: output if name == self.own else PeerOutput(told[name], {}) for name in self.peers}
 
-    def agree(self, fine: list[bool]) -> list[bool]:
-        """Per peer, whether all ranks say so."""
-        flags = torch.tensor(fine, dtype=torch.int32, device=self.root_device)
-        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MIN)
-        return [bool(flag) for flag in flags.tolist()]
+    def agree(self, flags: Tensor) -> Tensor:
+        """[P] float, per peer: the largest that any rank says, on the device."""
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        return flags
 
     def share(self) -> None:
         """Make all ranks hold what each has trained: weights, buffers, the optimiser's state."""
