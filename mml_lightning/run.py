@@ -142,8 +142,9 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     say(plan.describe(cfg, data, cohort.objective, sizes, origins, computed))
-    for number, line in enumerate(estimates.describe(cfg, cohort, len(datasets["train"]), ranks)):
-        say([f"{'advice' if number else 'cost':<9} {line}"])
+    if is_first_rank():  # it measures the first device
+        for number, line in enumerate(estimates.describe(cfg, cohort, len(datasets["train"]), ranks)):
+            say([f"{'advice' if number else 'cost':<9} {line}"])
     with open_result(cfg, overrides, data, cohort, origins, resumed) as result:
         if is_first_rank():
             manifest.write(cfg, result.fields)

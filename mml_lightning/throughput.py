@@ -48,6 +48,7 @@ class Throughput(pl.Callback):
         self._since = 0.0
         self._before = (0, 0.0, 0.0)  # the epoch: videos, seconds, waited
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._device = torch.device("cpu")  # where it was trained: Lightning takes the networks from there at the end
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._since = self.now()  # an epoch that is continued does not start
@@ -78,6 +79,7 @@ class Throughput(pl.Callback):
         self.waited += self.now() - self._since
         if not self._shapes:
             self._shapes = {name: tuple(clip.shape[2:]) for name, clip in batch["clips"].items()}
+            self._device = next(iter(batch["clips"].values())).device
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -104,8 +106,8 @@ class Throughput(pl.Callback):
         if rate is None:
             return None
         operations = counted_or_none(lambda: training_operations(cohort, self._shapes))
-        held = peak_memory(cohort.device)  # before the device is measured, which takes memory, too
-        peak = arithmetic_peak(cohort.device, precision_type(trainer.precision)) * trainer.world_size
+        held = peak_memory(self._device)  # which the next line forgets
+        peak = arithmetic_peak(self._device, precision_type(trainer.precision)) * trainer.world_size
         return {
             "clips_per_s": rate,
             "seconds_per_step": round(self.seconds / self.steps, 5),
@@ -117,7 +119,7 @@ class Throughput(pl.Callback):
             "mfu": None if operations is None else round(rate * operations / peak, 4),
             "peak_gflops": round(peak / 1e9, 1),
             "peak_memory_mb": round(held / 1e6, 1),
-            "device": device_name(cohort.device),
+            "device": device_name(self._device),
             "threads": torch.get_num_threads(),
             "precision": trainer.precision,
         }
@@ -189,7 +191,17 @@ def training_operations(cohort: Cohort, shapes: dict[str, tuple[int, ...]]) -> f
 
 def arithmetic_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
     """Operations per second that `device` reaches: the faster of a large matrix product and a 3x3 convolution, the best
-    of several each (on CPUs their libraries differ). Of random numbers: a GPU clocks higher on constant ones."""
+    of several each (on CPUs their libraries differ). Of random numbers: a GPU clocks higher on constant ones. Its
+    memory is as before, but that the most that was allocated is forgotten."""
+    try:
+        return _arithmetic_peak(device, dtype)
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+
+
+def _arithmetic_peak(device: torch.device, dtype: torch.dtype) -> float:
     side = SIDES.get(device.type, SIDES["cpu"])
     own = torch.Generator(device).manual_seed(0)  # the random numbers of the run stay as they are
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from mml_lightning import throughput
 from mml_lightning.backbones import tsm_resnet
 from mml_lightning.metrics_log import MetricsLog
 from mml_lightning.modalities import Modality
@@ -23,19 +24,21 @@ from mml_lightning.throughput import (
     training_operations,
 )
 
-BATCH: dict[str, Any] = {"clips": {"rgb": torch.zeros(2, 1, 4, 3, 32, 32, dtype=torch.uint8)}}
+BATCH: dict[str, Any] = {
+    "clips": {m: torch.zeros(2, 1, 4, c, 32, 32, dtype=torch.uint8) for m, c in (("rgb", 3), ("flow", 10))}
+}
 RGB = Modality("rgb", "frames", 1, 3, [0.5], [0.5])
 FLOW = Modality("flow", "flow", 5, 2, [0.5], [0.5])
 
 
-def timed(*marks: float) -> Throughput:
+def timed(*marks: float, batch: dict[str, Any] = BATCH) -> Throughput:
     """Epoch start, then start and end of batches, at `marks` seconds."""
     clock = iter(marks)
     speed = Throughput(batch_size=8, now=lambda: next(clock))
     speed.on_train_epoch_start(None, None)  # type: ignore[arg-type]
     for step in range(len(marks) // 2):
-        speed.on_train_batch_start(None, None, BATCH, step)  # type: ignore[arg-type]
-        speed.on_train_batch_end(None, None, None, BATCH, step)  # type: ignore[arg-type]
+        speed.on_train_batch_start(None, None, batch, step)  # type: ignore[arg-type]
+        speed.on_train_batch_end(None, None, None, batch, step)  # type: ignore[arg-type]
     return speed
 
 
@@ -88,6 +91,16 @@ def test_summary_of_a_network_that_is_counted() -> None:
     assert (told["clips_per_s"], told["data_wait"], told["seconds_per_step"]) == (4, 0.5, 2)
     assert told["mfu"] == pytest.approx(4 * told["gflop_per_clip"] / told["peak_gflops"], rel=0.05, abs=1e-4)
     assert told["peak_memory_mb"] > 50
+
+
+def test_the_device_is_the_one_that_it_was_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    # at the end Lightning moves the networks to the CPU
+    batch = {"clips": {name: clip.to("meta") for name, clip in BATCH["clips"].items()}}
+    speed, asked = timed(0, 1, 2, batch=batch), []
+    for name, told in (("arithmetic_peak", 1e9), ("peak_memory", 2**20), ("device_name", "it")):
+        monkeypatch.setattr(throughput, name, lambda device, *_, told=told: asked.append(device.type) or told)
+    told = speed.summary(SimpleNamespace(precision="32-true", world_size=1), cohort())  # type: ignore[arg-type]
+    assert told is not None and told["device"] == "it" and asked == ["meta"] * 3
 
 
 def test_operations_of_resnet50_are_the_published_ones() -> None:

@@ -136,7 +136,7 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
             sampler=sampler,
             num_workers=workers,
             collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=device is not None and device.type == "cuda",
             multiprocessing_context=context if workers else None,
             generator=torch.Generator(),  # of seeds that nothing uses; the process's own stays as it is
         )
