@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from types import TracebackType
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -21,6 +22,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{second:02d}" if hours else f"{minutes}:{second:02d}"
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody looks at it; Python has None for one that was closed before it started."""
+    return stream is not None and stream.isatty()
+
+
 class Progress:
     """Context of `total` steps; call :meth:`advance` after each.
 
@@ -33,7 +39,7 @@ class Progress:
 
     def __init__(self, total: int, what: str, unit: str = "video", quiet: bool = False) -> None:
         self.total, self.what, self.unit, self.done = total, what, unit, 0
-        self._lines = not quiet and not sys.stderr.isatty()
+        self._lines = not quiet and not is_terminal(sys.stderr)
         self._bar = tqdm(total=total, desc=what, unit=unit, disable=quiet or self._lines)
         self._start = self._said = time.monotonic()
 

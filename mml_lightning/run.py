@@ -47,7 +47,7 @@ from mml_lightning.metrics_log import MetricsLog
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.preemption import LISTENER
 from mml_lightning.process import is_first_rank, quieten_libraries, say, say_result, set_up_process
-from mml_lightning.progress import Progress
+from mml_lightning.progress import Progress, is_terminal
 from mml_lightning.results import RunResult, nested_metrics, read_result
 from mml_lightning.throughput import Throughput, describe
 from mml_lightning.watchdog import Watchdog
@@ -291,7 +291,7 @@ def make_trainer(
         placed = placement.strategy(cfg.placement, objective, build.norms(cfg), *where)
         settings |= {"strategy": placed} if placed is not None else {}
     epochs = int(cfg.schedule.epochs)
-    bar = sys.stdout.isatty() if cfg.callbacks.progress_bar == "auto" else bool(cfg.callbacks.progress_bar)
+    bar = is_terminal(sys.stdout) if cfg.callbacks.progress_bar == "auto" else bool(cfg.callbacks.progress_bar)
     own: list[pl.Callback] = [SharedBuffers()]
     if cfg.loading.stall:
         own.append(Watchdog(float(cfg.loading.stall)))

@@ -30,6 +30,13 @@ def test_lines_outside_of_a_terminal(monkeypatch, caplog):
     ]
 
 
+def test_a_closed_stream_is_no_terminal(monkeypatch):
+    monkeypatch.setattr(progress.sys, "stderr", None)
+    with Progress(2, "flow") as bar:
+        bar.advance()
+    assert not progress.is_terminal(None)
+
+
 def test_quiet_says_nothing(caplog, capsys):
     with caplog.at_level(logging.INFO), Progress(2, "flow", quiet=True) as bar:
         bar.advance()
