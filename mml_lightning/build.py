@@ -58,8 +58,10 @@ LEAST: dict[str, tuple[type, float]] = {
     **{f"views.{key}": (int, 0) for key in ("uniform", "dense", "strided")},
     **{f"views.{key}": (int, 1) for key in ("dense_length", "stride", "crops")},
     "trainer.validations": (int, 1),
+    "callbacks.speed_every_steps": (int, 1),
 }
 """Numbers that would fail late or oddly: their kind and least value."""
+NULLABLE = ("trainer.num_threads", "trainer.validations", "callbacks.speed_every_steps")
 POSITIVE = ("loading.timeout", "loading.memory_gb", "loading.stall")
 NAMES = ("name", "data.name", "backbone.name", "stage.name", "objective.name", "setup.name", "views.name")
 SWITCHES = (
@@ -90,7 +92,7 @@ def check_values(cfg: DictConfig) -> None:
             raise UserError(f"{key}={value!r} names a folder: use letters, digits and any of . _ + = , @ -")
     for key, (kind, least) in LEAST.items():
         value = OmegaConf.select(cfg, key)
-        if value is None and key in ("trainer.num_threads", "trainer.validations"):
+        if value is None and key in NULLABLE:
             continue
         kinds = (int,) if kind is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:

@@ -15,7 +15,7 @@ import torch
 from mml_lightning import placement
 from mml_lightning.errors import UserError
 from mml_lightning.files import write_atomically
-from mml_lightning.progress import clock
+from mml_lightning.progress import clock, position
 from mml_lightning.throughput import Throughput
 
 log = logging.getLogger(__name__)
@@ -66,11 +66,8 @@ class EpochLines(pl.Callback):
             return
         done = trainer.current_epoch - self.first + (batch_idx + 1) / steps
         left = (self.now() - self.started) / done * ((trainer.max_epochs or 0) - self.first - done)
-        self._say(
-            trainer,
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {batch_idx + 1}/{steps:.0f}"
-            f"  |  {clock(left)} left",
-        )
+        where = position(trainer.current_epoch, trainer.max_epochs, batch_idx, steps)
+        self._say(trainer, f"{where}  |  {clock(left)} left")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epochs, done = trainer.max_epochs or 0, trainer.current_epoch + 1

@@ -27,6 +27,11 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
+def position(epoch: int, epochs: int | None, step: int, steps: float) -> str:
+    """Where training is, with `epoch` and `step` counted from 0: `epoch 1/4  step 50/2637`."""
+    return f"epoch {epoch + 1}/{epochs}  step {step + 1}/{steps:.0f}"
+
+
 class Progress:
     """Context of `total` steps; call :meth:`advance` after each.
 

@@ -134,7 +134,8 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     computed = build.step(cfg).apply(nets)
     resumed = resume.find(cfg, overrides, data, list(nets))
     folder = Path(cfg.paths.output_dir)
-    speed = Throughput(cfg.data.batch_size, int(cfg.data.workers))
+    shown = (cfg.callbacks.speed_every_steps, bool(cfg.callbacks.epoch_lines))
+    speed = Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
     ranks = 1 if placement.of(trainer) is not None else trainer.world_size
     build_data.check_batch(cfg, data, ranks)

@@ -14,14 +14,16 @@ import os
 import resource
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 
 from mml_lightning.backbones.cost import cost
 from mml_lightning.cohort import Cohort
+from mml_lightning.idle import Idle
 from mml_lightning.metrics_log import MetricsLog
+from mml_lightning.progress import position
 
 log = logging.getLogger(__name__)
 
@@ -31,52 +33,95 @@ SIDES = {"cpu": 512, "cuda": 8192}  # of the matrices that tell what a device ca
 MAPS = {"cpu": 8, "cuda": 512}  # images of the convolution that does
 
 
+class Mark(NamedTuple):
+    """What was counted up to a time: videos, steps of the optimiser; seconds of training and of waiting."""
+
+    videos: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+
 class Throughput(pl.Callback):
     """Training speed of a run: videos per second over all ranks, loading included, validation not; the share of the
-    time that this process waited for data; and what share of the device's arithmetic that is.
+    time that this process (on a GPU: the GPU) waited for data; and what share of the device's arithmetic that is.
 
     Args:
         batch_size: videos per batch over all ranks.
         workers: of the loader.
+        every_steps: steps of the optimiser between two rows for dashboards; None for one per epoch.
+        say: whether such a row is a line of the log, too.
         now: the clock, in seconds.
     """
 
-    def __init__(self, batch_size: int, workers: int = 0, now: Callable[[], float] = time.monotonic) -> None:
-        self.batch_size, self.workers, self.now = batch_size, workers, now
+    def __init__(
+        self,
+        batch_size: int,
+        workers: int = 0,
+        every_steps: int | None = None,
+        say: bool = False,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.batch_size, self.workers, self.every_steps, self.say, self.now = batch_size, workers, every_steps, say, now
         self.videos = self.steps = 0
         self.seconds = self.waited = 0.0
         self._since = 0.0
-        self._before = (0, 0.0, 0.0)  # the epoch: videos, seconds, waited
+        self._epoch = self._told = Mark()  # when the epoch began, when a row was written
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._device = torch.device("cpu")  # where it was trained: Lightning takes the networks from there at the end
+        self._idle: Idle | None = None
+        self._arithmetic: tuple[float | None, float] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._since = self.now()  # an epoch that is continued does not start
+        self._idle = Idle() if pl_module.device.type == "cuda" else None
+        self._told = self._mark(trainer.global_step)
+        self._begin()  # an epoch that is continued does not start
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin()
+        self._epoch = self._mark()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin()  # it may lie within an epoch
+
+    def _begin(self) -> None:
         self._since = self.now()
-        self._before = (self.videos, self.seconds, self.waited)
+        if self._idle is not None:
+            self._idle.step_ended()
+
+    def _mark(self, steps: int = 0) -> Mark:
+        return Mark(self.videos, steps, self.seconds, self.waited)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A row for dashboards; the run's own log holds what is the same in every run of a seed."""
         if (found := self.of_epoch()) is not None:
-            row = {"speed/clips_per_s": found[0], "speed/data_wait": found[1], "epoch": trainer.current_epoch}
-            for logger in trainer.loggers:
-                if not isinstance(logger, MetricsLog):
-                    logger.log_metrics(row, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+            self._log(trainer, {"clips_per_s": found[0], "data_wait": found[1]})
 
     def of_epoch(self) -> tuple[float, float] | None:
         """Clips per second, and the share of the time spent waiting for data, since the epoch began; None before its
         first step."""
-        videos, seconds, waited = self._before
-        if self.videos == videos:
+        return self._rates(self._epoch)
+
+    def _rates(self, since: Mark) -> tuple[float, float] | None:
+        if self.videos == since.videos:
             return None
-        return (self.videos - videos) / (self.seconds - seconds), (self.waited - waited) / (self.seconds - seconds)
+        seconds = self.seconds - since.seconds
+        return (self.videos - since.videos) / seconds, (self.waited - since.waited) / seconds
+
+    def _log(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
+        """A row for dashboards; the run's own log holds what is the same in every run of a seed."""
+        row = {**{f"speed/{key}": value for key, value in values.items()}, "epoch": trainer.current_epoch}
+        for logger in trainer.loggers:
+            if not isinstance(logger, MetricsLog):
+                logger.log_metrics(row, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.waited += self.now() - self._since
+        if self._idle is None:
+            self.waited += self.now() - self._since
+        else:
+            self._idle.batch_came()
+            self.waited += self._idle.seconds()
         if not self._shapes:
             self._shapes = {name: tuple(clip.shape[2:]) for name, clip in batch["clips"].items()}
             self._device = next(iter(batch["clips"].values())).device
@@ -84,11 +129,43 @@ class Throughput(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if self._idle is not None:
+            self._idle.step_ended()
+            if trainer.is_last_batch:  # what the host is ahead belongs to this epoch
+                self._idle.wait()
+                self.waited += self._idle.seconds()
         now = self.now()
         self.seconds += now - self._since
         self._since = now
         self.videos += self.batch_size
         self.steps += 1
+        if self.every_steps and trainer.is_global_zero and trainer.global_step - self._told.steps >= self.every_steps:
+            self._tell(trainer, pl_module, batch_idx)
+            self._since = self.now()  # counting the arithmetic is no training
+
+    def _tell(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch_idx: int) -> None:
+        """The latest steps of the optimiser: a row, and a line."""
+        assert isinstance(pl_module, Cohort)
+        if self._arithmetic is None:
+            self._arithmetic = self._count(trainer, pl_module)
+        found, operations, peak = self._rates(self._told), *self._arithmetic
+        assert found is not None
+        steps, seconds = trainer.global_step - self._told.steps, self.seconds - self._told.seconds
+        values = {"clips_per_s": found[0], "data_wait": found[1], "seconds_per_step": seconds / steps}
+        if operations is not None:
+            values["mfu"] = found[0] * operations / peak
+        self._log(trainer, values)
+        self._told = self._mark(trainer.global_step)
+        if self.say:
+            share = f", {values['mfu']:.0%} of the arithmetic" if "mfu" in values else ""
+            log.info(
+                "%s  |  %.3g clips/s (%.0f%% waiting for data)%s, %.3g s/step",
+                position(trainer.current_epoch, trainer.max_epochs, batch_idx, trainer.num_training_batches),
+                found[0],
+                100 * found[1],
+                share,
+                values["seconds_per_step"],
+            )
 
     def per_second(self) -> float | None:
         """None if nothing was trained, as after the resume of a finished run."""
@@ -99,15 +176,20 @@ class Throughput(pl.Callback):
         frames, _, height, width = next(iter(self._shapes.values()))
         return [frames, height, width]
 
+    def _count(self, trainer: pl.Trainer, cohort: Cohort) -> tuple[float | None, float]:
+        """Operations per clip (None where a network can't be counted), and per second of all devices."""
+        operations = counted_or_none(lambda: training_operations(cohort, self._shapes))
+        peak = arithmetic_peak(self._device, precision_type(trainer.precision))
+        return operations, peak * trainer.world_size
+
     def summary(self, trainer: pl.Trainer, cohort: Cohort) -> dict[str, Any] | None:
         """For `result.json`: what was measured, arithmetic per clip and the share of the device's that was reached
         (null where a network can't be counted). None if nothing was trained."""
         rate = self.per_second()
         if rate is None:
             return None
-        operations = counted_or_none(lambda: training_operations(cohort, self._shapes))
         held = peak_memory(self._device)  # which the next line forgets
-        peak = arithmetic_peak(self._device, precision_type(trainer.precision)) * trainer.world_size
+        operations, peak = self._count(trainer, cohort)
         return {
             "clips_per_s": rate,
             "seconds_per_step": round(self.seconds / self.steps, 5),

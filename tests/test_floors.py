@@ -52,6 +52,7 @@ FLOORS = {
     "loaders": 2,
     "step": 2,
     "heap": 0,
+    "idle": 0,
     "throughput": 2,
     "build": 3,
     "build_data": 3,

@@ -91,6 +91,8 @@ def test_validation_now_and_then_changes_no_number(train: Train, tmp_path: Path,
         assert [int(row["step"]) for row in rows][:1] == [2 * 3 - 1]
     with pytest.raises(UserError, match=r"trainer\.validations=0 must be a whole number from 1"):
         train("trainer.validations=0")
+    with pytest.raises(UserError, match=r"callbacks\.speed_every_steps=0 must be a whole number from 1"):
+        train("callbacks.speed_every_steps=0")
 
 
 def test_a_peer_does_not_depend_on_who_trains_beside_it(train: Train, tmp_path: Path, same_weights: Same) -> None:

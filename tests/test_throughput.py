@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,8 @@ import torch
 
 from mml_lightning import throughput
 from mml_lightning.backbones import tsm_resnet
+from mml_lightning.cohort import Cohort
+from mml_lightning.idle import Idle
 from mml_lightning.metrics_log import MetricsLog
 from mml_lightning.modalities import Modality
 from mml_lightning.throughput import (
@@ -57,14 +60,26 @@ def test_waiting_is_told_from_computing() -> None:
     assert speed.seconds == 10
 
 
+def test_a_validation_within_an_epoch_is_no_waiting() -> None:
+    speed = timed(10, 13, 14)
+    speed.now = iter([30, 31, 33]).__next__
+    speed.on_validation_end(None, None)  # type: ignore[arg-type]
+    speed.on_train_batch_start(None, None, BATCH, 1)  # type: ignore[arg-type]
+    speed.on_train_batch_end(None, None, None, BATCH, 1)  # type: ignore[arg-type]
+    assert (speed.seconds, speed.waited) == (7, 4)
+
+
+class Rows:
+    """A logger."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[dict[str, Any], int]] = []
+
+    def log_metrics(self, row: dict[str, Any], step: int) -> None:
+        self.rows.append((row, step))
+
+
 def test_dashboards_get_the_speed_of_every_epoch(tmp_path: Path) -> None:
-    class Rows:
-        def __init__(self) -> None:
-            self.rows: list[tuple[dict[str, Any], int]] = []
-
-        def log_metrics(self, row: dict[str, Any], step: int) -> None:
-            self.rows.append((row, step))
-
     board, speed = Rows(), timed(10, 13, 14, 15, 20)
     loops = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=2))
     trainer: Any = SimpleNamespace(loggers=[MetricsLog(tmp_path), board], current_epoch=0, fit_loop=loops)
@@ -75,6 +90,84 @@ def test_dashboards_get_the_speed_of_every_epoch(tmp_path: Path) -> None:
     speed.on_train_epoch_start(None, None)  # type: ignore[arg-type]
     speed.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
     assert speed.of_epoch() is None and len(board.rows) == 1
+
+
+def test_speed_of_the_latest_steps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two batches a step, a row every second step, across an epoch's end; the line of the first rank alone."""
+    caplog.set_level("INFO")
+    board, marks = Rows(), iter([*range(9), 50, *(100, 103, 104), 200])
+    speed = Throughput(batch_size=8, every_steps=2, say=True, now=lambda: next(marks))
+    speed._arithmetic = (3e9, 12e9)
+    loops = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=7))
+    run: Any = SimpleNamespace(loggers=[MetricsLog(tmp_path), board], current_epoch=0, fit_loop=loops, max_epochs=3)
+    run.global_step, run.is_global_zero, run.num_training_batches = 4, True, 20
+    module: Any = Cohort.__new__(Cohort)
+    module.__dict__["_device"] = torch.device("cpu")
+    speed.on_train_start(run, module)
+
+    def batches(*steps: int) -> None:
+        for batch, step in enumerate(steps, 8):
+            speed.on_train_batch_start(run, module, BATCH, batch)
+            run.global_step = step
+            speed.on_train_batch_end(run, module, None, BATCH, batch)
+
+    batches(4, 5, 5, 6)
+    row = {"clips_per_s": 4.0, "data_wait": 0.5, "seconds_per_step": 4.0, "mfu": 1.0}
+    assert board.rows == [({f"speed/{key}": value for key, value in row.items()} | {"epoch": 0}, 7)]
+    line = "epoch 1/3  step 12/20  |  4 clips/s (50% waiting for data), 100% of the arithmetic, 4 s/step"
+    assert caplog.messages == [line]
+    speed.on_train_epoch_start(run, module)
+    batches(8)
+    row = {"clips_per_s": 2.0, "data_wait": 0.75, "seconds_per_step": 2.0, "mfu": 0.5}
+    assert board.rows[1:] == [({f"speed/{key}": value for key, value in row.items()} | {"epoch": 0}, 7)]
+    assert list(tmp_path.iterdir()) == [], "the log of a seed is the same on every machine"
+    run.is_global_zero, speed.now = False, lambda: 300.0
+    batches(9, 10)
+    assert len(board.rows) == len(caplog.messages) == 2
+
+
+class Queue:
+    """A GPU and its host: work is put into a queue and done one after the other."""
+
+    def __init__(self) -> None:
+        self.host = self.done = 0.0
+
+    def work(self, seconds: float) -> None:
+        self.done = max(self.done, self.host) + seconds
+
+    def event(self) -> Any:
+        event = SimpleNamespace(at=None)
+
+        def record() -> None:
+            event.at = max(self.done, self.host)
+
+        def synchronize() -> None:
+            self.host = max(self.host, event.at)
+
+        event.record, event.synchronize = record, synchronize
+        event.query = lambda: event.at <= self.host
+        event.elapsed_time = lambda later: 1000 * (later.at - event.at)
+        return event
+
+
+@pytest.mark.parametrize(("loader", "waited"), [(0.5, 0.5), (4.0, 4.0), (11.0, 11 + 4 * 1.0)])
+def test_a_gpu_that_has_work_does_not_wait(loader: float, waited: float) -> None:
+    """Steps take it 10 seconds, the host puts them into the queue in 1: only the first batch makes it wait, or a loader
+    that takes more than 9 more. The epoch ends when the queue is empty."""
+    queue = Queue()
+    speed = Throughput(batch_size=8, now=lambda: queue.host)
+    speed._idle = Idle(queue.event)
+    trainer: Any = SimpleNamespace(is_last_batch=False)
+    speed.on_train_epoch_start(trainer, None)  # type: ignore[arg-type]
+    for step in range(5):
+        queue.host += loader
+        speed.on_train_batch_start(trainer, None, BATCH, step)  # type: ignore[arg-type]
+        queue.host += 1
+        queue.work(10)
+        trainer.is_last_batch = step == 4
+        speed.on_train_batch_end(trainer, None, None, BATCH, step)  # type: ignore[arg-type]
+    assert speed.waited == pytest.approx(waited)
+    assert speed.seconds == pytest.approx(queue.done)
 
 
 def test_nothing_trained_has_no_speed() -> None:
@@ -166,7 +259,11 @@ def test_peak_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_tells_its_speed(train: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    result = train("schedule.epochs=1", "test=false", "trainer.limit_val_batches=1")
+    often = ("callbacks=throughput", "callbacks.speed_every_steps=2")
+    result = train("schedule.epochs=1", "test=false", "trainer.limit_val_batches=1", *often)
+    lines = [line for line in caplog.messages if line.startswith("epoch 1/1  step ")]
+    assert [line.partition("  |  ")[0] for line in lines] == ["epoch 1/1  step 2/3"]
+    assert re.search(r"[\d.]+ clips/s \(\d+% waiting for data\), \d+% of the arithmetic, [\d.]+ s/step$", lines[0])
     speed = result["speed"]
     assert speed["clips_per_s"] == result["clips_per_s"] and 0 < speed["data_wait"] < 1 and speed["mfu"] > 0
     assert "waiting for data" in caplog.text
