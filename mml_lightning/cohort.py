@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mml_lightning.backbones.batch_norm import freeze_batch_norm
 from mml_lightning.backbones.peer import Peer, PeerOutput
+from mml_lightning.host_copy import HostCopy
 from mml_lightning.means import Means
 from mml_lightning.metrics import DEFAULT, Scoring
 from mml_lightning.modalities import Modality
@@ -129,6 +130,7 @@ class Cohort(pl.LightningModule):
         self.means = Means()
         self.log_every = 10  # steps
         self._epoch: dict[str, float] = {}
+        self._loss: HostCopy | None = None  # of a step that is a row of the log
         self.trained = False  # in this process
         self.validated_at: int | None = None  # step of the last whole validation
         for name in self.frozen:
@@ -195,7 +197,13 @@ class Cohort(pl.LightningModule):
             self.log("loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, logger=False)
         loop = self.trainer.fit_loop
         if not loop._should_accumulate() and (self.global_step + 1) % self.log_every == 0:
-            self._write_row({"train/loss_step": float(loss.detach())})
+            self._loss = HostCopy(loss.detach())
+
+    def on_after_backward(self) -> None:
+        """A GPU has been given its backward pass, and does not stand still while the host reads the loss."""
+        if self._loss is not None:
+            self._write_row({"train/loss_step": self._loss.tolist()})
+            self._loss = None
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.trainer.is_last_batch:

@@ -26,6 +26,7 @@ from mml_lightning import placement
 from mml_lightning.cohort import Cohort
 from mml_lightning.errors import UserError
 from mml_lightning.files import write_atomically
+from mml_lightning.host_copy import HostCopy
 from mml_lightning.optim import ByPeer
 
 log = logging.getLogger(__name__)
@@ -60,21 +61,6 @@ class NonFiniteSettings:
             raise UserError(f"nonfinite.stop_after={self.stop_after} must be a whole number from 1")
         if not isinstance(self.keep_batch, bool):
             raise UserError(f"nonfinite.keep_batch={self.keep_batch} must be true or false")
-
-
-class HostCopy:
-    """The values of a tensor, on their way to the host while the device goes on."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        cuda = tensor.device.type == "cuda"
-        self._values = tensor.to("cpu", non_blocking=cuda)  # into pinned memory
-        self._there = torch.cuda.current_stream(tensor.device).record_event() if cuda else None
-
-    def tolist(self) -> Any:
-        """Waits for what the device had to do before the copy, not for what came after."""
-        if self._there is not None:
-            self._there.synchronize()
-        return self._values.tolist()
 
 
 @dataclass(frozen=True)

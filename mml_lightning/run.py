@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from mml_lightning import (
@@ -46,7 +46,7 @@ from mml_lightning.loaders import VideoData
 from mml_lightning.metrics_log import MetricsLog
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.preemption import LISTENER
-from mml_lightning.process import is_first_rank, quieten_libraries, say, say_result, set_up_process
+from mml_lightning.process import is_first_rank, quieten_libraries, say, say_result, set_up_process, uses_gpu
 from mml_lightning.progress import Progress, is_terminal
 from mml_lightning.results import RunResult, nested_metrics, read_result
 from mml_lightning.throughput import Throughput, describe
@@ -298,6 +298,8 @@ def make_trainer(
         own.append(Watchdog(float(cfg.loading.stall)))
     if cfg.callbacks.epoch_lines:
         own.append(EpochLines(every=None if bar else 30.0))
+    if bar:  # it reads the loss, for which a GPU stands still
+        own.append(TQDMProgressBar(refresh_rate=10 if uses_gpu(cfg.trainer.accelerator) else 1))
     try:
         return pl.Trainer(
             max_epochs=epochs,

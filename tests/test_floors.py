@@ -53,6 +53,7 @@ FLOORS = {
     "step": 2,
     "heap": 0,
     "idle": 0,
+    "host_copy": 0,
     "throughput": 2,
     "build": 3,
     "build_data": 3,

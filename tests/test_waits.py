@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from mml_lightning import nonfinite
+from mml_lightning.host_copy import HostCopy
 from mml_lightning.optim import fused
 from mml_lightning.throughput import Throughput
 from tests import test_cohort as lab
@@ -62,36 +63,45 @@ def test_the_counter_counts() -> None:
 def test_a_step_does_not_wait(
     policy: str, flags: bool, each: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for optimisers that can't leave out a step by a flag on the device. What the host reads it had asked for in
-    the step before."""
+    """But for optimisers that can't leave out a step by a flag on the device. What the host reads, flags in the next
+    step and now and then a loss after the backward pass, it had asked for before."""
     counts: list[int] = []
     reads = Reads()
+    queued = [False]  # the backward pass
     heard: list[int] = []
 
-    class Asked(nonfinite.HostCopy):
+    class Asked(HostCopy):
         def __init__(self, tensor: torch.Tensor) -> None:
             super().__init__(tensor)
-            self.asked = len(counts)
+            self.step, self.queued = len(counts), queued[0]
 
         def tolist(self) -> Any:
-            heard.append(len(counts) - self.asked)
             before = reads.found.copy()
             values = super().tolist()
-            if heard[-1]:  # of a step before: it is there
+            steps = len(counts) - self.step
+            if steps or (queued[0] and not self.queued):  # the device has been given something to do since
                 reads.found = before
+            if isinstance(values, list):
+                heard.append(steps)
             return values
 
     class Counted(pl.Callback):
         def on_train_batch_start(self, *_: Any) -> None:
+            queued[0] = False
             reads.found.clear()
             reads.__enter__()
+
+        def on_after_backward(self, *_: Any) -> None:
+            queued[0] = True
 
         def on_train_batch_end(self, *_: Any) -> None:
             reads.__exit__(None, None, None)
             counts.append(sum(reads.found.values()))
 
+    monkeypatch.setattr("mml_lightning.cohort.HostCopy", Asked)
     monkeypatch.setattr(nonfinite, "HostCopy", Asked)
     cohort = lab.make_cohort({"rgb": lab.RGB, "flow": lab.FLOW}, lab.MUTUAL)
+    cohort.log_every = 2
     if flags:
         make = fused(cohort.plan.optimizer, "64-true")  # type: ignore[arg-type]
         cohort.plan = dataclasses.replace(cohort.plan, optimizer=make)
