@@ -20,7 +20,7 @@ from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.registry import BUILDERS
 from mml_lightning.cohort import Cohort, OptimiserPlan
 from mml_lightning.data.images import frames_reader
-from mml_lightning.data.records import SPLITS, Dataset
+from mml_lightning.data.records import SPLITS, Dataset, rows
 from mml_lightning.errors import UserError
 from mml_lightning.metrics import Scoring
 from mml_lightning.modalities import Modality
@@ -239,7 +239,7 @@ def cohort(
         modalities={spec.name: spec.modality for spec in specs},
         objective=objective(cfg, list(nets)),
         plan=optimiser_plan(cfg, provenance, [spec.name for spec in specs if spec.modality.source == "flow"]),
-        ids={split: [record.id for record in data.splits.get(split, ())] for split in SPLITS},
+        ids={split: [row[0] for row in rows(data.splits.get(split, ()))] for split in SPLITS},
         multi_label={head: value.multi_label for head, value in data.heads.items()},
         freeze_bn=norms(cfg).freeze,
         scoring=scoring(cfg),

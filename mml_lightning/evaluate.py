@@ -14,7 +14,7 @@ from mml_lightning import build, build_data, nodes, process, provenance, run, tr
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.registry import rebuild
 from mml_lightning.cohort import Cohort
-from mml_lightning.data.records import Dataset
+from mml_lightning.data.records import Dataset, rows
 from mml_lightning.errors import UserError
 from mml_lightning.loaders import VideoData
 from mml_lightning.modalities import Modality
@@ -166,7 +166,7 @@ def scoring_cohort(cfg: DictConfig, entries: Entries, chosen: Mapping[str, Modal
         modalities=chosen,
         objective=Objective(list(nets)),
         plan=build.optimiser_plan(cfg, {}),
-        ids={"test": [record.id for record in data.splits[cfg.split]]},
+        ids={"test": [row[0] for row in rows(data.splits[cfg.split])]},
         multi_label={head: value.multi_label for head, value in data.heads.items()},
         scoring=build.scoring(cfg),
         classes={head: value.classes for head, value in data.heads.items()},

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from mml_lightning import checkpoints, nodes
 from mml_lightning.data import check
 from mml_lightning.data.images import frames_reader
-from mml_lightning.data.records import Dataset
+from mml_lightning.data.records import Dataset, rows
 from mml_lightning.errors import UserError
 from mml_lightning.provenance import decisive
 from mml_lightning.results import read_result
@@ -113,7 +113,7 @@ def data_differences(described: Mapping[str, Any], folder: Path, cfg: DictConfig
     found = []
     if known["fingerprint"] not in (None, data.fingerprint()):
         left_out = len(data.left_out)
-        chosen = sum(record.decoder is not None for records in data.splits.values() for record in records)
+        chosen = sum(row[4] is not None for records in data.splits.values() for row in rows(records))
         why = [f"leaves out {left_out} of them now; data.quarantine=ignore keeps them"] if left_out else []
         why += [f"chose the reader of {chosen}; without its {check.FILE} they are read as before"] if chosen else []
         found.append(f"its data have changed since{' (mml check ' + ' and '.join(why) + ')' if why else ''}")

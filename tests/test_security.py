@@ -168,7 +168,7 @@ def test_an_image_that_claims_a_huge_size_is_not_unpacked(tmp_path: Path) -> Non
     program = (
         "import sys, pathlib\n"
         "from mml_lightning.data.images import ImageReader\n"
-        "from mml_lightning.data.records import ImageSequence\n"
+        "from mml_lightning.data.media import ImageSequence\n"
         "try:\n    ImageReader(ImageSequence(pathlib.Path(sys.argv[1]), 'img_{:05d}.png', 1))\n"
         "except Exception as error:\n    print(type(error).__name__)\n"
         "status = pathlib.Path('/proc/self/status').read_text()  # ru_maxrss begins with that of who started it\n"

@@ -36,7 +36,8 @@ from mml_lightning.benchmarks.steps import CLASSES, CohortSteps, PlainSteps, ran
 from mml_lightning.benchmarks.timing import CPU, alternate, rates
 from mml_lightning.benchmarks.told import Told
 from mml_lightning.data.data_bench_files import FLOW, FRAMES, Clip, make_clips
-from mml_lightning.data.records import Dataset, Head, ImageSequence, Record
+from mml_lightning.data.media import ImageSequence
+from mml_lightning.data.records import Dataset, Head, Record
 from mml_lightning.errors import UserError
 from mml_lightning.loaders import VideoData
 from mml_lightning.modalities import Modality

@@ -7,7 +7,7 @@ workers, so that pages that they share count once.
 
 from __future__ import annotations
 
-import csv
+import itertools
 import json
 import os
 import subprocess
@@ -17,16 +17,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from mml_lightning import build_data, process
+from mml_lightning.benchmarks.record_lists import KINDS
 from mml_lightning.loaders import VideoData
 
-PER_FOLDER, CLASSES, BATCH = 1000, 10, 32
-SIZE, FRAMES = (96, 64), 12
+BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Row:
     how long this lasts by the clock; megabytes of the process and its workers before the records, with the first batch
     and after `samples` samples."""
 
+    lists: str
     records: int
     workers: int
     index_s: float
@@ -48,68 +47,31 @@ class Row:
 
 def compare(
     compose: Callable[[Sequence[str]], DictConfig],
+    kinds: Sequence[str],
     counts: Sequence[int],
     workers: int,
     samples: int,
     advance: Callable[[str], object] = lambda what: None,
 ) -> list[Row]:
-    """One row per number of records.
+    """One row per number of records of each kind.
 
     Args:
         compose: words to a config.
+        kinds: of lists, see :data:`KINDS`.
         samples: training samples to load, at most half an epoch.
     """
     rows = []
     with TemporaryDirectory() as folder:
-        for count in counts:
-            index, config = _make_list(Path(folder), count), Path(folder) / "config.yaml"
-            values = [f"data.index={index}", f"data.workers={workers}", f"data.batch_size={BATCH}", "test=false"]
-            cfg = compose(["data=csv", *values, f"paths.output_dir={folder}", f"paths.root={folder}"])
+        for kind, count in itertools.product(kinds, counts):
+            words, config = KINDS[kind](Path(folder), count), Path(folder) / "config.yaml"
+            values = [f"data.workers={workers}", f"data.batch_size={BATCH}", "test=false"]
+            cfg = compose([*words, *values, f"paths.output_dir={folder}", f"paths.root={folder}"])
             OmegaConf.save(cfg, config, resolve=True)
-            words = [sys.executable, "-m", __name__, str(config), str(samples)]
-            told = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
-            rows.append(Row(records=count, workers=workers, **json.loads(told.splitlines()[-1])))
-            advance(f"{count} records")
+            command = [sys.executable, "-m", __name__, str(config), str(samples)]
+            told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            rows.append(Row(lists=kind, records=count, workers=workers, **json.loads(told.splitlines()[-1])))
+            advance(f"{kind}: {count} records")
     return rows
-
-
-def _make_list(folder: Path, count: int) -> Path:
-    """A CSV of `count` records, a tenth of them for validation, each with a file of its own."""
-    index = folder / f"{count}.csv"
-    with index.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["id", "path", "label", "split"])
-        for first in range(0, count, PER_FOLDER):
-            videos = _folder_of_videos(folder, first // PER_FOLDER)
-            for number in range(first, min(first + PER_FOLDER, count)):
-                split = "train" if number % 10 else "val"
-                video = f"{videos}/{number % PER_FOLDER:03d}.mp4"
-                writer.writerow([f"clip_{number:08d}", video, f"class{number % CLASSES}", split])
-    return index
-
-
-def _folder_of_videos(root: Path, number: int) -> str:
-    """One video under as many names as there are videos in a folder: file systems bound the names of a file."""
-    name = f"videos/{number:05d}"
-    if not (root / name).exists():
-        (root / name).mkdir(parents=True)
-        _encode(root / name / "000.mp4")
-        for other in range(1, PER_FOLDER):
-            os.link(root / name / "000.mp4", root / name / f"{other:03d}.mp4")
-    return name
-
-
-def _encode(path: Path) -> None:
-    import av
-
-    rng = np.random.default_rng(0)
-    with av.open(str(path), "w") as output:
-        stream: Any = output.add_stream("mpeg4", rate=12)
-        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        for _ in range(FRAMES):
-            picture = rng.integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        output.mux(stream.encode(None))
 
 
 def measure(cfg: DictConfig, samples: int) -> dict[str, float]:
@@ -151,11 +113,11 @@ def held_memory() -> float:
 
 def sentence(rows: Sequence[Row]) -> str:
     """What a record costs, and what to do about it."""
-    most = max(rows, key=lambda row: row.records)
-    each = 1e6 * most.first_batch_s / most.records
+    most = {row.lists: row for row in sorted(rows, key=lambda row: row.records)}
+    each = ", ".join(f"{1e6 * row.first_batch_s / row.records:.1f} ({kind})" for kind, row in most.items())
     return (
-        f"a start costs {each:.1f} microseconds per record, the look at each file included: "
-        "packed videos (mml pack) need one look per shard"
+        f"a start costs {each} microseconds per record, the look at its files included: one for a video of a CSV, two "
+        "for a folder of images; packed videos (mml pack) need one per shard"
     )
 
 

@@ -21,8 +21,9 @@ from typing import Any
 
 from mml_lightning.data.charades_media import MediaFolder
 from mml_lightning.data.intervals import Interval, intervals_of_frames
+from mml_lightning.data.media import ImageSequence, Media
 from mml_lightning.data.readers.files import ABSENT, below, check_choice, find
-from mml_lightning.data.records import Dataset, Head, ImageSequence, Media, Record
+from mml_lightning.data.records import Dataset, Head, Record
 from mml_lightning.errors import UserError
 from mml_lightning.progress import Progress
 

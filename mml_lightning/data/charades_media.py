@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mml_lightning.data.media import Media
 from mml_lightning.data.readers.files import below, layout_of, numbered_images
-from mml_lightning.data.records import Media
 from mml_lightning.errors import UserError
 
 NUMBER = re.compile(r"\{number(:[^{}]*)?\}")

@@ -26,8 +26,8 @@ import torch
 from mml_lightning.data.data_bench_files import FLOW, FRAMES, PACKS, Clip, make_clips, measured_bytes
 from mml_lightning.data.decode import installed, open_video
 from mml_lightning.data.images import open_media
+from mml_lightning.data.media import Media
 from mml_lightning.data.packs.reader import PackReader
-from mml_lightning.data.records import Media
 from mml_lightning.data.sources import read_part
 from mml_lightning.data.threads import one_thread
 from mml_lightning.errors import UserError

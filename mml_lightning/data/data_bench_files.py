@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from mml_lightning.data.media import ImageSequence, Media, PackedFrames
 from mml_lightning.data.packs.encode import Coding, Encoded, encode_item, reduced
 from mml_lightning.data.packs.layout import folder_name, packed
 from mml_lightning.data.packs.shard import ShardWriter
-from mml_lightning.data.records import ImageSequence, Media, PackedFrames
 
 FRAMES, FLOW = "frames", "flow"
 SIZE, FPS = (427, 240), 12

@@ -23,8 +23,9 @@ import numpy as np
 from mml_lightning.data.decode import DecodeError, NoSource, decoder_version
 from mml_lightning.data.flow_engines import Engine, make_engine
 from mml_lightning.data.images import open_media
+from mml_lightning.data.media import ImageSequence, PackedFrames, media_absent
 from mml_lightning.data.motion_vectors import motion_vectors
-from mml_lightning.data.records import ImageSequence, PackedFrames, Record, media_absent
+from mml_lightning.data.records import Record
 from mml_lightning.errors import UserError
 
 try:

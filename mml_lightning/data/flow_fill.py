@@ -24,7 +24,8 @@ import torch
 from mml_lightning.data import flow_engines
 from mml_lightning.data.decode import DecodeError, NoSource
 from mml_lightning.data.flow import FlowCache, dequantise
-from mml_lightning.data.records import Dataset, Media, Record
+from mml_lightning.data.media import Media
+from mml_lightning.data.records import Dataset, Record
 from mml_lightning.data.threads import one_thread
 from mml_lightning.errors import UserError
 

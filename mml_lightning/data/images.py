@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from mml_lightning.data.decode import DecodeError, VideoReader, decoder_version, open_video
+from mml_lightning.data.media import ImageSequence, Media, PackedFrames
 from mml_lightning.data.packs.reader import PackReader
-from mml_lightning.data.records import Dataset, ImageSequence, Media, PackedFrames
+from mml_lightning.data.records import Dataset, rows
 
 
 @contextmanager
@@ -38,10 +39,9 @@ def open_media(media: Media, decoder: str = "decord") -> Iterator[VideoReader]:
 
 def frames_reader(dataset: Dataset, decoder: str) -> dict[str, str]:
     """Name and version of what reads the videos of `dataset`: OpenCV where all are images, else `decoder`."""
-    media = (m for records in dataset.splits.values() for record in records for m in record.media.values())
-    first = next(media, None)
-    images = ImageSequence | PackedFrames
-    if isinstance(first, images) and all(isinstance(other, images) for other in media):
+    media = (one for records in dataset.splits.values() for row in rows(records) for one in row[1].values())
+    first = next(media, "")
+    if not isinstance(first, str) and not any(isinstance(other, str) for other in media):
         return {"name": "opencv", "version": opencv_version()}
     return {"name": decoder, "version": decoder_version(decoder)}
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mml_lightning.data.decode import DecodeError, VideoReader
-from mml_lightning.data.records import Media, media_files
+from mml_lightning.data.media import Media, media_files
 from mml_lightning.transforms import Box
 
 MB = 2**20

@@ -16,8 +16,9 @@ import numpy as np
 from mml_lightning.data.decode import DecodeError, NoSource, check_decoder
 from mml_lightning.data.flow import FlowCache, FlowSettings, stream_flow
 from mml_lightning.data.images import open_media
+from mml_lightning.data.media import ImageSequence, Media, PackedFrames
 from mml_lightning.data.ram import HeldItems, RamCache
-from mml_lightning.data.records import ImageSequence, Media, PackedFrames, Record
+from mml_lightning.data.records import Record
 from mml_lightning.errors import UserError
 from mml_lightning.transforms import Box
 

@@ -7,22 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from pathlib import Path
 
-from mml_lightning.data.records import Dataset, ImageSequence, Media, Row, rows
+from mml_lightning.data.media import place, told_images
+from mml_lightning.data.records import Dataset, Row, rows
 from mml_lightning.errors import UserError
 
 FLOW_TOLERANCE = 1  # pairs by which flow may be longer or shorter than frames - 1: tools repeat or drop the last one
 MOST_UNEQUAL = 0.5  # share of the videos with flow of another length from which it is the list that is wrong
 
 log = logging.getLogger(__name__)
-
-
-def place(media: Media | str) -> object:
-    """What two records have in common that show the same video: the file, or the folder and its template."""
-    if isinstance(media, Path):
-        return str(media)  # which a path keeps; its own hash splits it up
-    return (str(media.folder), media.template) if isinstance(media, ImageSequence) else media
 
 
 def warn_of_doubles(dataset: Dataset, splits: Collection[str]) -> int:
@@ -85,16 +78,15 @@ def check_flow_lengths(dataset: Dataset, splits: Collection[str]) -> int:
     """
     compared, unequal = 0, []
     for split in splits:
-        for record in dataset.splits.get(split, ()):
-            frames, flow = record.media.get("frames"), record.media.get("flow")
-            if not isinstance(frames, ImageSequence) or not isinstance(flow, ImageSequence):
+        for video, media, *_ in rows(dataset.splits.get(split, ())):
+            frames, flow = media.get("frames"), media.get("flow")
+            if not told_images(frames) or not told_images(flow):
                 continue
             compared += 1
-            expected = expected_flow(frames.count, frames.fps, flow.fps)
-            if abs(flow.count - expected) > FLOW_TOLERANCE:
-                unequal.append(
-                    f"{split}/{record.id} ({frames.count} frames, {flow.count} pairs of flow, {expected} expected)"
-                )
+            (count, fps), (pairs, flow_fps) = frames[3:5], flow[3:5]
+            expected = expected_flow(count, fps, flow_fps)
+            if abs(pairs - expected) > FLOW_TOLERANCE:
+                unequal.append(f"{split}/{video} ({count} frames, {pairs} pairs of flow, {expected} expected)")
     if unequal:
         said = (
             f"data={dataset.name}: flow of {len(unequal)} of {compared} videos is of another length than their frames, "

@@ -7,23 +7,18 @@ anew when it is asked for.
 
 from __future__ import annotations
 
-import copyreg
 import gc
 import itertools
 import pickle
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
-from operator import attrgetter
-from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
-from mml_lightning.data.records import ImageSequence, PackedFrames, Record, Row, Rows, rows
+from mml_lightning.data.media import media_of
+from mml_lightning.data.records import Record, Row, Rows, rows
 
 TOGETHER = 64  # records that are written, and read, at once: what they share is written once
-KINDS = (ImageSequence, PackedFrames)
-VALUES = {kind: attrgetter(*(field.name for field in fields(kind))) for kind in KINDS}  # of which the first is a path
 
 
 class RecordStore(Rows):
@@ -79,21 +74,7 @@ def stored(records: Sequence[Record]) -> RecordStore:
 
 
 def _record(row: Row) -> Record:
-    media = {source: Path(one) if isinstance(one, str) else one for source, one in row[1].items()}
-    return Record(row[0], media, *row[2:])
-
-
-def _reduced(media: Any) -> tuple[Any, ...]:
-    first, *rest = VALUES[type(media)](media)
-    return _made, (type(media), str(first), *rest)
-
-
-def _made(kind: type[ImageSequence | PackedFrames], first: str, *rest: Any) -> ImageSequence | PackedFrames:
-    return kind(Path(first), *rest)
-
-
-for kind in KINDS:  # a path in pieces and fields by name would take several times the bytes
-    copyreg.pickle(kind, _reduced)
+    return Record(row[0], {source: media_of(one) for source, one in row[1].items()}, *row[2:])
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from mml_lightning.data.charades_media import MediaFolder
 from mml_lightning.data.clips import ClipDataset
 from mml_lightning.data.draws import RandomCrop, TrainDraw
 from mml_lightning.data.intervals import classes_between
-from mml_lightning.data.records import Dataset, ImageSequence, validate
+from mml_lightning.data.media import ImageSequence
+from mml_lightning.data.records import Dataset, validate
 from mml_lightning.data.sources import SourceOpener
 from mml_lightning.errors import UserError
 from mml_lightning.modalities import Modality

@@ -14,7 +14,8 @@ import pytest
 from mml_lightning.data import check
 from mml_lightning.data.check import Finding, inspect, read, work
 from mml_lightning.data.check.inspection import View, judge
-from mml_lightning.data.records import Dataset, Head, ImageSequence, Record
+from mml_lightning.data.media import ImageSequence
+from mml_lightning.data.records import Dataset, Head, Record
 from mml_lightning.errors import UserError
 from tests.data.videos import counted, damaged, real, record, write_video
 

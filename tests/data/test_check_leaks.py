@@ -15,7 +15,8 @@ from mml_lightning.data.check import find_leaks, hashes, inspect, write_leaks
 from mml_lightning.data.check.hashes import NEAR, difference_hash, near_pairs
 from mml_lightning.data.check.inspection import of_record
 from mml_lightning.data.check.leaks import Leaks, Near, duplicates
-from mml_lightning.data.records import Dataset, Head, ImageSequence, Record
+from mml_lightning.data.media import ImageSequence
+from mml_lightning.data.records import Dataset, Head, Record
 from tests.data.videos import record, texture, write_video
 
 

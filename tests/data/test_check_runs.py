@@ -17,7 +17,8 @@ from omegaconf import DictConfig
 from mml_lightning import build_data, run
 from mml_lightning.data import check
 from mml_lightning.data.check.findings import Finding, write
-from mml_lightning.data.records import Dataset, Head, ImageSequence, Record
+from mml_lightning.data.media import ImageSequence
+from mml_lightning.data.records import Dataset, Head, Record
 from mml_lightning.errors import UserError
 from tests.data.videos import damaged, moving, record, write_video
 

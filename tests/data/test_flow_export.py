@@ -12,8 +12,9 @@ from mml_lightning.data.charades_media import MediaFolder
 from mml_lightning.data.flow import FlowCache, FlowSettings
 from mml_lightning.data.flow_export import LAYOUTS, Form, encode, export, reading
 from mml_lightning.data.images import ImageReader
+from mml_lightning.data.media import ImageSequence
 from mml_lightning.data.readers import read_frame_lists
-from mml_lightning.data.records import Dataset, Head, ImageSequence, Record
+from mml_lightning.data.records import Dataset, Head, Record
 from mml_lightning.errors import UserError
 from tests.data.videos import record
 

@@ -24,7 +24,8 @@ from mml_lightning.data import flow_engines, flow_fill
 from mml_lightning.data.flow import FlowCache, FlowSettings, compute_flow, quantise
 from mml_lightning.data.flow_fill import Moments, fill, moments, splits_of, summary, warnings
 from mml_lightning.data.images import open_media
-from mml_lightning.data.records import Dataset, Head, ImageSequence, Record
+from mml_lightning.data.media import ImageSequence
+from mml_lightning.data.records import Dataset, Head, Record
 from mml_lightning.data.together import Together
 from mml_lightning.errors import UserError
 from tests.conftest import environment

@@ -14,7 +14,8 @@ from mml_lightning.data.decode import DecodeError, NoSource
 from mml_lightning.data.draws import RandomCrop, TrainDraw
 from mml_lightning.data.flow import FlowCache, FlowSettings
 from mml_lightning.data.images import ImageReader
-from mml_lightning.data.records import Head, ImageSequence, Record
+from mml_lightning.data.media import ImageSequence
+from mml_lightning.data.records import Head, Record
 from mml_lightning.data.sources import LiveFlow, SourceOpener
 from mml_lightning.errors import UserError
 from mml_lightning.modalities import Modality

@@ -14,7 +14,8 @@ from mml_lightning.data.decode import DecodeError
 from mml_lightning.data.draws import FixedCrops, ValDraw
 from mml_lightning.data.flow import FlowCache, FlowSettings
 from mml_lightning.data.images import ImageReader, frames_reader, open_media
-from mml_lightning.data.records import Dataset, Head, ImageSequence, Record, media_bytes, media_files, validate
+from mml_lightning.data.media import ImageSequence, media_bytes, media_files
+from mml_lightning.data.records import Dataset, Head, Record, validate
 from mml_lightning.data.sources import SourceOpener
 from mml_lightning.errors import UserError
 from mml_lightning.modalities import Modality

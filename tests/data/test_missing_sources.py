@@ -11,7 +11,8 @@ import pytest
 from mml_lightning.data.clips import ClipDataset
 from mml_lightning.data.decode import NoSource
 from mml_lightning.data.draws import FixedCrops, ValDraw
-from mml_lightning.data.records import Head, ImageSequence, Record
+from mml_lightning.data.media import ImageSequence
+from mml_lightning.data.records import Head, Record
 from mml_lightning.data.sources import SourceOpener
 from mml_lightning.modalities import Modality
 from mml_lightning.transforms import TestGeometry as FixedGeometry

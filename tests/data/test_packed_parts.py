@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from mml_lightning.data import clips
 from mml_lightning.data.clips import ClipDataset
 from mml_lightning.data.decode import DecodeError, NoSource
+from mml_lightning.data.media import ImageSequence, PackedFrames
 from mml_lightning.data.packs import jpeg, layout, manifest
 from mml_lightning.data.packs.encode import Coding, encode_item
 from mml_lightning.data.packs.reader import PackReader
@@ -25,7 +26,7 @@ from mml_lightning.data.packs.sound import encoded_sound, packed_sound
 from mml_lightning.data.packs.verify import verify
 from mml_lightning.data.ram import HeldItems
 from mml_lightning.data.readers import read_pack
-from mml_lightning.data.records import Dataset, Head, ImageSequence, PackedFrames, Record
+from mml_lightning.data.records import Dataset, Head, Record
 from mml_lightning.data.sources import SourceOpener, read_part
 from mml_lightning.errors import UserError
 from mml_lightning.modalities import Modality

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from mml_lightning.data.media import PackedFrames
 from mml_lightning.data.packs import manifest, packing
 from mml_lightning.data.packs.encode import Coding, Encoded
 from mml_lightning.data.packs.manifest import Item
 from mml_lightning.data.packs.packing import Packer, shares
 from mml_lightning.data.readers import read_pack
-from mml_lightning.data.records import Dataset, PackedFrames
+from mml_lightning.data.records import Dataset
 from mml_lightning.errors import UserError
 from tests.conftest import ROOT, environment
 from tests.data import packs

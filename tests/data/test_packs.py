@@ -19,12 +19,13 @@ from torch.utils.data import DataLoader
 
 from mml_lightning.data.check import check
 from mml_lightning.data.decode import DecodeError, open_video
+from mml_lightning.data.media import ImageSequence, PackedFrames, media_absent
 from mml_lightning.data.packs import layout, manifest, zipped
 from mml_lightning.data.packs.encode import Coding, reduced
 from mml_lightning.data.packs.reader import PackReader
 from mml_lightning.data.packs.verify import verify
 from mml_lightning.data.readers import read_pack
-from mml_lightning.data.records import Dataset, ImageSequence, PackedFrames, Record, media_absent, validate
+from mml_lightning.data.records import Dataset, Record, validate
 from mml_lightning.data.sources import SourceOpener
 from mml_lightning.errors import UserError
 from tests.data import packs

@@ -17,8 +17,9 @@ from mml_lightning.data.decode import DecodeError
 from mml_lightning.data.demo.scenes import plan
 from mml_lightning.data.draws import RandomCrop, TrainDraw
 from mml_lightning.data.flow import FlowCache, FlowSettings
+from mml_lightning.data.media import ImageSequence
 from mml_lightning.data.ram import HeldItems, RamCache, ram_cache
-from mml_lightning.data.records import ImageSequence, Record
+from mml_lightning.data.records import Record
 from mml_lightning.data.sources import SourceOpener
 from mml_lightning.transforms import TrainGeometry
 from tests.conftest import SIZES

@@ -13,8 +13,9 @@ import pytest
 from hydra import compose
 
 from mml_lightning import build_data
+from mml_lightning.data.media import ImageSequence
 from mml_lightning.data.readers import read_annotated, read_folders
-from mml_lightning.data.records import Dataset, ImageSequence, Record, validate
+from mml_lightning.data.records import Dataset, Record, validate
 from mml_lightning.errors import UserError
 from tests.data.images import noise, write_frames
 from tests.data.videos import real

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from mml_lightning import build_data
 from mml_lightning.data.images import ImageReader
+from mml_lightning.data.media import ImageSequence
 from mml_lightning.data.readers import read_frame_lists
 from mml_lightning.data.readers.frame_lists import normal_template
-from mml_lightning.data.records import Dataset, ImageSequence, Record, validate
+from mml_lightning.data.records import Dataset, Record, validate
 from mml_lightning.errors import UserError
 from tests.data.images import noise, write_flow, write_frames
 from tests.data.videos import real

@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose
 
+from mml_lightning import build_data
+from mml_lightning.benchmarks.record_lists import KINDS, SIZE
+from mml_lightning.data.images import frames_reader, open_media
+from mml_lightning.data.media import ImageSequence, PackedFrames
 from mml_lightning.data.readers import read_csv
-from mml_lightning.data.records import Dataset, Head, ImageSequence, PackedFrames, Record, validate
+from mml_lightning.data.records import Dataset, Head, Record, validate
 from mml_lightning.data.start_checks import warn_of_doubles
 from mml_lightning.data.store import stored
 from mml_lightning.errors import UserError
@@ -116,14 +121,26 @@ def test_unlabelled_videos_are_not_looked_at_for_the_fingerprint(tmp_path: Path,
     assert looks == {f"{split}{i}.mp4": 1 for split in ("train", "val") for i in range(2)}
 
 
-def test_the_start_of_a_table_makes_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_start_of_a_list_makes_no_record(
+    kind: str, hydra: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A million records and paths would take seconds, and a hundred times the memory."""
-    index = listed(tmp_path)
-    monkeypatch.setattr(Record, "__init__", lambda *values, **named: pytest.fail("a record was made"))
-    data = read_csv("mine", str(index))
-    validate(data, ("train", "val")).fingerprint()
-    warn_of_doubles(data, ("train", "val"))
+    cfg = compose("train", [*KINDS[kind](tmp_path, 100), f"paths.root={tmp_path}", "test=false"])
+    with monkeypatch.context() as patch:
+        for made in (Record, PackedFrames):
+            patch.setattr(made, "__init__", lambda *values, **named: pytest.fail("an object was made"))
+        data = build_data.dataset(cfg)
+        data.fingerprint()
+        frames_reader(data, "decord")
     assert stored(data.splits["train"]) is data.splits["train"]
+    assert [len(data.splits[split]) for split in ("train", "val")] == [90, 10]
+    # a list of objects, as readers of other data make them, is the same dataset
+    as_list = replace(data, splits={split: list(records) for split, records in data.splits.items()})
+    assert validate(as_list, ("train", "val")).fingerprint() == data.fingerprint()
+    assert warn_of_doubles(as_list, ("train", "val")) == warn_of_doubles(data, ("train", "val")) == 0
+    with open_media(data.splits["train"][89].media["frames"]) as frames:
+        assert frames.size == SIZE and frames.frames([0, frames.count - 1]).shape == (2, *SIZE[::-1], 3)
 
 
 CHANGES: dict[str, Callable[[Record], Record]] = {

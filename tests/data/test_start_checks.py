@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mml_lightning.data.records import Dataset, Head, ImageSequence, Record
+from mml_lightning.data.media import ImageSequence
+from mml_lightning.data.records import Dataset, Head, Record
 from mml_lightning.data.start_checks import check_flow_lengths, expected_flow, warn_of_doubles
 from mml_lightning.errors import UserError
 

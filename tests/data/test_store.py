@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mml_lightning.data.records import ImageSequence, PackedFrames, Record, rows
+from mml_lightning.data.media import ImageSequence, PackedFrames
+from mml_lightning.data.records import Record, rows
 from mml_lightning.data.store import TOGETHER, RecordStore, growing, stored
 
 RECORDS = [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import Bench, numbers, say
+from mml_lightning.benchmarks.commands.shape import Bench, names, numbers, say
 from mml_lightning.benchmarks.told import Told
 from mml_lightning.errors import UserError
 
@@ -23,6 +23,8 @@ def _declare(parser: argparse.ArgumentParser) -> None:
         metavar="1e3,1e4",
         help="numbers of records (default: 1e3,1e4,1e5)",
     )
+    told = "csv, pack, frame_lists, several with commas between them (default: csv)"
+    parser.add_argument("--kinds", type=names, default=["csv"], metavar="A,B", help=told)
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="of the loader (default: 2)")
     parser.add_argument("--samples", type=int, default=640, metavar="N", help="at most half an epoch (default: 640)")
 
@@ -32,17 +34,21 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     UserError: an argument is out of range.
     """
     from mml_lightning.benchmarks import records
+    from mml_lightning.data.readers.files import check_choice
 
+    for kind in args.kinds:
+        check_choice("--kinds", kind, list(records.KINDS))
     if min(args.records) < 100 or args.workers < 0:
         raise UserError("--records must be 100 or more each, and --workers 0 or more")
-    rows = records.compare(compose, args.records, args.workers, args.samples, say)
+    rows = records.compare(compose, args.kinds, args.records, args.workers, args.samples, say)
     yield Told([asdict(row) for row in rows], records.sentence(rows))
 
 
 BENCH = Bench(
     help="start-up and memory of loading against the number of records",
     description="Processor and clock seconds from the config to the first batch and memory of it with its workers, for "
-    "CSV lists of small videos, each in a process of its own. With many --samples it shows whether memory stays flat.",
+    "CSV lists, packs and frame lists of small videos, each in a process of its own. With many --samples it shows "
+    "whether memory stays flat.",
     run=_run,
     declare=_declare,
     rounds=None,

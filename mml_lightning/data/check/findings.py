@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mml_lightning.data.records import Media, PackedFrames, media_files
+from mml_lightning.data.media import Media, PackedFrames, media_files
 from mml_lightning.errors import UserError
 
 UNREADABLE = "none"

@@ -13,7 +13,8 @@ from mml_lightning.data.check.findings import UNREADABLE, Finding, state
 from mml_lightning.data.check.hashes import hash_frames
 from mml_lightning.data.decode import DECODERS, DecodeError, installed, open_video
 from mml_lightning.data.images import open_media
-from mml_lightning.data.records import ImageSequence, Media, PackedFrames, Record
+from mml_lightning.data.media import ImageSequence, Media, PackedFrames
+from mml_lightning.data.records import Record
 
 LEVELS = 3.0  # mean absolute difference of a frame, in levels of 0..255, above which decord's is wrong
 CLEARER = 0.5  # levels by which a neighbour must fit better to show that decord counts frames differently

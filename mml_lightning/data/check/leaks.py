@@ -12,8 +12,8 @@ from pathlib import Path
 from mml_lightning.data.check.findings import Finding
 from mml_lightning.data.check.hashes import near_pairs
 from mml_lightning.data.check.inspection import file_bytes
+from mml_lightning.data.media import place, told
 from mml_lightning.data.records import Dataset
-from mml_lightning.data.start_checks import place
 from mml_lightning.files import file_hash, write_atomically
 
 Member = tuple[str, str]  # split, id
@@ -86,7 +86,7 @@ def duplicates(dataset: Dataset) -> tuple[list[list[Member]], list[list[Member]]
             if isinstance(media, Path):
                 members[media].append((split, record.id))
             elif media is not None:
-                folders[place(media)].append((split, record.id))
+                folders[place(told(media))].append((split, record.id))
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in members:
         by_size[file_bytes(path)].append(path)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mml_lightning.data.check.findings import Finding, read, state, write
 from mml_lightning.data.check.inspection import inspect, of_record
-from mml_lightning.data.records import SPLITS, Dataset, Media, Record
+from mml_lightning.data.media import Media
+from mml_lightning.data.records import SPLITS, Dataset, Record
 from mml_lightning.data.sources import SOURCES
 from mml_lightning.errors import UserError
 from mml_lightning.files import write_atomically

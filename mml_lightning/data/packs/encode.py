@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from mml_lightning.data.decode import DecodeError
+from mml_lightning.data.media import ImageSequence, Media
 from mml_lightning.data.packs.jpeg import restart_interval
-from mml_lightning.data.records import ImageSequence, Media
 from mml_lightning.data.sources import OpenSource
 from mml_lightning.errors import UserError
 

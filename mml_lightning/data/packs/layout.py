@@ -12,12 +12,13 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import isfinite
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mml_lightning.data.records import PackedFrames
+from mml_lightning.data.media import PackedFrames, Told, media_of, told
 
 FORMAT, VERSION, READABLE = "mml-pack", 2, (1, 2)  # 1: no sound, no restart markers
 MANIFEST, RECORDS = "manifest.json", "records.jsonl"
@@ -25,7 +26,8 @@ ENTRY = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4")])
 LAYOUTS = {"frames": "rgb", "flow": "flow_stacked", "audio": "stream"}
 CODINGS = {"rgb": ("jpg", "png"), "flow_stacked": ("jpg", "png"), "stream": ("mka",)}
 LARGEST = 65_535  # pixels of a side, as in JPEG
-_FOLDER = re.compile(r"\d{6,}_[A-Za-z0-9_-][A-Za-z0-9_.-]{0,79}")
+_FOLDER = re.compile(r"\d{6,}_[A-Za-z0-9_-][A-Za-z0-9_.-]{0,79}").fullmatch
+_FIELDS = itemgetter("count", "fps", "size", "table", "crc32", "bytes", "coding", "layout")
 
 
 def shard_name(number: int) -> str:
@@ -53,41 +55,52 @@ def table_name(folder: str, source: str) -> str:
     return f"{folder}/{source}.table"
 
 
-def packed(shard: Path, folder: str, source: str, told: Mapping[str, Any]) -> PackedFrames:
+def packed(shard: Path, folder: str, source: str, fields: Mapping[str, Any]) -> PackedFrames:
     """What a line says of one source.
 
     Raises:
         ValueError: something is missing, of the wrong kind, or a name that leads out of the pack.
     """
-    if not isinstance(folder, str) or not _FOLDER.fullmatch(folder) or ".." in folder:
+    media = media_of(told_packed(str(shard), folder, source, fields))
+    assert isinstance(media, PackedFrames)
+    return media
+
+
+def told_packed(shard: str, folder: str, source: str, fields: Mapping[str, Any]) -> Told:
+    """As :func:`packed`, in plain values.
+
+    Raises:
+        ValueError: something is missing, of the wrong kind, or a name that leads out of the pack.
+    """
+    if not isinstance(folder, str) or not _FOLDER(folder) or ".." in folder:
         raise ValueError(f"{folder!r} is no folder of a pack")
     if source not in LAYOUTS:
         raise ValueError(f"source {source!r} is unknown")
-    problem = told.get("problem")
+    problem = fields.get("problem")
     if problem is not None:
-        return PackedFrames(shard, folder, source, problem=str(problem))
+        return told(PackedFrames(Path(shard), folder, source, problem=str(problem)))
     try:
-        numbers = {key: told[key] for key in ("count", "table", "crc32", "bytes")}
-        width, height = told["size"]
-        fps, coding, layout = float(told["fps"]), told["coding"], told["layout"]
-        start = float(told.get("start", 0.0))
+        count, fps, (width, height), table, crc32, size, coding, layout = _FIELDS(fields)
+        fps, start = float(fps), float(fields.get("start", 0.0))
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{folder}: a field of {source} is missing or wrong") from None
-    whole = [*numbers.values(), width, height]
-    if any(type(value) is not int or value < 0 for value in whole) or numbers["count"] < 1 or not 0 <= fps < 1e6:
-        raise ValueError(f"{folder}: a number of {source} is wrong")
-    if not (source != "audio") <= min(width, height) <= max(width, height) <= LARGEST or not isfinite(start):
+    least = source != "audio"
+    if (
+        not (type(count) is type(table) is type(crc32) is type(size) is type(width) is type(height) is int)
+        or not (count > 0 <= table and crc32 >= 0 <= size and 0 <= fps < 1e6 and isfinite(start))
+        or not (least <= width <= LARGEST and least <= height <= LARGEST)
+    ):
         raise ValueError(f"{folder}: a number of {source} is wrong")
     if layout != LAYOUTS[source] or coding not in CODINGS[layout]:
         raise ValueError(f"{folder}: {source} is {coding!r} in layout {layout!r}, which this version can't read")
-    return PackedFrames(shard, folder, source, fps=fps, size=(width, height), coding=coding, start=start, **numbers)
+    return PackedFrames, shard, folder, source, count, fps, (width, height), table, crc32, size, coding, "", start
 
 
 def read_lines(content: bytes) -> tuple[list[dict[str, Any]], int]:
     """Whole lines that are JSON objects, up to the first that is not, and how many bytes they take."""
     with suppress(ValueError):  # a whole file at once takes half the time
         together = json.loads(b"[" + content.removesuffix(b"\n").replace(b"\n", b",") + b"]")
-        if len(together) == content.count(b"\n") and all(isinstance(line, dict) for line in together):
+        if len(together) == content.count(b"\n") and set(map(type, together)) <= {dict}:
             return together, len(content)
     lines: list[dict[str, Any]] = []
     used = 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mml_lightning.data.media import Told
 from mml_lightning.data.packs.layout import (
     FORMAT,
     MANIFEST,
@@ -18,14 +19,16 @@ from mml_lightning.data.packs.layout import (
     VERSION,
     line_of,
     lines_name,
-    packed,
     read_lines,
     shard_name,
+    told_packed,
 )
-from mml_lightning.data.records import SPLITS, Dataset, Head, Media, Record
+from mml_lightning.data.records import NO_INTERVALS, SPLITS, Dataset, Head, Record, Row
+from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
 
 AGAIN = "copy the pack again"
+PIECE = 2**22  # bytes of lines whose objects are alive together
 KINDS = {"complete": bool, "plan": dict, "shards": int, "heads": dict, "left_out": dict}
 
 
@@ -58,17 +61,21 @@ def _plain_record(split: str, record: Record, item: int) -> dict[str, Any]:
     return plain
 
 
-def _record(plain: Mapping[str, Any], media: Mapping[str, Media]) -> Record:
-    target = {head: tuple(value) if isinstance(value, list) else value for head, value in plain["target"].items()}
-    intervals = {
-        head: tuple((label, start, end) for label, start, end in rows)
-        for head, rows in plain.get("intervals", {}).items()
-    }
-    whole = [label for value in target.values() for label in (value if isinstance(value, tuple) else (value,))]
-    if not isinstance(plain["id"], str) or any(type(label) is not int for label in whole):
-        raise ValueError(f"a record has the id {plain['id']!r} and the labels {whole}")
+def _row(plain: Mapping[str, Any], media: Mapping[str, Told]) -> Row:
+    target = {head: tuple(value) if type(value) is list else value for head, value in plain["target"].items()}
+    for label in target.values():
+        if type(label) is not int and not (type(label) is tuple and all(type(one) is int for one in label)):
+            raise ValueError(f"record {plain['id']!r} has the label {label!r}")
+    if not isinstance(plain["id"], str):
+        raise ValueError(f"a record has the id {plain['id']!r}")
     span = (float(plain["span"][0]), float(plain["span"][1])) if "span" in plain else None
-    return Record(plain["id"], media, target, span, intervals=intervals)
+    timed = plain.get("intervals")
+    intervals = (
+        {head: tuple((label, start, end) for label, start, end in rows) for head, rows in timed.items()}
+        if timed
+        else NO_INTERVALS
+    )
+    return plain["id"], media, target, span, None, intervals, None
 
 
 def plain_heads(dataset: Dataset) -> dict[str, Any]:
@@ -164,13 +171,13 @@ def read_dataset(name: str, folder: Path) -> Dataset:
             raise UserError(f"{path} is missing; {AGAIN}")
         if digest(path) != sums.get(file):
             raise UserError(f"{path} is damaged: its check sum is not that of the manifest; {AGAIN}")
-    media: dict[int, dict[str, Media]] = {}
+    media: dict[int, dict[str, Told]] = {}
     for number in range(manifest["shards"]):
         media |= _media(folder, number)
-    splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
+    splits = {split: RecordStore() for split in SPLITS}
     try:
-        for plain in read_lines((folder / RECORDS).read_bytes())[0]:
-            splits[plain["split"]].append(_record(plain, media[plain["item"]]))
+        for plain in _records(folder / RECORDS):
+            splits[plain["split"]].append(_row(plain, media[plain["item"]]))
         heads = {name: Head(tuple(head["classes"]), head["multi_label"]) for name, head in manifest["heads"].items()}
         pairs = {name: head["mirrored"] for name, head in manifest["heads"].items() if head["mirrored"]}
         mirrored = {name: {int(one): int(other) for one, other in rows} for name, rows in pairs.items()}
@@ -179,13 +186,21 @@ def read_dataset(name: str, folder: Path) -> Dataset:
     return Dataset(name, splits, heads, mirrored, manifest["left_out"])
 
 
-def _media(folder: Path, number: int) -> dict[int, dict[str, Media]]:
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines, some megabytes at a time."""
+    with path.open("rb") as handle:
+        while lines := handle.readlines(PIECE):
+            yield from read_lines(b"".join(lines))[0]
+
+
+def _media(folder: Path, number: int) -> dict[int, dict[str, Told]]:
     """item -> its sources, of one shard.
 
     Raises:
         UserError: the shard is missing or cut off, or a line names a file outside of the pack.
     """
     shard = folder / shard_name(number)
+    name = str(shard)
     lines, _ = read_lines((folder / lines_name(number)).read_bytes())
     size = shard.stat().st_size if shard.is_file() else -1
     if size < 0:
@@ -196,7 +211,7 @@ def _media(folder: Path, number: int) -> dict[int, dict[str, Media]]:
     try:
         return {
             line["item"]: {
-                source: packed(shard, line["folder"], source, told) for source, told in line["sources"].items()
+                source: told_packed(name, line["folder"], source, told) for source, told in line["sources"].items()
             }
             for line in lines[:-1]
         }

@@ -17,6 +17,7 @@ from typing import Any
 from mml_lightning import __version__
 from mml_lightning.data.decode import DecodeError, NoSource
 from mml_lightning.data.images import frames_reader, opencv_version
+from mml_lightning.data.media import media_identity
 from mml_lightning.data.packs.encode import Coding, Encoded, encode
 from mml_lightning.data.packs.layout import LAYOUTS, RECORDS, VERSION, folder_name
 from mml_lightning.data.packs.manifest import (
@@ -32,7 +33,7 @@ from mml_lightning.data.packs.manifest import (
 )
 from mml_lightning.data.packs.shard import ShardWriter
 from mml_lightning.data.packs.sound import encoded_sound
-from mml_lightning.data.records import Dataset, Record, media_identity
+from mml_lightning.data.records import Dataset, Record
 from mml_lightning.data.sources import OpenSource, SourceOpener
 from mml_lightning.errors import UserError
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from mml_lightning.data.decode import DecodeError
+from mml_lightning.data.media import PackedFrames
 from mml_lightning.data.packs.jpeg import Cut, cut
 from mml_lightning.data.packs.layout import ENTRY, member_name, table_name
-from mml_lightning.data.records import PackedFrames
 from mml_lightning.transforms import Box
 
 GAP = 256  # bytes between two images, such as a member's header, that are read along rather than skipped

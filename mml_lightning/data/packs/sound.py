@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mml_lightning.data.decode import DecodeError, NoSource
+from mml_lightning.data.media import Media, PackedFrames
 from mml_lightning.data.packs.encode import Encoded
 from mml_lightning.data.packs.reader import PackReader
-from mml_lightning.data.records import Media, PackedFrames
 
 
 def encoded_sound(media: Media) -> Encoded:

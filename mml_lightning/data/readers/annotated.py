@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mml_lightning.data.media import Told, told
 from mml_lightning.data.readers.files import (
     ABSENT,
     Labels,
@@ -30,7 +31,7 @@ from mml_lightning.data.readers.files import (
     without_ending,
 )
 from mml_lightning.data.readers.mirrored import mirrored_classes
-from mml_lightning.data.records import SPLITS, Dataset, ImageSequence, Row, row_of
+from mml_lightning.data.records import SPLITS, Dataset, Row, row_of
 from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
 
@@ -177,8 +178,8 @@ def _first_there(root: Root, line: _Line, places: Sequence[str]) -> str:
     return next(filter(os.path.exists, paths), first)
 
 
-def _media(path: str, images: str | None, fps: float) -> str | ImageSequence:
-    return numbered_images(Path(path), images, fps) if images else path
+def _media(path: str, images: str | None, fps: float) -> Told:
+    return told(numbered_images(Path(path), images, fps)) if images else path
 
 
 def _by_split(

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from mml_lightning.data.records import Head, ImageSequence, Layout, Row, media_absent
+from mml_lightning.data.media import ImageSequence, Layout, media_absent, media_of
+from mml_lightning.data.records import Head, Row
 from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
 
@@ -185,7 +186,7 @@ def without_absent(name: str, split: str, records: RecordStore) -> RecordStore:
 
 
 def _is_absent(row: Row) -> bool:
-    return any(map(media_absent, row[1].values()))
+    return any(media_absent(media_of(one)) for one in row[1].values())
 
 
 class Labels:

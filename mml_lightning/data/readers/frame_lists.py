@@ -6,16 +6,17 @@ filtered or sorted apart stay right.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from mml_lightning.data.media import ImageSequence, Told
 from mml_lightning.data.readers.files import (
     Labels,
-    below,
+    Root,
     check_choice,
     class_names,
     find,
@@ -24,7 +25,8 @@ from mml_lightning.data.readers.files import (
     read_lines,
 )
 from mml_lightning.data.readers.mirrored import mirrored_classes
-from mml_lightning.data.records import SPLITS, Dataset, ImageSequence, Media, Record
+from mml_lightning.data.records import SPLITS, Dataset, row_of
+from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
 
 SOURCES = ("frames", "flow")
@@ -37,14 +39,13 @@ _NUMBER = re.compile(r"\{:0?\d+d\}")
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Line:
+class _Line(NamedTuple):
     """One line of a list: `label` as it stands there."""
 
     source: Path
     number: int
     path: str
-    count: int
+    images: int
     label: str
 
 
@@ -94,11 +95,13 @@ def read_frame_lists(
     labels = Labels(
         named, (line.label for rows in joined.values() for _, lines in rows for line in lines.values()), name
     )
-    splits = {}
-    for split, rows in joined.items():
-        splits[split] = [_record(video, lines, used, labels) for video, lines in rows]
+    targets = _Targets(labels)
+    splits = {
+        split: RecordStore(row_of(video, _media(lines, used), targets.of(video, lines)) for video, lines in rows)
+        for split, rows in joined.items()
+    }
     if verify_counts:
-        _verify(name, [record for records in splits.values() for record in records])
+        _verify(name, splits.values())
     partners = mirrored_classes(labels.head.classes) if mirrored else {}
     return Dataset(name, splits, {"label": labels.head}, {"label": partners})
 
@@ -119,7 +122,7 @@ class _Source:
                 "counts, train, val and test"
             )
         self.root, self.name, self.fps = root, name, fps
-        self.folder = root / str(options["folder"] or "")
+        self.folder = Root(root / str(options["folder"] or ""))
         self.lists = {split: options.get(split) for split in SPLITS}
         self.template, self.with_id = normal_template(str(options["template"]))
         self.layout = layout_of(self.template, name)
@@ -127,7 +130,7 @@ class _Source:
         check_choice(f"data.sources.{name}.counts", counts, (ITEMS, IMAGES))
         self.images_per_item = 2 if counts == IMAGES else 1
         try:
-            ImageSequence(self.folder, self.template.replace("{id}", "0"), 1, fps, 1, self.layout)
+            ImageSequence(self.folder.path, self.template.replace("{id}", "0"), 1, fps, 1, self.layout)
         except ValueError as error:
             raise UserError(f"data.sources.{name}.template: {error}") from None
 
@@ -142,7 +145,7 @@ class _Source:
             try:
                 where, count, label = text.rsplit(None, 2)
                 line = _Line(path, number, where, int(count), label)
-                if line.count < 0 or int(label) < 0:
+                if line.images < 0 or int(label) < 0:
                     raise ValueError
             except ValueError:
                 raise UserError(
@@ -158,9 +161,9 @@ class _Source:
         return found
 
     def items(self, line: _Line) -> int:
-        return line.count // self.images_per_item
+        return line.images // self.images_per_item
 
-    def media(self, line: _Line) -> Media:
+    def media(self, line: _Line) -> Told:
         path, template = line.path, self.template
         if self.with_id:
             last = Path(path).name
@@ -171,8 +174,8 @@ class _Source:
                 )
             path = str(Path(path).with_name(f"{int(last):06d}"))
             template = template.replace("{id}", f"{int(last):06d}")
-        folder = below(self.folder, path, f"{line.source}, line {line.number}")
-        return ImageSequence(folder, template, self.items(line), self.fps, 1, self.layout)
+        folder = self.folder.below(path, line.source, line.number)
+        return ImageSequence, folder, template, self.items(line), self.fps, 1, self.layout
 
 
 def normal_template(template: str) -> tuple[str, bool]:
@@ -209,7 +212,8 @@ def _joined(lists: Mapping[str, Mapping[str, _Line]], split: str, unpaired: str)
 
 
 def _long_enough(name: str, rows: list[_Row], sources: Mapping[str, _Source], least: int) -> list[_Row]:
-    kept = [row for row in rows if min(sources[s].items(line) for s, line in row[1].items()) >= max(1, least)]
+    fewest = {source: max(1, least) * known.images_per_item for source, known in sources.items()}
+    kept = [row for row in rows if all([line.images >= fewest[source] for source, line in row[1].items()])]
     if len(kept) < len(rows):
         log.warning(
             "data=%s: %d of %d videos have fewer than %d items and are left out",
@@ -221,29 +225,45 @@ def _long_enough(name: str, rows: list[_Row], sources: Mapping[str, _Source], le
     return kept
 
 
-def _record(video: str, lines: Mapping[str, _Line], sources: Mapping[str, _Source], labels: Labels) -> Record:
-    first = next(iter(lines.values()))
-    other = next((line for line in lines.values() if line.label != first.label), None)
-    if other is not None:
-        raise UserError(
-            f"{other.source}, line {other.number}: label {other.label} of {video!r}, but {first.label} in "
-            f"{first.source}, line {first.number}; mend either"
-        )
-    number = labels(first.label)
-    if number is None:
-        raise UserError(
-            f"{first.source}, line {first.number}: label {first.label} is too large for {len(labels.number)} classes; "
-            "labels count from 0"
-        )
-    return Record(video, {s: sources[s].media(line) for s, line in lines.items()}, {"label": number})
+def _media(lines: Mapping[str, _Line], sources: Mapping[str, _Source]) -> dict[str, Told]:
+    return {source: sources[source].media(line) for source, line in lines.items()}
 
 
-def _verify(name: str, records: list[Record]) -> None:
+class _Targets:
+    """What the labels of lines mean: one object for all videos that have the same."""
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        self.known: dict[str, dict[str, int]] = {}
+
+    def of(self, video: str, lines: Mapping[str, _Line]) -> dict[str, int]:
+        """Raises:
+        UserError: lists disagree about the label of a video, or there is no such class.
+        """
+        first, *others = lines.values()
+        for other in others:
+            if other.label != first.label:
+                raise UserError(
+                    f"{other.source}, line {other.number}: label {other.label} of {video!r}, but {first.label} in "
+                    f"{first.source}, line {first.number}; mend either"
+                )
+        if first.label not in self.known:
+            number = self.labels(first.label)
+            if number is None:
+                raise UserError(
+                    f"{first.source}, line {first.number}: label {first.label} is too large for "
+                    f"{len(self.labels.number)} classes; labels count from 0"
+                )
+            self.known[first.label] = {"label": number}
+        return self.known[first.label]
+
+
+def _verify(name: str, splits: Iterable[RecordStore]) -> None:
     """Raises:
     UserError: folders that do not hold as many images as their line says.
     """
     wrong = []
-    for record in records:
+    for record in itertools.chain.from_iterable(splits):
         for media in record.media.values():
             assert isinstance(media, ImageSequence)
             found = numbered_images(media.folder, media.template, media.fps, media.layout)
