@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 MIRRORED_CROPS = 10  # the number of crops per clip with which every one is mirrored too
 QUARANTINE = ("use", "ignore")
 CACHES = ("none", "ram")  # what becomes of decoded videos
+REDUCED = ("never", "auto")
 LABELS = ("clip", "video")  # what a training target tells where labels are timed
 
 
@@ -158,6 +159,23 @@ def decoded(cfg: DictConfig) -> RamCache | None:
     return ram_cache(int(cfg.data.cache_mb)) if cfg.data.cache == "ram" else None
 
 
+def _reducible(cfg: DictConfig) -> bool:
+    """Whether frames may be decoded at a fraction of their size: `transforms.reduced_decode`.
+
+    Raises:
+        UserError: it is neither never nor auto, or whole frames are to be kept.
+    """
+    wish = cfg.transforms.reduced_decode
+    if wish not in REDUCED:
+        raise UserError(f"transforms.reduced_decode={wish!r} is unknown; use one of {list(REDUCED)}")
+    if wish == "auto" and cfg.data.cache == "ram":
+        raise UserError(
+            "data.cache=ram keeps whole frames, transforms.reduced_decode=auto decodes reduced ones: set "
+            "data.cache=none, or transforms.reduced_decode=never"
+        )
+    return bool(wish == "auto")
+
+
 def _check_sources(data: Dataset, chosen: Sequence[Modality]) -> None:
     wanted, known = {modality.source for modality in chosen}, set[str]()
     for _, media, *_ in itertools.chain.from_iterable(map(rows, data.splits.values())):
@@ -213,7 +231,7 @@ def clip_datasets(
         ClipDataset,
         modalities=list(chosen),
         heads=data.heads,
-        opener=SourceOpener(cfg.data.decoder, cache, decoded(cfg)),
+        opener=SourceOpener(cfg.data.decoder, cache, decoded(cfg), _reducible(cfg)),
         seed=nodes.draw_seed(cfg),
         shared=sampling["shared"],
         span_margin=cfg.data.span_margin,

@@ -56,7 +56,8 @@ def _data(cfg: DictConfig, data: Dataset) -> str:
         f"{len(h.classes)} classes" + (" (several per video)" if h.multi_label else "") for h in data.heads.values()
     )
     used = frames_reader(data, cfg.data.decoder)
-    reader = f"{used['name']} {used['version']}, {_count(cfg.data.workers, 'worker')}"
+    reduced = ", reduced where crops allow" if cfg.transforms.reduced_decode == "auto" else ""
+    reader = f"{used['name']} {used['version']}{reduced}, {_count(cfg.data.workers, 'worker')}"
     left_out = f" ({_count(len(data.left_out), 'unusable one')} left out of train: mml check)" if data.left_out else ""
     return f"{data.name}: {counts} videos{left_out}, {classes}; {reader}"
 

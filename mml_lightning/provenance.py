@@ -209,6 +209,8 @@ def origin_fields(where: Mapping[str, Any]) -> dict[str, Any]:
 def fingerprint(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str, Any]]) -> str:
     """Hash of all that decides the weights of a stage: config without cosmetics, data, the weights it starts from."""
     values = decisive(nodes.plain(cfg))
+    if values["transforms"]["reduced_decode"] == "never":  # as all runs were when there was no such key
+        values["transforms"] = {key: value for key, value in values["transforms"].items() if key != "reduced_decode"}
     if not values["objective"]["edges"]:
         # peers without lessons come out the same however many there are
         values["stage"] = {key: value for key, value in values["stage"].items() if key != "copies"}
@@ -227,6 +229,8 @@ def evaluation(cfg: DictConfig) -> dict[str, Any]:
     trainer = {key: cfg.trainer[key] for key in ("limit_val_batches", "limit_test_batches")}
     frames = {"num_segments": cfg.sampling.num_segments}
     frames |= {key: cfg.transforms[key] for key in ("output", "short_side", "antialias")}
+    if cfg.transforms.reduced_decode != "never":
+        frames["reduced_decode"] = cfg.transforms.reduced_decode
     views, metrics = nodes.plain(cfg.views), nodes.plain(cfg.metrics)
     return {"test": bool(cfg.test), "views": views, "frames": frames, "metrics": metrics, **trainer}
 

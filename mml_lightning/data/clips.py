@@ -22,7 +22,7 @@ from torch import Tensor
 from mml_lightning.data.decode import DecodeError
 from mml_lightning.data.intervals import ENDS, Ends, classes_between
 from mml_lightning.data.records import Head, Record
-from mml_lightning.data.sources import OpenSource, SourceOpener, read_part
+from mml_lightning.data.sources import OpenSource, SourceOpener, fitted, read_part
 from mml_lightning.errors import UserError
 from mml_lightning.modalities import Modality
 from mml_lightning.sampling import window_indices
@@ -217,9 +217,9 @@ def _clips(
     for name in {modality.source for modality in modalities}:
         users = [modality for modality in modalities if modality.source == name]
         wanted = np.unique(np.concatenate([indices[m.name].ravel() for m in users]))
-        size = sources[name].size
-        box = bounding_box(geometries, *size)
-        pixels = torch.from_numpy(read_part(sources[name], wanted.tolist(), box)).permute(0, 3, 1, 2)
+        source = fitted(sources[name], geometries)
+        size, box = source.size, bounding_box(geometries, *source.size)
+        pixels = torch.from_numpy(read_part(source, wanted.tolist(), box)).permute(0, 3, 1, 2)
         crops = apply_views(pixels, [crop.scaled_to(*size).inside(box) for crop in geometries])  # each [N, c, h, w]
         for modality in users:
             at = torch.from_numpy(np.searchsorted(wanted, indices[modality.name]))  # [V, T, L]

@@ -16,20 +16,28 @@ import numpy as np
 
 from mml_lightning.data.decode import DecodeError, VideoReader, decoder_version, open_video
 from mml_lightning.data.media import ImageSequence, Media, PackedFrames
+from mml_lightning.data.packs.jpeg import jpeg_size
 from mml_lightning.data.packs.reader import PackReader
 from mml_lightning.data.records import Dataset, rows
+from mml_lightning.transforms import reduced_size
+
+HEADER = 2**16  # bytes of a file that tell its size
 
 
 @contextmanager
-def open_media(media: Media, decoder: str = "decord") -> Iterator[VideoReader]:
+def open_media(media: Media, decoder: str = "decord", reducible: bool = False) -> Iterator[VideoReader]:
     """Open a video file with `decoder`, or images, loose or in a pack, which need none.
+
+    Args:
+        reducible: frames that are JPEG files can be read at fractions of their size, too.
 
     Raises:
         DecodeError: it can't be read, here or (from the reader's methods) later.
         UserError: the decoder is unknown or not installed.
     """
     if isinstance(media, ImageSequence):
-        yield ImageReader(media)
+        size = _told_size(media) if reducible else None
+        yield ImageReader(media) if size is None else ReducibleReader(media, size)
     elif isinstance(media, PackedFrames):
         yield PackReader(media)
     else:
@@ -65,8 +73,11 @@ class ImageReader:
             raise DecodeError(f"{images}: it has no image")
         self.images = images
         self.count, self.fps = images.count, images.fps
+        self.size = self._first_size()
+
+    def _first_size(self) -> tuple[int, int]:
         height, width = self._item(0).shape[:2]
-        self.size = (width, height)
+        return width, height
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         """Items uint8 [N, H, W, c] at 0-based `indices`, in the order asked, repeats allowed.
@@ -105,6 +116,39 @@ class ImageReader:
         return np.stack([x, y], axis=-1)
 
 
+class ReducibleReader(ImageReader):
+    """Frames that are JPEG files: a decoder can leave out what a smaller picture does not need.
+
+    Args:
+        size: (W, H) of whole frames, which is seen to at each.
+        factor: 2, 4 or 8: frames of as many times fewer pixels in width and height, rounded up.
+    """
+
+    def __init__(self, images: ImageSequence, size: tuple[int, int], factor: int = 1) -> None:
+        self.whole, self.factor = size, factor
+        super().__init__(images)
+
+    def reduced(self, factor: int) -> ReducibleReader:
+        return ReducibleReader(self.images, self.whole, factor)
+
+    def _first_size(self) -> tuple[int, int]:
+        return reduced_size(*self.whole, self.factor)
+
+    def _item(self, index: int) -> np.ndarray:
+        return _read(self.images.paths(index)[0], colour=True, factor=self.factor)
+
+
+def _told_size(images: ImageSequence) -> tuple[int, int] | None:
+    """(W, H) of frames by the beginning of the first file; None where it is no JPEG file that tells."""
+    if images.layout != "rgb" or images.count < 1:
+        return None
+    try:
+        with images.paths(0)[0].open("rb") as handle:
+            return jpeg_size(handle.read(HEADER))
+    except OSError:
+        return None
+
+
 def _times(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
@@ -114,11 +158,16 @@ def _cut(content: bytes) -> bool:
     return content.startswith(b"\xff\xd8") and b"\xff\xd9" not in content[-1024:]
 
 
-def _read(path: Path, colour: bool) -> np.ndarray:
-    """One image, uint8 [H, W, 3] RGB or [H, W] grey, as stored: a rotation note in the file is not obeyed."""
+def _read(path: Path, colour: bool, factor: int = 1) -> np.ndarray:
+    """One image, uint8 [H, W, 3] RGB or [H, W] grey, as stored: a rotation note in the file is not obeyed.
+
+    Args:
+        factor: 2, 4 or 8: colours of a JPEG file, reduced as it is decoded.
+    """
     import cv2
 
-    flags = (cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE) | cv2.IMREAD_IGNORE_ORIENTATION
+    kind = getattr(cv2, f"IMREAD_REDUCED_COLOR_{factor}") if factor > 1 else cv2.IMREAD_COLOR
+    flags = (kind if colour else cv2.IMREAD_GRAYSCALE) | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:

@@ -20,7 +20,7 @@ from mml_lightning.data.media import ImageSequence, Media, PackedFrames
 from mml_lightning.data.ram import HeldItems, RamCache
 from mml_lightning.data.records import Record
 from mml_lightning.errors import UserError
-from mml_lightning.transforms import Box
+from mml_lightning.transforms import Box, Crop, reduction
 
 SOURCES = ("frames", "flow")
 
@@ -51,6 +51,13 @@ def read_part(source: OpenSource, indices: Sequence[int], box: Box) -> np.ndarra
         return np.asarray(part(indices, box))
     x, y, width, height = box
     return source.frames(indices)[:, y : y + height, x : x + width]
+
+
+def fitted(source: OpenSource, crops: Sequence[Crop]) -> OpenSource:
+    """`source` reduced as far as `crops` allow, if it can be."""
+    reduced = getattr(source, "reduced", None)
+    made: OpenSource = source if reduced is None else reduced(reduction(crops, *source.size))
+    return made
 
 
 @dataclass
@@ -100,6 +107,7 @@ class SourceOpener:
         decoder: reader of the frames, where a record names none of its own.
         flow: where the flow of records lies that bring none of their own; None in runs without flow.
         ram: what has been decoded is kept there; None decodes for every sample.
+        reducible: frames that are JPEG files are decoded at a fraction of their size where crops need no more.
 
     Raises:
         UserError: the decoder is unknown or not installed.
@@ -108,6 +116,7 @@ class SourceOpener:
     decoder: str = "decord"
     flow: FlowCache | None = None
     ram: RamCache | None = None
+    reducible: bool = False
 
     def __post_init__(self) -> None:
         check_decoder(self.decoder)
@@ -161,5 +170,5 @@ class SourceOpener:
 
     def _media(self, media: Media, decoder: str, stack: ExitStack) -> OpenSource:
         if self.ram is None:
-            return stack.enter_context(open_media(media, decoder))
+            return stack.enter_context(open_media(media, decoder, self.reducible))
         return stack.enter_context(self.ram.video(media, decoder, functools.partial(open_media, media, decoder)))

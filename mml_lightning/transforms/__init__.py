@@ -16,6 +16,8 @@ from mml_lightning.transforms.boxes import (
     apply_views,
     bounding_box,
     invert_x,
+    reduced_size,
+    reduction,
     scaled_size,
 )
 from mml_lightning.transforms.testing import Rule, TestGeometry, test_crops
@@ -43,6 +45,8 @@ __all__ = [
     "invert_x",
     "multi_scale_sizes",
     "offset_grid",
+    "reduced_size",
+    "reduction",
     "scaled_size",
     "test_crops",
 ]

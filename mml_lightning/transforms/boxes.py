@@ -16,6 +16,7 @@ from torch import Tensor
 
 Policy = Literal["code", "paper", "fixed"]
 Size = tuple[int, int]
+REDUCTIONS = (8, 4, 2)  # what decoders of JPEG files can do
 Box = tuple[int, int, int, int]
 """x, y, width, height in pixels."""
 
@@ -93,6 +94,25 @@ def bounding_box(crops: Sequence[Crop], width: int, height: int) -> Box:
     left, top = min(crop.x for crop in scaled), min(crop.y for crop in scaled)
     right, bottom = max(crop.x + crop.width for crop in scaled), max(crop.y + crop.height for crop in scaled)
     return left, top, right - left, bottom - top
+
+
+def reduction(crops: Sequence[Crop], width: int, height: int) -> int:
+    """By how much frames of ``width`` x ``height`` may be reduced before ``crops`` are cut: the largest of
+    :data:`REDUCTIONS` that leaves every crop to be scaled down, or as it is; 1 where one would be enlarged, or is
+    resized without antialiasing, which a reduction would bring in."""
+
+    def fits(crop: Crop, factor: int) -> bool:
+        frame = reduced_size(width, height, factor)
+        scaled = crop.scaled_to(*frame)
+        have, want = ((scaled.width, scaled.height), scaled.output) if scaled.resize is None else (frame, scaled.resize)
+        return crop.antialias and have[0] >= want[0] and have[1] >= want[1]
+
+    return next((factor for factor in REDUCTIONS if all(fits(crop, factor) for crop in crops)), 1)
+
+
+def reduced_size(width: int, height: int, factor: int) -> Size:
+    """Of a frame that is reduced while it is decoded: a part of a block counts as one."""
+    return -(-width // factor), -(-height // factor)
 
 
 def scaled_size(width: int, height: int, short_side: int, policy: Policy = "fixed") -> Size:

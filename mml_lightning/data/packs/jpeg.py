@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from mml_lightning.transforms import Box
@@ -21,6 +22,7 @@ RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 MARKERS = [bytes([0xFF, 0xD0 + number]) for number in range(8)]
 END = b"\xff\xd9"
 BASELINE, SCAN, INTERVAL = 0xC0, 0xDA, 0xDD
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers before a size; those three are tables
 
 
 class Cut(NamedTuple):
@@ -86,12 +88,11 @@ def _span(start: int, length: int, step: int, most: int) -> tuple[int, int]:
 
 def _frame(content: bytes) -> _Frame | None:
     """What the header says; None for anything but a baseline JPEG of one scan that is whole up to there."""
-    at, size_at, unit, interval, width, height = 2, 0, (0, 0), 0, 0, 0
-    while at + 4 <= len(content) and content[at] == 0xFF:
-        kind, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
+    size_at, unit, interval, width, height = 0, (0, 0), 0, 0, 0
+    for kind, at, length in _segments(content):
         if kind == BASELINE:
             size_at = at + 5
-            height, width = (int.from_bytes(content[k : k + 2], "big") for k in (size_at, size_at + 2))
+            width, height = _size_at(content, size_at)
             factors = content[at + 11 : at + 2 + length : 3]  # per component, columns and rows in four bits each
             grey = len(factors) == 1  # its units are single blocks, whatever its factors say
             unit = (8, 8) if grey else (8 * max(f >> 4 for f in factors), 8 * max(f & 15 for f in factors))
@@ -100,5 +101,29 @@ def _frame(content: bytes) -> _Frame | None:
         elif kind == SCAN:
             one_scan = content[at + 4] == content[size_at + 4]
             return _Frame(size_at, at + 2 + length, width, height, unit, interval) if size_at and one_scan else None
-        at += 2 + length
     return None
+
+
+def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, where it stands, length) of the parts of the header."""
+    at = 2
+    while at + 4 <= len(content) and content[at] == 0xFF:
+        length = int.from_bytes(content[at + 2 : at + 4], "big")
+        yield content[at + 1], at, length
+        at += 2 + length
+
+
+def _size_at(content: bytes, at: int) -> tuple[int, int]:
+    height, width = (int.from_bytes(content[k : k + 2], "big") for k in (at, at + 2))
+    return width, height
+
+
+def jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """(W, H) of a JPEG file of any kind, of which `content` is the beginning; None where that does not tell."""
+    if not content.startswith(b"\xff\xd8"):
+        return None
+    at = next((at for kind, at, _ in _segments(content) if kind in FRAMES), len(content))
+    if at + 9 > len(content):
+        return None
+    width, height = _size_at(content, at + 5)
+    return (width, height) if width and height else None
