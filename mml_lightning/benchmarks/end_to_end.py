@@ -167,10 +167,7 @@ class FromPack:
     def __init__(self, cfg: DictConfig, clips: Sequence[Clip], folder: Path, device: torch.device) -> None:
         modalities = build_data.modalities(cfg)
         self.steps = CohortSteps(cfg, modalities, folder, device)
-        records = [
-            Record(f"v{n}", dict(zip((FRAMES, FLOW), clip.packed["pack"], strict=True)), {"label": n % CLASSES})
-            for n, clip in enumerate(clips)
-        ]
+        records = [Record(f"v{n}", clip.packed["pack"], {"label": n % CLASSES}) for n, clip in enumerate(clips)]
         data = Dataset("bench", {"train": records}, {"label": Head(tuple(map(str, range(CLASSES))))})
         self.datasets = build_data.clip_datasets(cfg, data, None, list(modalities.values()))
         self.data = VideoData(self.datasets, build_data.loader_settings(cfg))

@@ -36,6 +36,7 @@ NUMBERS = {  # name in JSON: head of the column in a table, form
     "kept_mb": ("kept MB/clip", "{:.0f}"),
     "peak_mb": ("peak MB", "{:.0f}"),
     "loss_difference": ("loss differs by", "{:.1e}"),
+    "level_difference": ("frames differ by", "{:.2f}"),
     "logit_difference": ("logits differ by", "{:.1e}"),
     "errors": ("{}, px", "{:.3f}"),
     "added": ("added, {}", "{:.3f}"),

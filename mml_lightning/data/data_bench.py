@@ -1,9 +1,9 @@
 """Ways to keep training data side by side: what a clip costs from a pack, from loose JPEG files and from a video.
 
-Legend: T frames, P pairs of flow, H height, W width. A clip is 8 frames and 8 windows of 5 pairs, as an RGB and a flow
-network with 8 segments look at it. *Read* ends with arrays, uint8 [8, H, W, 3] and [40, H, W, 2], from packs cut to the
-crop, which is drawn before; a *sample* is also cropped and resized to 224x224, on the CPU as in a run; PIL's ways do
-that image by image, as TSN does.
+Legend: H height, W width. A clip is 8 frames and 8 windows of 5 pairs of flow, as an RGB and a flow network with 8
+segments look at it, or one of both. *Read* ends with arrays, uint8 [8, H, W, 3] and [40, H, W, 2], from packs cut to
+the crop, which is drawn before; a *sample* is also cropped and resized to 224x224, on the CPU as in a run; PIL's way
+does that image by image, as TSN does.
 Times are of the processor (all threads), with the files in the page cache: a cold disk is not in them.
 """
 
@@ -14,27 +14,37 @@ import importlib.util
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from mml_lightning.data.data_bench_files import FLOW, FRAMES, PACKS, Clip, make_clips, measured_bytes
-from mml_lightning.data.decode import installed, open_video
+from mml_lightning.data.data_bench_files import (
+    FLOW,
+    FRAMES,
+    SIZE,
+    SOURCES,
+    Clip,
+    kinds_of_packs,
+    make_clips,
+    measured_bytes,
+)
+from mml_lightning.data.decode import DECODERS, installed, open_video
 from mml_lightning.data.images import open_media
-from mml_lightning.data.media import Media
+from mml_lightning.data.media import ImageSequence
 from mml_lightning.data.packs.reader import PackReader
-from mml_lightning.data.sources import read_part
+from mml_lightning.data.sources import fitted, read_part
 from mml_lightning.data.threads import one_thread
 from mml_lightning.errors import UserError
 from mml_lightning.transforms import Crop, TrainGeometry, apply_views, bounding_box
 
 SEGMENTS, WINDOW, OUTPUT = 8, 5, 224
-BASE = "PIL, loose JPEG"
+BASE, PLAIN = "PIL, loose JPEG", "OpenCV, loose JPEG"
+MOST = 4096  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -42,42 +52,60 @@ class Settings:
     """How much is measured.
 
     Args:
-        videos, frames: of the synthetic data; repeats: rounds, of which the least time counts.
+        videos, frames, size: of the synthetic data; repeats: rounds, of which the least time counts.
+        sources: "frames", "flow", or both.
 
     Raises:
-        UserError: a number is out of range.
+        UserError: a number is out of range, or a source is unknown.
     """
 
     videos: int = 16
     frames: int = 45
     repeats: int = 5
+    size: tuple[int, int] = SIZE
+    sources: tuple[str, ...] = SOURCES
 
     def __post_init__(self) -> None:
         least = {"videos": 1, "frames": SEGMENTS + WINDOW, "repeats": 1}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise UserError(f"--{name} {getattr(self, name)} must be {value} or more")
+        if not OUTPUT <= min(self.size) <= max(self.size) <= MOST or any(side % 2 for side in self.size[1:]):
+            told = "x".join(map(str, self.size))
+            raise UserError(f"--size {told} must be from {OUTPUT} to {MOST} each, and the height even")
+        if not self.sources or set(self.sources) - set(SOURCES):
+            raise UserError(f"--sources {','.join(self.sources)}: use frames, flow or frames,flow")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way: clips per second of one core, files and bytes of a video on the disk."""
+    """One way: clips per second of one core, files and bytes of a video on the disk, and by how many of 256 levels its
+    cropped frames differ on average from those that OpenCV reads whole; None without frames."""
 
     way: str
     read: float
     sample: float
     files: float
     bytes: float
+    levels: float | None
 
 
 @dataclass(frozen=True)
 class Way:
-    """`read` gives the frames and the flow of a clip, as much of them as the way can't help for a crop; `crop` makes
-    tensors [n, c, 224, 224] of either."""
+    """`read` gives the items of a source of a clip, as much of them as the way can't help for a crop; `crop` makes
+    a tensor [n, c, 224, 224] of them."""
 
-    read: Callable[[Clip, Sequence[int], Sequence[int], Crop], tuple[Any, Any]]
+    read: Callable[[Clip, str, Sequence[int], Crop], Any]
     crop: Callable[[Any, Crop], torch.Tensor]
     kinds: Sequence[str]  # of files it needs
+
+
+class Draw(NamedTuple):
+    """What every way reads of a clip."""
+
+    clip: Clip
+    wanted: Mapping[str, Sequence[int]]  # items per source
+    crop: Crop
 
 
 def compare(
@@ -91,35 +119,42 @@ def compare(
     with ExitStack() as stack:
         place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         try:
-            clips = make_clips(place, settings.videos, settings.frames)
+            clips = make_clips(place, settings.videos, settings.frames, settings.size, settings.sources)
         except OSError as error:
             raise UserError(f"can't write {place} ({error.strerror}); choose another --folder") from None
-        made = ways()
+        made = ways(settings.sources)
         best = {(name, kind): float("inf") for name in made for kind in ("read", "sample")}
         stack.enter_context(one_thread())
         for repeat in range(settings.repeats):
+            drawn = list(_draws(clips, settings, repeat))
             for name, way in made.items():
-                for kind, seconds in _round(way, clips, settings.frames, repeat).items():
+                for kind, seconds in _round(way, drawn).items():
                     best[name, kind] = min(best[name, kind], seconds)
                 advance(name)
-        return [_row(name, way, clips, best[name, "read"], best[name, "sample"]) for name, way in made.items()]
+        rows = []
+        for name, way in made.items():
+            files, size = measured_bytes(clips, way.kinds)
+            read, sample = (len(clips) / best[name, kind] for kind in ("read", "sample"))
+            rows.append(Row(name, read, sample, files, size, _difference(way, made[PLAIN], drawn)))
+        return rows
 
 
-def _row(name: str, way: Way, clips: Sequence[Clip], read: float, sample: float) -> Row:
-    files, size = measured_bytes(clips, way.kinds)
-    return Row(name, len(clips) / read, len(clips) / sample, files, size)
-
-
-def _round(way: Way, clips: Sequence[Clip], frames: int, seed: int) -> dict[str, float]:
-    """Seconds of one pass over all clips; every way draws the same items and crops."""
+def _draws(clips: Sequence[Clip], settings: Settings, seed: int) -> Iterator[Draw]:
     rng, geometry = np.random.default_rng(seed), TrainGeometry(output=OUTPUT)
-    spent = {"read": 0.0, "sample": 0.0}
     for number, clip in enumerate(clips):
-        at = np.sort(rng.choice(frames - WINDOW, SEGMENTS, replace=False))
-        pairs = np.unique(at[:, None] + np.arange(WINDOW)).tolist()
+        at = np.sort(rng.choice(settings.frames - WINDOW, SEGMENTS, replace=False))
+        pairs = np.unique(at[:, None] + np.arange(WINDOW))
+        wanted = {FRAMES: at.tolist(), FLOW: pairs.tolist()}
         crop = geometry.draw(*clip.size, random.Random(1000 * seed + number))
+        yield Draw(clip, {source: wanted[source] for source in settings.sources}, crop)
+
+
+def _round(way: Way, drawn: Sequence[Draw]) -> dict[str, float]:
+    """Seconds of one pass over all clips."""
+    spent = {"read": 0.0, "sample": 0.0}
+    for clip, wanted, crop in drawn:
         start = time.process_time()
-        items = way.read(clip, at.tolist(), pairs, crop)
+        items = [way.read(clip, source, at, crop) for source, at in wanted.items()]
         middle = time.process_time()
         for one in items:
             way.crop(one, crop)
@@ -128,16 +163,30 @@ def _round(way: Way, clips: Sequence[Clip], frames: int, seed: int) -> dict[str,
     return spent
 
 
-def ways() -> dict[str, Way]:
+def _difference(way: Way, plain: Way, drawn: Sequence[Draw]) -> float | None:
+    """Mean over all values of the frames of clips."""
+    if FRAMES not in drawn[0].wanted:
+        return None
+    pairs = (
+        [one.crop(one.read(c, FRAMES, at[FRAMES], crop), crop).float() for one in (way, plain)] for c, at, crop in drawn
+    )
+    return sum((here - there).abs().mean().item() for here, there in pairs) / len(drawn)
+
+
+def ways(sources: Sequence[str] = SOURCES) -> dict[str, Way]:
     """By name, what is measured first first."""
     found: dict[str, Way] = {}
     if importlib.util.find_spec("PIL") is not None:
         found[BASE] = Way(_pil, _pil_crop, ("loose",))
-    found["OpenCV, loose JPEG"] = Way(_loose, _crop, ("loose",))
-    for decoder in ("decord", "pyav"):
+    found[PLAIN] = Way(functools.partial(_loose, False), _crop, ("loose",))
+    if FRAMES in sources:
+        found[f"{PLAIN}, reduced"] = Way(functools.partial(_loose, True), _crop, ("loose",))
+    kinds = ["video"] * (FRAMES in sources) + ["cache"] * (FLOW in sources)
+    for decoder in DECODERS if FRAMES in sources else ():
         if installed(decoder):
-            found[f"{decoder}, video + flow cache"] = Way(functools.partial(_video, decoder), _crop, ("video", "cache"))
-    for kind in PACKS:
+            name = f"{decoder}, video{' + flow cache' if FLOW in sources else ''}"
+            found[name] = Way(functools.partial(_video, decoder), _crop, kinds)
+    for kind in kinds_of_packs(sources):
         found[kind] = Way(functools.partial(_packed, kind), _whole, (kind,))
     found["pack, pictures decoded whole"] = Way(_packed_whole, _crop, ("pack",))
     return found
@@ -153,36 +202,34 @@ def _whole(items: np.ndarray, crop: Crop) -> torch.Tensor:
     return _crop(items, replace(crop, x=0, y=0, width=width, height=height, reference=(width, height)))
 
 
-def _loose(clip: Clip, at: Sequence[int], pairs: Sequence[int], crop: Crop) -> tuple[Any, Any]:
-    with open_media(clip.media[FRAMES]) as one, open_media(clip.media[FLOW]) as other:
-        return one.frames(at), other.frames(pairs)
+def _loose(reducible: bool, clip: Clip, source: str, at: Sequence[int], crop: Crop) -> np.ndarray:
+    with open_media(clip.media[source], reducible=reducible) as reader:
+        return fitted(reader, [crop]).frames(at)
 
 
-def _video(decoder: str, clip: Clip, at: Sequence[int], pairs: Sequence[int], crop: Crop) -> tuple[Any, Any]:
+def _video(decoder: str, clip: Clip, source: str, at: Sequence[int], crop: Crop) -> np.ndarray:
+    if source == FLOW:
+        return np.asarray(np.load(clip.cache, mmap_mode="r", allow_pickle=False)[at])
     with open_video(clip.video, decoder) as video:
-        return video.frames(at), np.load(clip.cache, mmap_mode="r", allow_pickle=False)[pairs]
+        return video.frames(at)
 
 
-def _packed(kind: str, clip: Clip, at: Sequence[int], pairs: Sequence[int], crop: Crop) -> tuple[Any, Any]:
-    frames, flow = (PackReader(media) for media in clip.packed[kind])
-    wanted = ((frames, at), (flow, pairs))
-    one, other = (read_part(reader, items, bounding_box([crop], *reader.size)) for reader, items in wanted)
-    return one, other
+def _packed(kind: str, clip: Clip, source: str, at: Sequence[int], crop: Crop) -> np.ndarray:
+    reader = PackReader(clip.packed[kind][source])
+    return read_part(reader, at, bounding_box([crop], *reader.size))
 
 
-def _packed_whole(clip: Clip, at: Sequence[int], pairs: Sequence[int], crop: Crop) -> tuple[Any, Any]:
-    frames, flow = (PackReader(media) for media in clip.packed["pack"])
-    return frames.frames(at), flow.frames(pairs)
+def _packed_whole(clip: Clip, source: str, at: Sequence[int], crop: Crop) -> np.ndarray:
+    return PackReader(clip.packed["pack"][source]).frames(at)
 
 
-def _pil(clip: Clip, at: Sequence[int], pairs: Sequence[int], crop: Crop) -> tuple[Any, Any]:
-    """Lists of decoded images: RGB, and grey ones of x and y in turn."""
+def _pil(clip: Clip, source: str, at: Sequence[int], crop: Crop) -> list[Any]:
+    """Decoded images: RGB, or grey ones of x and y in turn."""
     from PIL import Image
 
-    def images(media: Media, indices: Sequence[int], mode: str) -> list[Any]:
-        return [Image.open(path).convert(mode) for index in indices for path in media.paths(index)]  # type: ignore[union-attr]
-
-    return images(clip.media[FRAMES], at, "RGB"), images(clip.media[FLOW], pairs, "L")
+    images, mode = clip.media[source], "RGB" if source == FRAMES else "L"
+    assert isinstance(images, ImageSequence)
+    return [Image.open(path).convert(mode) for index in at for path in images.paths(index)]
 
 
 def _pil_crop(images: Sequence[Any], crop: Crop) -> torch.Tensor:

@@ -21,7 +21,7 @@ from mml_lightning.data.packs.encode import Coding, Encoded, encode_item, reduce
 from mml_lightning.data.packs.layout import folder_name, packed
 from mml_lightning.data.packs.shard import ShardWriter
 
-FRAMES, FLOW = "frames", "flow"
+SOURCES = FRAMES, FLOW = "frames", "flow"
 SIZE, FPS = (427, 240), 12
 BOUND = 20.0
 PACKS = {
@@ -34,81 +34,89 @@ PACKS = {
 
 @dataclass
 class Clip:
-    """One video in every form: `media`, loose images per source; `packed`, kind of pack -> frames and flow."""
+    """One video in every form: `media`, loose images per source; `packed`, per source of each kind of pack."""
 
     size: tuple[int, int]
     video: Path
     cache: Path
     media: dict[str, Media]
-    packed: dict[str, tuple[PackedFrames, PackedFrames]] = field(default_factory=dict)
+    packed: dict[str, dict[str, PackedFrames]] = field(default_factory=dict)
 
 
-def make_clips(folder: Path, videos: int, frames: int) -> list[Clip]:
-    """Videos below `folder`.
+def make_clips(
+    folder: Path, videos: int, frames: int, size: tuple[int, int] = SIZE, sources: Sequence[str] = SOURCES
+) -> list[Clip]:
+    """Videos of `size` (W, H) below `folder`, their `sources` in every form.
 
     Raises:
         OSError: a file can't be written.
     """
     clips = []
     for number in range(videos):
-        pictures, flow = _scene(frames, number)
-        clips.append(_loose(folder, f"{number:05d}", pictures, flow))
-        for kind, coding in PACKS.items():
-            clips[-1].packed[kind] = _pack(folder / kind.replace(" ", "_"), number, pictures, flow, coding)
+        items = _scene(frames, number, size, FLOW in sources)
+        clips.append(_loose(folder, f"{number:05d}", items))
+        for kind, coding in kinds_of_packs(sources).items():
+            clips[-1].packed[kind] = _pack(folder / kind.replace(" ", "_"), number, items, coding)
     return clips
+
+
+def kinds_of_packs(sources: Sequence[str]) -> dict[str, Coding]:
+    """Those that differ in what they hold of `sources`."""
+    return {kind: coding for kind, coding in PACKS.items() if FLOW in sources or FLOW not in kind}
 
 
 def synthetic_frames(frames: int, seed: int) -> list[np.ndarray]:
     """Pictures uint8 [H, W, 3] of one of the videos."""
-    return list(_scene(frames, seed)[0])
+    return list(_scene(frames, seed, SIZE, False)[FRAMES])
 
 
-def _scene(frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _scene(frames: int, seed: int, size: tuple[int, int], with_flow: bool) -> dict[str, np.ndarray]:
     """Pictures uint8 [frames, H, W, 3] and their flow uint8 [frames - 1, H, W, 2]."""
     rng = np.random.default_rng(seed)
-    width, height = SIZE
-    ground, patch = _picture(rng), _picture(rng)
+    width, height = size
+    ground, patch = _picture(rng, size), _picture(rng, size)
     y, x = np.mgrid[0:height, 0:width]
     (dx, dy), (px, py) = rng.integers(-3, 4, 2), rng.integers(-5, 6, 2)
     pictures = np.empty((frames, height, width, 3), np.uint8)
-    flow = np.empty((frames - 1, height, width, 2), np.uint8)
+    flow = np.empty((frames - 1, height, width, 2) if with_flow else 0, np.uint8)
     for t in range(frames):
         inside = (x - width / 2 - px * (t - frames / 2)) ** 2 + (y - height / 2 - py * (t - frames / 2)) ** 2 < 60**2
         moved, over = (np.roll(image, (b * t, a * t), (0, 1)) for image, a, b in ((ground, dx, dy), (patch, px, py)))
         noise = rng.normal(0, 1, (height, width, 1))
         pictures[t] = np.clip(np.where(inside[..., None], over, moved) + noise, 0, 255)
-        if t < frames - 1:
-            field = np.where(inside[..., None], (px, py), (dx, dy)) + 0.3 * _noise(rng, 2)
+        if with_flow and t < frames - 1:
+            field = np.where(inside[..., None], (px, py), (dx, dy)) + 0.3 * _noise(rng, 2, size)
             flow[t] = np.rint((np.clip(field, -BOUND, BOUND) + BOUND) * 255 / (2 * BOUND))
-    return pictures, flow
+    return {FRAMES: pictures, FLOW: flow} if with_flow else {FRAMES: pictures}
 
 
-def _picture(rng: np.random.Generator) -> np.ndarray:
+def _picture(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     """float [H, W, 3] from 0 to 255, colours much alike."""
-    grey, colour = _noise(rng, 1), _noise(rng, 3)
+    grey, colour = _noise(rng, 1, size), _noise(rng, 3, size)
     return np.clip(120 + 45 * grey + 15 * colour, 0, 255)
 
 
-def _noise(rng: np.random.Generator, channels: int) -> np.ndarray:
+def _noise(rng: np.random.Generator, channels: int, size: tuple[int, int]) -> np.ndarray:
     """[H, W, channels] of standard deviation 1 with amplitudes like 1 / frequency."""
-    width, height = SIZE
+    width, height = size
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
-    amplitude = 1 / np.maximum(np.hypot(fx, fy), 1 / max(SIZE)) ** 1.5
+    amplitude = 1 / np.maximum(np.hypot(fx, fy), 1 / max(size)) ** 1.5
     phases = rng.uniform(0, 2 * np.pi, (channels, height, fx.shape[1]))
     made = np.fft.irfft2(amplitude * np.exp(1j * phases), s=(height, width))
     return np.moveaxis(made / made.std(axis=(1, 2), keepdims=True), 0, -1)
 
 
-def _loose(folder: Path, name: str, pictures: np.ndarray, flow: np.ndarray) -> Clip:
+def _loose(folder: Path, name: str, items: Mapping[str, np.ndarray]) -> Clip:
     """Files img_00001.jpg, flow_x_00001.jpg, flow_y_00001.jpg in a folder of their own; a VP9 video; a flow cache."""
     import cv2
 
     loose = folder / "loose" / name
     loose.mkdir(parents=True, exist_ok=True)
-    coding = Coding()
+    coding, pictures = Coding(), items[FRAMES]
+    height, width = pictures.shape[1:3]
     for number, picture in enumerate(pictures, 1):
-        (loose / f"img_{number:05d}.jpg").write_bytes(encode_item(FRAMES, picture, SIZE, coding))
-    for number, pair in enumerate(flow, 1):
+        (loose / f"img_{number:05d}.jpg").write_bytes(encode_item(FRAMES, picture, (width, height), coding))
+    for number, pair in enumerate(items.get(FLOW, ()), 1):
         for axis, image in zip("xy", np.moveaxis(pair, -1, 0), strict=True):
             content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
             (loose / f"flow_{axis}_{number:05d}.jpg").write_bytes(bytes(content))
@@ -116,12 +124,12 @@ def _loose(folder: Path, name: str, pictures: np.ndarray, flow: np.ndarray) -> C
     for path in (video, cache):
         path.parent.mkdir(exist_ok=True)
     _encode(video, pictures)
-    np.save(cache, flow)
-    media: dict[str, Media] = {
-        FRAMES: ImageSequence(loose, "img_{:05d}.jpg", len(pictures), FPS),
-        FLOW: ImageSequence(loose, "flow_{axis}_{:05d}.jpg", len(flow), FPS, layout="flow_pair"),
-    }
-    return Clip(SIZE, video, cache, media)
+    media: dict[str, Media] = {FRAMES: ImageSequence(loose, "img_{:05d}.jpg", len(pictures), FPS)}
+    if FLOW in items:
+        np.save(cache, items[FLOW])
+        count = len(items[FLOW])
+        media[FLOW] = ImageSequence(loose, "flow_{axis}_{:05d}.jpg", count, FPS, layout="flow_pair")
+    return Clip((width, height), video, cache, media)
 
 
 def _encode(path: Path, pictures: np.ndarray) -> None:
@@ -130,28 +138,27 @@ def _encode(path: Path, pictures: np.ndarray) -> None:
     with av.open(str(path), "w") as output:
         options = {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0"}
         stream: Any = output.add_stream("libvpx-vp9", rate=Fraction(FPS), options=options)
-        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = *pictures.shape[2:0:-1], "yuv420p"
         for picture in pictures:
             output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         output.mux(stream.encode(None))
 
 
-def _pack(
-    folder: Path, number: int, pictures: np.ndarray, flow: np.ndarray, coding: Coding
-) -> tuple[PackedFrames, PackedFrames]:
+def _pack(folder: Path, number: int, items: Mapping[str, np.ndarray], coding: Coding) -> dict[str, PackedFrames]:
     folder.mkdir(exist_ok=True)
     name = folder_name(number, f"v{number}")
     sources: dict[str, Encoded | str] = {}
-    for source, items, side in ((FRAMES, pictures, coding.short_side), (FLOW, flow, coding.flow_short_side)):
-        size = reduced(SIZE, side)
-        images = [encode_item(source, item, size, coding) for item in items]
+    for source, side in ((FRAMES, coding.short_side), (FLOW, coding.flow_short_side)):
+        if source not in items:
+            continue
+        size = reduced(items[source].shape[2:0:-1], side)
+        images = [encode_item(source, item, size, coding) for item in items[source]]
         sources[source] = Encoded(images, size, FPS, coding.ending(source))
     with ShardWriter(folder, 0) as shard:
         if number not in shard.done:
             shard.add(number, name, sources)
         told: Mapping[str, Any] = shard.done[number]["sources"]
-        frames, pairs = (packed(shard.path, name, source, told[source]) for source in (FRAMES, FLOW))
-    return frames, pairs
+        return {source: packed(shard.path, name, source, told[source]) for source in sources}
 
 
 def measured_bytes(clips: Sequence[Clip], kinds: Sequence[str]) -> tuple[float, float]:
@@ -167,7 +174,7 @@ def _sizes(clip: Clip, kind: str) -> Iterator[int]:
     elif kind in ("video", "cache"):
         yield (clip.video if kind == "video" else clip.cache).stat().st_size
     else:
-        yield from (media.bytes for media in clip.packed[kind])
+        yield from (media.bytes for media in clip.packed[kind].values())
 
 
 def _files(media: Media) -> Iterator[Path]:

@@ -89,6 +89,12 @@ def open_video(path: Path, decoder: str = "decord") -> Iterator[VideoReader]:
     yield _Guarded(path, decoder)
 
 
+def laid_out(items: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+    """`items[inverse]`, which is not copied where it is `items` itself."""
+    same = len(items) == len(inverse) and bool((np.diff(inverse) > 0).all())
+    return items if same else items[inverse]
+
+
 class _Guarded:
     """A reader whose errors, a dozen unrelated types, all become :class:`DecodeError`."""
 
@@ -109,7 +115,7 @@ class _Guarded:
             unique, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
             if unique.size and not 0 <= unique[0] <= unique[-1] < self.count:
                 raise IndexError(f"frames {unique[0]} to {unique[-1]} were asked for, it has {self.count}")
-            return self._reader.frames(unique.tolist())[inverse]  # decoders go forward once; repeats are laid out here
+            return laid_out(self._reader.frames(unique.tolist()), inverse)  # decoders go forward once
 
     def stream(self) -> Iterator[np.ndarray]:
         source = self._reader.stream()

@@ -22,18 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from mml_lightning.data.flow_engines import ALGORITHMS, make_engine
+from mml_lightning.data.flow_engines import make_engine
+from mml_lightning.data.flow_names import ALGORITHMS, ENCODERS, ENGINES, check_engine
 from mml_lightning.data.motion_vectors import motion_vectors
 from mml_lightning.data.threads import one_thread
 from mml_lightning.errors import UserError
 from mml_lightning.motion import MOTIONS, Motion, Pair, synthetic_pair
 
-ENCODERS = {"mv-h264": "libx264", "mv-mpeg4": "mpeg4"}
-ENGINES = (
-    *(f"{name}-{preset}" for name, presets in ALGORITHMS.items() if name != "mv" for preset in presets),
-    *ENCODERS,
-    "still",
-)
 # The presets of our TV-L1 were chosen on seeds 1 and 2; these were not looked at.
 SEEDS = (11, 12, 13)
 WHITE = 0.5  # pixels of error that the maps show as white
@@ -126,16 +121,14 @@ def _way(name: str, device: str, folder: Path) -> Way:
     """Raises:
     UserError: there is no such engine.
     """
+    check_engine(name)
     if name == "still":
         return Way(lambda pair: pair.flow.numpy(), np.zeros_like)
     if name in ENCODERS:
         prepare = functools.partial(_encoded, ENCODERS[name], folder)
         return Way(prepare, lambda path: next(iter(motion_vectors(path))))
     algorithm, _, preset = name.partition("-")
-    if algorithm == "mv":
-        raise UserError(f"mv is measured on files of an encoder; use {' or '.join(ENCODERS)}")
-    presets = ALGORITHMS.get(algorithm, ("",))
-    engine = make_engine(algorithm, preset or presets[0], device=device if algorithm == "tvl1" else "cpu")
+    engine = make_engine(algorithm, preset or ALGORITHMS[algorithm][0], device=device if algorithm == "tvl1" else "cpu")
     assert engine.fields is not None
     fields = engine.fields
     return Way(_frames, lambda frames: next(iter(fields(frames))))

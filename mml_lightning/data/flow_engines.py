@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mml_lightning import motion
+from mml_lightning.data.flow_names import ALGORITHMS, FARNEBACK, TVL1_OPENCV
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,24 +36,10 @@ CHUNK_GPU = 64
 TOGETHER = ("cuda",)  # devices that solve the pairs of several videos at once
 AT_ONCE = 32  # pairs, there
 
-# OpenCV's DualTVL1OpticalFlow: the names of its setters. `half` is coarser between levels: faster, and right on motions
-# that its default loses.
-TVL1_OPENCV: dict[str, dict[str, float]] = {"default": {}, "half": {"ScaleStep": 0.5}}
 TVL1_OPENCV_NAMES = (
     *("Tau", "Lambda", "Theta", "Gamma", "ScalesNumber", "WarpingsNumber", "Epsilon", "InnerIterations"),
     *("OuterIterations", "ScaleStep", "MedianFiltering"),
 )
-DIS = ("ultrafast", "fast", "medium")
-# OpenCV's calcOpticalFlowFarneback; it has no defaults of its own, these are those of its example programs.
-FARNEBACK = {"default": {"pyr_scale": 0.5, "levels": 5, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.2}}
-# Names of presets per algorithm, the default first.
-ALGORITHMS: dict[str, tuple[str, ...]] = {
-    "tvl1": ("paper", "accurate", "fast"),
-    "tvl1_opencv": tuple(TVL1_OPENCV),
-    "dis": ("medium", "ultrafast", "fast"),
-    "farneback": tuple(FARNEBACK),
-    "mv": ("default",),
-}
 
 
 @dataclass(frozen=True)

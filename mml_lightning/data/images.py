@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mml_lightning.data.decode import DecodeError, VideoReader, decoder_version, open_video
+from mml_lightning.data.decode import DecodeError, VideoReader, decoder_version, laid_out, open_video
 from mml_lightning.data.media import ImageSequence, Media, PackedFrames
 from mml_lightning.data.packs.jpeg import jpeg_size
 from mml_lightning.data.packs.reader import PackReader
@@ -89,7 +89,7 @@ class ImageReader:
         if unique.size and not 0 <= unique[0] <= unique[-1] < self.count:
             asked = f"{unique[0]} to {unique[-1]}"
             raise DecodeError(f"{self.images}: items {asked} were asked for, it has {self.count}")
-        return np.stack([self._sized(index) for index in unique.tolist()])[inverse]
+        return laid_out(np.stack([self._sized(index) for index in unique.tolist()]), inverse)
 
     def stream(self) -> Iterator[np.ndarray]:
         """All items in order, each uint8 [H, W, c]."""
@@ -177,4 +177,4 @@ def _read(path: Path, colour: bool, factor: int = 1) -> np.ndarray:
         pixels = cv2.imdecode(content, flags) if content.size else None
     if pixels is None or _cut(content.tobytes()):
         raise DecodeError(f"{path}: it is not a readable image")
-    return np.ascontiguousarray(pixels[..., ::-1]) if colour else np.asarray(pixels)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if colour else np.asarray(pixels)

@@ -24,8 +24,8 @@ def test_every_way_reads_the_same_clip(tmp_path: Path) -> None:
     crop = Crop(100, 30, 180, 160, SIZE, (224, 224))
     samples = {}
     for name, way in ways.items():
-        frames, flow = way.read(clip, at, pairs, crop)
-        samples[name] = [way.crop(frames, crop).float(), way.crop(flow, crop).float().reshape(4, 2, 224, 224)]
+        frames, flow = (way.crop(way.read(clip, *wanted, crop), crop) for wanted in (("frames", at), ("flow", pairs)))
+        samples[name] = [frames.float(), flow.float().reshape(4, 2, 224, 224)]
     true = samples["OpenCV, loose JPEG"]
     for name, (frames, flow) in samples.items():
         assert frames.shape == (3, 3, 224, 224)
@@ -42,7 +42,8 @@ def test_rows_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["bench", "data", "--videos", "1", "--frames", "14", "--repeats", "1", "--json", str(file)]) == 0
     printed = capsys.readouterr().out.splitlines()
     (told,) = json.loads(file.read_text())["tables"]
-    assert told["settings"] == {"videos": 1, "frames": 14, "repeats": 1}
+    settings = {"videos": 1, "frames": 14, "repeats": 1, "size": [427, 240], "sources": ["frames", "flow"]}
+    assert told["settings"] == settings
     rows = {row["way"]: row for row in told["rows"]}
     assert "bottleneck: " in printed[3 + len(rows)] and printed[2].startswith(f"| {told['rows'][0]['way']} |")
     assert all(row["read_per_s"] > row["samples_per_s"] > 0 for row in rows.values())
@@ -50,6 +51,27 @@ def test_rows_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert rows["pack, short side 128"]["kb"] < rows["pack"]["kb"] < rows["pack, flow as PNG"]["kb"]
 
 
-def test_too_little_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "data", "--frames", "12"]) == 2
-    assert "--frames 12 must be 13 or more" in capsys.readouterr().err
+def test_frames_larger_than_crops_need(tmp_path: Path) -> None:
+    """Reduced ones are other frames, and whole ones the same that they were."""
+    file = tmp_path / "bench.json"
+    words = ["--videos", "1", "--frames", "13", "--rounds", "1", "--size", "960x720", "--sources", "frames"]
+    assert main(["bench", "data", *words, "--json", str(file)]) == 0
+    rows = {row["way"]: row for row in json.loads(file.read_text())["tables"][0]["rows"]}
+    assert "pyav, video" in rows and not any("flow" in way for way in rows)
+    assert rows["OpenCV, loose JPEG"]["level_difference"] == 0
+    assert 0 < rows["OpenCV, loose JPEG, reduced"]["level_difference"] < 8
+    assert rows["OpenCV, loose JPEG"]["files"] == 13
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--frames", "12"], "--frames 12 must be 13 or more"),
+        (["--size", "100x240"], "--size 100x240 must be from 224 to 4096 each"),
+        (["--size", "427x241"], "and the height even"),
+        (["--sources", "sound"], "--sources sound: use frames, flow or frames,flow"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "data", *words]) == 2
+    assert message in capsys.readouterr().err

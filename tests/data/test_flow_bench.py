@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +36,21 @@ def test_engines_that_can_t_be_measured(engine: str, message: str) -> None:
         compare([engine], {}, seeds=())
     with pytest.raises(UserError, match="even sides"):
         compare(["mv-h264"], {"zoom": MOTIONS["zoom"]}, seeds=(1,), size=(61, 80))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--engines", "dis-fast,raft-x"], "--engines raft-x is unknown; use one of ['tvl1-paper',"),
+        (["--engines", "dis-fast", "--reference", "still"], "--reference still is not among the engines"),
+        (["--engines", "dis-fast", "--batch", "8"], "--batch N is for 1 pair or more of tvl1 engines"),
+        (["--batch", "0"], "--batch N is for 1 pair or more of tvl1 engines"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_imported(words: list[str], message: str) -> None:
+    code = f"import sys; from mml_lightning.cli import main; main(['bench', 'flow', *{words}]); print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert message in told.stderr and not {"torch", "numpy", "cv2"} & set(told.stdout.split())
 
 
 def test_error_maps_are_an_image_and_a_map_per_engine() -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import Bench, say
+from mml_lightning.benchmarks.commands.shape import Bench, names, say, size
 from mml_lightning.benchmarks.told import Told
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ HALF_OF_IT = 0.5
 def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", type=int, default=16, metavar="N", help="synthetic videos (default: 16)")
     parser.add_argument("--frames", type=int, default=45, metavar="N", help="frames of a video (default: 45)")
+    told = "of the videos (default: 427x240, the size of Something-Something V2)"
+    parser.add_argument("--size", type=size, default=(427, 240), metavar="WxH", help=told)
+    told = "what is read: frames, flow or both (default: frames,flow)"
+    parser.add_argument("--sources", type=names, default=["frames", "flow"], metavar="A,B", help=told)
     parser.add_argument(
         "--errors",
         nargs="*",
@@ -40,14 +44,14 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     if args.errors is not None:
         yield _errors(flow_errors.compare(args.errors, say))
         return
-    settings = data_bench.Settings(args.videos, args.frames, args.rounds)
+    settings = data_bench.Settings(args.videos, args.frames, args.rounds, args.size, tuple(args.sources))
     found = data_bench.compare(settings, args.folder)
     first, fastest = found[0], max(found, key=lambda way: way.sample)
     rows = [
         {
             **{"way": way.way, "read_per_s": way.read, "samples_per_s": way.sample},
             **{"read_vs_first": way.read / first.read, "vs_first": way.sample / first.sample},
-            **{"files": way.files, "kb": way.bytes / 1e3},
+            **{"files": way.files, "kb": way.bytes / 1e3, "level_difference": way.levels},
         }
         for way in found
     ]
@@ -75,8 +79,9 @@ def _errors(found: Sequence[Errors]) -> Told:
 BENCH = Bench(
     help="clips per second from a pack, from loose JPEG files and from videos",
     description="Clips per second of one core, read from packs, from loose JPEG files (the layout of TSN) and from "
-    "videos: 8 frames and 8 x 5 pairs of flow of synthetic videos of 427x240, the size of Something-Something V2. All "
-    "ways run alternately, so that whatever else the machine does meets them alike: trust the ratios.",
+    "videos: 8 frames and 8 x 5 pairs of flow of synthetic videos; and by how many of 256 levels frames differ from "
+    "those that OpenCV decodes whole. All ways run alternately, so that whatever else the machine does meets them "
+    "alike: trust the ratios.",
     run=_run,
     declare=_declare,
     rounds=5,

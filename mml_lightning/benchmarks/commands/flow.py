@@ -7,8 +7,9 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import Bench, names, say
+from mml_lightning.benchmarks.commands.shape import Bench, names, say, size
 from mml_lightning.benchmarks.told import Told
+from mml_lightning.data.flow_names import ENGINES, check_engine
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,31 +23,41 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engines", type=names, metavar="dis-medium,tvl1-fast", help="algorithm-preset each (default: all)"
     )
-    parser.add_argument("--size", type=_size, default=(340, 256), metavar="WxH", help="of the pairs (default: 340x256)")
+    parser.add_argument("--size", type=size, default=(340, 256), metavar="WxH", help="of the pairs (default: 340x256)")
     parser.add_argument("--reference", metavar="ENGINE", help="show how many times faster than it each one is")
     parser.add_argument(
         "--batch", type=int, metavar="N", help="instead: pairs/s and bandwidth of tvl1 engines, N pairs at once"
     )
 
 
-def _size(text: str) -> tuple[int, int]:
-    width, height = (int(part) for part in text.lower().split("x"))
-    return width, height
+def _check(args: argparse.Namespace) -> None:
+    """Before seconds are spent on imports.
+
+    Raises:
+        UserError: an engine is unknown, or does not suit the other arguments.
+    """
+    for name in args.engines or ():
+        check_engine(name)
+    if args.batch is not None:
+        if args.batch < 1 or any(not name.startswith("tvl1-") for name in args.engines or ()):
+            known = "--engines tvl1-fast,tvl1-accurate"
+            raise UserError(f"--batch N is for 1 pair or more of tvl1 engines; name them: {known}")
+    elif args.reference and args.reference not in (args.engines or ENGINES):
+        engines = list(args.engines or ENGINES)
+        raise UserError(f"--reference {args.reference} is not among the engines; use one of {engines}")
 
 
 def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     """Raises:
-    UserError: an engine is unknown, or does not suit the other arguments.
+    UserError: the device is not there, or the size is odd and motion vectors are asked for.
     """
     from mml_lightning.data import flow_bench
 
-    engines = args.engines or flow_bench.ENGINES
+    engines = args.engines or ENGINES
     settings = {"size": args.size, "repeats": args.rounds, "device": args.device.type}
     if args.batch is not None:
         yield _batched(engines, args, settings)
         return
-    if args.reference and args.reference not in engines:
-        raise UserError(f"--reference {args.reference} is not among the engines; use one of {list(engines)}")
     size = (args.size[1], args.size[0])
     found = flow_bench.compare(engines, size=size, repeats=args.rounds, device=args.device.type, advance=say)
     base = next((one.milliseconds for one in found if one.engine == args.reference), None)
@@ -82,10 +93,7 @@ def _batched(engines: Sequence[str], args: argparse.Namespace, settings: dict[st
     from mml_lightning.data.flow_throughput import throughput
 
     chosen = [name.partition("-") for name in engines]
-    if args.engines is None:
-        chosen = [one for one in chosen if one[0] == "tvl1"]
-    if args.batch < 1 or any(algorithm != "tvl1" for algorithm, _, _ in chosen):
-        raise UserError("--batch N is for 1 pair or more of tvl1 engines; name them: --engines tvl1-fast,tvl1-accurate")
+    chosen = [one for one in chosen if one[0] == "tvl1"]  # of all, where none were named
     rows = []
     for algorithm, _, preset in chosen:
         make_engine(algorithm, preset, device=args.device.type)  # says what is wrong
@@ -103,5 +111,6 @@ BENCH = Bench(
     description="Time per pair and error of the engines of optical flow, on synthetic pairs whose motion is known. All "
     "run alternately in one process with one thread: trust ratios, not milliseconds. --device is where tvl1 runs.",
     run=_run,
+    check=_check,
     declare=_declare,
 )

@@ -34,7 +34,8 @@ class Bench:
         help: its line in `mml bench --help`; description: the head of its own.
         run: does it and raises UserError for a user's mistake; each table is told as it is whole. It gets the arguments
             and what makes a config of words; `args.device` is a torch.device, and `args.overrides` begins with `words`.
-        declare: adds the arguments that it alone has.
+        declare: adds the arguments that it alone has; check: raises UserError for what is wrong with them, without
+            importing anything heavy.
         words: what the words of a config come after; None: it takes none.
         rounds: how many by default; None: it has no rounds.
         devices: whether it can run elsewhere than on the CPU, and with several threads.
@@ -44,6 +45,7 @@ class Bench:
     description: str
     run: Callable[[argparse.Namespace, Compose], Iterator[Told]]
     declare: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    check: Callable[[argparse.Namespace], None] = lambda args: None
     words: tuple[str, ...] | None = None
     rounds: int | None = 3
     devices: bool = True
@@ -101,6 +103,7 @@ class Bench:
                 raise UserError(f"--{name} {getattr(args, name)} must be 1 or more")
         if args.json is not None and not args.json.parent.is_dir():  # before minutes are spent
             raise UserError(f"can't write {args.json} (no folder {args.json.parent}); name another --json")
+        self.check(args)
         import torch
 
         from mml_lightning.benchmarks.timing import device_of
@@ -121,6 +124,12 @@ def names(text: str) -> list[str]:
 def numbers(text: str) -> list[int]:
     """Of an argument that is a list of whole numbers: 1,2 or 1e3,1e4."""
     return [int(float(part)) for part in text.split(",")]
+
+
+def size(text: str) -> tuple[int, int]:
+    """Of an argument WxH, in pixels."""
+    width, height = (int(part) for part in text.lower().split("x"))
+    return width, height
 
 
 def say(what: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mml_lightning.data.decode import DecodeError
+from mml_lightning.data.decode import DecodeError, laid_out
 from mml_lightning.data.media import PackedFrames
 from mml_lightning.data.packs.jpeg import Cut, cut
 from mml_lightning.data.packs.layout import ENTRY, member_name, table_name
@@ -58,7 +58,7 @@ class PackReader:
         items = self._empty(len(unique), box)
         for place, (index, content) in enumerate(self.encoded(unique.tolist())):
             self._decode(index, content, box, items[place])
-        return items if len(unique) == len(inverse) and (np.diff(inverse) > 0).all() else items[inverse]
+        return laid_out(items, inverse)
 
     def stream(self) -> Iterator[np.ndarray]:
         """All items in order, each uint8 [H, W, c]."""
