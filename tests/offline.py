@@ -17,7 +17,7 @@ from typing import Any
 from wandb.proto import wandb_internal_pb2
 
 BLOCK, HEADER = 32768, 7
-PATIENCE = 30.0  # seconds
+PATIENCE = 120.0  # seconds
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 

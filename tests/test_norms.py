@@ -235,7 +235,7 @@ def in_processes(do: Callable[[int, str, Any], None], count: int, folder: Path) 
     ranks = [context.Process(target=do, args=(rank, str(folder / "store"), told)) for rank in range(count)]
     for process in ranks:
         process.start()
-    answers = sorted(told.get(timeout=60) for _ in ranks)
+    answers = sorted(told.get(timeout=300) for _ in ranks)
     for process in ranks:
         process.join()
     return answers

@@ -76,7 +76,7 @@ def test_a_crash_keeps_its_log_and_its_neighbours(shell: Shell, tmp_path: Path, 
 
 def last_epoch(process: subprocess.Popen[str], log: Path, line: str) -> None:
     """Wait until the run has said `line`."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         if any(line in file.read_text() for file in log.glob("single/*/train.log")):
             return

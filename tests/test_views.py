@@ -113,9 +113,9 @@ def test_two_ranks_count_499_videos_once_each(tmp_path):
     ranks = [context.Process(target=gathered, args=(rank, str(tmp_path), queue)) for rank in range(2)]
     for process in ranks:
         process.start()
-    told = sorted((queue.get(timeout=120) for _ in ranks), key=lambda told: told[0])
+    told = sorted((queue.get(timeout=300) for _ in ranks), key=lambda told: told[0])
     for process in ranks:
-        process.join(timeout=60)
+        process.join(timeout=300)
         assert process.exitcode == 0
     logits, target = split_of_499()
     alone = Scores(ids=[f"v{i}" for i in range(499)], classes=("a", "b", "c"))

@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mml_lightning.watchdog import Watchdog
+from mml_lightning.watchdog import LOOKS, Watchdog
+
+
+class Looks:
+    """In the place of the event that ends the watch: what happens before each look, instead of time that passes."""
+
+    def __init__(self, *happens: Callable[[], object]) -> None:
+        self.left = list(happens)
+
+    def wait(self, seconds: float) -> bool:
+        assert seconds == 600 / LOOKS
+        if not self.left:
+            return True
+        self.left.pop(0)()
+        return False
 
 
 def test_a_run_that_stands_still_says_where(caplog: pytest.LogCaptureFixture) -> None:
     data = SimpleNamespace(reading=lambda: ["v3", "v8"])
     trainer: Any = SimpleNamespace(current_epoch=2, global_rank=1, datamodule=data)
-    watchdog = Watchdog(0.4)
-    watchdog.setup(trainer, None, "fit")  # type: ignore[arg-type]
-    for step in range(8):
-        watchdog.on_train_batch_start(trainer, None, None, step)
-        time.sleep(0.05)
+    watchdog = Watchdog(600)
+
+    def moves() -> None:
+        watchdog.on_train_batch_start(trainer, None, None, 7)
+
+    def stands() -> None:
+        """Nothing has happened since the last look."""
+
+    watchdog._look(trainer, Looks(*[moves] * 30, *[stands] * (LOOKS - 1), moves, *[stands] * (LOOKS - 1)))  # type: ignore[arg-type]
     assert caplog.messages == []
-    until = time.monotonic() + 10
-    while not caplog.messages and time.monotonic() < until:
-        time.sleep(0.02)
-    assert caplog.messages[0] == "rank 1 has not moved for 0:00 at epoch 3, step 8 (training); being read: v3, v8"
-    watchdog.teardown(trainer, None, "fit")  # type: ignore[arg-type]
-    assert watchdog._thread is not None
-    watchdog._thread.join(5)
+    watchdog._look(trainer, Looks(moves, *[stands] * (2 * LOOKS + 1)))  # type: ignore[arg-type]
+    line = "rank 1 has not moved for 10:00 at epoch 3, step 8 (training); being read: v3, v8"
+    assert caplog.messages == [line, line]
+
+
+@pytest.mark.parametrize("end", ["teardown", "on_exception"])
+def test_the_watch_ends_with_the_run(end: str) -> None:
+    watchdog, trainer = Watchdog(600), SimpleNamespace()
+    watchdog.setup(trainer, None, "fit")  # type: ignore[arg-type]
+    assert watchdog._thread is not None and watchdog._thread.is_alive()
+    getattr(watchdog, end)(trainer, None, None)
+    watchdog._thread.join(60)
     assert not watchdog._thread.is_alive()
 
 

@@ -121,21 +121,26 @@ def test_a_finished_pack_is_left_alone(place: Path) -> None:
 SLOW = """
 import sys, time
 from pathlib import Path
-from tests.data.test_packing import packer
-place, out = map(Path, sys.argv[1:])
+from tests.data.test_packing import lines_bytes, packer
+place, out, most = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 slow = packer(place, out, workers=2)
 encoded = slow.encoded
-slow.encoded = lambda item: (time.sleep(0.02), encoded(item))[1]
+def held(item):
+    time.sleep(0.02)
+    while lines_bytes(out) > most:  # it is not done before the blow, however late that comes
+        time.sleep(0.02)
+    return encoded(item)
+slow.encoded = held
 slow.run(lambda videos: lambda: None)
 """
 
 
 def test_kill_9(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "pack"
-    command = [sys.executable, "-c", SLOW, str(place), str(out)]
     for enough in (400, 2500):  # bytes of lines before the blow
+        command = [sys.executable, "-c", SLOW, str(place), str(out), str(enough + 1500)]
         process = subprocess.Popen(command, env=environment(PYTHONPATH=str(ROOT)), cwd=ROOT)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while lines_bytes(out) < enough and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)

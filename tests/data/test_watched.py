@@ -140,14 +140,21 @@ def test_an_error_of_the_user_in_a_worker_is_one_line(records: list[Record]) -> 
     assert str(caught.value) == "can't write the flow cache; set paths.cache"
 
 
-def test_what_is_read_can_be_asked(records: list[Record]) -> None:
-    measured = loader(records, lambda: time.sleep(1.5), workers=1)
+def test_what_is_read_can_be_asked(records: list[Record], tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+
+    def read_until_then() -> None:
+        while not asked.exists():
+            time.sleep(0.01)
+
+    measured = loader(records, read_until_then, workers=1)
     batches = iter(measured)
     next(batches)
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while measured.reading() != [records[5].id] and time.monotonic() < until:
         time.sleep(0.01)
     assert measured.reading() == [records[5].id]
+    asked.touch()
     assert len(list(batches)) == 3 and measured.reading() == []
 
 
