@@ -277,6 +277,7 @@ def random_batches(cfg: DictConfig, count: int, device: torch.device) -> list[Ba
     for _ in range(count):
         clips = random_clips(cfg, size, 1, generator)
         target = {"label": torch.randint(0, CLASSES, (size,), generator=generator)}
-        batch = {"clips": clips, "complete": True, "target": target, "index": torch.arange(size), "failures": []}
+        names = {"index": torch.arange(size), "id": list(map(str, range(size))), "failures": []}
+        batch = {"clips": clips, "complete": True, "target": target, **names}
         made.append(batch if device.type == "cpu" else apply_to_collection(batch, Tensor, Tensor.pin_memory))
     return made
