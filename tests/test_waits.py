@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,23 +17,25 @@ from torch.utils.data import DataLoader
 
 from mml_lightning import nonfinite
 from mml_lightning.host_copy import HostCopy
+from mml_lightning.objectives.lessons import LESSONS
 from mml_lightning.optim import fused
 from mml_lightning.throughput import Throughput
 from tests import test_cohort as lab
 
 STEPS = 4
 READING = {"item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__float__", "__int__", "__index__", "__array__"}
+MAKING = {"tensor", "as_tensor", "new_tensor"}  # a copy from memory that is not pinned
 
 
 class Reads(TorchFunctionMode):
-    """Counts what needs the value of a tensor."""
+    """Counts what needs the value of a tensor, and numbers of the host that become one."""
 
     def __init__(self) -> None:
         self.found: Counter[str] = Counter()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(function, "__name__", "")
-        if name in READING or any(
+        if name in READING | MAKING or any(
             isinstance(arg, torch.Tensor) and arg.dtype == torch.bool for arg in _indices(args, name)
         ):
             self.found[name] += 1
@@ -49,6 +52,7 @@ def test_the_counter_counts() -> None:
     reads: list[Callable[[], object]] = [
         *(lambda: float(value[0]), lambda: bool(value.all()), value.tolist, lambda: value[0].item(), value.numpy),
         *(value.nonzero, lambda: value[value > 1], lambda: int(value[0])),
+        *(lambda: torch.tensor([1.0]), lambda: value.new_tensor(2.0)),
     ]
     for read in reads:
         with Reads() as counted:
@@ -102,6 +106,8 @@ def test_a_step_does_not_wait(
     monkeypatch.setattr(nonfinite, "HostCopy", Asked)
     cohort = lab.make_cohort({"rgb": lab.RGB, "flow": lab.FLOW}, lab.MUTUAL)
     cohort.log_every = 2
+    for modality in cohort.modalities.values():  # its statistics are copied once
+        modality(lab.batches(1)[0]["clips"][modality.name])
     if flags:
         make = fused(cohort.plan.optimizer, "64-true")  # type: ignore[arg-type]
         cohort.plan = dataclasses.replace(cohort.plan, optimizer=make)
@@ -111,3 +117,19 @@ def test_a_step_does_not_wait(
     trainer.fit(cohort, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))  # type: ignore[arg-type]
     assert counts == [each] * STEPS
     assert heard == ([int(flags)] * STEPS if policy == "skip" else [])
+
+
+ONE, SEVERAL = torch.tensor([0, 2, 1]), torch.eye(3)
+CASES = [(lesson, ONE) for lesson in LESSONS] + [(lesson, SEVERAL) for lesson in LESSONS if lesson != "decoupled"]
+
+
+@pytest.mark.parametrize(("lesson", "labels"), CASES)
+def test_no_lesson_waits(lesson: str, labels: torch.Tensor) -> None:
+    def output() -> Any:
+        features = {"pooled": torch.randn(3, 4), "map": torch.randn(3, 2, 4, 2, 2)}
+        return SimpleNamespace(logits={"label": torch.randn(3, 3)}, features=features)
+
+    student, teachers = output(), [output(), output()]
+    with Reads() as counted:
+        loss = LESSONS[lesson](student, teachers, "label", labels)
+    assert loss.shape == (3,) and not counted.found

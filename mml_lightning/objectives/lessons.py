@@ -65,7 +65,7 @@ def soft_cross_entropy(student: Output, teachers: Sequence[Output], head: str, l
     """Cross-entropy against the teachers' mean probabilities (born-again networks, Furlanello et al., ICML 2018)."""
     probabilities = torch.stack([_logits(t, head).softmax(-1) for t in teachers]).mean(0)
     loss = -(probabilities * _logits(student, head).log_softmax(-1)).sum(-1)
-    return loss / loss.new_tensor(labels.shape[-1]) if labels.ndim > 1 else loss
+    return _per_class(loss, labels)
 
 
 def logit_mse(
@@ -123,7 +123,7 @@ def decoupled(
     one = _logits(student, head) / temperature
     target = _mean_logits(teachers, head) / temperature
     is_label = F.one_hot(labels, one.shape[-1]).bool()
-    of_label = _kl(_binary(one, is_label), _binary(target, is_label))
+    of_label = _kl(_binary(one, labels, is_label), _binary(target, labels, is_label))
     hidden = torch.finfo(one.dtype).min  # takes the label out of the softmax; its own term is then 0 x finite
     of_others = _kl(
         one.masked_fill(is_label, hidden).log_softmax(-1), target.masked_fill(is_label, hidden).log_softmax(-1)
@@ -267,10 +267,10 @@ def _attention(output: Output) -> Tensor:
     return F.normalize(_feature(output, "map").square().mean(2).flatten(2), dim=-1)
 
 
-def _binary(logits: Tensor, is_label: Tensor) -> Tensor:
+def _binary(logits: Tensor, labels: Tensor, is_label: Tensor) -> Tensor:
     """Log-probabilities [B, 2] of the label and of all others together."""
     log_p = logits.log_softmax(-1)
-    of_label = log_p[is_label]
+    of_label = log_p.gather(-1, labels[:, None]).squeeze(-1)
     of_others = log_p.masked_fill(is_label, -torch.inf).logsumexp(-1)
     return torch.stack([of_label, of_others], dim=-1)
 

@@ -33,8 +33,9 @@ def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def _distances(x: Tensor) -> Tensor:
     square = (x.square().sum(1)[:, None] + x.square().sum(1)[None, :] - 2 * x @ x.T).clamp(min=1e-12)
     distance = square.sqrt().masked_fill(torch.eye(len(x), dtype=torch.bool, device=x.device), 0.0)
-    between = distance[distance > 1e-5]  # the root of the clamped floor is no distance
-    return distance / between.mean() if len(between) else distance
+    apart = distance > 1e-5  # the root of the clamped floor is no distance
+    mean = (distance * apart).sum() / apart.sum().clamp(min=1)
+    return distance / torch.where(apart.any(), mean, 1.0)  # chosen on the device, which nobody waits for
 
 
 def _cosines(x: Tensor) -> Tensor:

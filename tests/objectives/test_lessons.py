@@ -14,6 +14,7 @@ import torch
 from mml_lightning.objectives import Objective
 from mml_lightning.objectives.graph import Edge
 from mml_lightning.objectives.lessons import LESSONS, check_options, options_of
+from mml_lightning.objectives.relations import distance_loss
 
 LABELS = torch.tensor([0, 2])
 SEVERAL = torch.tensor([[1, 0, 1], [0, 0, 1]])
@@ -268,3 +269,10 @@ def test_networks_of_half_precision_have_losses_of_full_precision(lesson: str, d
         measured = objective(half, target)
     assert measured == objective(full, target)
     assert all(value.isfinite() for terms in measured.values() for value in terms.values())
+
+
+def test_samples_that_are_all_alike_have_no_distance() -> None:
+    same = torch.ones(3, 4, requires_grad=True)
+    loss = distance_loss(same, torch.randn(3, 4))
+    (gradient,) = torch.autograd.grad(loss, same)
+    assert loss.isfinite() and gradient.isfinite().all()
