@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,9 @@ def one_line(error: BaseException, conf: Path) -> str:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
         if group and error.options is not None:
             return f"{group}={option} is unknown; use one of {sorted(error.options)}"
+    elif too_long(error):
+        word = Path(error.filename).name  # type: ignore[attr-defined]
+        return f"{word[:40]}... of {len(word)} characters is no setting; train.py --help lists what can be set"
     elif isinstance(error, OSError):
         return f"can't write {error.filename} ({error.strerror}); set paths.root"
     if isinstance(error, OverrideParseException):
@@ -66,6 +70,12 @@ def _dotted(content: Any, prefix: str) -> Iterator[str]:
             if key != "defaults":
                 yield f"{prefix}{key}"
                 yield from _dotted(value, f"{prefix}{key}.")
+
+
+def too_long(error: BaseException) -> bool:
+    """Whether a group of configs was looked for by a name that no file can have."""
+    known = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+    return known and "conf" in Path(error.filename).parts  # type: ignore[attr-defined]
 
 
 HYDRA = (HydraException, OmegaConfBaseException)

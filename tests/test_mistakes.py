@@ -22,6 +22,10 @@ Shell = Callable[..., subprocess.CompletedProcess[str]]
         ("stagee=ml", "stagee is no setting; did you mean stage "),
         ("modality=[rgb", "can't read 'modality=[rgb'; quote what holds"),
         ("paths.root=/proc/nowhere", "can't write /proc/nowhere"),
+        (
+            f"train{'a' * 300}er.accelerator=cpu",
+            "trainaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa... of 319 characters is no setting;",
+        ),
         ("name=a/b", "name='a/b' names a folder"),
         ("logger.wandb=tru", "logger.wandb=tru must be true or false"),
         ("init=ce:rgb_1", "was never trained; make it with: python train.py stage=ce 'modality=[rgb]' init=scratch"),

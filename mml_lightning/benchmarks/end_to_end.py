@@ -39,6 +39,7 @@ from mml_lightning.data.data_bench_files import FLOW, FRAMES, Clip, make_clips
 from mml_lightning.data.media import ImageSequence
 from mml_lightning.data.records import Dataset, Head, Record
 from mml_lightning.errors import UserError
+from mml_lightning.idle import Idle
 from mml_lightning.loaders import VideoData
 from mml_lightning.modalities import Modality
 from mml_lightning.throughput import advice, arithmetic_peak, clock, peak_memory, precision_type
@@ -49,11 +50,13 @@ BASELINE, OURS = "Pillow, loose JPEG, float32", "pack, as configured"
 
 
 class Passes(pl.Callback):
-    """The time of every pass over the clips, and how much of it was spent waiting for data."""
+    """The time of every pass over the clips, and how much of it was spent waiting for data: by the process, or by the
+    GPU, which goes on while its host waits."""
 
     def __init__(self, cfg: DictConfig, device: torch.device) -> None:
         self.device, self.warm = device, 1 if cfg.data.workers else 0
         self.now = time.perf_counter if cfg.data.workers or device.type == "cuda" else functools.partial(clock, device)
+        self.idle = Idle() if device.type == "cuda" else None
         self.found: list[tuple[int, float, float]] = []  # steps, seconds, seconds of waiting
         self._steps = 0
         self._start = self._since = self._waited = 0.0
@@ -63,17 +66,21 @@ class Passes(pl.Callback):
         self._begin()
 
     def on_train_batch_start(self, *_: Any) -> None:
-        self._waited += self.now() - self._since
+        if self.idle is None:
+            self._waited += self.now() - self._since
+        else:
+            self.idle.batch_came()
 
     def on_train_batch_end(self, *_: Any) -> None:
         self._steps += 1
         if self._steps == self.warm:
             self._begin()
-        self._since = self.now()
+        else:
+            self._ended()
 
     def on_train_epoch_end(self, *_: Any) -> None:
-        self._settle()
-        self.found.append((self._steps - self.warm, self.now() - self._start, self._waited))
+        waited = self._waited + self._settle()
+        self.found.append((self._steps - self.warm, self.now() - self._start, waited))
 
     def seconds_per_step(self) -> float:
         """Of the last pass."""
@@ -88,11 +95,20 @@ class Passes(pl.Callback):
     def _begin(self) -> None:
         self._settle()
         self._waited, self._start = 0.0, self.now()
-        self._since = self._start
+        self._ended()
 
-    def _settle(self) -> None:
-        if self.device.type == "cuda":  # its queue belongs to the time
-            torch.cuda.synchronize(self.device)
+    def _ended(self) -> None:
+        """A step has."""
+        self._since = self.now()
+        if self.idle is not None:
+            self.idle.step_ended()
+
+    def _settle(self) -> float:
+        """Wait for a GPU, whose queue belongs to the time; seconds that it is now known to have waited."""
+        if self.idle is None:
+            return 0.0
+        torch.cuda.synchronize(self.device)
+        return self.idle.seconds()
 
 
 class FromLooseFiles(PlainSteps):

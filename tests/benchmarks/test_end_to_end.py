@@ -7,8 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from omegaconf import OmegaConf
 
+from mml_lightning.benchmarks import end_to_end
 from mml_lightning.cli import main
+from mml_lightning.idle import Idle
+from tests.test_throughput import Queue
 
 SMALL = [
     *("backbone=tiny", "backbone.net.width=8", "transforms.output=32", "transforms.short_side=36"),
@@ -34,6 +39,27 @@ def test_workers_read_a_pack_again_and_again(tmp_path: Path, capsys: pytest.Capt
     assert "bottleneck" in told["sentence"] and 0 <= told["rows"][0]["data_wait"] < 1
     assert main(["bench", "end_to_end", *SMALL, *words, "--clips", "3"]) == 2
     assert "a pass over 3 clips is too short; use --clips 4 or more" in capsys.readouterr().err
+
+
+def test_a_gpu_waits_while_it_has_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes it 10 seconds, the host puts it into the queue in 1, and the loader takes 11. Of five steps the
+    first one does not count, and the queue is empty when it is over."""
+    queue = Queue()
+    monkeypatch.setattr(end_to_end, "Idle", lambda: Idle(queue.event))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: setattr(queue, "host", max(queue.host, queue.done)))
+    passes = end_to_end.Passes(OmegaConf.create({"data": {"workers": 2}}), torch.device("cuda"))
+    passes.now = lambda: queue.host
+    for _ in range(2):  # the first one only makes warm
+        passes.on_train_epoch_start()
+        for _ in range(5):
+            queue.host += 11
+            passes.on_train_batch_start()
+            queue.host += 1
+            queue.work(10)
+            passes.on_train_batch_end()
+        passes.on_train_epoch_end()
+    assert passes.found == [(4, 11 + 4 + 3 * 11 + 10, 11 + 3 * 1)] * 2
+    assert passes.seconds_per_step() == 58 / 4 and passes.waiting() == 14 / 58
 
 
 def test_without_pillow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

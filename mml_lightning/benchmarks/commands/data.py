@@ -56,7 +56,8 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
         for way in found
     ]
     share = fastest.sample / fastest.read  # of a sample's time
-    limit = "decoding is the bottleneck: mml pack --short-side 128"
+    switch = "more data.workers" if "short side" in fastest.way else "mml pack --short-side 128"
+    limit = f"decoding is the bottleneck: {switch}"
     if share < HALF_OF_IT:
         limit = "cropping and resizing are the bottleneck: a smaller transforms.output, or more data.workers"
     told = f"{fastest.way}, the fastest, spends {share:.0%} of the time of a sample reading; {limit}"
