@@ -178,7 +178,8 @@ FUSED: dict[Any, Any] = {torch.optim.SGD: SGD, torch.optim.Adam: Adam, torch.opt
 
 
 def fused(optimizer: functools.partial[Any], precision: str) -> Callable[[Any], torch.optim.Optimizer]:
-    """An optimiser that updates all parameters in one pass over memory, and peer by peer; others as they are.
+    """An optimiser that updates all parameters in one pass over memory, up to rounding to the same numbers, and peer by
+    peer; others as they are.
 
     Not in float16: a fused optimiser takes the scale off the gradients as it steps, after they were clipped. Nor with
     dampening, which is not for the first gradient.

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import copy
+import functools
+
 import pytest
 import torch
 from torch import nn
 
 from mml_lightning.backbones import freeze_batch_norm, tsm_resnet, video_resnet
-from mml_lightning.optim import parameter_groups, slowfast_parameter_groups, tsn_parameter_groups
+from mml_lightning.optim import FUSED, fused, parameter_groups, slowfast_parameter_groups, tsn_parameter_groups
 
 HEADS = {"label": 4}
 
@@ -158,3 +161,73 @@ def test_tsn_groups_of_a_3d_network():
     assert counts(tsn_parameter_groups(net, 0.01, 5e-4)) == {**expected, "norm": 2}
     freeze_batch_norm(net, "all")
     assert "norm" not in counts(tsn_parameter_groups(net, 0.01, 5e-4))
+
+
+def pair(make):
+    """Two layers as peers, and their optimiser."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(3, 2), nn.Linear(3, 2)]
+    groups = [
+        {"name": f"{peer}/{kind}", "params": [getattr(layer, kind)], "lr": 0.1, "weight_decay": 0.01}
+        for peer, layer in zip("ab", layers, strict=True)
+        for kind in ("weight", "bias")
+    ]
+    return layers, make(groups)
+
+
+def step(layers, optimizer, seed, skip=()):
+    torch.manual_seed(seed)
+    for layer in layers:
+        for parameter in layer.parameters():
+            gradient = torch.randn_like(parameter)
+            parameter.grad = None if layer in skip else gradient
+    optimizer.step()
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_a_flag_leaves_out_the_step_of_one_peer(kind):
+    """And for one step: the other peer, and both before and after, move as with an optimiser that knows no flag."""
+    make = fused(functools.partial(kind, **({"momentum": 0.9} if kind is torch.optim.SGD else {})), "32-true")
+    (one, other), optimizer = pair(make)
+    (short, long), usual = pair(make)
+    for seed in range(4):
+        left_out = seed == 1
+        if left_out:
+            optimizer.left_out = {"a": torch.tensor(1.0), "b": torch.tensor(0.0)}
+        step([one, other], optimizer, seed)
+        step([short, long], usual, seed, skip=[short] if left_out else [])
+        for layer, expected in ((one, short), (other, long)):
+            for parameter, value in zip(layer.parameters(), expected.parameters(), strict=True):
+                assert torch.equal(parameter, value)
+                torch.testing.assert_close(optimizer.state[parameter], usual.state[value], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_fused_steps_are_the_usual_ones_up_to_rounding(kind):
+    plain = functools.partial(kind, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
+    (one, other), optimizer = pair(fused(plain, "32-true"))
+    layers, usual = pair(plain)
+    for seed in range(3):
+        step([one, other], optimizer, seed)
+        step(layers, usual, seed)
+    torch.testing.assert_close(list(one.parameters()), list(layers[0].parameters()))
+
+
+@pytest.mark.parametrize("options", [{"fused": False}, {"foreach": True}, {"dampening": 0.1, "momentum": 0.9}])
+def test_options_that_a_flag_does_not_go_with(options):
+    plain = functools.partial(torch.optim.SGD, **options)
+    assert fused(plain, "32-true") is plain
+    assert fused(functools.partial(torch.optim.SGD), "16-mixed").func is torch.optim.SGD
+
+
+def test_a_checkpoint_of_groups_that_were_not_fused():
+    layers, usual = pair(torch.optim.AdamW)
+    step(layers, usual, 0)
+    again, optimizer = pair(fused(functools.partial(torch.optim.AdamW), "32-true"))
+    for layer, before in zip(again, layers, strict=True):
+        layer.load_state_dict(before.state_dict())
+    optimizer.load_state_dict(copy.deepcopy(usual.state_dict()))
+    assert not optimizer.heeds_flags()
+    step(layers, usual, 1)
+    step(again, optimizer, 1)
+    assert torch.equal(again[0].weight, layers[0].weight)
