@@ -34,7 +34,7 @@ def settings(demo: Path, root: Path) -> list[str]:
     return [*SETTINGS, f"data.root={demo / 'data'}", f"paths.cache={demo / 'cache'}", f"paths.root={root}"]
 
 
-def wait(what: Callable[[], Any], seconds: float = 180) -> Any:
+def wait(what: Callable[[], Any], seconds: float = 300) -> Any:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if found := what():
@@ -85,7 +85,7 @@ def test_a_job_of_a_sweep_is_requeued_by_its_launcher(cluster: dict[str, str], d
     wait(lambda: list(tmp_path.glob("sweep/*/*/checkpoints/last.ckpt")))
     jobs = subprocess.run(["squeue", "-h", "-o", "%A"], env=cluster, capture_output=True, text=True).stdout.split()
     subprocess.run(["scancel", "--signal=USR2", *jobs], env=cluster, check=True)
-    said, _ = sweep.communicate(timeout=240)
+    said, _ = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, said
     folder = only(only(tmp_path / "sweep"), "0_*")
     result = json.loads((folder / "result.json").read_text())

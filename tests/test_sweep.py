@@ -116,7 +116,7 @@ def interrupt(process: subprocess.Popen[str]) -> tuple[str, str]:
     for _ in range(4):
         process.send_signal(signal.SIGINT)
         try:
-            return process.communicate(timeout=30)
+            return process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             continue
     process.kill()
