@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 from mml_lightning import build, build_data, nonfinite, run
 from mml_lightning.benchmarks.apart import Apart
 from mml_lightning.benchmarks.baseline import open_images, to_float
-from mml_lightning.benchmarks.steps import CLASSES, CohortSteps, PlainSteps, random_batches, run_words
+from mml_lightning.benchmarks.steps import CLASSES, CohortSteps, Compose, PlainSteps, random_batches, run_words
 from mml_lightning.benchmarks.timing import CPU, alternate, rates
 from mml_lightning.benchmarks.told import Told
 from mml_lightning.data.data_bench_files import FLOW, FRAMES, Clip, make_clips
@@ -205,7 +205,7 @@ class FromPack:
 
 
 def compare(
-    compose: Callable[[Sequence[str]], DictConfig],
+    compose: Compose,
     overrides: Sequence[str],
     videos: int = 4,
     clips: int | None = None,

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from mml_lightning import build, build_data, process
+from mml_lightning import build_data
 from mml_lightning.benchmarks.apart import Apart
-from mml_lightning.benchmarks.steps import CLASSES, autocast, networks, random_clips, run_words
+from mml_lightning.benchmarks.steps import CLASSES, Compose, autocast, fresh_cohort, random_clips, run_words
 from mml_lightning.benchmarks.timing import CPU, alternate, rates
 from mml_lightning.benchmarks.told import Row, Told
-from mml_lightning.cohort import Cohort
 from mml_lightning.modalities import Modality
 from mml_lightning.throughput import (
     TRAINING_PASSES,
+    advice,
     arithmetic_peak,
     clock,
     counted_or_none,
@@ -45,17 +45,7 @@ class CohortViews:
         self, cfg: DictConfig, peers: Mapping[str, Modality], videos: int, views: int, device: torch.device
     ) -> None:
         self.videos, self.device = videos, device
-        process.set_up_process(cfg)
-        build.step(cfg).apply(nets := networks(cfg, peers))
-        self.cohort = Cohort(
-            peers=nets,
-            modalities=peers,
-            objective=build.objective(cfg, list(nets)),
-            plan=build.optimiser_plan(cfg, {}),
-            ids={"test": [str(number) for number in range(videos)]},
-            multi_label={"label": False},
-            max_views=cfg.data.eval_batch_size,
-        )
+        self.cohort = fresh_cohort(cfg, peers, [str(number) for number in range(videos)])
         self.cohort.to(device).eval()
         self.cfg, self.batch = cfg, _batch(cfg, videos, views, device)
 
@@ -88,7 +78,7 @@ class CohortViews:
 
 
 def compare(
-    compose: Callable[[Sequence[str]], DictConfig],
+    compose: Compose,
     overrides: Sequence[str],
     videos: int = 8,
     views: int = 2,
@@ -115,11 +105,9 @@ def compare(
 
 def bottleneck(rows: Sequence[Row], precision: str) -> str:
     """What limits evaluation, and the switch that would move it."""
-    if precision.startswith("32"):
-        return "arithmetic in float32 is the bottleneck: trainer.precision=bf16-mixed"
-    if rows[1]["vs_first"] > 1.1:
+    if rows[1]["vs_first"] > 1.1 and not precision.startswith("32"):
         return "small passes are the bottleneck: a larger data.eval_batch_size"
-    return "the network is the bottleneck: fewer views, or a smaller transforms.output"
+    return advice(0.0, precision)
 
 
 def _batch(cfg: DictConfig, videos: int, views: int, device: torch.device) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from mml_lightning import build, build_data
 from mml_lightning.benchmarks.apart import Apart
 from mml_lightning.benchmarks.end_to_end import FRAMES_PER_VIDEO, FromPack
 from mml_lightning.benchmarks.evaluation import CohortViews
-from mml_lightning.benchmarks.steps import CohortSteps, run_words
+from mml_lightning.benchmarks.steps import CohortSteps, Compose, run_words
 from mml_lightning.benchmarks.timing import CPU, alternate
 from mml_lightning.benchmarks.told import Row, Told
 from mml_lightning.data.data_bench_files import Clip, make_clips
@@ -37,7 +37,6 @@ FILES = 2  # synthetic videos behind them
 BATCHES = 8  # of a round with loaders, per step of one without: workers need some to fall into step
 EPOCH = 64  # batches of the videos that loaders read again and again
 READ_FOR = 1.0  # seconds at least that a round reads without training
-Compose = Callable[[Sequence[str]], DictConfig]
 
 
 @dataclass(frozen=True)

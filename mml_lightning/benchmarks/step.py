@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from mml_lightning import build_data
 from mml_lightning.benchmarks.apart import Apart
-from mml_lightning.benchmarks.steps import COMPARED, BareSteps, CohortSteps, Facts, PlainSteps, run_words
+from mml_lightning.benchmarks.steps import COMPARED, BareSteps, CohortSteps, Compose, Facts, PlainSteps, run_words
 from mml_lightning.benchmarks.timing import CPU, Timing, alternate, rates
 from mml_lightning.benchmarks.told import Row, Told
 from mml_lightning.errors import UserError
@@ -41,7 +41,6 @@ WAYS: dict[str, tuple[str, ...]] = {  # overrides of the config
 }
 DEFAULT = (BASELINE, "float32", "bfloat16")
 CLOSE = 0.9  # of the bare loop's rate: a run that reaches less is limited by what it adds
-Compose = Callable[[Sequence[str]], DictConfig]
 
 
 def compare(

@@ -33,6 +33,7 @@ from mml_lightning.throughput import clock, counted_or_none, peak_memory, precis
 CLASSES = 174
 COMPARED = 3  # steps: later ones tell how fast small differences grow
 Batch = dict[str, Any]
+Compose = Callable[[Sequence[str]], DictConfig]
 
 
 def run_words(overrides: Sequence[str], folder: Path, device: torch.device) -> list[str]:
@@ -90,16 +91,7 @@ class CohortSteps(Steps):
     def __init__(self, cfg: DictConfig, peers: Mapping[str, Modality], folder: Path, device: torch.device) -> None:
         super().__init__(cfg, device)
         self.modalities, self.folder = peers, folder
-        process.set_up_process(cfg)
-        build.step(cfg).apply(nets := networks(cfg, self.modalities))
-        self.cohort = Cohort(
-            peers=nets,
-            modalities=self.modalities,
-            objective=build.objective(cfg, list(nets)),
-            plan=build.optimiser_plan(cfg, {name: {"fresh_head": True} for name in nets}),
-            ids={},
-            multi_label={"label": False},
-        )
+        self.cohort = fresh_cohort(cfg, peers)
 
     def __call__(self, batches: Sequence[Batch], warm: int = 0) -> float:
         watch = _Watch(self.device, warm)
@@ -255,6 +247,25 @@ def networks(cfg: DictConfig, modalities: Mapping[str, Modality]) -> dict[str, P
         torch.manual_seed(number)
         nets[name] = make(in_channels=modality.channels, num_classes={"label": CLASSES})
     return nets
+
+
+def fresh_cohort(cfg: DictConfig, peers: Mapping[str, Modality], ids: Sequence[str] = ()) -> Cohort:
+    """Fresh networks as a run has them; the process is set up for one.
+
+    Args:
+        ids: of the test split.
+    """
+    process.set_up_process(cfg)
+    build.step(cfg).apply(nets := networks(cfg, peers))
+    return Cohort(
+        peers=nets,
+        modalities=peers,
+        objective=build.objective(cfg, list(nets)),
+        plan=build.optimiser_plan(cfg, {name: {"fresh_head": True} for name in nets}),
+        ids={"test": ids},
+        multi_label={"label": False},
+        max_views=cfg.data.eval_batch_size,
+    )
 
 
 def random_clips(cfg: DictConfig, videos: int, views: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from mml_lightning.benchmarks.commands import data, end_to_end, ensemble, evaluation, flow, growth, records, step
-from mml_lightning.benchmarks.commands.shape import Bench
+from mml_lightning.benchmarks.commands.shape import Bench, Compose
 from mml_lightning.benchmarks.commands.suite import Suite
-
-if TYPE_CHECKING:
-    from mml_lightning.benchmarks.commands.shape import Compose
 
 BENCHES: dict[str, Bench | Suite] = {
     "data": data.BENCH,

@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import Bench, names, say, size
+from mml_lightning.benchmarks.commands.shape import Bench, Compose, names, say, size
 from mml_lightning.benchmarks.told import Told
 
 if TYPE_CHECKING:
-    from mml_lightning.benchmarks.commands.shape import Compose
     from mml_lightning.data.flow_errors import Errors
 
 HALF_OF_IT = 0.5

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import HALF, USUAL, Bench, say
+from mml_lightning.benchmarks.commands.shape import HALF, USUAL, Bench, Compose, say
+from mml_lightning.benchmarks.told import Told
 from mml_lightning.errors import UserError
-
-if TYPE_CHECKING:
-    from mml_lightning.benchmarks.commands.shape import Compose
-    from mml_lightning.benchmarks.told import Told
 
 PAIR = ("stage=mml", "modality=[rgb,flow]", "data.workers=0")
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import Bench, numbers
+from mml_lightning.benchmarks.commands.shape import Bench, Compose, numbers
+from mml_lightning.benchmarks.told import Told
 from mml_lightning.errors import UserError
-
-if TYPE_CHECKING:
-    from mml_lightning.benchmarks.commands.shape import Compose
-    from mml_lightning.benchmarks.told import Told
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:

@@ -7,13 +7,12 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import Bench, names, say, size
+from mml_lightning.benchmarks.commands.shape import Bench, Compose, names, say, size
 from mml_lightning.benchmarks.told import Told
 from mml_lightning.data.flow_names import ENGINES, check_engine
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from mml_lightning.benchmarks.commands.shape import Compose
     from mml_lightning.data.flow_bench import Row
 
 SATURATED = 0.5  # share of a copy's bandwidth: a device that reaches more is limited by it

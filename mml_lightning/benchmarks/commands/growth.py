@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import HALF, USUAL, Bench, names, numbers, say
+from mml_lightning.benchmarks.commands.shape import HALF, USUAL, Bench, Compose, names, numbers, say
+from mml_lightning.benchmarks.told import Told
 from mml_lightning.errors import UserError
-
-if TYPE_CHECKING:
-    from mml_lightning.benchmarks.commands.shape import Compose
-    from mml_lightning.benchmarks.told import Told
 
 VARIED = {
     "frames": "of a clip (default: 4,8,16,32)",

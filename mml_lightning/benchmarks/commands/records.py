@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import Bench, names, numbers, say
+from mml_lightning.benchmarks.commands.shape import Bench, Compose, names, numbers, say
 from mml_lightning.benchmarks.told import Told
 from mml_lightning.errors import UserError
-
-if TYPE_CHECKING:
-    from mml_lightning.benchmarks.commands.shape import Compose
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:

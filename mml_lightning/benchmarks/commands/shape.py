@@ -20,8 +20,7 @@ from mml_lightning.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    Compose = Callable[[Sequence[str]], DictConfig]
-
+Compose = Callable[[Sequence[str]], "DictConfig"]
 USUAL = ("setup=ssv2", "data.root=nowhere", "data.batch_size=2", "optimizer.lr=0.001", "schedule=constant")
 HALF = ("trainer.precision=bf16-mixed",)
 

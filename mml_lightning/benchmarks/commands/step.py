@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import USUAL, Bench, names, say
-
-if TYPE_CHECKING:
-    from mml_lightning.benchmarks.commands.shape import Compose
-    from mml_lightning.benchmarks.told import Told
+from mml_lightning.benchmarks.commands.shape import USUAL, Bench, Compose, names, say
+from mml_lightning.benchmarks.told import Told
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:

@@ -15,13 +15,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.commands.shape import USUAL, say
+from mml_lightning.benchmarks.commands.shape import USUAL, Compose, say
 from mml_lightning.errors import UserError
-
-if TYPE_CHECKING:
-    from mml_lightning.benchmarks.commands.shape import Compose
 
 PAGE = "page.md"
 SHORTEST = 10.0  # seconds that a part is begun for
