@@ -73,10 +73,10 @@ class Rows(Sequence[Record]):
 
 
 def rows(records: Iterable[Record]) -> Iterator[Row]:
-    return records.rows() if isinstance(records, Rows) else map(_row, records)
+    return records.rows() if isinstance(records, Rows) else map(plain_row, records)
 
 
-def _row(record: Record) -> Row:
+def plain_row(record: Record) -> Row:
     plain = {source: told(one) for source, one in record.media.items()}
     return record.id, plain, record.target, record.span, record.decoder, record.intervals, record.length
 

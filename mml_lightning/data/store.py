@@ -45,7 +45,7 @@ class RecordStore(Rows):
         return itertools.chain.from_iterable(map(self._block, range(len(self._ends))))
 
     def __iter__(self) -> Iterator[Record]:
-        return map(_record, self.rows())
+        return map(record_of, self.rows())
 
     def __len__(self) -> int:
         return (len(self._ends) - 1) * TOGETHER + len(self._last)
@@ -60,7 +60,7 @@ class RecordStore(Rows):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         block, place = divmod(range(len(self))[index], TOGETHER)  # raises IndexError; takes negative ones
-        return _record(self._block(block)[place])
+        return record_of(self._block(block)[place])
 
     def _block(self, number: int) -> list[Row]:
         if number == len(self._ends) - 1:
@@ -73,7 +73,7 @@ def stored(records: Sequence[Record]) -> RecordStore:
     return records if isinstance(records, RecordStore) else RecordStore(rows(records))
 
 
-def _record(row: Row) -> Record:
+def record_of(row: Row) -> Record:
     return Record(row[0], {source: media_of(one) for source, one in row[1].items()}, *row[2:])
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from mml_lightning.data.check.findings import Finding, read, state
 from mml_lightning.data.decode import DECODERS
-from mml_lightning.data.records import Dataset, Record
+from mml_lightning.data.records import Dataset, Record, plain_row, rows
+from mml_lightning.data.store import RecordStore, record_of
 
 FILE = "findings.csv"
 
@@ -42,14 +43,18 @@ def with_check(dataset: Dataset, file: Path, sources: Collection[str], leave_out
     findings = {f.key: f for f in read(file) if f.decoder}
     if not findings:
         return dataset
-    splits: dict[str, list[Record]] = {}
+    told_of = {(split, identity) for split, identity, _ in findings}
+    splits = {split: RecordStore() for split in dataset.splits}
     left_out: dict[str, str] = {}
     for split, records in dataset.splits.items():
-        splits[split] = []
-        for record in records:
+        for row in rows(records):
+            if (split, row[0]) not in told_of:  # all but a few
+                splits[split].append(row)
+                continue
+            record = record_of(row)
             reason = _reason(findings, split, record, sources) if leave_out and split == "train" else None
             if reason is None:
-                splits[split].append(_with_reader(findings.get((split, record.id, "frames")), record))
+                splits[split].append(plain_row(_with_reader(findings.get((split, record.id, "frames")), record)))
             else:
                 left_out[record.id] = reason
     return dataclasses.replace(dataset, splits=splits, left_out=left_out)

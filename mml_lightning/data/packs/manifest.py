@@ -63,11 +63,9 @@ def _plain_record(split: str, record: Record, item: int) -> dict[str, Any]:
 
 def _row(plain: Mapping[str, Any], media: Mapping[str, Told]) -> Row:
     target = {head: tuple(value) if type(value) is list else value for head, value in plain["target"].items()}
-    for label in target.values():
-        if type(label) is not int and not (type(label) is tuple and all(type(one) is int for one in label)):
-            raise ValueError(f"record {plain['id']!r} has the label {label!r}")
-    if not isinstance(plain["id"], str):
-        raise ValueError(f"a record has the id {plain['id']!r}")
+    right = [type(v) is int or (type(v) is tuple and set(map(type, v)) <= {int}) for v in target.values()]
+    if not isinstance(plain["id"], str) or not all(right):
+        raise ValueError(f"a record has the id {plain['id']!r} and the labels {list(target.values())}")
     span = (float(plain["span"][0]), float(plain["span"][1])) if "span" in plain else None
     timed = plain.get("intervals")
     intervals = (
