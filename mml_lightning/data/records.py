@@ -139,7 +139,7 @@ class Dataset:
                     seen = [one for _, one in sorted(zip(media, seen, strict=True))]
                 if not target:
                     continue
-                digest.update(repr((split, video, sorted(target.items()), span, seen)).encode())
+                digest.update(f"({split!r}, {video!r}, {_told_labels(target)}, {span!r}, {seen!r})".encode())
                 if decoder:
                     digest.update(f"|{decoder}".encode())
                 if intervals:
@@ -147,6 +147,14 @@ class Dataset:
         for name, head in sorted(self.heads.items()):
             digest.update(repr((name, head.classes, head.multi_label)).encode())
         return digest.hexdigest()[:16]
+
+
+def _told_labels(target: Mapping[str, int | tuple[int, ...]]) -> str:
+    """`repr(sorted(target.items()))`, faster of a single label."""
+    labels = list(target.items())
+    if len(labels) == 1 and type(labels[0][1]) is int:
+        return f"[({labels[0][0]!r}, {labels[0][1]})]"
+    return repr(sorted(labels))
 
 
 def validate(dataset: Dataset, needed: Iterable[str] = SPLITS, labelled: bool = True) -> Dataset:

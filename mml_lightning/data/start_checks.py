@@ -32,12 +32,13 @@ def warn_of_doubles(dataset: Dataset, splits: Collection[str]) -> int:
     names: set[object] = set()
     for split in splits:
         for row in rows(dataset.splits.get(split, ())) if split != "train" else ():
-            names.update(_names(row))
+            names.add(row[0])  # some of which doubles share, whatever their spans
+            names.update(map(place, row[1].values()))
             for key in _keys(row):
                 split_of.setdefault(key, split)
     doubles = []
     for row in rows(dataset.splits.get("train", ())):
-        if not names.isdisjoint(_names(row)):  # few of a million
+        if row[0] in names or not names.isdisjoint(map(place, row[1].values())):  # few of a million
             doubles += [(row[0], split_of[key]) for key in _keys(row) if key in split_of][:1]
     if doubles:
         log.warning(
@@ -49,11 +50,6 @@ def warn_of_doubles(dataset: Dataset, splits: Collection[str]) -> int:
             *doubles[0],
         )
     return len(doubles)
-
-
-def _names(row: Row) -> list[object]:
-    """Some of which doubles share, whatever their spans."""
-    return [row[0], *map(place, row[1].values())]
 
 
 def _keys(row: Row) -> list[object]:

@@ -28,7 +28,7 @@ from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
 
 AGAIN = "copy the pack again"
-PIECE = 2**22  # bytes of lines whose objects are alive together
+PIECE = 2**17  # bytes of lines whose objects are alive together, near the processor
 KINDS = {"complete": bool, "plan": dict, "shards": int, "heads": dict, "left_out": dict}
 
 
@@ -62,10 +62,12 @@ def _plain_record(split: str, record: Record, item: int) -> dict[str, Any]:
 
 
 def _row(plain: Mapping[str, Any], media: Mapping[str, Told]) -> Row:
-    target = {head: tuple(value) if type(value) is list else value for head, value in plain["target"].items()}
-    right = [type(v) is int or (type(v) is tuple and set(map(type, v)) <= {int}) for v in target.values()]
-    if not isinstance(plain["id"], str) or not all(right):
-        raise ValueError(f"a record has the id {plain['id']!r} and the labels {list(target.values())}")
+    target = plain["target"]
+    if type(plain["id"]) is not str or set(map(type, target.values())) != {int}:  # usually it has one label per head
+        target = {head: tuple(label) if type(label) is list else label for head, label in target.items()}
+        labels = [label for value in target.values() for label in (value if type(value) is tuple else (value,))]
+        if type(plain["id"]) is not str or not set(map(type, labels)) <= {int}:
+            raise ValueError(f"a record has the id {plain['id']!r} and the labels {labels}")
     span = (float(plain["span"][0]), float(plain["span"][1])) if "span" in plain else None
     timed = plain.get("intervals")
     intervals = (
@@ -169,26 +171,50 @@ def read_dataset(name: str, folder: Path) -> Dataset:
             raise UserError(f"{path} is missing; {AGAIN}")
         if digest(path) != sums.get(file):
             raise UserError(f"{path} is damaged: its check sum is not that of the manifest; {AGAIN}")
-    media: dict[int, dict[str, Told]] = {}
-    for number in range(manifest["shards"]):
-        media |= _media(folder, number)
     splits = {split: RecordStore() for split in SPLITS}
+    media = _Media(folder, manifest["shards"])
     try:
         for plain in _records(folder / RECORDS):
             splits[plain["split"]].append(_row(plain, media[plain["item"]]))
+        media.finish()
         heads = {name: Head(tuple(head["classes"]), head["multi_label"]) for name, head in manifest["heads"].items()}
         pairs = {name: head["mirrored"] for name, head in manifest["heads"].items() if head["mirrored"]}
         mirrored = {name: {int(one): int(other) for one, other in rows} for name, rows in pairs.items()}
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder}: its records are not as they should be ({error!r}); {AGAIN}") from None
     return Dataset(name, splits, heads, mirrored, manifest["left_out"])
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines, some megabytes at a time."""
+    """The lines, some at a time."""
     with path.open("rb") as handle:
-        while lines := handle.readlines(PIECE):
-            yield from read_lines(b"".join(lines))[0]
+        while piece := handle.read(PIECE):
+            yield from read_lines(piece + handle.readline())[0]
+
+
+class _Media(dict[int, dict[str, Told]]):
+    """The sources of items, read shard by shard as records ask for them in order; all are kept only where one comes
+    back to an item of an earlier shard. Making room for a million would take as long as reading them."""
+
+    def __init__(self, folder: Path, shards: int) -> None:
+        self.folder, self.shards, self.left = folder, shards, iter(range(shards))
+
+    def __missing__(self, item: int) -> dict[str, Told]:
+        for number in self.left:
+            self.clear()
+            self.update(_media(self.folder, number))
+            if item in self:
+                return self[item]
+        for number in range(self.shards):
+            self.update(_media(self.folder, number))
+        if item not in self:
+            raise KeyError(item)
+        return self[item]
+
+    def finish(self) -> None:
+        """See to the shards that no record has asked for."""
+        for number in self.left:
+            _media(self.folder, number)
 
 
 def _media(folder: Path, number: int) -> dict[int, dict[str, Told]]:
