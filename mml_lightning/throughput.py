@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 TRAINING_PASSES = 3
 WAITING = 0.15  # a larger share of time spent waiting for data is what limits a run
+SMALL = 0.05  # share of the arithmetic: below it a device does little but begin and end operations
 SIDES = {"cpu": 512, "cuda": 8192}  # of the matrices that tell what a device can do
 MAPS = {"cpu": 8, "cuda": 512}  # images of the convolution that does
 
@@ -211,18 +212,21 @@ def describe(speed: dict[str, Any]) -> str:
     """One line: the numbers of :meth:`Throughput.summary`, what limits the run and the switch that would move it."""
     share = "" if speed["mfu"] is None else f", {speed['mfu']:.0%} of the arithmetic that this device reaches"
     numbers = f"{speed['clips_per_s']:g} clips/s{share}, {speed['data_wait']:.0%} of the time waiting for data"
-    return f"{numbers}; {advice(speed['data_wait'], speed['precision'], speed['workers'])}"
+    return f"{numbers}; {advice(speed['data_wait'], speed['precision'], speed['workers'], speed['mfu'])}"
 
 
-def advice(data_wait: float, precision: str, workers: int = 0) -> str:
+def advice(data_wait: float, precision: str, workers: int = 0, mfu: float | None = None) -> str:
     """One sentence: the bottleneck, and the switch that would move it.
 
     Args:
-        data_wait: share of the time spent waiting for data; precision: of the trainer; workers: of the loader.
+        data_wait: share of the time spent waiting for data; precision: of the trainer; workers: of the loader; mfu:
+            share of the device's arithmetic, if it is known.
     """
     more = suggest_workers(data_wait, workers)
     if more:
         return f"reading data is the bottleneck: {more}"
+    if mfu is not None and mfu < SMALL:
+        return "starting operations, small as they are, is the bottleneck: a larger data.batch_size"
     if precision.startswith("32"):
         return "arithmetic in float32 is the bottleneck: trainer.precision=bf16-mixed"
     return "the networks are the bottleneck: a smaller transforms.output, fewer sampling.num_segments or more devices"

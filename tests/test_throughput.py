@@ -222,7 +222,8 @@ def test_frozen_networks_cost_a_forward_pass() -> None:
 )
 def test_the_switch_is_named(wait: float, precision: str, switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mml_lightning.throughput.cores", lambda: 8)
-    assert switch in advice(wait, precision, 2)
+    assert switch in advice(wait, precision, 2) == advice(wait, precision, 2, mfu=0.05)
+    assert (switch if wait > 0.15 else "a larger data.batch_size") in advice(wait, precision, 2, mfu=0.04)
     speed = {"clips_per_s": 2.5, "mfu": 0.25, "data_wait": wait, "precision": precision, "workers": 2}
     assert describe(speed).startswith("2.5 clips/s, 25% of the arithmetic") and switch in describe(speed)
 

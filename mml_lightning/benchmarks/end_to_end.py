@@ -247,4 +247,5 @@ def compare(
             row |= {"data_wait": waiting, "mfu": reached / arithmetic_peak(device, types[row["way"]])}
             row["peak_mb"] = peak / 1e6
         wall = {"clock": "wall"} if cfg.data.workers else {}
-        return Told(rows, advice(rows[-1]["data_wait"], cfg.trainer.precision, cfg.data.workers), more=wall)
+        limit = advice(rows[-1]["data_wait"], cfg.trainer.precision, cfg.data.workers, rows[-1]["mfu"])
+        return Told(rows, limit, more=wall)

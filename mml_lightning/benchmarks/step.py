@@ -139,7 +139,8 @@ def bottleneck(rows: Sequence[Row]) -> str:
             "a larger data.batch_size, or nonfinite.policy=ignore"
         )
     half = [way for way in ours if "trainer.precision=bf16-mixed" in WAYS[way]]
-    return advice(0.0, "bf16-mixed" if half else "32-true")
+    mfu = next(row.get("mfu") for row in rows if row["way"] == fastest)
+    return advice(0.0, "bf16-mixed" if half else "32-true", mfu=mfu)
 
 
 def joint_ratio(rows: Sequence[Row]) -> float | None:
