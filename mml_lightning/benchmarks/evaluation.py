@@ -107,7 +107,7 @@ def bottleneck(rows: Sequence[Row], precision: str) -> str:
     """What limits evaluation, and the switch that would move it."""
     if rows[1]["vs_first"] > 1.1 and not precision.startswith("32"):
         return "small passes are the bottleneck: a larger data.eval_batch_size"
-    return advice(0.0, precision, mfu=rows[1]["mfu"])
+    return advice(0.0, precision, mfu=rows[1]["mfu"]).replace("batch_size", "eval_batch_size")
 
 
 def _batch(cfg: DictConfig, videos: int, views: int, device: torch.device) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def test_sentence_names_the_switch() -> None:
 
     assert told(1.5, "bf16-mixed") == "small passes are the bottleneck: a larger data.eval_batch_size"
     assert "trainer.precision=bf16-mixed" in told(1.5, "32-true") and "transforms.output" in told(1.0, "bf16-mixed")
+    assert "data.eval_batch_size" in told(1.0, "bf16-mixed", mfu=0.01)
 
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
