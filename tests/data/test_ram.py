@@ -39,9 +39,9 @@ class Opened:
         self.names: list[str] = []
         original = sources.open_media
 
-        def open_media(media: Any, decoder: str) -> Any:
+        def open_media(media: Any, decoder: str, *options: Any) -> Any:
             self.names.append(Path(str(media)).name)
-            return original(media, decoder)
+            return original(media, decoder, *options)
 
         monkeypatch.setattr(sources, "open_media", open_media)
 

@@ -17,7 +17,9 @@ def test_a_record_may_name_its_reader(videos: dict[str, Path], monkeypatch: pyte
 
     used: list[str] = []
     opened = sources.open_media
-    monkeypatch.setattr(sources, "open_media", lambda media, decoder: used.append(decoder) or opened(media, decoder))
+    monkeypatch.setattr(
+        sources, "open_media", lambda media, decoder, *more: used.append(decoder) or opened(media, decoder)
+    )
     for own in (None, "pyav"):
         build([record(videos["vp9"], decoder=own)])[0, 0]
     assert used == ["decord", "pyav"]
