@@ -143,6 +143,15 @@ class ByPeer(torch.optim.Optimizer):
         """Whether `left_out` is heeded: not with groups of a checkpoint that were not fused."""
         return all(group["fused"] for group in self.param_groups)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch does, and laid out like the weights: fused kernels on a CPU go through memory as it lies, and a
+        checkpoint may come from a run in another memory format."""
+        super().load_state_dict(state_dict)
+        for parameter, state in self.state.items():
+            for key, value in state.items():
+                if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                    state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         loss = None if closure is None else closure()
         groups = self.param_groups

@@ -71,10 +71,13 @@ class Throughput(pl.Callback):
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._device = torch.device("cpu")  # where it was trained: Lightning takes the networks from there at the end
         self._idle: Idle | None = None
-        self._arithmetic: tuple[float | None, float] | None = None
+        self._operations: list[float | None] = []  # per clip, once counted
+        self._peak: float | None = None  # of all devices
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._idle = Idle() if pl_module.device.type == "cuda" else None
+        if self.every_steps and trainer.is_global_zero:  # now, while there is memory for it
+            self._peak = self._measured_peak(trainer, pl_module.device)
         self._told = self._mark(trainer.global_step)
         self._begin()  # an epoch that is continued does not start
 
@@ -142,19 +145,20 @@ class Throughput(pl.Callback):
         self.steps += 1
         if self.every_steps and trainer.is_global_zero and trainer.global_step - self._told.steps >= self.every_steps:
             self._tell(trainer, pl_module, batch_idx)
-            self._since = self.now()  # counting the arithmetic is no training
+            self._begin()  # counting the arithmetic is no training
 
     def _tell(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch_idx: int) -> None:
         """The latest steps of the optimiser: a row, and a line."""
         assert isinstance(pl_module, Cohort)
-        if self._arithmetic is None:
-            self._arithmetic = self._count(trainer, pl_module)
-        found, operations, peak = self._rates(self._told), *self._arithmetic
-        assert found is not None
+        if not self._operations:
+            self._operations.append(counted_or_none(lambda: training_operations(pl_module, self._shapes)))
+        operations = self._operations[0]
+        found = self._rates(self._told)
+        assert found is not None and self._peak is not None
         steps, seconds = trainer.global_step - self._told.steps, self.seconds - self._told.seconds
         values = {"clips_per_s": found[0], "data_wait": found[1], "seconds_per_step": seconds / steps}
         if operations is not None:
-            values["mfu"] = found[0] * operations / peak
+            values["mfu"] = found[0] * operations / self._peak
         self._log(trainer, values)
         self._told = self._mark(trainer.global_step)
         if self.say:
@@ -177,11 +181,8 @@ class Throughput(pl.Callback):
         frames, _, height, width = next(iter(self._shapes.values()))
         return [frames, height, width]
 
-    def _count(self, trainer: pl.Trainer, cohort: Cohort) -> tuple[float | None, float]:
-        """Operations per clip (None where a network can't be counted), and per second of all devices."""
-        operations = counted_or_none(lambda: training_operations(cohort, self._shapes))
-        peak = arithmetic_peak(self._device, precision_type(trainer.precision))
-        return operations, peak * trainer.world_size
+    def _measured_peak(self, trainer: pl.Trainer, device: torch.device) -> float:
+        return arithmetic_peak(device, precision_type(trainer.precision)) * trainer.world_size
 
     def summary(self, trainer: pl.Trainer, cohort: Cohort) -> dict[str, Any] | None:
         """For `result.json`: what was measured, arithmetic per clip and the share of the device's that was reached
@@ -190,7 +191,8 @@ class Throughput(pl.Callback):
         if rate is None:
             return None
         held = peak_memory(self._device)  # which the next line forgets
-        operations, peak = self._count(trainer, cohort)
+        operations = counted_or_none(lambda: training_operations(cohort, self._shapes))
+        peak = self._measured_peak(trainer, self._device)
         return {
             "clips_per_s": rate,
             "seconds_per_step": round(self.seconds / self.steps, 5),

@@ -231,3 +231,26 @@ def test_a_checkpoint_of_groups_that_were_not_fused():
     step(layers, usual, 1)
     step(again, optimizer, 1)
     assert torch.equal(again[0].weight, layers[0].weight)
+
+
+@pytest.mark.parametrize("before", [torch.channels_last, torch.contiguous_format], ids=str)
+@pytest.mark.parametrize("kind", FUSED)
+def test_state_of_a_run_in_another_memory_format(kind, before):
+    after = torch.contiguous_format if before is torch.channels_last else torch.channels_last
+    torch.manual_seed(0)
+    start, gradients = torch.randn(8, 4, 3, 3), torch.randn(2, 8, 4, 3, 3)
+    make = fused(functools.partial(kind, lr=0.1, **({"momentum": 0.9} if kind is torch.optim.SGD else {})), "32-true")
+
+    def stepped(weight, gradient, layout, state=None):
+        parameter = nn.Parameter(weight.clone(memory_format=layout))
+        optimizer = make([{"name": "a/weight", "params": [parameter]}])
+        if state is not None:
+            optimizer.load_state_dict(copy.deepcopy(state))
+        parameter.grad = gradient.clone(memory_format=layout)
+        optimizer.step()
+        return parameter.detach(), optimizer.state_dict()
+
+    first, state = stepped(start, gradients[0], before)
+    torch.testing.assert_close(
+        stepped(first, gradients[1], after, state)[0], stepped(first, gradients[1], before, state)[0]
+    )

@@ -92,15 +92,19 @@ def test_dashboards_get_the_speed_of_every_epoch(tmp_path: Path) -> None:
     assert speed.of_epoch() is None and len(board.rows) == 1
 
 
-def test_speed_of_the_latest_steps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_speed_of_the_latest_steps(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two batches a step, a row every second step, across an epoch's end; the line of the first rank alone."""
     caplog.set_level("INFO")
     board, marks = Rows(), iter([*range(9), 50, *(100, 103, 104), 200])
     speed = Throughput(batch_size=8, every_steps=2, say=True, now=lambda: next(marks))
-    speed._arithmetic = (3e9, 12e9)
+    speed._operations = [3e9]
+    monkeypatch.setattr(throughput, "arithmetic_peak", lambda device, dtype: 6e9)
     loops = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=7))
     run: Any = SimpleNamespace(loggers=[MetricsLog(tmp_path), board], current_epoch=0, fit_loop=loops, max_epochs=3)
     run.global_step, run.is_global_zero, run.num_training_batches = 4, True, 20
+    run.precision, run.world_size = "32-true", 2
     module: Any = Cohort.__new__(Cohort)
     module.__dict__["_device"] = torch.device("cpu")
     speed.on_train_start(run, module)
@@ -168,6 +172,27 @@ def test_a_gpu_that_has_work_does_not_wait(loader: float, waited: float) -> None
         speed.on_train_batch_end(trainer, None, None, BATCH, step)  # type: ignore[arg-type]
     assert speed.waited == pytest.approx(waited)
     assert speed.seconds == pytest.approx(queue.done)
+
+
+def test_counting_the_arithmetic_of_a_step_is_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue()
+    speed = Throughput(batch_size=8, every_steps=1, now=lambda: queue.host)
+    speed._idle = Idle(queue.event)
+
+    def tell(*_: object) -> None:
+        queue.host += 30
+        queue.work(2)
+
+    monkeypatch.setattr(speed, "_tell", tell)
+    trainer: Any = SimpleNamespace(is_last_batch=False, is_global_zero=True, global_step=1)
+    speed.on_train_epoch_start(trainer, None)  # type: ignore[arg-type]
+    for step in range(2):
+        queue.host += 1
+        speed.on_train_batch_start(trainer, None, BATCH, step)  # type: ignore[arg-type]
+        queue.work(10)
+        trainer.is_last_batch = step == 1
+        speed.on_train_batch_end(trainer, None, None, BATCH, step)  # type: ignore[arg-type]
+    assert speed.waited == pytest.approx(1), "of the first batch; the second came while it still counted"
 
 
 def test_nothing_trained_has_no_speed() -> None:
