@@ -83,8 +83,10 @@ class OnePeerPerRank(DDPStrategy):
 
 
 def _on(state: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """What lay on the sender's device, a fused optimiser's count of steps among it; what it keeps on the host stays."""
     return {
-        key: value.to(device) if isinstance(value, Tensor) and value.ndim else value for key, value in state.items()
+        key: value.to(device) if isinstance(value, Tensor) and value.device.type == device.type else value
+        for key, value in state.items()
     }
 
 

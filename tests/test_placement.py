@@ -7,11 +7,17 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from mml_lightning.errors import UserError
+from mml_lightning.placement import OnePeerPerRank, _on
+from tests.test_norms import in_processes
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 PLACED = ("placement=peer", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_threads=1")
@@ -72,3 +78,60 @@ def test_what_can_not_be_placed_so_is_said(
     with pytest.raises(UserError, match=message):
         train(*MML, *words)
     assert not (tmp_path / "single").exists()
+
+
+class Started(OnePeerPerRank):
+    """The strategy of a rank whose processes know each other already."""
+
+    global_rank = property(lambda self: torch.distributed.get_rank())  # type: ignore[assignment]
+    root_device = property(lambda self: torch.device("cpu"))  # type: ignore[assignment]
+
+
+def _trained(rank: int, store: str, told: Any) -> None:
+    """Each rank makes as many steps with its peer as its number tells, and one."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    peers = nn.ModuleDict({name: nn.Linear(3, 2) for name in ("rgb", "flow")})
+    optimizer = torch.optim.Adam(peers.parameters(), fused=True)
+    for step in range(rank + 1):
+        optimizer.zero_grad()
+        peers[("rgb", "flow")[rank]](torch.full((4, 3), step + 1.0)).square().sum().backward()
+        optimizer.step()
+    strategy = Started(("rgb", "flow"))
+    strategy._lightning_module = SimpleNamespace(peers=peers)  # type: ignore[assignment]
+    strategy.optimizers = [optimizer]
+    strategy.share()
+    state = {
+        name: [{key: value.tolist() for key, value in optimizer.state[p].items()} for p in (*peers[name].parameters(),)]
+        for name in peers
+    }
+    told.put((rank, state, [p.tolist() for p in peers.parameters()]))
+    torch.distributed.destroy_process_group()
+
+
+def test_the_state_of_a_fused_adam_comes_along(tmp_path: Path) -> None:
+    one, other = in_processes(_trained, 2, tmp_path)
+    assert one[1:] == other[1:], "to the bit"
+    assert [[state["step"] for state in one[1][name]] for name in ("rgb", "flow")] == [[1.0, 1.0], [2.0, 2.0]]
+    assert any(map(any, one[1]["flow"][0]["exp_avg"]))
+
+
+class Moves(TorchFunctionMode):
+    """Shapes of the tensors that are sent to a device: there is no second one here to find them on."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__name__", "") == "to":
+            self.shapes.append(tuple(args[0].shape))
+        return function(*args, **(kwargs or {}))
+
+
+def test_all_that_lay_on_the_device_of_the_sender_moves_to_the_own_one() -> None:
+    """The count of steps has no dimensions; where the optimiser is not fused it lies on the host, and stays there."""
+    fused = {"step": torch.zeros((), device="meta"), "exp_avg": torch.zeros(2, device="meta"), "kept": None}
+    usual = {**fused, "step": torch.zeros(())}
+    with Moves() as moves:
+        _on(fused, torch.device("meta", 0))
+        assert moves.shapes == [(), (2,)]
+        assert _on(usual, torch.device("meta", 0))["step"] is usual["step"]
