@@ -4,6 +4,8 @@ batch and how many workers would suit this machine."""
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from mml_lightning import nodes
 from mml_lightning.backbones.cost import kept_for_backward
 from mml_lightning.cohort import Cohort
 from mml_lightning.data import memory
@@ -21,6 +24,7 @@ from mml_lightning.results import FILE, read_result
 from mml_lightning.throughput import (
     arithmetic_peak,
     counted_or_none,
+    device_name,
     precision_type,
     suggest_workers,
     training_operations,
@@ -30,16 +34,19 @@ USUAL_SHARE = 0.4  # of the device's arithmetic that training reaches, for want 
 LATEST = 50  # runs that are looked at
 STATES = 3  # float32 numbers per parameter in training: itself, its gradient, its momentum
 GENERATIONS = 2  # of checkpoints that are kept
+DECISIVE = ("backbone", "modality", "sampling", "transforms", "flow", "step", "placement")  # for the time of a step
+DECISIVE_DATA = ("name", "reader", "decoder", "batch_size", "cache")
 
 
-def describe(cfg: DictConfig, cohort: Cohort, videos: int, ranks: int) -> list[str]:
+def describe(cfg: DictConfig, cohort: Cohort, videos: int, ranks: int, comparable: str) -> list[str]:
     """A line with seconds per epoch and in all, memory and disk, and one per suggestion; a number that can't be told is
     left out.
 
     Args:
         videos: in the training split. ranks: processes over which a batch is shared out.
+        comparable: :func:`conditions` of this run.
     """
-    earlier = next(earlier_runs(cfg), None)
+    earlier = next(earlier_runs(Path(cfg.paths.root), comparable), None)
     step = _step(cfg, cohort, ranks, earlier)
     words = [_time(cfg, *step, videos // cfg.data.batch_size)] if step else []
     needed = memory_needed(cfg, cohort)
@@ -65,9 +72,12 @@ def _step(
     operations = counted_or_none(lambda: training_operations(cohort, clip_shapes(cfg, cohort)))
     if operations is None:
         return None
-    device = torch.device("cuda" if uses_gpu(cfg.trainer.accelerator) else "cpu")
-    peak = ranks * arithmetic_peak(device, precision_type(str(cfg.trainer.precision)))
+    peak = ranks * arithmetic_peak(_device(cfg), precision_type(str(cfg.trainer.precision)))
     return cfg.data.batch_size * operations / (USUAL_SHARE * peak), "by arithmetic, reading aside"
+
+
+def _device(cfg: DictConfig) -> torch.device:
+    return torch.device("cuda" if uses_gpu(cfg.trainer.accelerator) else "cpu")
 
 
 def _time(cfg: DictConfig, seconds: float, source: str, steps: int) -> str:
@@ -101,23 +111,25 @@ def free_memory(cfg: DictConfig) -> float | None:
     return memory.free_memory()
 
 
-def earlier_runs(cfg: DictConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Name and speed of finished runs of the same networks, clips and precision, the latest first."""
-    root = Path(cfg.paths.root)
+def conditions(cfg: DictConfig, cohort: Cohort, ranks: int) -> str:
+    """A hash of what the time of a step and the wait for data depend on, but the number of workers: networks, clips and
+    how they are read and cut, precision, machine. The speeds of two runs compare if it is equal."""
+    values = nodes.plain(cfg)
+    decisive = [
+        {key: values[key] for key in DECISIVE},
+        {key: values["data"][key] for key in DECISIVE_DATA},
+        {name: [modality.name, name in cohort.frozen] for name, modality in cohort.modalities.items()},
+        [str(cfg.trainer.precision), torch.get_num_threads(), ranks, device_name(_device(cfg))],
+    ]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def earlier_runs(root: Path, comparable: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Name and speed of the finished runs below `root` under these :func:`conditions`, the latest first."""
     files = [*root.glob(f"single/*/{FILE}"), *root.glob(f"single/*/*/{FILE}"), *root.glob(f"sweep/*/*/{FILE}")]
     for file in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)[:LATEST]:
-        result = read_result(file.parent) or {}
-        speed = result.get("speed") or {}
-        same = (
-            result.get("backbone") == cfg.backbone.name
-            and result.get("modality") == list(cfg.modality)
-            and result.get("stage") == cfg.stage.name
-            and speed.get("clip") == [cfg.sampling.num_segments, cfg.transforms.output, cfg.transforms.output]
-            and speed.get("batch_size") == cfg.data.batch_size
-            and speed.get("precision") == str(cfg.trainer.precision)
-            and speed.get("threads") == torch.get_num_threads()
-        )
-        if same:
+        speed = (read_result(file.parent) or {}).get("speed") or {}
+        if speed.get("conditions") == comparable:
             yield file.parent.name, speed
 
 

@@ -143,20 +143,22 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     say(plan.describe(cfg, data, cohort.objective, sizes, origins, computed))
+    comparable = estimates.conditions(cfg, cohort, ranks)
     if is_first_rank():  # it measures the first device
-        for number, line in enumerate(estimates.describe(cfg, cohort, len(datasets["train"]), ranks)):
+        for number, line in enumerate(estimates.describe(cfg, cohort, len(datasets["train"]), ranks, comparable)):
             say([f"{'advice' if number else 'cost':<9} {line}"])
     with open_result(cfg, overrides, data, cohort, origins, resumed) as result:
         if is_first_rank():
             manifest.write(cfg, result.fields)
         video = VideoData(datasets, build_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
         metrics, measured = fit_and_measure(cfg, trainer, cohort, video, resumed.path if resumed else None)
+        told = speed.summary(trainer, cohort)
         result.fields |= {
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "clips_per_s": speed.per_second(),
             "skipped_steps": nonfinite.skipped(trainer),
-            "speed": speed.summary(trainer, cohort),
+            "speed": told and told | {"conditions": comparable},
             "metrics": nested_metrics(metrics),
             **measured,
         }

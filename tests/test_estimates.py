@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from mml_lightning.backbones import tsm_resnet
 from mml_lightning.backbones.cost import kept_bytes, kept_for_backward
-from mml_lightning.estimates import suggest_batch
+from mml_lightning.build_data import modalities
+from mml_lightning.estimates import conditions, earlier_runs, suggest_batch
+from mml_lightning.results import write_json
 from mml_lightning.throughput import WAITING
 
 
@@ -40,6 +45,65 @@ def test_the_second_run_is_told_by_the_first(
     caplog.clear()
     train(*short, "data.batch_size=4", run="third")
     assert "by arithmetic" in next(line for line in caplog.messages if line.startswith("cost"))
+
+
+@pytest.fixture
+def known(composed: Callable[..., tuple[Any, list[str]]]) -> Callable[..., str]:
+    """known(**changes) -> conditions of an RGB and flow run; `changes` are of its config, "__" for a dot."""
+    base, _ = composed("stage=mml", "modality=[rgb,flow]")
+
+    def make(ranks: int = 1, frozen: tuple[str, ...] = (), **changes: Any) -> str:
+        cfg = base.copy()
+        for key, value in changes.items():
+            OmegaConf.update(cfg, key.replace("__", "."), value)
+        cohort: Any = SimpleNamespace(modalities=modalities(cfg), frozen=set(frozen))
+        return conditions(cfg, cohort, ranks)
+
+    return make
+
+
+def test_runs_that_read_or_compute_otherwise_do_not_compare(known: Callable[..., str]) -> None:
+    others: list[dict[str, Any]] = [
+        {"data__reader___target_": "mml_lightning.data.readers.read_pack"},
+        {"data__root": "elsewhere"},
+        {"data__name": "other"},
+        {"data__decoder": "pyav"},
+        {"data__cache": "none"},
+        {"data__batch_size": 4},
+        {"transforms__reduced_decode": "auto"},
+        {"transforms__short_side": 48},
+        {"sampling__mode": "dense"},
+        {"flow__on_the_fly": True},
+        {"backbone__net__width": 16},
+        {"step__checkpointing": True},
+        {"trainer__precision": "bf16-mixed"},
+        {"ranks": 2},
+        {"frozen": ("flow",)},
+    ]
+    told = [known(), *(known(**other) for other in others)]
+    assert len(set(told)) == len(told)
+
+
+def test_runs_compare_whatever_their_workers_seed_and_rates_are(known: Callable[..., str]) -> None:
+    other = known(data__workers=2, seed=1, optimizer__lr=0.5, schedule__epochs=9, test=False)
+    assert other == known()
+
+
+def test_runs_of_other_machines_do_not_compare(known: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = known()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
+    assert known() != one
+    monkeypatch.undo()
+    monkeypatch.setattr("mml_lightning.estimates.device_name", lambda device: f"a better {device.type}")
+    assert known() != one
+
+
+def test_a_run_that_does_not_tell_its_conditions_does_not_count(tmp_path: Path) -> None:
+    for name, speed in (("old", {"data_wait": 0.5}), ("other", {"conditions": "b"}), ("none", None)):
+        (tmp_path / "single" / name).mkdir(parents=True)
+        write_json(tmp_path / "single" / name / "result.json", {"speed": speed})
+    assert not list(earlier_runs(tmp_path, "a"))
+    assert list(earlier_runs(tmp_path, "b")) == [("other", {"conditions": "b"})]
 
 
 @pytest.mark.parametrize(
