@@ -18,6 +18,7 @@ from mml_lightning.data.clips import ClipDataset, Geometries, Starts
 from mml_lightning.data.draws import FixedCrops, TrainDraw, ValDraw, ViewsDraw, training_crop
 from mml_lightning.data.flow import FlowCache, FlowSettings
 from mml_lightning.data.ram import RamCache, ram_cache
+from mml_lightning.data.readers import read_pack
 from mml_lightning.data.records import SPLITS, Dataset, rows, validate
 from mml_lightning.data.sources import SOURCES, SourceOpener
 from mml_lightning.data.start_checks import check_flow_lengths, warn_of_doubles
@@ -52,6 +53,11 @@ def modalities(cfg: DictConfig) -> dict[str, Modality]:
         if result[name].source not in SOURCES:
             raise UserError(f"modality {name}: source {result[name].source!r} is unknown; use one of {list(SOURCES)}")
     return result
+
+
+def packed(cfg: DictConfig) -> bool:
+    """Whether the run reads a pack."""
+    return str(cfg.data.reader[nodes.TARGET]).rpartition(".")[2] == read_pack.__name__
 
 
 def dataset(cfg: DictConfig, needed: Sequence[str] | None = None) -> Dataset:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from mml_lightning import nodes
+from mml_lightning import build_data, nodes
 from mml_lightning.backbones.cost import kept_for_backward
 from mml_lightning.cohort import Cohort
 from mml_lightning.data import memory
@@ -58,7 +58,7 @@ def describe(cfg: DictConfig, cohort: Cohort, videos: int, ranks: int, comparabl
         checkpointed, parts = bool(cfg.step.checkpointing), int(cfg.trainer.accumulate_grad_batches)
         lines.append(suggest_batch(batch, *needed, free_memory(cfg), parts, checkpointed))
     if earlier is not None and int(cfg.data.workers) <= earlier[1].get("workers", -1):
-        advised = suggest_workers(earlier[1]["data_wait"], earlier[1]["workers"])
+        advised = suggest_workers(earlier[1]["data_wait"], earlier[1]["workers"], build_data.packed(cfg))
         lines.append(advised and f"{earlier[0]} waited for data {earlier[1]['data_wait']:.0%} of the time: {advised}")
     return [line for line in lines if line]
 

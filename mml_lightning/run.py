@@ -168,7 +168,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         trainer.strategy.barrier("export")
     say_result(result.fields)
     if result.fields["speed"]:
-        say([f"speed {describe(result.fields['speed'])}"])
+        say([f"speed {describe(result.fields['speed'], build_data.packed(cfg))}"])
     return result.fields
 
 

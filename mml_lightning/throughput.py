@@ -210,21 +210,25 @@ class Throughput(pl.Callback):
         }
 
 
-def describe(speed: dict[str, Any]) -> str:
-    """One line: the numbers of :meth:`Throughput.summary`, what limits the run and the switch that would move it."""
+def describe(speed: dict[str, Any], packed: bool = False) -> str:
+    """One line: the numbers of :meth:`Throughput.summary`, what limits the run and the switch that would move it.
+
+    Args:
+        packed: whether the data are a pack.
+    """
     share = "" if speed["mfu"] is None else f", {speed['mfu']:.0%} of the arithmetic that this device reaches"
     numbers = f"{speed['clips_per_s']:g} clips/s{share}, {speed['data_wait']:.0%} of the time waiting for data"
-    return f"{numbers}; {advice(speed['data_wait'], speed['precision'], speed['workers'], speed['mfu'])}"
+    return f"{numbers}; {advice(speed['data_wait'], speed['precision'], speed['workers'], speed['mfu'], packed)}"
 
 
-def advice(data_wait: float, precision: str, workers: int = 0, mfu: float | None = None) -> str:
+def advice(data_wait: float, precision: str, workers: int = 0, mfu: float | None = None, packed: bool = False) -> str:
     """One sentence: the bottleneck, and the switch that would move it.
 
     Args:
         data_wait: share of the time spent waiting for data; precision: of the trainer; workers: of the loader; mfu:
-            share of the device's arithmetic, if it is known.
+            share of the device's arithmetic, if it is known; packed: whether the data are a pack.
     """
-    more = suggest_workers(data_wait, workers)
+    more = suggest_workers(data_wait, workers, packed)
     if more:
         return f"reading data is the bottleneck: {more}"
     if mfu is not None and mfu < SMALL:
@@ -234,18 +238,22 @@ def advice(data_wait: float, precision: str, workers: int = 0, mfu: float | None
     return "the networks are the bottleneck: a smaller transforms.output, fewer sampling.num_segments or more devices"
 
 
-def suggest_workers(data_wait: float, workers: int) -> str:
+def suggest_workers(data_wait: float, workers: int, packed: bool = False) -> str:
     """Words if training waits too long for data; "" if not.
 
     With w the share of waiting, n workers keep up with steps that take 1 / (1 - w) times as long, so n / (1 - w) are
     needed; where the run reads by itself, w / (1 - w).
+
+    Args:
+        packed: whether the data are a pack, which is the cheapest way to read.
     """
     if data_wait <= WAITING:
         return ""
     needed = math.ceil((workers or data_wait) / max(0.01, 1 - data_wait) - 1e-9)
     if needed > cores():
-        return f"{needed} workers would keep up (now {workers}), there are {cores()} cores: mml pack makes it cheaper"
-    return f"data.workers={needed} would keep up (now {workers}), or mml pack"
+        cheaper = "" if packed else ": mml pack makes it cheaper"
+        return f"{needed} workers would keep up (now {workers}), there are {cores()} cores{cheaper}"
+    return f"data.workers={needed} would keep up (now {workers})" + ("" if packed else ", or mml pack")
 
 
 def cores() -> int:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose
 from omegaconf import OmegaConf
 
 from mml_lightning.backbones import tsm_resnet
 from mml_lightning.backbones.cost import kept_bytes, kept_for_backward
-from mml_lightning.build_data import modalities
+from mml_lightning.build_data import modalities, packed
 from mml_lightning.estimates import conditions, earlier_runs, suggest_batch
 from mml_lightning.results import write_json
 from mml_lightning.throughput import WAITING
@@ -96,6 +97,25 @@ def test_runs_of_other_machines_do_not_compare(known: Callable[..., str], monkey
     monkeypatch.undo()
     monkeypatch.setattr("mml_lightning.estimates.device_name", lambda device: f"a better {device.type}")
     assert known() != one
+
+
+def test_a_pack_is_known_by_its_reader(hydra: None) -> None:
+    assert packed(compose("train", ["data=pack", "data.root=somewhere"])) and not packed(compose("train", []))
+
+
+def test_a_run_from_a_pack_is_not_advised_to_pack(
+    train: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("mml_lightning.throughput.WAITING", 0.0)  # any is too long
+    short = ["schedule.epochs=1", "test=false", "trainer.limit_val_batches=1"]
+    train(*short, run="loose")
+    assert any(line.startswith("speed") and "mml pack" in line for line in caplog.messages)
+    caplog.clear()
+    monkeypatch.setattr("mml_lightning.build_data.packed", lambda cfg: True)
+    train(*short, run="again")
+    told = [line for line in caplog.messages if line.startswith(("advice", "speed"))]
+    assert len(told) == 2 and told[0].startswith("advice    loose waited") and "mml pack" not in " ".join(told)
 
 
 def test_a_run_that_does_not_tell_its_conditions_does_not_count(tmp_path: Path) -> None:

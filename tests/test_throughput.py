@@ -267,8 +267,11 @@ def test_workers_that_would_keep_up(
     wait: float, workers: int, needed: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mml_lightning.throughput.cores", lambda: 100)
-    told = suggest_workers(wait, workers)
-    assert told == "" if needed is None else told.startswith(f"data.workers={needed} would keep up (now {workers})")
+    told, of_pack = suggest_workers(wait, workers), suggest_workers(wait, workers, packed=True)
+    words = "" if needed is None else f"data.workers={needed} would keep up (now {workers})"
+    assert told == words + (words and ", or mml pack") and of_pack == words
+    monkeypatch.setattr("mml_lightning.throughput.cores", lambda: 0)
+    assert "mml pack" not in suggest_workers(wait, workers, packed=True)
 
 
 def test_peak_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
