@@ -137,9 +137,8 @@ def _check(args: argparse.Namespace) -> None:
 def _compose(overrides: Sequence[str]) -> DictConfig:
     """The config that train.py composes from the same words."""
     from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
 
-    from mml_lightning import arguments, resolvers
+    from mml_lightning import arguments, mistakes, resolvers
 
     conf = Path(__file__).resolve().parents[1] / "conf"
     if not conf.is_dir():
@@ -148,8 +147,12 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
             return compose("train", arguments.prepare(overrides, conf))
-    except HydraException as error:
-        raise UserError(" ".join(str(error).split())) from None
+    except UserError:
+        raise
+    except Exception as error:
+        if not mistakes.of_command_line(error):
+            raise
+        raise UserError(mistakes.one_line(error, conf)) from None
 
 
 def _version(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import tempfile
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
@@ -56,6 +57,21 @@ def write_atomically(
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """What :func:`write_atomically` needs, tried beforehand, without the folder being made: no file is left, none
+    changed.
+
+    Raises:
+        OSError: its folder is missing or can't be written, its name is too long, or it is there and no regular file.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is there and no regular file", str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f"no folder {path.parent}", str(path))
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def write_tensors(path: Path, content: Any, keep: Path | None = None) -> None:

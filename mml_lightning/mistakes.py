@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ def one_line(error: BaseException, conf: Path) -> str:
     elif too_long(error):
         word = Path(error.filename).name  # type: ignore[attr-defined]
         return f"{word[:40]}... of {len(word)} characters is no setting; train.py --help lists what can be set"
-    elif isinstance(error, OSError):
+    elif isinstance(error, OSError) and error.filename is not None:
         return f"can't write {error.filename} ({error.strerror}); set paths.root"
     if isinstance(error, OverrideParseException):
         return f"can't read {error.override!r}; {QUOTING}"
@@ -74,8 +75,9 @@ def _dotted(content: Any, prefix: str) -> Iterator[str]:
 
 def too_long(error: BaseException) -> bool:
     """Whether a group of configs was looked for by a name that no file can have."""
-    known = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
-    return known and "conf" in Path(error.filename).parts  # type: ignore[attr-defined]
+    if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG:
+        return False
+    return isinstance(error.filename, (str, os.PathLike)) and "conf" in Path(error.filename).parts
 
 
 HYDRA = (HydraException, OmegaConfBaseException)

@@ -110,6 +110,10 @@ def not_begun(error: Exception, overrides: Sequence[str]) -> UserError:
     """What is said of an error of a library that kept a run from beginning: mostly a setting of a kind that no check
     knows to be wrong, so the settings that were typed are named."""
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    if type(error).__module__.startswith("torch._inductor"):
+        why = reason.partition(" Set TORCH")[0]
+        off = "leave out step.compile=true (of --ways: compiled)"
+        return UserError(f"torch.compile fails here ({why}); is a C++ compiler installed? {off}")
     typed = " ".join(overrides)[:300] or "none"
     return UserError(f"{reason}; is a setting of the wrong kind? typed: {typed} (HYDRA_FULL_ERROR=1 shows where)")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mml_lightning.files import file_hash, write_atomically
+from mml_lightning.files import check_writable, file_hash, write_atomically
 
 
 def test_the_file_before_is_there_until_the_block_ends(tmp_path: Path) -> None:
@@ -44,3 +44,13 @@ def test_the_hash_is_that_of_sha256sum(tmp_path: Path) -> None:
     path = tmp_path / "abc"
     path.write_bytes(b"abc")
     assert file_hash(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_what_can_t_be_written_is_known_before(tmp_path: Path) -> None:
+    (old := tmp_path / "old.json").write_text("old")
+    for name in ("old.json", "new.json"):
+        check_writable(tmp_path / name)
+    assert list(tmp_path.iterdir()) == [old] and old.read_text() == "old"
+    for path in (tmp_path, tmp_path / "no" / "file", tmp_path / ("n" * 300), old / "file", Path("/dev/null")):
+        with pytest.raises(OSError):
+            check_writable(path)

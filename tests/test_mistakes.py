@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch._inductor.exc import InvalidCxxCompiler
 
-from mml_lightning.mistakes import known_keys, unknown_key
+from mml_lightning import run
+from mml_lightning.mistakes import known_keys, one_line, unknown_key
 
 CONF = Path(__file__).parents[1] / "conf"
 Shell = Callable[..., subprocess.CompletedProcess[str]]
@@ -47,3 +50,13 @@ def test_every_group_and_key_is_known() -> None:
 def test_the_last_part_of_a_key_is_searched_where_nothing_is_alike() -> None:
     assert "schedule.factor.warmup_epochs" in unknown_key("schedule.warmup", CONF)
     assert "--help" in unknown_key("zzz", CONF)
+
+
+def test_errors_without_a_file() -> None:
+    for error in (OSError(errno.ENAMETOOLONG, "File name too long"), OSError(errno.EIO, "Input/output error")):
+        assert (error.strerror or "") in one_line(error, CONF) and "None" not in one_line(error, CONF)
+
+
+def test_a_compiler_that_is_missing_is_named() -> None:
+    told = str(run.not_begun(InvalidCxxCompiler(), ["backbone=tiny"]))
+    assert told.startswith("torch.compile fails here (InvalidCxxCompiler: ") and "leave out step.compile=true" in told

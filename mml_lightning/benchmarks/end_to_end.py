@@ -243,9 +243,9 @@ def compare(
         rows = rates(timings, size)
         for row in rows:
             waiting, peak, _ = found[row["way"]]
-            reached = row["clips_per_s"] * (operations or float("nan"))
-            row |= {"data_wait": waiting, "mfu": reached / arithmetic_peak(device, types[row["way"]])}
-            row["peak_mb"] = peak / 1e6
+            peak_rate = arithmetic_peak(device, types[row["way"]])
+            mfu = None if operations is None else row["clips_per_s"] * operations / peak_rate
+            row |= {"data_wait": waiting, "mfu": mfu, "peak_mb": peak / 1e6}
         wall = {"clock": "wall"} if cfg.data.workers else {}
         limit = advice(rows[-1]["data_wait"], cfg.trainer.precision, cfg.data.workers, rows[-1]["mfu"])
         return Told(rows, limit, more=wall)

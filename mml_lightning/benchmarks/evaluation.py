@@ -63,12 +63,12 @@ class CohortViews:
                 self.cohort.test_step(_part(self.batch, slice(first, first + size)), 0)
         return clock(self.device) - start
 
-    def told(self) -> tuple[float, int]:
-        """Operations of a view (NaN if they can't be counted), bytes held at most."""
+    def told(self) -> tuple[float | None, int]:
+        """Operations of a view (None if they can't be counted), bytes held at most."""
         peak = peak_memory(self.device)
         shapes = {name: tuple(clip.shape[2:]) for name, clip in self.batch["clips"].items()}
         trained = counted_or_none(lambda: training_operations(self.cohort, shapes))
-        return float("nan") if trained is None else trained / TRAINING_PASSES, peak  # no network is frozen
+        return None if trained is None else trained / TRAINING_PASSES, peak  # no network is frozen
 
     def logits(self) -> np.ndarray:
         """float32 of all peers, one after the other, of the last call."""
@@ -98,7 +98,8 @@ def compare(
         for row in rows:
             one, _ = ways[row["way"]]
             operations, peak = one.ask("told")
-            row |= {"mfu": row["views_per_s"] * operations / reach, "peak_mb": peak / 1e6}
+            mfu = None if operations is None else row["views_per_s"] * operations / reach
+            row |= {"mfu": mfu, "peak_mb": peak / 1e6}
             row["logit_difference"] = float(np.abs(one.ask("logits") - first).max())
     return Told(rows, bottleneck(rows, cfg.trainer.precision))
 

@@ -156,7 +156,7 @@ class _Evaluation:
     def facts(self) -> dict[str, Any]:
         """As of training."""
         operations, peak = self.cohort_views.told()
-        return {"operations": None if operations != operations else operations * self.views, "peak_mb": peak / 1e6}
+        return {"operations": None if operations is None else operations * self.views, "peak_mb": peak / 1e6}
 
 
 class _Loading:

@@ -6,11 +6,15 @@ A number has the same name, unit and form whichever bench gives it: :data:`NUMBE
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mml_lightning import files
 from mml_lightning.errors import UserError
 
 Row = dict[str, Any]
@@ -110,15 +114,49 @@ def made_by(command: str, machine: Mapping[str, Any]) -> str:
     return f"made by `{command}` on {place}, {threads}, {machine['clock']} time, torch {machine['torch']}"
 
 
-def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
-    """Nothing without a path.
+def writable(path: Path, option: str) -> Path:
+    """The file behind `path`, which may be a link to it; said before minutes are spent on what goes there.
 
     Raises:
         UserError: it can't be written.
     """
-    if path is None:
-        return
+    file = Path(os.path.realpath(path))
+    with _named(path, option):
+        files.check_writable(file)
+    return file
+
+
+def write(path: Path, text: str, option: str) -> None:
+    """The file as a whole, or that before.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    with _named(path, option), files.write_atomically(path) as handle:
+        handle.write(text)
+
+
+def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
+    """Nothing without a path. JSON has neither NaN nor infinity: they become null.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    if path is not None:
+        write(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n", "--json")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def _named(path: Path, option: str) -> Iterator[None]:
     try:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        yield
     except OSError as error:
-        raise UserError(f"can't write {path} ({error.strerror}); name another --json") from None
+        raise UserError(f"can't write {path} ({error.strerror}); name another {option}") from None

@@ -88,7 +88,7 @@ def test_one_point_has_no_growth_and_titles_are_escaped() -> None:
         (["--axes", "frames,time"], "--axes time is unknown; use some of frames, size, peers, workers, views"),
         (["--peers", "0,1"], "--peers 0 must be 1 or more"),
         (["--frames", "4", "--steps", "0"], "--steps 0 must be 1 or more"),
-        (["--plot", "curves.png"], "--plot curves.png must be a file .svg in a folder that exists"),
+        (["--plot", "curves.png"], "--plot curves.png must be a file .svg"),
         (["stage=mml", "--frames", "4"], "stage=mml needs two or more modalities"),
     ],
 )

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,11 +54,44 @@ def test_the_budget_ends_a_part_and_begins_no_other(tmp_path: Path, monkeypatch:
     assert suite._section(part, tmp_path, "why") == "## Growth\n\nwhy\n\n"
 
 
+@pytest.mark.parametrize("number", suite.ENDS)
+def test_who_asks_the_suite_to_leave_ends_its_part(
+    number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+
+    class Popen(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            begun.append(self)
+            threading.Timer(0.3, os.kill, (os.getpid(), number)).start()
+
+    monkeypatch.setattr(suite.subprocess, "Popen", Popen)
+    before = signal.signal(number, lambda *_: None)
+    try:
+        assert main(["bench", "suite", "--device", "cpu", "--out", str(tmp_path), *SMALL]) == 130
+        assert signal.getsignal(number) not in (signal.SIG_IGN, signal.SIG_DFL)  # as it was
+    finally:
+        signal.signal(number, before)
+    assert len(begun) == 1 and begun[0].returncode
+    with pytest.raises(ProcessLookupError):
+        os.killpg(begun[0].pid, 0)
+
+
+def test_what_needs_a_compiler_comes_last() -> None:
+    assert ["compiled" in part.words for part in suite.parts("cuda")][-2:] == [False, True]
+    assert sum("compiled" in part.words for part in suite.parts("cuda")) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--parts", "steps"], "--parts steps is unknown; use some of step, joint, end_to_end"),
         (["--out", "{file}/out"], "name another --out"),
+        (["--out", "/proc"], "name another --out"),
+        (["--minutes", "-1"], "--minutes -1 must be a number above 0.17"),
+        (["--minutes", "0"], "--minutes 0 must be a number"),
+        (["--minutes", "nan"], "--minutes nan must be a number"),
         (["backbone=no"], "backbone"),
     ],
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from mml_lightning.benchmarks.told import Told, made_by, write_json
+from mml_lightning.benchmarks.told import Told, made_by, writable, write_json
 from mml_lightning.errors import UserError
 
 ROWS = [
@@ -44,4 +45,13 @@ def test_the_line_below_a_table() -> None:
 def test_a_file_that_can_t_be_written_is_one_line(tmp_path: Path) -> None:
     write_json(None, {})
     with pytest.raises(UserError, match="name another --json"):
-        write_json(tmp_path / "no" / "file", {})
+        write_json(tmp_path, {})
+
+
+def test_a_file_is_whole_and_json_has_no_nan(tmp_path: Path) -> None:
+    (file := tmp_path / "rows.json").write_text("old")
+    (link := tmp_path / "link").symlink_to(file)
+    write_json(writable(link, "--json"), {"rows": ROWS, "spans": (1.0, float("inf"))})
+    told = json.loads(file.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert told["rows"][1]["mfu"] is None and told["rows"][0] == ROWS[0] and told["spans"] == [1.0, None]
+    assert link.is_symlink() and len(list(tmp_path.iterdir())) == 2

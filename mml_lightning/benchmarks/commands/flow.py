@@ -15,6 +15,7 @@ from mml_lightning.errors import UserError
 if TYPE_CHECKING:
     from mml_lightning.data.flow_bench import Row
 
+LEAST = 16  # pixels of a side: DIS takes none below 12
 SATURATED = 0.5  # share of a copy's bandwidth: a device that reaches more is limited by it
 
 
@@ -37,6 +38,8 @@ def _check(args: argparse.Namespace) -> None:
     """
     for name in args.engines or ():
         check_engine(name)
+    if min(args.size) < LEAST:
+        raise UserError(f"--size {args.size[0]}x{args.size[1]} must be {LEAST}x{LEAST} or more")
     if args.batch is not None:
         if args.batch < 1 or any(not name.startswith("tvl1-") for name in args.engines or ()):
             known = "--engines tvl1-fast,tvl1-accurate"
@@ -78,6 +81,8 @@ def _choice(found: Sequence[Row]) -> str:
     algorithm, _, preset = cheapest.engine.partition("-")
     switch = f"flow={algorithm} flow.preset={preset}" if preset and algorithm != "mv" else f"flow={algorithm}"
     told = f"the engine is the bottleneck: {switch} takes {cheapest.milliseconds:.3g} ms a pair"
+    if len(engines) == 1:
+        return f"{told} and errs by {errors[best.engine]:.3f} px"
     if best is cheapest:
         return f"{told} and errs least of these ({errors[best.engine]:.3f} px)"
     ratio = best.milliseconds / cheapest.milliseconds

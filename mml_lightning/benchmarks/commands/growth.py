@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mml_lightning.benchmarks.commands.shape import HALF, USUAL, Bench, Compose, names, numbers, say
-from mml_lightning.benchmarks.told import Told
+from mml_lightning.benchmarks.told import Told, writable, write
 from mml_lightning.errors import UserError
 
 VARIED = {
@@ -30,6 +30,16 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the curves there, too")
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Raises:
+    UserError: the plot can't be written.
+    """
+    if args.plot is not None:
+        if args.plot.suffix != ".svg":
+            raise UserError(f"--plot {args.plot} must be a file .svg")
+        args.plot = writable(args.plot, "--plot")
+
+
 def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     """Raises:
     UserError: an argument or the config is wrong, or the plot can't be written.
@@ -38,8 +48,6 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     unknown = [axis for axis in axes if axis not in VARIED]
     if unknown:
         raise UserError(f"--axes {unknown[0]} is unknown; use some of {', '.join(VARIED)}")
-    if args.plot is not None and (args.plot.suffix != ".svg" or not args.plot.parent.is_dir()):
-        raise UserError(f"--plot {args.plot} must be a file .svg in a folder that exists")
 
     from mml_lightning.benchmarks import growth, growth_plot
     from mml_lightning.throughput import device_name
@@ -52,7 +60,7 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
         yield growth.told(curves[-1], cfg.trainer.precision)
     if args.plot is not None:
         title = f"{cfg.backbone.name}, {cfg.trainer.precision}, batch {cfg.data.batch_size}, {device_name(args.device)}"
-        args.plot.write_text(growth_plot.draw(curves, title), encoding="utf-8")
+        write(args.plot, growth_plot.draw(curves, title), "--plot")
 
 
 BENCH = Bench(
@@ -60,6 +68,7 @@ BENCH = Bench(
     description="Clips per second as one thing at a time grows: frames, size and equal peers of training steps on "
     "random clips; workers of training from packed videos (on the wall); views of evaluation.",
     run=_run,
+    check=_check,
     declare=_declare,
     words=(*USUAL, *HALF),
 )

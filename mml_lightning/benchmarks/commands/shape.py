@@ -6,6 +6,7 @@ Nothing heavy is imported before one runs.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mml_lightning.benchmarks.told import Told, made_by, write_json
+from mml_lightning.benchmarks.told import Told, made_by, writable, write_json
 from mml_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,13 +76,14 @@ class Bench:
         from mml_lightning.benchmarks.timing import machine
 
         where, tables = machine(args.device), []
-        command = args.typed.replace(f" --json {shlex.quote(str(args.json))}", "")
+        command = without_json(args.typed)
         words = {} if self.words is None else {"overrides": args.overrides}
         for told in self._told(args, compose):
             print(f"{told}\n", flush=True)
             tables.append(told.as_json())
             write_json(args.json, {"command": command, "machine": where, **words, "tables": tables})
-        print(made_by(command, where | tables[0]))
+        clock = {key: value for key, value in tables[0].items() if key == "clock"}  # not that of all benches here
+        print(made_by(command, where | clock))
 
     def _told(self, args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
         from mml_lightning import run
@@ -100,8 +102,8 @@ class Bench:
         for name in ("rounds", "threads", "steps"):
             if getattr(args, name, 1) < 1:
                 raise UserError(f"--{name} {getattr(args, name)} must be 1 or more")
-        if args.json is not None and not args.json.parent.is_dir():  # before minutes are spent
-            raise UserError(f"can't write {args.json} (no folder {args.json.parent}); name another --json")
+        if args.json is not None:
+            args.json = writable(args.json, "--json")
         self.check(args)
         import torch
 
@@ -121,8 +123,36 @@ def names(text: str) -> list[str]:
 
 
 def numbers(text: str) -> list[int]:
-    """Of an argument that is a list of whole numbers: 1,2 or 1e3,1e4."""
-    return [int(float(part)) for part in text.split(",")]
+    """Of an argument that is a list of whole numbers: 1,2 or 1e3,1e4.
+
+    Raises:
+        argparse.ArgumentTypeError: there is something else in it.
+    """
+    found = [_number(part) for part in text.split(",")]
+    for part, number in zip(text.split(","), found, strict=True):
+        if not number.is_integer():
+            raise argparse.ArgumentTypeError(f"{part!r} is no whole number; such as 1,2 or 1e3,1e4")
+    return [int(number) for number in found]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def without_json(command: str) -> str:
+    """A command line that measures the same and writes no file."""
+    words, kept = iter(shlex.split(command)), []
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if len(option) > 2 and "--json".startswith(option):  # options may be shortened
+            if not equals:
+                next(words, None)
+        else:
+            kept.append(word)
+    return shlex.join(kept)
 
 
 def size(text: str) -> tuple[int, int]:

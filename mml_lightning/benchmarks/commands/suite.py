@@ -12,15 +12,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from mml_lightning.benchmarks.commands.shape import USUAL, Compose, say
+from mml_lightning.benchmarks.told import writable
 from mml_lightning.errors import UserError
 
 PAGE = "page.md"
+LEFT = ("json", "md", "log")  # endings of the files of a part
 SHORTEST = 10.0  # seconds that a part is begun for
+ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 ENDING = 10.0  # seconds that a part may take to end
 
 
@@ -63,7 +68,7 @@ SIZES = {
     ),
 }
 AXES = "frames,size,peers,views,workers"
-WAYS = "baseline,contiguous,float32,bfloat16,compiled,twice"
+WAYS = "baseline,contiguous,float32,bfloat16,twice"
 
 
 def parts(device: str) -> list[Part]:
@@ -90,6 +95,8 @@ def parts(device: str) -> list[Part]:
         Part("growth", "Growth", f"growth {few} {values} --rounds 2"),
         Part("ways", "Ways of a step", f"step {few} --ways {WAYS}"),
         Part("eval", "Evaluation", f"eval --videos {n.half} --views 10 data.eval_batch_size={n.batch}"),
+        # the last one: where no compiler is installed the others are to be whole
+        Part("compiled", "A compiled step", f"step {few} --ways bfloat16,compiled"),
     ]
     return made
 
@@ -124,6 +131,9 @@ class Suite:
         Raises:
             UserError: an argument is wrong, or a measurement failed.
         """
+        if not 60 * args.minutes >= SHORTEST:  # NaN is not
+            least = f"{SHORTEST / 60:.2g}, a part is begun for {SHORTEST:g} seconds at least"
+            raise UserError(f"--minutes {args.minutes:g} must be a number above {least}")
         import torch
 
         from mml_lightning.benchmarks.timing import device_of
@@ -139,14 +149,20 @@ class Suite:
             args.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"can't write {args.out} ({error.strerror}); name another --out") from None
+        for file in (PAGE, *(f"{name}.{ending}" for name in names for ending in LEFT)):
+            writable(args.out / file, "--out")
+        with _interrupted():
+            self._measure_all([chosen[name] for name in names], device, args)
+
+    def _measure_all(self, chosen: Sequence[Part], device: str, args: argparse.Namespace) -> None:
         (args.out / PAGE).unlink(missing_ok=True)
         until, failed = time.monotonic() + 60 * args.minutes, []
-        for name in names:
-            ended = _measure(chosen[name], device, args.overrides, args.out, until)
+        for part in chosen:
+            ended = _measure(part, device, args.overrides, args.out, until)
             with (args.out / PAGE).open("a", encoding="utf-8") as page:
-                page.write(told := _section(chosen[name], args.out, ended))
+                page.write(told := _section(part, args.out, ended))
             print(told, end="", flush=True)
-            failed += [name] if ended.startswith("failed") else []
+            failed += [part.name] if ended.startswith("failed") else []
         if failed:
             raise UserError(f"{', '.join(failed)} failed; see {args.out}/{failed[0]}.log")
 
@@ -154,7 +170,7 @@ class Suite:
 def _measure(part: Part, device: str, overrides: Sequence[str], folder: Path, until: float) -> str:
     """How it ended: "" or why there is not all of it."""
     begun = time.monotonic()
-    for ending in ("md", "json", "log"):
+    for ending in LEFT:
         (folder / f"{part.name}.{ending}").unlink(missing_ok=True)
     if until - begun < SHORTEST:
         return "not begun: the time was over"
@@ -174,6 +190,26 @@ def _measure(part: Part, device: str, overrides: Sequence[str], folder: Path, un
         return ""
     lines = (folder / f"{part.name}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return f"failed: {lines[-1] if lines else f'exit code {code}'}"
+
+
+@contextmanager
+def _interrupted() -> Iterator[None]:
+    """What asks this process to leave ends its part, too, as Ctrl-C does: a session of its own hears nothing of it."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        for one in before:
+            signal.signal(one, signal.SIG_IGN)  # the part is being ended
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in ENDS}
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # nohup
+    for number in before:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
