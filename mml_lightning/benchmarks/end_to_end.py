@@ -247,5 +247,5 @@ def compare(
             mfu = None if operations is None else row["clips_per_s"] * operations / peak_rate
             row |= {"data_wait": waiting, "mfu": mfu, "peak_mb": peak / 1e6}
         wall = {"clock": "wall"} if cfg.data.workers else {}
-        limit = advice(rows[-1]["data_wait"], cfg.trainer.precision, cfg.data.workers, rows[-1]["mfu"])
+        limit = advice(rows[-1]["data_wait"], cfg.trainer.precision, cfg.data.workers, rows[-1]["mfu"], packed=True)
         return Told(rows, limit, more=wall)

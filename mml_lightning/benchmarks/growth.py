@@ -275,7 +275,7 @@ def rows(curve: Curve) -> list[Row]:
 def sentence(curve: Curve, precision: str) -> str:
     """How the cost grows, what limits, and the switch that would move it."""
     last = curve.points[-1]
-    limit = advice(last.waiting or 0.0, precision, last.value, last.mfu)
+    limit = advice(last.waiting or 0.0, precision, last.value, last.mfu, packed=True)
     if curve.axis == "workers":
         few = curve.points[0]
         ratio = max(last.reading or [0.0]) / max(few.reading or [1.0])

@@ -127,7 +127,8 @@ def bottleneck(rows: Sequence[Row]) -> str:
     if not ours:
         return "no run was measured; add float32 or bfloat16 to --ways"
     fastest = max(ours, key=lambda way: rate[way])
-    if "float32" in ours and fastest != "float32":
+    half = [way for way in ours if "trainer.precision=bf16-mixed" in WAYS[way]]
+    if "float32" in ours and fastest in half:
         gain = rate[fastest] / rate["float32"]
         return (
             f"arithmetic in float32 is the bottleneck of a default run: {' '.join(WAYS[fastest])} makes a step "
@@ -138,7 +139,6 @@ def bottleneck(rows: Sequence[Row]) -> str:
             f"what a run adds to its networks is the bottleneck ({share:.0%} of a bare loop's rate): "
             "a larger data.batch_size, or nonfinite.policy=ignore"
         )
-    half = [way for way in ours if "trainer.precision=bf16-mixed" in WAYS[way]]
     mfu = next(row.get("mfu") for row in rows if row["way"] == fastest)
     return advice(0.0, "bf16-mixed" if half else "32-true", mfu=mfu)
 

@@ -106,6 +106,7 @@ def test_networks_alone_tell_what_joining_costs(capsys: pytest.CaptureFixture[st
         ({"float32": 1, "bfloat16": 2}, "trainer.precision=bf16-mixed makes a step 2.00 times"),
         ({"float32": 2, "bfloat16": 1}, "smaller transforms.output"),
         ({"float32": 2, "contiguous": 1}, "arithmetic in float32 is the bottleneck: trainer.precision=bf16-mixed"),
+        ({"float32": 1, "contiguous": 2}, "arithmetic in float32 is the bottleneck: trainer.precision=bf16-mixed"),
         (
             {"bfloat16": 85, "bare": 100},
             r"what a run adds to its networks is the bottleneck \(85%",
