@@ -78,7 +78,7 @@ def test_the_backbone_and_the_modality_take_overrides(tmp_path: Path, capsys: py
     "options, message",
     [
         (["--backbone", "tsm_resnet18"], "does not fit this backbone"),
-        (["--backbone", "tsm_resnet999"], "Could not find 'backbone/tsm_resnet999'"),
+        (["--backbone", "tsm_resnet999"], "backbone=tsm_resnet999 is unknown; use one of"),
         (["--backbone", "tiny", "stray"], "takes one name and KEY=VALUE, not 'stray'"),
         (["--backbone", "tiny", "--modality", "flow"], "inputs of 3 channels, this modality has 10"),
         (["--backbone", "tiny", "--num-classes", "0"], "must be 1 or more"),

@@ -291,7 +291,7 @@ def test_command_exits_with_1_where_a_run_would_suffer(
     ("typed", "message"),
     [
         (["data=csv"], "data=csv needs data.index="),
-        (["data=nothing"], "data/nothing"),
+        (["data=nothing"], "data=nothing is unknown; use one of"),
         (["data=ssv2"], "root"),
         (["data.what=1"], "data.what"),
         (["modality=[sound]"], "modality 'sound' is unknown"),
