@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,12 @@ from mml_lightning.data.draws import FixedCrops, TrainDraw, ValDraw, ViewsDraw, 
 from mml_lightning.data.flow import FlowCache, FlowSettings
 from mml_lightning.data.ram import RamCache, ram_cache
 from mml_lightning.data.readers import read_pack
+from mml_lightning.data.readers.files import check_choice
 from mml_lightning.data.records import SPLITS, Dataset, rows, validate
 from mml_lightning.data.sources import SOURCES, SourceOpener
 from mml_lightning.data.start_checks import check_flow_lengths, warn_of_doubles
 from mml_lightning.data.store import growing, stored
+from mml_lightning.data.threads import cores
 from mml_lightning.errors import UserError
 from mml_lightning.loaders import LoaderSettings
 from mml_lightning.modalities import Modality
@@ -100,8 +101,7 @@ def leaves_out(cfg: DictConfig) -> bool:
     Raises:
         UserError: it is neither use nor ignore.
     """
-    if cfg.data.quarantine not in QUARANTINE:
-        raise UserError(f"data.quarantine={cfg.data.quarantine!r} is unknown; use one of {list(QUARANTINE)}")
+    check_choice("data.quarantine", cfg.data.quarantine, QUARANTINE)
     return bool(cfg.data.quarantine == "use")
 
 
@@ -160,8 +160,7 @@ def decoded(cfg: DictConfig) -> RamCache | None:
     Raises:
         UserError: it is neither none nor ram.
     """
-    if cfg.data.cache not in CACHES:
-        raise UserError(f"data.cache={cfg.data.cache!r} is unknown; use one of {list(CACHES)}")
+    check_choice("data.cache", cfg.data.cache, CACHES)
     return ram_cache(int(cfg.data.cache_mb)) if cfg.data.cache == "ram" else None
 
 
@@ -172,8 +171,7 @@ def _reducible(cfg: DictConfig) -> bool:
         UserError: it is neither never nor auto, or whole frames are to be kept.
     """
     wish = cfg.transforms.reduced_decode
-    if wish not in REDUCED:
-        raise UserError(f"transforms.reduced_decode={wish!r} is unknown; use one of {list(REDUCED)}")
+    check_choice("transforms.reduced_decode", wish, REDUCED)
     if wish == "auto" and cfg.data.cache == "ram":
         raise UserError(
             "data.cache=ram keeps whole frames, transforms.reduced_decode=auto decodes reduced ones: set "
@@ -209,9 +207,9 @@ def _warn_of_mirrored_views(data: Dataset, crops: int) -> None:
 
 
 def _clip_labels(cfg: DictConfig) -> bool:
-    if cfg.data.get("labels", "clip") not in LABELS:
-        raise UserError(f"data.labels={cfg.data.labels!r} is unknown; use one of {list(LABELS)}")
-    return bool(cfg.data.get("labels", "clip") == "clip")
+    labels = cfg.data.get("labels", "clip")
+    check_choice("data.labels", labels, LABELS)
+    return bool(labels == "clip")
 
 
 def clip_datasets(
@@ -279,9 +277,8 @@ def loader_settings(cfg: DictConfig) -> LoaderSettings:
     Raises:
         UserError: a number is out of range.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if cfg.data.workers > cores:  # torch says it too, per loader and twice: see quieten_libraries
-        log.warning("data.workers=%d: there are %d cores here; fewer workers may be faster", cfg.data.workers, cores)
+    if cfg.data.workers > cores():  # torch says it too, per loader and twice: see quieten_libraries
+        log.warning("data.workers=%d: there are %d cores here; fewer workers may be faster", cfg.data.workers, cores())
     return LoaderSettings(cfg.data.batch_size, cfg.data.eval_batch_size, cfg.data.workers, timeout=cfg.loading.timeout)
 
 

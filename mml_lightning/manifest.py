@@ -17,6 +17,7 @@ import torch
 from omegaconf import DictConfig
 
 from mml_lightning import nodes
+from mml_lightning.data.threads import cores
 from mml_lightning.results import git_sha, write_json
 
 SCHEMA = 1
@@ -81,7 +82,7 @@ def machine() -> dict[str, Any]:
     return {
         "system": platform.platform(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "gpus": gpus,
     }
 

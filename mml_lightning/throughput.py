@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import resource
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import torch
 
 from mml_lightning.backbones.cost import cost
 from mml_lightning.cohort import Cohort
+from mml_lightning.data.threads import cores
 from mml_lightning.idle import Idle
 from mml_lightning.metrics_log import MetricsLog
 from mml_lightning.progress import position
@@ -190,9 +190,9 @@ class Throughput(pl.Callback):
         rate = self.per_second()
         if rate is None:
             return None
-        held = peak_memory(self._device)  # which the next line forgets
+        held = peak_memory(self._device)  # which measuring the device forgets
         operations = counted_or_none(lambda: training_operations(cohort, self._shapes))
-        peak = self._measured_peak(trainer, self._device)
+        peak = self._peak or self._measured_peak(trainer, self._device)
         return {
             "clips_per_s": rate,
             "seconds_per_step": round(self.seconds / self.steps, 5),
@@ -254,11 +254,6 @@ def suggest_workers(data_wait: float, workers: int, packed: bool = False) -> str
         cheaper = "" if packed else ": mml pack makes it cheaper"
         return f"{needed} workers would keep up (now {workers}), there are {cores()} cores{cheaper}"
     return f"data.workers={needed} would keep up (now {workers})" + ("" if packed else ", or mml pack")
-
-
-def cores() -> int:
-    """Of the machine, those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def counted_or_none(count: Callable[[], float]) -> float | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mml_lightning.data.data_bench_files import write_video
 from mml_lightning.data.packs.encode import Coding, Encoded
 from mml_lightning.data.packs.layout import folder_name, line_of, lines_name, shard_name
 from mml_lightning.data.packs.manifest import digest, lists, plain_heads, write_manifest, write_records
@@ -136,11 +137,4 @@ def _pictures(folder: Path) -> None:
 
 
 def _video(path: Path) -> None:
-    import av
-
-    with av.open(str(path), "w") as output:
-        stream: Any = output.add_stream("mpeg4", rate=FPS)
-        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        for picture in _noise():
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        output.mux(stream.encode(None))
+    write_video(path, list(_noise()), "mpeg4", FPS)

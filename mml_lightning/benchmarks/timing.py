@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from mml_lightning.benchmarks.told import Row
+from mml_lightning.data.threads import cores
 from mml_lightning.errors import UserError
-from mml_lightning.throughput import cores, device_name
+from mml_lightning.throughput import device_name
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from mml_lightning.data.packs.shard import ShardWriter
 SOURCES = FRAMES, FLOW = "frames", "flow"
 SIZE, FPS = (427, 240), 12
 BOUND = 20.0
+VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0"}  # options of its encoder
 PACKS = {
     "pack": Coding(),
     "pack, flow at full size": Coding(flow_short_side=0),
@@ -123,7 +123,7 @@ def _loose(folder: Path, name: str, items: Mapping[str, np.ndarray]) -> Clip:
     video, cache = folder / "video" / f"{name}.webm", folder / "cache" / f"{name}.npy"
     for path in (video, cache):
         path.parent.mkdir(exist_ok=True)
-    _encode(video, pictures)
+    write_video(video, list(pictures), "libvpx-vp9", FPS, VP9)
     media: dict[str, Media] = {FRAMES: ImageSequence(loose, "img_{:05d}.jpg", len(pictures), FPS)}
     if FLOW in items:
         np.save(cache, items[FLOW])
@@ -132,13 +132,15 @@ def _loose(folder: Path, name: str, items: Mapping[str, np.ndarray]) -> Clip:
     return Clip((width, height), video, cache, media)
 
 
-def _encode(path: Path, pictures: np.ndarray) -> None:
+def write_video(
+    path: Path, pictures: Sequence[np.ndarray], encoder: str, fps: int, options: dict[str, str] | None = None
+) -> None:
+    """Pictures uint8 [H, W, 3], one or more, as a video file."""
     import av
 
     with av.open(str(path), "w") as output:
-        options = {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0"}
-        stream: Any = output.add_stream("libvpx-vp9", rate=Fraction(FPS), options=options)
-        stream.width, stream.height, stream.pix_fmt = *pictures.shape[2:0:-1], "yuv420p"
+        stream: Any = output.add_stream(encoder, rate=fps, options=options)
+        (stream.height, stream.width), stream.pix_fmt = pictures[0].shape[:2], "yuv420p"
         for picture in pictures:
             output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         output.mux(stream.encode(None))

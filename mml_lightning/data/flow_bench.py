@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from mml_lightning.data.data_bench_files import write_video
 from mml_lightning.data.flow_engines import make_engine
 from mml_lightning.data.flow_names import ALGORITHMS, ENCODERS, ENGINES, check_engine
 from mml_lightning.data.motion_vectors import motion_vectors
@@ -141,17 +141,10 @@ def _frames(pair: Pair) -> list[np.ndarray]:
 
 def _encoded(encoder: str, folder: Path, pair: Pair) -> Path:
     """A new video file of the two frames."""
-    import av
-
     if any(side % 2 for side in pair.first.shape):
         raise UserError("videos of motion vectors have even sides; choose another --size, or leave mv out of --engines")
     path = folder / f"{encoder}-{len(list(folder.iterdir()))}.mp4"
-    with av.open(str(path), "w") as output:
-        stream: Any = output.add_stream(encoder, rate=Fraction(25))
-        stream.height, stream.width, stream.pix_fmt = *pair.first.shape, "yuv420p"
-        for pixels in _frames(pair):
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        output.mux(stream.encode(None))
+    write_video(path, _frames(pair), encoder, 25)
     return path
 
 

@@ -96,11 +96,10 @@ def _batched(engines: Sequence[str], args: argparse.Namespace, settings: dict[st
     from mml_lightning.data.flow_engines import make_engine
     from mml_lightning.data.flow_throughput import throughput
 
-    chosen = [name.partition("-") for name in engines]
-    chosen = [one for one in chosen if one[0] == "tvl1"]  # of all, where none were named
+    presets = [name.removeprefix("tvl1-") for name in engines if name.startswith("tvl1-")]  # of all, if none is named
     rows = []
-    for algorithm, _, preset in chosen:
-        make_engine(algorithm, preset, device=args.device.type)  # says what is wrong
+    for preset in presets:
+        make_engine("tvl1", preset, device=args.device.type)  # says what is wrong
         found = throughput(preset, args.batch, args.size[::-1], args.device.type, args.rounds)
         rows.append({"engine": f"tvl1-{preset}", **dataclasses.asdict(found), "bandwidth": found.bandwidth})
         say(f"tvl1-{preset}")

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from mml_lightning.data.media import PackedFrames, Told, media_of, told
+from mml_lightning.data.media import PACKED_LAYOUTS, STREAM, PackedFrames, Told, media_of, told
 
 FORMAT, VERSION, READABLE = "mml-pack", 2, (1, 2)  # 1: no sound, no restart markers
 MANIFEST, RECORDS = "manifest.json", "records.jsonl"
 ENTRY = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4")])
-LAYOUTS = {"frames": "rgb", "flow": "flow_stacked", "audio": "stream"}
+LAYOUTS = {**PACKED_LAYOUTS, "audio": STREAM}
 CODINGS = {"rgb": ("jpg", "png"), "flow_stacked": ("jpg", "png"), "stream": ("mka",)}
 LARGEST = 65_535  # pixels of a side, as in JPEG
 _FOLDER = re.compile(r"\d{6,}_[A-Za-z0-9_-][A-Za-z0-9_.-]{0,79}").fullmatch
