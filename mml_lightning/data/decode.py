@@ -1,17 +1,16 @@
-"""Video files to frames. The only module that imports decord; PyAV is the second reader and the referee.
+"""Video files to frames. The only module that imports decord.
 
 Legend: T frames of the file, N requested frames, H height, W width.
 
-decord is fast to use but repeats or misplaces frames in some files (stream-copied cuts, re-ordered HEVC, MPEG-1); PyAV
-decodes in order and counts what really decodes. `mml check` compares the two. A reader lives for one sample: readers
-kept open across a fork, or for long, are what decord deadlocks and leaks on.
+Frame i is the i-th one that decoding from the start shows. What is known of a file (video_index.py) tells which reader
+may give it: decord where packets prove that its seeks find the right frame, else PyAV, which checks the time of each.
+A reader lives for one sample: readers kept open across a fork, or for long, are what decord deadlocks and leaks on.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,12 +19,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mml_lightning.data.index_store import IndexStore
+from mml_lightning.data.pyav_reader import PyAVReader, Unlike
+from mml_lightning.data.video_index import VideoIndex, remember
 from mml_lightning.errors import UserError
 
 PACKAGES = {"decord": "decord", "pyav": "av"}
 DECODERS = tuple(PACKAGES)
-MOST_PIXELS = 2**26  # of a frame, 8192 x 8192: a header may claim any size, and the memory is taken before one is seen
-KEEP_BYTES = 256 * 2**20  # decoded frames that PyAV's reader holds; a longer video is decoded again for each request
+IN_MEMORY = IndexStore()
 
 
 class DecodeError(Exception):
@@ -34,6 +35,10 @@ class DecodeError(Exception):
 
 class NoSource(DecodeError):
     """A record lacks a source by nature, such as flow where there is one frame; `data.missing=mask` admits it."""
+
+
+class CountChanged(DecodeError):
+    """A file turned out to show other frames than its packets promised; it is known now, and can be opened anew."""
 
 
 class VideoReader(Protocol):
@@ -82,8 +87,12 @@ def decoder_version(decoder: str) -> str:
 
 
 @contextmanager
-def open_video(path: Path, decoder: str = "decord") -> Iterator[VideoReader]:
-    """Open `path` with `decoder` ("decord" or "pyav").
+def open_video(path: Path, decoder: str = "decord", indexes: IndexStore = IN_MEMORY) -> Iterator[VideoReader]:
+    """Open `path`; frame i is the i-th one that decoding from the start shows, whichever reader is used.
+
+    Args:
+        decoder: "decord", which reads what is proven to be safe for it and leaves the rest to PyAV, or "pyav".
+        indexes: where what is known of the file is kept.
 
     Raises:
         DecodeError: the file can't be opened, has no frame, or (from the reader's methods) a frame can't be read. What
@@ -91,7 +100,11 @@ def open_video(path: Path, decoder: str = "decord") -> Iterator[VideoReader]:
         UserError: the decoder is unknown or not installed.
     """
     check_decoder(decoder)
-    yield _Guarded(path, decoder)
+    reader = _Guarded(path, decoder, indexes)
+    try:
+        yield reader
+    finally:
+        reader.close()
 
 
 def even_times(count: int, fps: float) -> np.ndarray | None:
@@ -106,37 +119,69 @@ def laid_out(items: np.ndarray, inverse: np.ndarray) -> np.ndarray:
 
 
 class _Guarded:
-    """A reader whose errors, a dozen unrelated types, all become :class:`DecodeError`."""
+    """A reader whose errors, a dozen unrelated types, all become :class:`DecodeError`.
 
-    def __init__(self, path: Path, decoder: str) -> None:
-        self._path, self._decoder = path, decoder
+    `used` names the library that reads the file, `index` holds what is known of it.
+    """
+
+    def __init__(self, path: Path, decoder: str, indexes: IndexStore) -> None:
+        self._path, self._indexes, self.used = path, indexes, "pyav"
         with self._errors():
             if not path.is_file():
                 raise FileNotFoundError(path)
             if not path.stat().st_size:
                 raise ValueError("the file is empty")
-            self._reader: VideoReader = _DecordReader(path) if decoder == "decord" else _PyAVReader(path)
-            if self._reader.count < 1:
-                raise ValueError("it has no frame")
-        self.count, self.size, self.fps = self._reader.count, self._reader.size, self._reader.fps
-        self.times = self._reader.times
+            self.index = indexes.index(path)
+            self._reader: PyAVReader | _DecordReader = PyAVReader(path, self.index)
+            if decoder == "decord" and not self.index.by_pyav:
+                self._begin_decord()
+        self.count, self.size, self.fps = self.index.count, self.index.size, self.index.fps
+        self.times = self.index.times
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         with self._errors():
             unique, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
             if unique.size and not 0 <= unique[0] <= unique[-1] < self.count:
                 raise IndexError(f"frames {unique[0]} to {unique[-1]} were asked for, it has {self.count}")
-            return laid_out(self._reader.frames(unique.tolist()), inverse)  # decoders go forward once
+            return laid_out(self._frames(unique.tolist()), inverse)  # decoders go forward once
 
     def stream(self) -> Iterator[np.ndarray]:
-        source = self._reader.stream()
-        while True:
+        for index in range(self.count):
             with self._errors():
-                try:
-                    frame = next(source)
-                except StopIteration:
-                    return
+                frame = self._frames([index])[0]
             yield frame
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def _begin_decord(self) -> None:
+        try:
+            self._reader = _DecordReader(self._path, self.index)
+        except Exception as error:
+            self._leave_decord(error)
+        else:
+            self.used = "decord"
+
+    def _leave_decord(self, error: Exception) -> None:
+        """For this file, in later samples too."""
+        self.index = remember(self.index, f"decord fails: {_reason(error, self._path)}")
+        self._indexes.put(self._path, self.index)
+        self._reader, self.used = PyAVReader(self._path, self.index), "pyav"
+
+    def _frames(self, indices: list[int]) -> np.ndarray:
+        if self.used == "decord":
+            try:
+                return self._reader.frames(indices)
+            except Exception as error:
+                self._leave_decord(error)
+        try:
+            return self._reader.frames(indices)
+        except Unlike:
+            found = self._indexes.index(self._path, decode=True)
+        if found.count != self.count:
+            raise CountChanged(f"{self._path}: it is damaged: {found.loss or 'its packets promise other pictures'}")
+        self.index, self._reader = found, PyAVReader(self._path, found)
+        return self._reader.frames(indices)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -144,10 +189,10 @@ class _Guarded:
             yield
         except FileNotFoundError:
             raise DecodeError(f"{self._path}: no such file") from None
-        except MemoryError:
+        except (MemoryError, DecodeError):
             raise
         except Exception as error:
-            raise DecodeError(f"{self._path}: {_reason(error, self._path)} ({self._decoder})") from None
+            raise DecodeError(f"{self._path}: {_reason(error, self._path)} ({self.used})") from None
 
 
 def _reason(error: Exception, path: Path) -> str:
@@ -163,83 +208,23 @@ def _reason(error: Exception, path: Path) -> str:
     return line.strip(". ")[:160]
 
 
-def _from_first(times: np.ndarray) -> np.ndarray:
-    """Seconds from the first of `times`."""
-    return times.astype(np.float64) - float(times[0] if times.size else 0.0)
-
-
 class _DecordReader:
-    def __init__(self, path: Path) -> None:
+    """For files of an index that proves its seeks; it tells nothing of what it gives, so only that can be seen to."""
+
+    def __init__(self, path: Path, index: VideoIndex) -> None:
         import decord
 
         decord.logging.set_level(decord.logging.QUIET)
         self._reader: Any = decord.VideoReader(str(path), num_threads=1)
-        self.count = len(self._reader)
-        height, width = self._reader[0].shape[:2] if self.count else (0, 0)
-        self.size = (int(width), int(height))
-        self.fps = float(self._reader.get_avg_fps())
-        self.times: np.ndarray | None = _from_first(self._reader.get_frame_timestamp(list(range(self.count)))[:, 0])
+        self._shape = (*index.size[::-1], 3)
+        if len(self._reader) != index.count:
+            raise ValueError(f"it counts {len(self._reader)} frames of {index.count}")
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
-        return self._reader.get_batch(list(indices)).asnumpy()
+        made: np.ndarray = self._reader.get_batch(list(indices)).asnumpy()
+        if made.shape[1:] != self._shape:
+            raise ValueError(f"it gives frames of {made.shape[2]}x{made.shape[1]}")
+        return made
 
-    def stream(self) -> Iterator[np.ndarray]:
-        return (self._reader[i].asnumpy() for i in range(self.count))
-
-
-class _PyAVReader:
-    """Decodes the whole stream once: the count is what decodes, not what the container claims."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.count, self.size, self.fps = 0, (0, 0), 0.0
-        self.times: np.ndarray | None = None
-        times: list[float | None] = []
-        self._turns = 0  # quarter turns counter-clockwise, as the file's rotation flag and np.rot90 count them
-        self._kept: list[Any] = []  # as decoded (YUV): converting only what is asked for saves most of the work
-        used = 0
-        for frame in self._decode():
-            if self.count == 0:
-                self._turns = round(frame.rotation / 90) % 4
-                self.size = (frame.height, frame.width) if self._turns % 2 else (frame.width, frame.height)
-            self.count += 1
-            times.append(frame.time)
-            used += sum(plane.buffer_size for plane in frame.planes)
-            if used <= KEEP_BYTES:
-                self._kept.append(frame)
-            else:
-                self._kept.clear()
-        self.times = (
-            even_times(self.count, self.fps) if None in times else _from_first(np.array(times, dtype=np.float64))
-        )
-
-    def frames(self, indices: Sequence[int]) -> np.ndarray:
-        wanted = set(indices)
-        frames = itertools.islice(self._kept or self._decode(), max(wanted) + 1)
-        return np.stack([self._rgb(frame) for i, frame in enumerate(frames) if i in wanted])
-
-    def stream(self) -> Iterator[np.ndarray]:
-        return (self._rgb(frame) for frame in self._kept or self._decode())
-
-    def _decode(self) -> Iterator[Any]:
-        import av
-
-        with av.open(str(self._path)) as container:
-            stream: Any = container.streams.best("video")
-            if stream is None:
-                raise ValueError("it has no video stream")
-            size = stream.codec_context
-            if size.width * size.height > MOST_PIXELS:
-                raise ValueError(f"its frames are {size.width}x{size.height}, too large to be read")
-            stream.thread_type = "NONE"
-            self.fps = float(stream.average_rate or stream.base_rate or 0.0)
-            first = None
-            try:
-                for first in container.decode(stream):
-                    yield first
-            except av.error.FFmpegError:
-                if first is None:  # a damaged tail keeps what was decoded before it
-                    raise
-
-    def _rgb(self, frame: Any) -> np.ndarray:
-        return np.rot90(frame.to_ndarray(format="rgb24"), self._turns)
+    def close(self) -> None:
+        del self._reader
