@@ -16,6 +16,7 @@ from mml_lightning.data import check, memory
 from mml_lightning.data.clips import ClipDataset, Geometries, Starts
 from mml_lightning.data.draws import FixedCrops, TrainDraw, ValDraw, ViewsDraw, training_crop
 from mml_lightning.data.flow import FlowCache, FlowSettings
+from mml_lightning.data.index_store import IndexStore
 from mml_lightning.data.ram import RamCache, ram_cache
 from mml_lightning.data.readers import read_pack
 from mml_lightning.data.readers.files import check_choice
@@ -151,7 +152,13 @@ def flow_store(cfg: DictConfig) -> FlowCache:
     Raises:
         UserError: `flow` is wrong.
     """
-    return FlowCache(Path(cfg.paths.cache) / "flow" / cfg.data.name, FlowSettings(**plain(cfg.flow)))
+    root = Path(cfg.paths.cache) / "flow" / cfg.data.name
+    return FlowCache(root, FlowSettings(**plain(cfg.flow)), indexes(cfg))
+
+
+def indexes(cfg: DictConfig) -> IndexStore:
+    """Where what is known of each video file lies, beside the flow."""
+    return IndexStore(Path(cfg.paths.cache) / "videos")
 
 
 def decoded(cfg: DictConfig) -> RamCache | None:
@@ -235,7 +242,7 @@ def clip_datasets(
         ClipDataset,
         modalities=list(chosen),
         heads=data.heads,
-        opener=SourceOpener(cfg.data.decoder, cache, decoded(cfg), _reducible(cfg)),
+        opener=SourceOpener(cfg.data.decoder, cache, decoded(cfg), _reducible(cfg), indexes(cfg)),
         seed=nodes.draw_seed(cfg),
         shared=sampling["shared"],
         span_margin=cfg.data.span_margin,

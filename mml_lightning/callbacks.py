@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,16 +136,18 @@ class Quarantine(pl.Callback):
     def __init__(self, path: Path, videos: int, max_share: float, left_out: Mapping[str, str] | None = None) -> None:
         self.path, self.videos, self.max_share = path, videos, max_share
         self.reasons: dict[str, str] = dict(left_out or {})
+        self.damaged: dict[str, str] = {}  # read as far as they decode
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.reasons and trainer.is_global_zero:
             self.write()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"reasons": dict(self.reasons)}
+        return {"reasons": dict(self.reasons), "damaged": dict(self.damaged)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.reasons |= state_dict["reasons"]
+        self.damaged |= state_dict.get("damaged", {})
 
     def rank_state(self) -> dict[str, Any]:
         """Within an epoch every rank knows what it has met itself."""
@@ -157,6 +160,7 @@ class Quarantine(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        self._note_damaged(trainer, batch)
         new = {video: reason for video, reason in batch["failures"] if video not in self.reasons}
         if not new:
             return
@@ -169,10 +173,23 @@ class Quarantine(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.world_size > 1:  # ranks see different videos; they tell each other, and stop together
             told: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(told, self.reasons)
-            self.reasons = {video: reason for reasons in told for video, reason in reasons.items()}
-            if self.reasons:
+            torch.distributed.all_gather_object(told, (self.reasons, self.damaged))
+            self.reasons = {video: reason for reasons, _ in told for video, reason in reasons.items()}
+            self.damaged = {video: loss for _, damaged in told for video, loss in damaged.items()}
+            if self.reasons or self.damaged:
                 self._check(trainer)
+
+    def _note_damaged(self, trainer: pl.Trainer, batch: Any) -> None:
+        new = {
+            video: loss
+            for video, kind, loss in batch.get("notes", ())
+            if kind == "damaged" and video not in self.damaged
+        }
+        self.damaged |= new
+        if new and trainer.world_size == 1:
+            for video, loss in new.items():
+                log.warning("%s is damaged: %s; it is used as far as it decodes", video, loss)
+            self.write()
 
     def _check(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
@@ -187,4 +204,62 @@ class Quarantine(pl.Callback):
         with write_atomically(self.path, newline="") as handle:
             writer = csv.writer(handle)
             writer.writerow(["id", "reason"])
-            writer.writerows(sorted(self.reasons.items()))
+            used = {video: f"used as far as it decodes: {loss}" for video, loss in self.damaged.items()}
+            writer.writerows(sorted((used | self.reasons).items()))
+
+
+class ReadersTold(pl.Callback):
+    """Says once for training, and once for each measuring, how many videos another reader than the wanted one has read,
+    and why."""
+
+    def __init__(self, decoder: str) -> None:
+        self.decoder, self.found, self.said = decoder, dict[str, dict[str, str]](), set[str]()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._note("train", batch)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._note("val", batch)
+
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._note("test", batch)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._say(trainer, "train")
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._say(trainer, "val")
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._say(trainer, "test")
+
+    def _note(self, split: str, batch: Any) -> None:
+        if split in self.said:
+            return
+        for video, kind, note in batch.get("notes", ()):
+            self.found.setdefault(f"{split} {kind}", {})[video] = note
+
+    def _say(self, trainer: pl.Trainer, split: str) -> None:
+        """What the first rank has seen; the others see videos of the same kinds."""
+        if split in self.said or trainer.sanity_checking:
+            return
+        self.said.add(split)
+        if not trainer.is_global_zero:
+            return
+        if read := self.found.get(f"{split} pyav"):
+            kinds = ", ".join(f"{note}: {count}" for note, count in Counter(read.values()).most_common(4))
+            log.info(
+                "%s: %d videos are read by PyAV where data.decoder=%s is not proven exact (%s); docs/exactness.md",
+                *(split, len(read), self.decoder, kinds),
+            )
+        if split != "train" and (damaged := self.found.get(f"{split} damaged")):
+            video, loss = min(damaged.items())
+            log.warning(
+                "%s: %d videos are measured as far as they decode, first %s: %s", split, len(damaged), video, loss
+            )

@@ -35,7 +35,7 @@ from mml_lightning import (
     resume,
     tracking,
 )
-from mml_lightning.callbacks import EpochLines, Quarantine, SharedBuffers
+from mml_lightning.callbacks import EpochLines, Quarantine, ReadersTold, SharedBuffers
 from mml_lightning.checkpoints import FOLDER, CheckpointFiles, Checkpoints
 from mml_lightning.cohort import Cohort
 from mml_lightning.data.clips import ClipDataset
@@ -299,7 +299,7 @@ def make_trainer(
         settings |= {"strategy": placed} if placed is not None else {}
     epochs = int(cfg.schedule.epochs)
     bar = is_terminal(sys.stdout) if cfg.callbacks.progress_bar == "auto" else bool(cfg.callbacks.progress_bar)
-    own: list[pl.Callback] = [SharedBuffers()]
+    own: list[pl.Callback] = [SharedBuffers(), ReadersTold(cfg.data.decoder)]
     if cfg.loading.stall:
         own.append(Watchdog(float(cfg.loading.stall)))
     if cfg.callbacks.epoch_lines:

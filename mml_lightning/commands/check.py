@@ -45,7 +45,7 @@ def run_check(cfg: DictConfig, samples: int, threads: int, timed: bool = True) -
             print(f"checking {videos} files and folders of {data.name} with {threads} threads", flush=True)
             return stack.enter_context(Progress(videos, "check")).advance
 
-        findings = check.check(data, folder / check.FILE, samples, threads, begin)
+        findings = check.check(data, folder / check.FILE, samples, threads, begin, build_data.indexes(cfg))
     leaks = check.find_leaks(data, findings)
     window = max((modality.window for modality in chosen.values()), default=1)
     wanted = Wanted(

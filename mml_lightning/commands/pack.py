@@ -98,7 +98,7 @@ def prepare(cfg: DictConfig, out: Path, wish: Wish, more: Sequence[str] = ()) ->
     validate(data, [split for split in SPLITS if data.splits.get(split)], labelled=False)
     if any(record.span is not None for records in data.splits.values() for record in records):
         sources.add("frames")  # whose clock places the spans
-    opener = SourceOpener(cfg.data.decoder, build_data.flow_cache(cfg, chosen))
+    opener = SourceOpener(cfg.data.decoder, build_data.flow_cache(cfg, chosen), indexes=build_data.indexes(cfg))
     return Packer(data, opener, out, dataclasses.replace(wish, sources=tuple(sorted(sources.union(more)))))
 
 

@@ -9,6 +9,7 @@ depend on the worker count, the rank or the point of resume.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mml_lightning.data.decode import DecodeError
+from mml_lightning.data.decode import DecodeError, steadily
 from mml_lightning.data.intervals import ENDS, Ends, classes_between
 from mml_lightning.data.records import Head, Record
 from mml_lightning.data.sources import OpenSource, SourceOpener, fitted, read_part
@@ -112,11 +113,12 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def _read(self, index: int, epoch: int) -> dict[str, Any]:
         if index in self.refused:
             raise DecodeError(self.refused[index])
+        load = functools.partial(self._load, self.records[index], epoch)
         if self.reading is None:
-            return self._load(self.records[index], epoch)
+            return steadily(load)
         self.reading(index)
         try:
-            return self._load(self.records[index], epoch)
+            return steadily(load)
         finally:
             self.reading(-1)
 
@@ -134,6 +136,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
             rng = keyed_generator(self.seed, epoch, record.id, "geometry")
             geometries = self.geometries(*sources[pictured].size, random.Random(int(rng.integers(2**63))))
             clips = _clips(seen, sources, indices, geometries)
+            notes = {kind: note for s in sources.values() for kind, note in getattr(s, "notes", {}).items()}
             labels = {**record.target, **(self._labels_of_clip(record, seen, sources, indices) if timed else {})}
         flipped = len(geometries) == 1 and geometries[0].flip
         return {
@@ -141,6 +144,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
             "present": {modality.name: modality.name in clips for modality in self.modalities},
             "target": {head: self._target(head, labels.get(head), flipped) for head in self.heads},
             "id": record.id,
+            "notes": [(record.id, kind, note) for kind, note in notes.items()],
         }
 
     def _range(self, record: Record, source: OpenSource, sources: Mapping[str, OpenSource]) -> tuple[int, int]:
@@ -248,13 +252,14 @@ def keyed_generator(seed: int, epoch: int, record: str, purpose: str) -> np.rand
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Samples to a batch of clips {m: uint8 [B, V, T, C, H, W]}, present {m: [B]}, target {head: [B] or [B, K]},
-    index [B], id and failures; complete, whether every sample has every modality: told here, on the host, so that no
-    step has to ask the device for it.
+    index [B], id, failures and notes; complete, whether every sample has every modality: told here, on the host, so
+    that no step has to ask the device for it.
 
     Samples that could not be read in evaluation carry no clips: they are listed under `failures` only, so that a batch
     can be shorter than asked, or empty.
     """
     batch: dict[str, Any] = {"failures": [f for s in samples for f in s["failures"]]}
+    batch["notes"] = [note for s in samples for note in s.get("notes", ())]
     good = [s for s in samples if "clips" in s]
     batch["index"] = torch.tensor([s["index"] for s in good], dtype=torch.int64)
     batch["id"] = [s["id"] for s in good]

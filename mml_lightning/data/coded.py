@@ -39,7 +39,7 @@ def look_into(codec: str, extradata: bytes, intra_only: bool) -> Look | None:
         intra_only: every picture stands alone.
     """
     if intra_only:
-        return lambda packet: Coded(True, 1)
+        return lambda packet: Coded(True, -1)  # such codecs don't mark their frames in one way
     if codec in ("h264", "hevc"):
         kind = _h264 if codec == "h264" else _hevc
         length = _length_bytes(codec, extradata)

@@ -12,10 +12,10 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from mml_lightning.errors import UserError
 PACKAGES = {"decord": "decord", "pyav": "av"}
 DECODERS = tuple(PACKAGES)
 IN_MEMORY = IndexStore()
+T = TypeVar("T")
 
 
 class DecodeError(Exception):
@@ -39,6 +40,18 @@ class NoSource(DecodeError):
 
 class CountChanged(DecodeError):
     """A file turned out to show other frames than its packets promised; it is known now, and can be opened anew."""
+
+
+def steadily(read: Callable[[], T]) -> T:
+    """`read()`, once more where a file that it opens turned out to be another than was thought.
+
+    Raises:
+        DecodeError: as `read`.
+    """
+    try:
+        return read()
+    except CountChanged:
+        return read()
 
 
 class VideoReader(Protocol):
@@ -87,12 +100,15 @@ def decoder_version(decoder: str) -> str:
 
 
 @contextmanager
-def open_video(path: Path, decoder: str = "decord", indexes: IndexStore = IN_MEMORY) -> Iterator[VideoReader]:
+def open_video(
+    path: Path, decoder: str = "decord", indexes: IndexStore = IN_MEMORY, decode: bool = False
+) -> Iterator[VideoReader]:
     """Open `path`; frame i is the i-th one that decoding from the start shows, whichever reader is used.
 
     Args:
         decoder: "decord", which reads what is proven to be safe for it and leaves the rest to PyAV, or "pyav".
         indexes: where what is known of the file is kept.
+        decode: decode all of the file first, if that was never done: its frames are counted, not promised.
 
     Raises:
         DecodeError: the file can't be opened, has no frame, or (from the reader's methods) a frame can't be read. What
@@ -100,7 +116,7 @@ def open_video(path: Path, decoder: str = "decord", indexes: IndexStore = IN_MEM
         UserError: the decoder is unknown or not installed.
     """
     check_decoder(decoder)
-    reader = _Guarded(path, decoder, indexes)
+    reader = _Guarded(path, decoder, indexes, decode)
     try:
         yield reader
     finally:
@@ -124,14 +140,14 @@ class _Guarded:
     `used` names the library that reads the file, `index` holds what is known of it.
     """
 
-    def __init__(self, path: Path, decoder: str, indexes: IndexStore) -> None:
-        self._path, self._indexes, self.used = path, indexes, "pyav"
+    def __init__(self, path: Path, decoder: str, indexes: IndexStore, decode: bool) -> None:
+        self._path, self._wish, self._indexes, self.used = path, decoder, indexes, "pyav"
         with self._errors():
             if not path.is_file():
                 raise FileNotFoundError(path)
             if not path.stat().st_size:
                 raise ValueError("the file is empty")
-            self.index = indexes.index(path)
+            self.index = indexes.index(path, decode)
             self._reader: PyAVReader | _DecordReader = PyAVReader(path, self.index)
             if decoder == "decord" and not self.index.by_pyav:
                 self._begin_decord()
@@ -153,6 +169,12 @@ class _Guarded:
 
     def close(self) -> None:
         self._reader.close()
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What a run should hear of: "pyav", why it is not the wanted reader that is used; "damaged", what is lost."""
+        found = {"pyav": self.index.by_pyav if self.used != self._wish else "", "damaged": self.index.loss}
+        return {kind: note for kind, note in found.items() if note}
 
     def _begin_decord(self) -> None:
         try:

@@ -5,6 +5,7 @@ Legend: T frames, P = T - 1 pairs, H height, W width. Pair i is (frame i, frame 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -20,12 +21,15 @@ from typing import IO, Any
 
 import numpy as np
 
-from mml_lightning.data.decode import DecodeError, NoSource, decoder_version
+from mml_lightning.data.decode import IN_MEMORY, DecodeError, NoSource, VideoReader, decoder_version, steadily
 from mml_lightning.data.flow_engines import Engine, make_engine
 from mml_lightning.data.images import open_media
+from mml_lightning.data.index_store import IndexStore
 from mml_lightning.data.media import ImageSequence, PackedFrames, media_absent
 from mml_lightning.data.motion_vectors import motion_vectors
+from mml_lightning.data.orientation import Orientation
 from mml_lightning.data.records import Record
+from mml_lightning.data.video_index import VideoIndex
 from mml_lightning.errors import UserError
 
 try:
@@ -33,6 +37,7 @@ try:
 except ImportError:  # Windows: what a killed writer leaves stays there
     fcntl = None  # type: ignore[assignment]
 
+FRAMES = "by index, as shown"  # which frames flow is made of; before this was told, some readers gave others
 CONTENT_BYTES = 64 * 2**10  # of the head and of the tail of a video: enough to know it again
 
 
@@ -96,12 +101,17 @@ class FlowSettings:
             "bound": self.bound,
             "decoder": self.decoder,
             "decoder_version": decoder_version(self.decoder),
+            "frames": FRAMES,
             "layout": "uint8 [pairs, height, width, 2], x then y",
             **self.engine().provenance,
         }
 
-    def key(self) -> str:
-        text = json.dumps(self.provenance(), sort_keys=True)
+    def key(self, before: bool = False) -> str:
+        """Name of the folder of all flow that is made so; `before`: as it was made when frames could be others."""
+        told = self.provenance()
+        if before:
+            del told["frames"]
+        text = json.dumps(told, sort_keys=True)
         return f"{self.algorithm}-{self.preset}-b{self.bound:g}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
@@ -144,9 +154,9 @@ def coded_flow(path: Path, size: tuple[int, int], pairs: int, settings: FlowSett
 class FlowCache:
     """One `.npy` per video below `<root>/<settings key>/`, memory-mapped so that only the drawn pairs are read."""
 
-    def __init__(self, root: Path, settings: FlowSettings) -> None:
-        self.settings = settings
-        self.folder = Path(root) / settings.key()
+    def __init__(self, root: Path, settings: FlowSettings, indexes: IndexStore = IN_MEMORY) -> None:
+        self.settings, self.indexes = settings, indexes
+        self.folder, self.before = Path(root) / settings.key(), Path(root) / settings.key(before=True)
 
     def path(self, record: Record) -> Path:
         """Where the flow of `record` lies: named by its file's size, first and last 64 KiB, and its reader if special.
@@ -194,10 +204,15 @@ class FlowCache:
             UserError: the cache can't be written.
         """
         path = self.path(record)
-        if _stored(path) is not None:
-            return path
-        source = record.media["frames"]
-        with open_media(source, self._decoder(record)) as video:
+        if _stored(path) is None:
+            steadily(functools.partial(self._make, record, path))
+        return path
+
+    def _make(self, record: Record, path: Path) -> None:
+        source, decoder = record.media["frames"], self._decoder(record)
+        with open_media(source, decoder, False, self.indexes) as video:
+            if self._taken_over(path, video, decoder):
+                return
             if video.count < 2:
                 raise NoSource(f"{source}: it has one frame and flow needs two; drop it, or set data.missing=mask")
             try:
@@ -210,7 +225,21 @@ class FlowCache:
                 raise
             except ValueError as error:
                 raise DecodeError(f"{source}: {error}") from None
-        return path
+
+    def _taken_over(self, path: Path, video: VideoReader, decoder: str) -> bool:
+        """Whether flow of an older version is there, and of the same frames: it is not computed again."""
+        flow = _stored(self.before / path.name)
+        if flow is None or flow.shape[:3] != (video.count - 1, *video.size[::-1]):
+            return False
+        index: VideoIndex | None = getattr(video, "index", None)  # images have none, and were always right
+        if index is not None:
+            same = getattr(video, "used", "") == "decord" if decoder == "decord" else not index.loss
+            if not same or not Orientation.of_code(index.orientation).turned:
+                return False
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(self.before / path.name, path)
+        return path.exists()
 
     def describe(self) -> None:
         """Write `settings.json`: what the files of this folder were made with.

@@ -14,7 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from mml_lightning.data.decode import DecodeError, VideoReader, decoder_version, even_times, laid_out, open_video
+from mml_lightning.data.decode import (
+    IN_MEMORY,
+    DecodeError,
+    VideoReader,
+    decoder_version,
+    even_times,
+    laid_out,
+    open_video,
+)
+from mml_lightning.data.index_store import IndexStore
 from mml_lightning.data.media import ImageSequence, Media, PackedFrames
 from mml_lightning.data.packs.jpeg import jpeg_size
 from mml_lightning.data.packs.reader import PackReader
@@ -25,11 +34,14 @@ HEADER = 2**16  # bytes of a file that tell its size
 
 
 @contextmanager
-def open_media(media: Media, decoder: str = "decord", reducible: bool = False) -> Iterator[VideoReader]:
+def open_media(
+    media: Media, decoder: str = "decord", reducible: bool = False, indexes: IndexStore = IN_MEMORY
+) -> Iterator[VideoReader]:
     """Open a video file with `decoder`, or images, loose or in a pack, which need none.
 
     Args:
         reducible: frames that are JPEG files can be read at fractions of their size, too.
+        indexes: as in :func:`open_video`.
 
     Raises:
         DecodeError: it can't be read, here or (from the reader's methods) later.
@@ -41,7 +53,7 @@ def open_media(media: Media, decoder: str = "decord", reducible: bool = False) -
     elif isinstance(media, PackedFrames):
         yield PackReader(media)
     else:
-        with open_video(media, decoder) as video:
+        with open_video(media, decoder, indexes) as video:
             yield video
 
 

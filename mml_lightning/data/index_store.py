@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import threading
+import uuid
+import zlib
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from mml_lightning.data.video_index import VideoIndex, judge, of_plain, plain
-from mml_lightning.files import write_atomically
 
 SCHEMA = 1
 KEPT = 4096  # indices in memory: a few kilobytes each
@@ -73,16 +74,28 @@ class IndexStore:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, ArithmeticError):
             told = json.loads(file.read_bytes()) if file is not None else {}
             if told.get("schema") == SCHEMA and told["made_with"] == _versions() and told["state"] == list(state):
-                return of_plain(told["index"])
+                return of_plain(told["index"]) if told["crc32"] == _sum(told["index"]) else None
         return None
 
     def _write(self, path: Path, state: tuple[int, ...], index: VideoIndex) -> None:
         file = self._file(path)
         if file is None:
             return
+        fields = plain(index)
         told = {"schema": SCHEMA, "video": path.name, "state": list(state), "made_with": _versions()}
-        with suppress(OSError, UnicodeError), write_atomically(file) as handle:
-            json.dump({**told, "index": plain(index)}, handle)
+        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # nothing waits for the disk: what a power cut leaves of it has another sum, and is made again
+            temporary.write_text(json.dumps({**told, "index": fields, "crc32": _sum(fields)}), encoding="ascii")
+            os.replace(temporary, file)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def _sum(fields: Any) -> int:
+    return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
 
 
 def _state(path: Path) -> tuple[int, ...]:

@@ -13,18 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from mml_lightning.data.decode import DecodeError
+from mml_lightning.data.orientation import Orientation, orientation_of
+from mml_lightning.data.packets import Damage, opened, pictures
 
 CODECS = ("h264", "mpeg4", "mpeg2video", "mpeg1video", "h263", "flv1", "msmpeg4v3", "msmpeg4v2", "wmv1", "wmv2")
 ANCHORS = ("I", "P", "S")  # types of frames that others refer to; S is MPEG-4's sprite-coded P
 
 
 def motion_vectors(path: Path) -> Iterator[np.ndarray]:
-    """Fields float32 [H, W, 2], x then y, of all P pairs in order, turned as the file's rotation flag says.
+    """Fields float32 [H, W, 2], x then y, of all P pairs in order, as the file's display matrix shows the picture.
 
     Raises:
         DecodeError: the file can't be read, or its codec keeps its vectors to itself.
@@ -39,50 +41,60 @@ def motion_vectors(path: Path) -> Iterator[np.ndarray]:
                 yield field
     except av.error.FFmpegError as error:
         raise DecodeError(f"{path}: {error.strerror} (pyav)") from None
+    except ValueError as error:
+        raise DecodeError(f"{path}: {error} (pyav)") from None
 
 
-def _decoded(path: Path) -> Iterator[tuple[str, np.ndarray | None, tuple[int, int], int]]:
-    """(type, vectors, (H, W), quarter turns counter-clockwise) of each frame in the order of showing."""
-    import av
+class _Coded(NamedTuple):
+    """Type, vectors, (H, W) as stored, and how it is shown, of one frame."""
+
+    kind: str
+    vectors: np.ndarray | None
+    size: tuple[int, int]
+    shown: Orientation
+
+
+def _decoded(path: Path) -> Iterator[_Coded]:
+    """All frames in the order of showing, those that the readers count."""
     from av.video.frame import PictureType
 
-    with av.open(str(path)) as container:
-        stream: Any = container.streams.best("video")
-        if stream is None:
-            raise DecodeError(f"{path}: it has no video stream")
+    with opened(path) as (container, stream):
         codec = stream.codec_context
         if codec.name not in CODECS:
             raise DecodeError(
                 f"{path}: {codec.name} has no readable motion vectors; use H.264, MPEG-4 or MPEG-2 files, or flow=dis"
             )
         codec.options = {"flags2": "+export_mvs"}
-        stream.thread_type = "NONE"
-        for frame in container.decode(stream):
+        first: _Coded | None = None
+        for frame in pictures(container, stream, Damage()):
             stored = frame.side_data.get("MOTION_VECTORS")
             vectors = None if stored is None else stored.to_ndarray()
-            yield PictureType(frame.pict_type).name, vectors, (frame.height, frame.width), round(frame.rotation / 90)
+            shown = orientation_of(frame) if first is None else first.shown
+            coded = _Coded(PictureType(frame.pict_type).name, vectors, (frame.height, frame.width), shown)
+            first = first or coded
+            if coded.size != first.size:
+                raise ValueError("its picture changes its size, and motion vectors don't; use flow=dis")
+            yield coded
 
 
-def _spread(frames: Iterator[tuple[str, np.ndarray | None, tuple[int, int], int]]) -> Iterator[np.ndarray]:
+def _spread(frames: Iterator[_Coded]) -> Iterator[np.ndarray]:
     """A field per frame. B frames wait for the next anchor, which tells how far away it is."""
-    waiting: list[tuple[str, np.ndarray | None, tuple[int, int], int]] = []
+    waiting: list[_Coded] = []
     for frame in frames:
         waiting.append(frame)
-        if frame[0] in ANCHORS:
+        if frame.kind in ANCHORS:
             yield from _fields(waiting, len(waiting))
             waiting = []
     yield from _fields(waiting, len(waiting) + 1)
 
 
-def _fields(frames: list[tuple[str, np.ndarray | None, tuple[int, int], int]], distance: int) -> Iterator[np.ndarray]:
+def _fields(frames: list[_Coded], distance: int) -> Iterator[np.ndarray]:
     """Fields of the frames after one anchor, the next anchor being `distance` frames after it."""
-    for index, (kind, vectors, size, turns) in enumerate(frames, start=1):
+    for index, (kind, vectors, size, shown) in enumerate(frames, start=1):
         field = np.zeros((*size, 2), dtype=np.float32)
         if vectors is not None and kind != "I":
             _paint(field, vectors, past=index, future=max(1, distance - index))
-        for _ in range(turns % 4):  # counter-clockwise: what went right goes up
-            field = np.rot90(np.stack([field[..., 1], -field[..., 0]], axis=-1))
-        yield np.ascontiguousarray(field)
+        yield shown.apply_to_motion(field)
 
 
 def _paint(field: np.ndarray, vectors: np.ndarray, past: int, future: int) -> None:

@@ -13,9 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
-from mml_lightning.data.decode import DecodeError, NoSource, check_decoder
+from mml_lightning.data.decode import IN_MEMORY, DecodeError, NoSource, check_decoder
 from mml_lightning.data.flow import FlowCache, FlowSettings, stream_flow
 from mml_lightning.data.images import open_media
+from mml_lightning.data.index_store import IndexStore
 from mml_lightning.data.media import ImageSequence, Media, PackedFrames
 from mml_lightning.data.ram import HeldItems, RamCache
 from mml_lightning.data.records import Record
@@ -115,6 +116,7 @@ class SourceOpener:
         flow: where the flow of records lies that bring none of their own; None in runs without flow.
         ram: what has been decoded is kept there; None decodes for every sample.
         reducible: frames that are JPEG files are decoded at a fraction of their size where crops need no more.
+        indexes: where what is known of each video file is kept.
 
     Raises:
         UserError: the decoder is unknown or not installed.
@@ -124,6 +126,7 @@ class SourceOpener:
     flow: FlowCache | None = None
     ram: RamCache | None = None
     reducible: bool = False
+    indexes: IndexStore = IN_MEMORY
 
     def __post_init__(self) -> None:
         check_decoder(self.decoder)
@@ -178,5 +181,6 @@ class SourceOpener:
 
     def _media(self, media: Media, decoder: str, stack: ExitStack) -> OpenSource:
         if self.ram is None:
-            return stack.enter_context(open_media(media, decoder, self.reducible))
-        return stack.enter_context(self.ram.video(media, decoder, functools.partial(open_media, media, decoder)))
+            return stack.enter_context(open_media(media, decoder, self.reducible, self.indexes))
+        whole = functools.partial(open_media, media, decoder, False, self.indexes)
+        return stack.enter_context(self.ram.video(media, decoder, whole))

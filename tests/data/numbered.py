@@ -81,6 +81,7 @@ def from_the_start(path: Path) -> list[int]:
     shown = []
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
+        stream.thread_type = "NONE"  # what is made up for damaged parts depends on it
         for packet in container.demux(stream):
             try:
                 shown += [number(frame.to_ndarray(format="rgb24")) for frame in packet.decode()]

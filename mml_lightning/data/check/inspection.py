@@ -1,4 +1,4 @@
-"""What one video, or one folder of images, is like. PyAV, which decodes in order, is the referee of decord."""
+"""What one video, or one folder of images, is like. Decoding from the start is the referee of what runs read."""
 
 from __future__ import annotations
 
@@ -11,42 +11,49 @@ import numpy as np
 
 from mml_lightning.data.check.findings import UNREADABLE, Finding, state
 from mml_lightning.data.check.hashes import hash_frames
-from mml_lightning.data.decode import DECODERS, DecodeError, installed, open_video
+from mml_lightning.data.check.referee import shown_from_the_start
+from mml_lightning.data.decode import DECODERS, IN_MEMORY, DecodeError, installed, open_video
 from mml_lightning.data.images import open_media
+from mml_lightning.data.index_store import IndexStore
 from mml_lightning.data.media import ImageSequence, Media, PackedFrames
 from mml_lightning.data.records import Record
+from mml_lightning.data.video_index import VideoIndex
 
-LEVELS = 3.0  # mean absolute difference of a frame, in levels of 0..255, above which decord's is wrong
+LEVELS = 3.0  # mean absolute difference of a frame, in levels of 0..255, above which it is wrong
 CLEARER = 0.5  # levels by which a neighbour must fit better to show that decord counts frames differently
 
 
 @dataclass(frozen=True)
 class View:
-    """What one reader sees: `frames` {index: uint8 [H, W, 3]} at the sampled indices and their neighbours."""
+    """What one reader sees: `frames` {index: uint8 [H, W, 3]}, those `sampled` and others; `loss`: see the index."""
 
     count: int
     size: tuple[int, int]
     fps: float
     sampled: Sequence[int]
     frames: Mapping[int, np.ndarray]
+    loss: str = ""
 
 
-def inspect(media: Media, samples: int = 4) -> Finding:
+def inspect(media: Media, samples: int = 4, indexes: IndexStore = IN_MEMORY) -> Finding:
     """Read `samples` frames of `media`, spread from the first to the last; of a video with both readers."""
-    return _inspect_video(media, samples) if isinstance(media, Path) else _inspect_images(media, samples)
+    return _inspect_video(media, samples, indexes) if isinstance(media, Path) else _inspect_images(media, samples)
 
 
-def _inspect_video(path: Path, samples: int) -> Finding:
+def _inspect_video(path: Path, samples: int, indexes: IndexStore) -> Finding:
+    """Decoded from the start for the index that runs use, then once more by the referee that has none of their code."""
     views: dict[str, View] = {}
     errors: dict[str, str] = {}
     for decoder in DECODERS:
         if installed(decoder):
             try:
-                views[decoder] = _view(path, decoder, samples)
+                views[decoder] = _view(path, decoder, samples, indexes)
             except DecodeError as error:
                 errors[decoder] = str(error)
-    difference, decoder, problem = judge(views, errors)
+    difference, decoder, problem = None, UNREADABLE, errors.get("pyav") or errors.get("decord", "")
     seen = views.get("pyav") or views.get("decord")
+    if seen is not None:
+        difference, decoder, problem = judge(views, errors, _referee(path, seen))
     width, height = seen.size if seen else (0, 0)
     return Finding(
         path=str(path),
@@ -59,7 +66,7 @@ def _inspect_video(path: Path, samples: int) -> Finding:
         frames_pyav=views["pyav"].count if "pyav" in views else None,
         difference=difference,
         decoder=decoder,
-        problem=problem,
+        problem=problem or (seen.loss and f"{path}: {seen.loss}" if seen else ""),
         hashes=hash_frames([seen.frames[i] for i in seen.sampled]) if seen else "",
     )
 
@@ -134,38 +141,55 @@ def _spread(count: int, samples: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, samples).astype(np.int64)).tolist()
 
 
-def _view(path: Path, decoder: str, samples: int) -> View:
-    with open_video(path, decoder) as reader:
+def _view(path: Path, decoder: str, samples: int, indexes: IndexStore) -> View:
+    """What runs see: frames spread over the video, and those around the places where decoding may begin, each asked for
+    alone and the last one first, so that all but a few are jumps."""
+    with open_video(path, decoder, indexes, decode=True) as reader:
+        index: VideoIndex = reader.index  # type: ignore[attr-defined]
         sampled = _spread(reader.count, samples)
-        # the neighbours of the referee's frames tell a misplaced frame from another rounding of colours
-        wanted = {i + step for i in sampled for step in ((-1, 0, 1) if decoder == "pyav" else (0,))}
-        indices = sorted(wanted & set(range(reader.count)))
-        frames = dict(zip(indices, reader.frames(indices), strict=True))
-        return View(reader.count, reader.size, reader.fps, sampled, frames)
+        starts = index.starts[_spread(len(index.starts), samples)]
+        around = {int(start) + step for start in starts for step in (-1, 0, 1)} & set(range(reader.count))
+        frames = {i: reader.frames([i])[0] for i in sorted({*sampled, *around}, reverse=True)}
+        return View(reader.count, reader.size, reader.fps, sampled, frames, index.loss)
 
 
-def judge(views: Mapping[str, View], errors: Mapping[str, str]) -> tuple[float | None, str, str]:
-    """(difference, decoder, problem) of :class:`Finding`."""
-    if errors:
-        return None, next(iter(views), UNREADABLE), errors.get("pyav") or errors["decord"]
-    if len(views) < 2:
-        return None, "", ""
-    decord, referee = views["decord"], views["pyav"]
-    if decord.count != referee.count:
-        return None, "pyav", f"decord counts {decord.count} frames, {referee.count} decode"
-    if decord.size != referee.size:
-        return None, "pyav", f"decord gives frames of {decord.size}, PyAV of {referee.size}"
-    apart = {i: _apart(decord.frames[i], referee.frames[i]) for i in referee.sampled}
+def _referee(path: Path, seen: View) -> View:
+    """The same frames, and their neighbours, as decoding from the start shows them.
+
+    The neighbours tell a misplaced frame from another rounding of colours.
+    """
+    found = shown_from_the_start(path, {i + step for i in seen.frames for step in (-1, 0, 1)})
+    return View(found.count, found.size, seen.fps, seen.sampled, found.frames)
+
+
+def judge(views: Mapping[str, View], errors: Mapping[str, str], referee: View) -> tuple[float | None, str, str]:
+    """(difference, decoder, problem) of :class:`Finding`: the readers against the referee."""
+    wrong = {name: _wrong(name, view, referee) for name, view in views.items()}
+    good = [name for name, (_, problem) in wrong.items() if not problem]
+    said = [*errors.values(), *(problem for _, problem in wrong.values() if problem)]
+    differences = [difference for difference, _ in wrong.values() if difference is not None]
+    difference = max(differences) if differences else None
+    if not said:
+        return difference, "", ""
+    return difference, good[0] if good else UNREADABLE, said[0]
+
+
+def _wrong(name: str, view: View, referee: View) -> tuple[float | None, str]:
+    """(largest difference in levels, what is wrong with a reader or "")."""
+    if view.count != referee.count:
+        return None, f"data.decoder={name} counts {view.count} frames, {referee.count} decode"
+    if view.size != referee.size:
+        return None, f"data.decoder={name} gives frames of {view.size}, a player of {referee.size}"
+    apart = {i: _apart(frame, referee.frames[i]) for i, frame in view.frames.items()}
     worst = max(apart, key=lambda i: apart[i])
     difference = round(apart[worst], 2)
     if apart[worst] > LEVELS:
-        return difference, "pyav", f"decord's frame {worst} differs by {difference} levels"
-    for i in referee.sampled:
+        return difference, f"data.decoder={name}: frame {worst} differs by {difference} levels"
+    for i, frame in view.frames.items():
         for near in (i - 1, i + 1):
-            fits = near in referee.frames and _apart(decord.frames[i], referee.frames[near]) < apart[i] - CLEARER
-            if fits:
-                return difference, "pyav", f"decord's frame {i} is frame {near}"
-    return difference, "", ""
+            if near in referee.frames and _apart(frame, referee.frames[near]) < apart[i] - CLEARER:
+                return difference, f"data.decoder={name}: frame {i} is frame {near}"
+    return difference, ""
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> float:

@@ -80,6 +80,7 @@ def summarise(dataset: Dataset, findings: Sequence[Finding], leaks: Leaks, wante
         *lengths.of_media(findings, dataset, wanted.frames),
         *_leaks(dataset, leaks),
         *labels.of_classes(dataset),
+        *_damaged(good),
         *_readers(good),
     ]
     bad = {(f.split, f.id) for f in findings if not f.usable}
@@ -141,6 +142,11 @@ def _leaks(dataset: Dataset, leaks: Leaks) -> list[Remark]:
         *remark("note", "identical videos in one split", "they count several times", twice).some(),
         *remark("note", "near-identical videos in several splits", f"look at them{more}", near).some(),
     ]
+
+
+def _damaged(good: Sequence[Finding]) -> list[Remark]:
+    damaged = [f for f in good if f.listed is None and f.problem and not f.decoder]
+    return remark("note", "damaged", "runs use what decodes of them; get them again", all_shown(damaged)).some()
 
 
 def _readers(good: Sequence[Finding]) -> list[Remark]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mml_lightning.data.check.findings import Finding, read, state, write
 from mml_lightning.data.check.inspection import inspect, of_record
+from mml_lightning.data.decode import IN_MEMORY
+from mml_lightning.data.index_store import IndexStore
 from mml_lightning.data.media import Media
 from mml_lightning.data.records import SPLITS, Dataset, Record
 from mml_lightning.data.sources import SOURCES
@@ -19,13 +21,19 @@ _Key = tuple[str, str, str]  # split, id, source
 
 
 def check(
-    dataset: Dataset, file: Path, samples: int, threads: int, begin: Callable[[int], Callable[[], object]]
+    dataset: Dataset,
+    file: Path,
+    samples: int,
+    threads: int,
+    begin: Callable[[int], Callable[[], object]],
+    indexes: IndexStore = IN_MEMORY,
 ) -> list[Finding]:
     """Inspect all media of every record and write `file`; findings of an interrupted check are taken over.
 
     Args:
         samples: frames that are read of each.
         begin: called with the number of videos (and folders of images) left; returns what is called after each.
+        indexes: where runs find what is known of each file.
 
     Raises:
         UserError: a number is out of range, or the file can't be written.
@@ -50,7 +58,7 @@ def check(
         with write_atomically(part, newline="") as handle:
             write(handle, done.values(), header=True)
         with part.open("a", newline="", encoding="utf-8") as handle:
-            for media, seen in _inspect_all(list(left), samples, threads):
+            for media, seen in _inspect_all(list(left), samples, threads, indexes):
                 done |= {key: of_record(seen, key[0], records[key], key[2]) for key in left[media]}
                 write(handle, [done[key] for key in left[media]])
                 advance()
@@ -75,10 +83,12 @@ def _taken_over(part: Path, records: dict[_Key, Record]) -> dict[_Key, Finding]:
     return done
 
 
-def _inspect_all(media: Sequence[Media], samples: int, threads: int) -> Iterator[tuple[Media, Finding]]:
+def _inspect_all(
+    media: Sequence[Media], samples: int, threads: int, indexes: IndexStore
+) -> Iterator[tuple[Media, Finding]]:
     pool = ThreadPoolExecutor(max_workers=threads)  # both readers decode outside of the interpreter lock
     try:
-        jobs = {pool.submit(inspect, one, samples): one for one in media}
+        jobs = {pool.submit(inspect, one, samples, indexes): one for one in media}
         for job in as_completed(jobs):
             yield jobs[job], job.result()
     finally:

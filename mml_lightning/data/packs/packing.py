@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import itertools
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mml_lightning import __version__
-from mml_lightning.data.decode import DecodeError, NoSource
+from mml_lightning.data.decode import DecodeError, NoSource, steadily
 from mml_lightning.data.images import frames_reader, opencv_version
 from mml_lightning.data.media import media_identity
 from mml_lightning.data.packs.encode import Coding, Encoded, encode
@@ -164,7 +165,7 @@ class Packer:
             if name not in self.wish.sources:
                 continue
             try:
-                made[name] = self._encoded(item, name)
+                made[name] = steadily(functools.partial(self._encoded, item, name))
             except NoSource:
                 continue
             except DecodeError as error:
