@@ -14,6 +14,7 @@ import pytest
 from mml_lightning.data import check
 from mml_lightning.data.check import Finding, inspect, read, work
 from mml_lightning.data.check.inspection import View, judge
+from mml_lightning.data.index_store import IndexStore
 from mml_lightning.data.media import ImageSequence
 from mml_lightning.data.records import Dataset, Head, Record
 from mml_lightning.errors import UserError
@@ -58,10 +59,12 @@ def test_unreadable_video(videos: dict[str, Path], tmp_path: Path, kind: str | N
     assert found.decoder == check.UNREADABLE and str(path) in found.problem and found.frames == 0
 
 
-def test_video_that_only_pyav_reads(tmp_path: Path) -> None:
+def test_video_that_decord_can_not_open(tmp_path: Path) -> None:
     found = inspect(write_video(tmp_path / "one.webm", counted(1)))  # decord wants a duration
-    assert (found.decoder, found.frames_decord, found.frames_pyav) == ("pyav", None, 1)
-    assert "(decord)" in found.problem
+    assert (found.decoder, found.frames_decord, found.frames_pyav, found.problem) == ("", 1, 1, "")
+
+
+RIGHT = view([10, 20, 30, 40, 50])
 
 
 @pytest.mark.parametrize(
@@ -69,27 +72,34 @@ def test_video_that_only_pyav_reads(tmp_path: Path) -> None:
     [
         (view([10, 20, 30, 40, 50]), (0.0, "", "")),
         (view([12, 22, 32, 42, 52]), (2.0, "", "")),  # other rounding of colours
-        (view([10, 20, 30, 44, 50]), (4.0, "pyav", "decord's frame 3 differs by 4.0 levels")),
-        (view([10, 20, 30, 40]), (None, "pyav", "decord counts 4 frames, 5 decode")),
-        (view([10, 20, 30, 40, 50], size=(6, 8)), (None, "pyav", "decord gives frames of (6, 8), PyAV of (8, 6)")),
+        (view([10, 20, 30, 44, 50]), (4.0, "pyav", "data.decoder=decord: frame 3 differs by 4.0 levels")),
+        (view([10, 20, 30, 40]), (0.0, "pyav", "data.decoder=decord counts 4 frames, 5 decode")),
+        (
+            view([10, 20, 30, 40, 50], size=(6, 8)),
+            (0.0, "pyav", "data.decoder=decord gives frames of (6, 8), a player of (8, 6)"),
+        ),
     ],
 )
-def testjudgement(decord: View, expected: tuple[float | None, str, str]) -> None:
-    assert judge({"decord": decord, "pyav": view([10, 20, 30, 40, 50])}, {}) == expected
+def test_judgement(decord: View, expected: tuple[float | None, str, str]) -> None:
+    assert judge({"decord": decord, "pyav": RIGHT}, {}, RIGHT) == expected
 
 
 def test_misplaced_frames_of_a_slow_video_are_found() -> None:
     slow, late = view([10, 12, 14, 16, 18]), view([10, 10, 12, 14, 16])
-    assert judge({"decord": late, "pyav": slow}, {}) == (2.0, "pyav", "decord's frame 1 is frame 0")
+    assert judge({"decord": late, "pyav": slow}, {}, slow) == (2.0, "pyav", "data.decoder=decord: frame 1 is frame 0")
     still = view([10] * 5)
-    assert judge({"decord": still, "pyav": still}, {}) == (0.0, "", "")
+    assert judge({"decord": still, "pyav": still}, {}, still) == (0.0, "", "")
 
 
 def test_the_reader_that_works_is_chosen() -> None:
-    good = view([1, 2, 3, 4])
-    assert judge({"decord": good}, {"pyav": "no"}) == (None, "decord", "no")
-    assert judge({}, {"decord": "d", "pyav": "p"}) == (None, "none", "p")
-    assert judge({"pyav": good}, {}) == (None, "", "")  # decord is not installed
+    assert judge({"decord": RIGHT}, {"pyav": "no"}, RIGHT) == (0.0, "decord", "no")
+    assert judge({"pyav": RIGHT}, {}, RIGHT) == (0.0, "", "")  # decord is not installed
+
+
+def test_two_readers_that_are_wrong_alike_are_no_good() -> None:
+    late = view([10, 10, 20, 30, 40])
+    difference, decoder, problem = judge({"decord": late, "pyav": late}, {}, RIGHT)
+    assert (difference, decoder) == (10.0, "none") and problem == "data.decoder=decord: frame 1 differs by 10.0 levels"
 
 
 # ------------------------------------------------------------------------------------------------ images
@@ -163,7 +173,7 @@ def test_interrupted_check_continues(videos: dict[str, Path], tmp_path: Path, mo
     part = tmp_path / "mine.csv.3.part"
     seen: list[Path] = []
 
-    def stops(path: Path, samples: int) -> Finding:
+    def stops(path: Path, samples: int, indexes: IndexStore) -> Finding:
         seen.append(path)
         if len(seen) == 3:
             for _ in range(1000):  # until the first two are on disk
@@ -246,10 +256,11 @@ def test_every_source_has_a_line(videos: dict[str, Path], tmp_path: Path) -> Non
     [
         ("torchcodec/testsrc2_vp9.webm", ""),
         ("tiny-ucf101/abseiling_k400.mp4", ""),
-        ("torchcodec/av1_video.mkv", "pyav"),
-        ("torchcodec/discard_first_keyframe.mp4", "pyav"),
-        ("torchcodec/h265_video.mp4", "pyav"),  # off by one, by less than two levels
-        ("torchcodec/sine_stereo_mp2.mpg", "pyav"),
+        ("torchcodec/av1_video.mkv", ""),
+        ("torchcodec/discard_first_keyframe.mp4", ""),
+        ("torchcodec/h265_video.mp4", ""),
+        ("torchcodec/sine_stereo_mp2.mpg", ""),
+        ("decord/video_180.mov", ""),
         ("mmaction2/test.wav", "none"),
     ],
 )

@@ -11,6 +11,7 @@ from mml_lightning.data import motion_vectors as module
 from mml_lightning.data.decode import DecodeError
 from mml_lightning.data.flow import FlowCache, FlowSettings, dequantise
 from mml_lightning.data.motion_vectors import motion_vectors
+from mml_lightning.data.orientation import STORED
 from tests.data import videos
 from tests.data.videos import damaged, moving, record, turned, write_sound, write_video
 
@@ -56,7 +57,7 @@ def test_distance_to_the_anchors_and_both_directions() -> None:
     b2 = blocks((-1, 16, 16, 8, 8, -24, 0, 4), (1, 16, 16, 8, 8, 12, 8, 4))
     p = blocks((-1, 16, 16, 8, 8, -36, 0, 4), (-1, 16, 16, 30, 14, -36, 12, 4))
     frames = [("I", None), ("B", b1), ("B", b2), ("P", p), ("I", p), ("P", blocks((-1, 16, 16, 8, 8, -12, 0, 4)))]
-    fields = list(module._spread((kind, vectors, (16, 32), 0) for kind, vectors in frames))
+    fields = list(module._spread(module._Coded(kind, vectors, (16, 32), STORED) for kind, vectors in frames))
     assert len(fields) == 6 and not fields[0].any() and not fields[4].any(), "I frames have no motion"
     assert fields[1][4, 4].tolist() == [3.0, 0.0] and fields[1][4, 20].tolist() == [3.0, 0.0]
     assert fields[2][4, 4].tolist() == [3.0, 1.0], "the mean of both directions"
