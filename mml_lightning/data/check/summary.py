@@ -96,7 +96,7 @@ def summarise(dataset: Dataset, findings: Sequence[Finding], leaks: Leaks, wante
         overview=_overview(good),
         balance=labels.balance(dataset),
         leaks=leaks,
-        notes=[*same, *(f"{decoder} is not installed: nothing was compared" for decoder in missing)],
+        notes=[*dataset.told, *same, *(f"{decoder} is not installed: nothing was compared" for decoder in missing)],
     )
 
 

@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -26,6 +27,34 @@ _FIELD = re.compile(r"\{(axis|:[^{}]*)\}")
 def natural(label: str) -> tuple[int, int, str]:
     """Sorting key: whole numbers by value before names by spelling."""
     return (0, int(label), label) if re.fullmatch(r"-?[0-9]+", label) else (1, 0, label)
+
+
+def check_spelling(classes: Iterable[str], where: Callable[[str], str]) -> None:
+    """See that no two classes are one in two spellings: other case, blanks, `_`, Unicode forms or invisible characters,
+    or one number written in two ways.
+
+    Args:
+        where: the place where a class is found first.
+
+    Raises:
+        UserError: two are.
+    """
+    spelt: dict[str, str] = {}
+    for label in classes:
+        key = _spelling(label)
+        other = spelt.setdefault(key, label)
+        if other != label:
+            raise UserError(
+                f"{where(label)}: class {label!a} is {other!a} of {where(other)} in another spelling; make them one"
+            )
+
+
+def _spelling(label: str) -> str:
+    """What all spellings of a label have in common."""
+    if not label.isascii():
+        label = "".join(c for c in unicodedata.normalize("NFC", label) if unicodedata.category(c) != "Cf")
+    plain = " ".join(label.replace("_", " ").split()).lower()
+    return str(int(plain.partition(".")[0])) if re.fullmatch(r"[+-]?[0-9]{1,18}(\.0*)?", plain) else plain
 
 
 def find(root: Path, names: str | Sequence[str], what: str) -> Path:
@@ -210,6 +239,7 @@ class Labels:
                         f"{where}: label {found[-1]} is no number of a class; is it another field of the line?"
                     )
                 found = [str(k) for k in range(int(found[-1]) + 1)]
+            check_spelling(found, lambda _: where)
             classes = found
         if len(classes) < 2:
             raise UserError(f"{where}: {len(classes)} class; at least two are needed")
