@@ -37,11 +37,16 @@ class NoSource(DecodeError):
 
 
 class VideoReader(Protocol):
-    """An open video: `count` frames of `size` (W, H) at `fps` (0 where unknown)."""
+    """An open video: `count` frames of `size` (W, H) at `fps` (0 where unknown).
+
+    `times`: float64 [T], seconds of each frame from the first one shown, by the frames' own timestamps (of images by
+    their stated rate); None where nothing tells.
+    """
 
     count: int
     size: tuple[int, int]
     fps: float
+    times: np.ndarray | None
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         """RGB frames uint8 [N, H, W, 3] at 0-based `indices`, in the order asked, repeats allowed."""
@@ -89,6 +94,11 @@ def open_video(path: Path, decoder: str = "decord") -> Iterator[VideoReader]:
     yield _Guarded(path, decoder)
 
 
+def even_times(count: int, fps: float) -> np.ndarray | None:
+    """Seconds float64 [count] of items at a constant rate; None where it is unknown."""
+    return np.arange(count) / fps if fps > 0 else None
+
+
 def laid_out(items: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     """`items[inverse]`, which is not copied where it is `items` itself."""
     same = len(items) == len(inverse) and bool((np.diff(inverse) > 0).all())
@@ -109,6 +119,7 @@ class _Guarded:
             if self._reader.count < 1:
                 raise ValueError("it has no frame")
         self.count, self.size, self.fps = self._reader.count, self._reader.size, self._reader.fps
+        self.times = self._reader.times
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         with self._errors():
@@ -152,6 +163,11 @@ def _reason(error: Exception, path: Path) -> str:
     return line.strip(". ")[:160]
 
 
+def _from_first(times: np.ndarray) -> np.ndarray:
+    """Seconds from the first of `times`."""
+    return times.astype(np.float64) - float(times[0] if times.size else 0.0)
+
+
 class _DecordReader:
     def __init__(self, path: Path) -> None:
         import decord
@@ -162,6 +178,7 @@ class _DecordReader:
         height, width = self._reader[0].shape[:2] if self.count else (0, 0)
         self.size = (int(width), int(height))
         self.fps = float(self._reader.get_avg_fps())
+        self.times: np.ndarray | None = _from_first(self._reader.get_frame_timestamp(list(range(self.count)))[:, 0])
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         return self._reader.get_batch(list(indices)).asnumpy()
@@ -176,6 +193,8 @@ class _PyAVReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.count, self.size, self.fps = 0, (0, 0), 0.0
+        self.times: np.ndarray | None = None
+        times: list[float | None] = []
         self._turns = 0  # quarter turns counter-clockwise, as the file's rotation flag and np.rot90 count them
         self._kept: list[Any] = []  # as decoded (YUV): converting only what is asked for saves most of the work
         used = 0
@@ -184,11 +203,15 @@ class _PyAVReader:
                 self._turns = round(frame.rotation / 90) % 4
                 self.size = (frame.height, frame.width) if self._turns % 2 else (frame.width, frame.height)
             self.count += 1
+            times.append(frame.time)
             used += sum(plane.buffer_size for plane in frame.planes)
             if used <= KEEP_BYTES:
                 self._kept.append(frame)
             else:
                 self._kept.clear()
+        self.times = (
+            even_times(self.count, self.fps) if None in times else _from_first(np.array(times, dtype=np.float64))
+        )
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         wanted = set(indices)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mml_lightning.data.decode import DecodeError, VideoReader, decoder_version, laid_out, open_video
+from mml_lightning.data.decode import DecodeError, VideoReader, decoder_version, even_times, laid_out, open_video
 from mml_lightning.data.media import ImageSequence, Media, PackedFrames
 from mml_lightning.data.packs.jpeg import jpeg_size
 from mml_lightning.data.packs.reader import PackReader
@@ -73,6 +73,7 @@ class ImageReader:
             raise DecodeError(f"{images}: it has no image")
         self.images = images
         self.count, self.fps = images.count, images.fps
+        self.times = even_times(self.count, self.fps)
         self.size = self._first_size()
 
     def _first_size(self) -> tuple[int, int]:

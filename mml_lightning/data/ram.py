@@ -24,10 +24,12 @@ MB = 2**20
 
 @dataclass(frozen=True)
 class HeldItems:
-    """All items of a source, uint8 [N, H, W, c], in memory or memory-mapped, at `fps` (0 where unknown)."""
+    """All items of a source, uint8 [N, H, W, c], in memory or memory-mapped, at `fps` (0 where unknown) and `times`
+    (seconds float64 [N]; None where unknown)."""
 
     items: np.ndarray
     fps: float
+    times: np.ndarray | None = None
 
     @property
     def count(self) -> int:
@@ -86,7 +88,14 @@ class RamCache:
                     return
         yield held
 
-    def flow(self, media: Media, made_with: Hashable, load: Callable[[], np.ndarray], fps: float) -> HeldItems:
+    def flow(
+        self,
+        media: Media,
+        made_with: Hashable,
+        load: Callable[[], np.ndarray],
+        fps: float,
+        times: np.ndarray | None = None,
+    ) -> HeldItems:
         """The flow of `media`, uint8 [N, H, W, 2], from memory, or loaded and kept.
 
         Raises:
@@ -97,9 +106,9 @@ class RamCache:
         if held is None:
             pairs = load()
             if key is None or not self._take(pairs.nbytes):
-                return HeldItems(pairs, fps)
+                return HeldItems(pairs, fps, times)
             held = self._held[key] = HeldItems(np.array(pairs), 0.0)
-        return HeldItems(held.items, fps)
+        return HeldItems(held.items, fps, times)
 
     def _whole(self, video: VideoReader) -> HeldItems | None:
         width, height = video.size
@@ -112,7 +121,7 @@ class RamCache:
         except DecodeError:  # a sample may well be cut from the items that can be read
             return None
         self.used += items.nbytes
-        return HeldItems(items, video.fps)
+        return HeldItems(items, video.fps, video.times)
 
     def _take(self, nbytes: int) -> bool:
         """Reserve room, if there is enough."""

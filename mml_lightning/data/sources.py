@@ -35,6 +35,12 @@ class OpenSource(Protocol):
     @property
     def fps(self) -> float: ...
 
+    @property
+    def times(self) -> np.ndarray | None:
+        """Seconds float64 [N] of the items from the first frame shown, of a pair of flow those of its first frame;
+        None where unknown."""
+        ...
+
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         """Items uint8 [N, H, W, c]."""
         ...
@@ -78,6 +84,7 @@ class LiveFlow:
         if self.video.count < 2:
             raise NoSource(f"{self.name}: it has one frame and flow needs two; drop it, or set data.missing=mask")
         self.count, self.size, self.fps = self.video.count - 1, self.video.size, self.video.fps
+        self.times = None if self.video.times is None else self.video.times[:-1]
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         """Pairs uint8 [N, H, W, 2].
@@ -163,10 +170,11 @@ class SourceOpener:
             # the frames at hand, unless flow is made from another reader's
             shared = opened.get("frames") if decoder == (record.decoder or self.decoder) else None
             return LiveFlow(shared or self._media(frames, decoder, stack), self.flow.settings, str(frames))
-        fps, load = opened["frames"].fps if "frames" in opened else 0.0, functools.partial(self.flow.load, record)
+        fps, times = (opened["frames"].fps, opened["frames"].times) if "frames" in opened else (0.0, None)
+        times, load = None if times is None else times[:-1], functools.partial(self.flow.load, record)
         if self.ram is None:
-            return HeldItems(load(), fps)
-        return self.ram.flow(record.media["frames"], (self.flow.folder, record.decoder), load, fps)
+            return HeldItems(load(), fps, times)
+        return self.ram.flow(record.media["frames"], (self.flow.folder, record.decoder), load, fps, times)
 
     def _media(self, media: Media, decoder: str, stack: ExitStack) -> OpenSource:
         if self.ram is None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mml_lightning.data.decode import DecodeError, laid_out
+from mml_lightning.data.decode import DecodeError, even_times, laid_out
 from mml_lightning.data.media import PackedFrames
 from mml_lightning.data.packs.jpeg import Cut, cut
 from mml_lightning.data.packs.layout import ENTRY, member_name, table_name
@@ -37,6 +37,7 @@ class PackReader:
             raise DecodeError(f"{media}: it was not readable when it was packed: {media.problem}")
         self.media = media
         self.count, self.fps, self.size = media.count, media.fps, media.size
+        self.times = even_times(self.count, self.fps)
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         """Items uint8 [N, H, W, c] at 0-based `indices`, in the order asked, repeats allowed.
