@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import math
 from abc import abstractmethod
 from array import array
 from collections import Counter
@@ -26,6 +27,14 @@ class FrameSpan(NamedTuple):
 
     first: int
     last: int
+
+
+def extent(span: tuple[float, float] | None) -> tuple[float, float]:
+    """(start, end) of a part, in frames or in seconds, the end excluded; without one all of the video. Parts of one
+    video have something in common where each starts before the other ends."""
+    if span is None:
+        return -math.inf, math.inf
+    return (span.first, span.last + 1) if isinstance(span, FrameSpan) else span
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,7 @@ def _leaks(dataset: Dataset, leaks: Leaks) -> list[Remark]:
     targets = {(split, r.id): r.target for split, records in dataset.splits.items() for r in records}
     across = [" = ".join(map("/".join, group)) for group in leaks.across]
     twice = [" = ".join(map("/".join, group)) for group in leaks.within]
+    apart = [" = ".join(map("/".join, group)) for group in leaks.parts]
     spans = {(split, r.id) for split, records in dataset.splits.items() for r in records if r.span}
     disagree = [
         " = ".join(map("/".join, group))
@@ -139,6 +140,7 @@ def _leaks(dataset: Dataset, leaks: Leaks) -> list[Remark]:
         *remark("falsifies", "identical videos in several splits", "keep each in one", across).some(),
         *remark("falsifies", "identical videos with different labels", "keep the right one", disagree).some(),
         *remark("note", "identical videos in one split", "they count several times", twice).some(),
+        *remark("note", "parts of one video in several splits", "they don't overlap, yet look alike", apart).some(),
         *remark("note", "near-identical videos in several splits", f"look at them{more}", near).some(),
     ]
 

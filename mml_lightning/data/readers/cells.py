@@ -15,8 +15,19 @@ MEND = "mend its quotation marks: they enclose whole cells, and are doubled insi
 DELIMITERS = ",;\t"
 
 
-def rows_of(path: Path, lines: Iterable[str], delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+def has_marks(path: Path) -> bool:
+    """Whether a quotation mark stands anywhere in a file: without one every line is a row and needs no look."""
+    with path.open("rb") as handle:
+        return any(b'"' in piece for piece in iter(lambda: handle.read(2**20), b""))
+
+
+def rows_of(
+    path: Path, lines: Iterable[str], delimiter: str = ",", marks: bool = True
+) -> Iterator[tuple[int, list[str]]]:
     """(number of its first line, cells) of every row that says something. A quoted cell may hold line breaks.
+
+    Args:
+        marks: see :func:`has_marks`.
 
     Raises:
         UserError: a quotation mark that is not closed, or that stands inside of a cell or outside of one; a cell that
@@ -29,16 +40,16 @@ def rows_of(path: Path, lines: Iterable[str], delimiter: str = ",") -> Iterator[
             text.append(line)
             yield line
 
-    reader = csv.reader(kept(), delimiter=delimiter, strict=True)
+    reader = csv.reader(kept() if marks else lines, delimiter=delimiter, strict=True)
     first, width = 1, 0
     try:
         for cells in reader:
-            if len(text) > 1 or '"' in text[0]:
+            if len(text) > 1 or (text and '"' in text[0]):
                 _check_marks(path, first, "".join(text), cells, delimiter, width or len(cells))
             if any(cells):
                 width = width or len(cells)
                 yield first, cells
-            first += len(text)
+            first = reader.line_num + 1
             text.clear()
     except csv.Error as error:
         raise UserError(f"{path}, line {first}: {error}; {MEND}") from None

@@ -71,8 +71,11 @@ class Columns:
     @property
     def told(self) -> tuple[str, ...]:
         """What was taken for what, and what was not."""
-        roles = [role if self.names[role].casefold() == role else f"{role} from {self.names[role]!r}" for role in COLUMNS
-                 if role in self.names]
+        roles = [
+            role if self.names[role].casefold() == role else f"{role} from {self.names[role]!r}"
+            for role in COLUMNS
+            if role in self.names
+        ]
         said = ["columns " + ", ".join([*roles, *([self.times.told] if self.times else [])])]
         return (*said, "not used " + ", ".join(map(repr, self.unused))) if self.unused else tuple(said)
 

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -139,12 +140,20 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 def read_json(path: Path) -> Any:
     """Raises:
-    UserError: the file can't be read or is not JSON.
+    UserError: the file can't be read or is not JSON, or an object has a key twice, of which the last would count.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not valid JSON: {error}; mend it, or get it again") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {twice!r} stands there twice")
+    return content
 
 
 def held_out(records: RecordStore) -> tuple[RecordStore, RecordStore]:

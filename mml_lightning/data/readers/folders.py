@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mml_lightning.data.readers.files import held_out
+from mml_lightning.data.readers.files import check_spelling, held_out
 from mml_lightning.data.readers.mirrored import mirrored_classes
 from mml_lightning.data.records import SPLITS, Dataset, Head, row_of
 from mml_lightning.data.store import RecordStore
@@ -42,6 +42,7 @@ def read_folders(name: str, root: str, extensions: Sequence[str] = VIDEOS, mirro
             f"{folders['train']}: videos of {len(classes)} class; it must hold two or more class folders with videos "
             f"({', '.join(extensions)})"
         )
+    check_spelling(classes, lambda label: str(folders["train"] / label))
     number = {label: index for index, label in enumerate(classes)}
     splits = {}
     for split in SPLITS:

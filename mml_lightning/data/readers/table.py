@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 
-from mml_lightning.data.readers.cells import check_width, delimiter_of, rows_of
+from mml_lightning.data.readers.cells import check_width, delimiter_of, has_marks, rows_of
 from mml_lightning.data.readers.columns import Columns
 from mml_lightning.data.readers.files import Root, check_spelling, held_out, natural, without_ending
 from mml_lightning.data.records import SPLITS, Dataset, FrameSpan, Head, row_of
@@ -41,6 +41,8 @@ def read_csv(
     """
     if not index:
         raise UserError("data=csv needs data.index=<file.csv> with the columns path, label and split")
+    if isinstance(first_frame, bool) or not isinstance(first_frame, int) or first_frame < 0:
+        raise UserError(f"data.first_frame={first_frame} must be a whole number from 0")
     table = _Table(Path(index).expanduser())
     base = Path(root).expanduser() if root else table.path.parent
     classes = table.classes(label_separator)
@@ -103,11 +105,12 @@ class _Table:
     """A CSV file, read anew for every pass; `names` are what its columns are called."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.marks = path, True
         lines = self._lines()
         header = next(lines, (0, []))[1]
         if next(lines, None) is None:
             raise UserError(f"{path}: no line below the header; each line needs path, label, split")
+        self.marks = has_marks(path)
         self.columns = Columns.of(path, header)
         self.names = self.columns.names
 
@@ -131,7 +134,7 @@ class _Table:
             with self.path.open(newline="", encoding="utf-8-sig") as handle:
                 delimiter = delimiter_of(next(filter(str.strip, handle), ""))
                 handle.seek(0)
-                yield from rows_of(self.path, handle, delimiter)
+                yield from rows_of(self.path, handle, delimiter, self.marks)
         except UnicodeDecodeError:
             raise UserError(f"data.index={self.path} is not UTF-8 text; save it as CSV in UTF-8") from None
         except OSError as error:

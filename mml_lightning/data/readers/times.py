@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -90,40 +90,43 @@ def find_times(path: Path, header: Sequence[str]) -> Times | None:
     """The columns of a header that tell parts of videos; seconds count before milliseconds, and these before frames.
 
     Raises:
-        UserError: a start has no end or duration beside it, an end no start, two columns tell the same, or a column
-            looks like a time and is not understood.
+        UserError: two columns tell the same, or none tells parts although a start has no end or duration beside it, an
+            end no start, or a column looks like a time and is not understood.
     """
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    suspect = []
     for name in header:
         known = _understood(name)
         if known:
             found[known[0]][known[1]].append(name)
         elif _SUSPECT & set(_words(name).split("_")):
-            raise UserError(
-                f"{path}: column {name!r} looks like a time and is not understood; call it start, end or duration "
-                "(seconds), or start_frame and end_frame, or rename it"
-            )
-    pairs = [_pair(path, unit, found[unit]) for unit in (SECONDS, MILLISECONDS, FRAMES) if unit in found]
-    return next(filter(None, pairs), None)
+            suspect.append(name)
+    units = [unit for unit in (SECONDS, MILLISECONDS, FRAMES) if unit in found]
+    for unit in units:
+        points = {point: _chosen(path, names, point) for point, names in found[unit].items()}
+        if "start" in points and points.keys() & {"end", "duration"}:
+            by_duration = "end" not in points
+            return Times(points["start"], points["duration" if by_duration else "end"], unit, by_duration)
+    for unit in units:
+        for point, missing in (("start", "end, or duration,"), ("end", "start")):
+            for name in found[unit].get(point, ()):  # a duration alone is that of the video
+                raise UserError(
+                    f"{path}: column {name!r} has no {missing} in {unit} beside it; add it, or rename {name!r}"
+                )
+    if suspect:
+        raise UserError(
+            f"{path}: column {suspect[0]!r} looks like a time and is not understood; call it start, end or duration "
+            "(seconds), or start_frame and end_frame, or rename it"
+        )
+    return None
 
 
-def _pair(path: Path, unit: str, points: Mapping[str, list[str]]) -> Times | None:
-    for point, names in points.items():
-        exact = [name for name in names if name.strip().casefold() == point]
-        if len(names) > 1 and not exact:
-            raise UserError(f"{path}: columns {names[0]!r} and {names[1]!r} both tell the {point} of a part; rename one")
-    start, end, duration = (_chosen(points.get(point, ()), point) for point in ("start", "end", "duration"))
-    if start and (end or duration):
-        return Times(start, end or duration or "", unit, by_duration=not end)
-    if start or end:
-        lone, missing = (start, "end, or duration,") if start else (end, "start")
-        raise UserError(f"{path}: column {lone!r} has no {missing} in {unit} beside it; add one, or rename {lone!r}")
-    return None  # a duration alone is that of the video
-
-
-def _chosen(names: Sequence[str], point: str) -> str | None:
+def _chosen(path: Path, names: Sequence[str], point: str) -> str:
     """The column that is called exactly as what it tells, else the only one."""
-    return next((name for name in names if name.strip().casefold() == point), names[0] if names else None)
+    exact = [name for name in names if name.strip().casefold() == point]
+    if len(names) > 1 and not exact:
+        raise UserError(f"{path}: columns {names[0]!r} and {names[1]!r} both tell the {point} of a part; rename one")
+    return (exact or names)[0]
 
 
 def _words(name: str) -> str:
