@@ -46,8 +46,8 @@ class Record:
         media: video file or images per source ("frames", "flow", ...); sources computed from others are absent.
         target: per head, a class index, or a tuple of indices for a multi-label head; heads whose label is unknown
             (published test splits) are absent.
-        span: optional (start, end) in seconds from the first frame shown, or a :class:`FrameSpan`: the part of the video
-            that carries the label.
+        span: optional (start, end) in seconds from the first frame shown, or a :class:`FrameSpan`: the part of the
+            video that carries the label.
         decoder: the one reader that is right for this video, where `mml check` found the usual one wrong.
         intervals: per head, (class, start, end) in seconds, for labels that hold in a part of the video only.
         length: seconds that the annotation says the video lasts; only `mml check` looks at it.

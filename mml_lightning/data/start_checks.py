@@ -67,7 +67,7 @@ def _to_latest_ends(parts: list[_Part]) -> None:
     whether any has something in common with that part."""
     parts.sort(key=itemgetter(0))
     for i in range(1, len(parts)):
-        if parts[i - 1][1] > parts[i][1]:
+        if parts[i - 1][1] >= parts[i][1]:
             parts[i] = (parts[i][0], *parts[i - 1][1:])
 
 

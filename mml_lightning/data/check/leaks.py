@@ -103,11 +103,11 @@ def duplicates(dataset: Dataset) -> tuple[list[list[Member]], list[list[Member]]
             continue
         shared = 0
         for same in _having_in_common(group):
-            members, media = [member for member, *_ in same], {one for *_, one in same}
+            members = [member for member, *_ in same]
             if len({split for split, _ in members}) > 1:
                 across.append(members)
                 shared += 1
-            elif len(media) > 1 and isinstance(same[0][2], Path):
+            elif len({media for *_, media in same}) > 1 and isinstance(same[0][2], Path):
                 within.append(members)
         if not shared and len({split for (split, _), *_ in group}) > 1:
             apart.append([member for member, *_ in group])

@@ -36,8 +36,8 @@ def read_csv(
     :func:`mml_lightning.data.readers.times.find_times`; start_frame and end_frame count from `first_frame`.
 
     Raises:
-        UserError: no index, unreadable file, a missing column or cell, cells too many or too few, stray quotation marks,
-            an unknown split, one class in several spellings, or fewer than two classes.
+        UserError: no index, unreadable file, a missing column or cell, cells too many or too few, stray quotation
+            marks, an unknown split, one class in several spellings, or fewer than two classes.
     """
     if not index:
         raise UserError("data=csv needs data.index=<file.csv> with the columns path, label and split")
