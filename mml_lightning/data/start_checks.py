@@ -100,9 +100,11 @@ def check_flow_lengths(dataset: Dataset, splits: Collection[str]) -> int:
             if not told_images(frames) or not told_images(flow):
                 continue
             compared += 1
-            (count, fps), (pairs, flow_fps) = frames[3:5], flow[3:5]
+            (count, fps, first), (pairs, flow_fps, flow_first) = frames[3:6], flow[3:6]
             expected = expected_flow(count, fps, flow_fps)
-            if abs(pairs - expected) > FLOW_TOLERANCE:
+            if first != flow_first and not {first, flow_first} <= {0, 1}:
+                unequal.append(f"{split}/{video} (frames count from {first}, flow from {flow_first})")
+            elif abs(pairs - expected) > FLOW_TOLERANCE:
                 unequal.append(f"{split}/{video} ({count} frames, {pairs} pairs of flow, {expected} expected)")
     if unequal:
         said = (

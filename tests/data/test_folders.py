@@ -38,8 +38,8 @@ def test_names_of_splits_in_any_case(tmp_path: Path, train: str, val: str, test:
     files = [f"{split}/{label}/{split}.mp4" for split in (train, val, test) for label in ("run", "walk")]
     data = read(write(tmp_path, *files))
     assert classes(data) == ("run", "walk") and data.told == ()
-    both = {split: [f"{name}/run/{name}", f"{name}/walk/{name}"] for split, name in zip(data.splits, (train, val, test))}
-    assert ids(data) == both
+    for split, folder in (("train", train), ("val", val), ("test", test)):
+        assert ids(data)[split] == [f"{folder}/run/{folder}", f"{folder}/walk/{folder}"]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,8 @@ def test_classes_that_are_called_as_splits(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_is_said(tmp_path: Path) -> None:
-    root = write(tmp_path, "a/1.MP4", "a/b/2.webm", "b/3.mp4", "c/4.ts", "c/5.ts", "6.mp4", "list.txt", "a/notes", ".h/x.mp4")
+    files = ["a/1.MP4", "a/b/2.webm", "b/3.mp4", "c/4.ts", "c/5.ts", "6.mp4", "list.txt", "a/notes", ".h/x.mp4"]
+    root = write(tmp_path, *files)
     data = read(root)
     assert classes(data) == ("a", "b")
     assert data.told == (
@@ -100,7 +101,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
 def test_links_that_lead_back(tmp_path: Path, target: str) -> None:
     root = write(tmp_path / "data", "a/deep/1.mp4", "b/2.mp4")
     os.symlink(root / target, root / "a" / "deep" / "again")
-    with pytest.raises(UserError, match="again leads back to .*, which holds it; remove the link"):
+    with pytest.raises(UserError, match=r"again leads back to .*, which holds it; remove the link"):
         read(root)
 
 
@@ -112,6 +113,17 @@ def test_links_that_lead_nowhere_and_folders_that_are_closed(tmp_path: Path) -> 
     (root / "c").unlink()
     (root / "b").chmod(0)
     if not os.access(root / "b", os.R_OK):  # whoever may read everything can't be kept out
-        with pytest.raises(UserError, match="can't read .*b: Permission denied"):
+        with pytest.raises(UserError, match=r"can't read .*b: Permission denied"):
             read(root)
     (root / "b").chmod(0o755)
+
+
+@pytest.mark.parametrize("name", [b"walk/caf\xe9.mp4", b"caf\xe9/1.mp4", b"walk/caf\xe9/1.mp4"])
+def test_names_that_are_no_text(tmp_path: Path, name: bytes) -> None:
+    root = write(tmp_path / "data", "run/1.mp4", "walk/2.mp4")
+    path = os.fsencode(root) + b"/" + name
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    Path(os.fsdecode(path)).touch()
+    with pytest.raises(UserError, match=r"caf\\xe9.*: this name is not UTF-8 text; rename it") as caught:
+        read(root)
+    assert str(caught.value).isascii()

@@ -280,6 +280,14 @@ def test_mistakes_in_splits_by_ids(tmp_path: Path, content: str, splits: dict[st
     assert "\n" not in str(caught.value)
 
 
+def test_ssv2_names_that_are_no_text(tmp_path: Path) -> None:
+    root = ssv2(tmp_path)
+    (root / "videos").mkdir()
+    (root / "videos" / os.fsdecode(b"caf\xe9.webm")).touch()
+    with pytest.raises(UserError, match=r"caf\\xe9: this name is not UTF-8 text"):
+        read_ssv2("ssv2", str(root))
+
+
 def test_ssv2_prepares_first(tmp_path: Path) -> None:
     assert ids(read_ssv2("demo", str(tmp_path), prepare=lambda root: ssv2(root)))["train"] == ["3", "4"]
 

@@ -22,6 +22,7 @@ from mml_lightning.data.readers.files import (
     Labels,
     Root,
     check_choice,
+    check_name,
     class_names,
     find,
     held_out,
@@ -224,7 +225,7 @@ def _matching(root: Path, patterns: Names) -> list[Path]:
     for pattern in several:
         paths = sorted(root.glob(pattern))
         if paths:
-            return paths
+            return [path for path in paths if check_name(str(path))]
     raise UserError(f"{root} holds no {' nor '.join(several)}; {PLACE}")
 
 

@@ -93,6 +93,24 @@ def below(root: Path, name: str, where: str) -> Path:
     return root / name
 
 
+def check_name(name: str) -> str:
+    """`name`, if it is text: ids and paths are hashed, and written into tables.
+
+    Raises:
+        UserError: it is not, as that of a file unpacked from an archive of another encoding.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        lone = re.search("[\ud800-\udc7f\udd00-\udfff]", name)  # from a JSON file; others stand for bytes
+        shown = ascii(name)[1:-1] if lone else os.fsencode(name).decode("utf-8", "backslashreplace")
+        raise UserError(
+            f"{shown}: this name is not UTF-8 text; rename it (of Latin-1 all at once: convmv -r -f latin1 -t utf8 "
+            "--notest <folder>)"
+        ) from None
+    return name
+
+
 def is_plain(name: str) -> bool:
     """Whether `name` says a file below a folder, folder by folder and nothing else: to join and to split such a name
     needs no :class:`Path`, which would take seconds for a million."""
@@ -143,7 +161,11 @@ def read_json(path: Path) -> Any:
     UserError: the file can't be read or is not JSON, or an object has a key twice, of which the last would count.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, object_pairs_hook=_once)
+        if "\\ud" in text.lower():  # halves of characters, which are no text alone
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not valid JSON: {error}; mend it, or get it again") from None
 

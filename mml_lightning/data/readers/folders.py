@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mml_lightning.data.readers.files import check_spelling, held_out
+from mml_lightning.data.readers.files import check_name, check_spelling, held_out
 from mml_lightning.data.readers.mirrored import mirrored_classes
 from mml_lightning.data.records import SPLITS, Dataset, Head, row_of
 from mml_lightning.data.store import RecordStore
@@ -35,7 +35,8 @@ def read_folders(name: str, root: str, extensions: Sequence[str] = VIDEOS, mirro
 
     Raises:
         UserError: no folder, no video, a class of another split only, fewer than two classes, folders of splits beside
-            others, one split in two folders, no folder of training videos, or links that lead back to their folder.
+            others, one split in two folders, no folder of training videos, links that lead back to their folder or
+            nowhere, or names that are not UTF-8.
     """
     base = Path(root).expanduser()
     if not base.is_dir():
@@ -95,7 +96,9 @@ def _split_folders(looked: _Look) -> dict[str, Path]:
             )
         looked.empty.append(path.name)
     if "train" not in found:
-        raise UserError(f"{base} holds {splits[0].name}/, a split, and no train/; add it, or set data.root to the classes")
+        raise UserError(
+            f"{base} holds {splits[0].name}/, a split, and no train/; add it, or give the folder of classes"
+        )
     return found
 
 
@@ -162,6 +165,8 @@ class _Look:
         except OSError as error:
             raise UserError(f"can't read {folder}: {error.strerror or error}") from None
         for name, is_folder, is_link in found:
+            if is_folder or self._is_video(name):
+                check_name(f"{folder}/{name}")
             if is_link and not is_folder and not os.path.exists(folder / name):
                 raise UserError(f"{folder / name} is a link that leads nowhere; mend or remove it")
         return [(name, is_folder) for name, is_folder, _ in found]

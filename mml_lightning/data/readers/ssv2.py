@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mml_lightning.data.readers.cells import rows_of
-from mml_lightning.data.readers.files import check_choice, find, read_json
+from mml_lightning.data.readers.files import check_choice, check_name, find, read_json
 from mml_lightning.data.readers.mirrored import mirrored_classes
 from mml_lightning.data.records import SPLITS, Dataset, Head, Row, row_of
 from mml_lightning.data.store import RecordStore
@@ -162,7 +162,7 @@ def _stems(folder: Path, extensions: Sequence[str]) -> list[tuple[str, str]]:
             parts = sorted(entry.name.rpartition(".") for entry in entries)
     except OSError:
         return []
-    return [(stem, f"{stem}.{end}") for stem, _, end in parts if end.lower() in extensions]
+    return [(check_name(stem), f"{stem}.{end}") for stem, _, end in parts if end.lower() in extensions]
 
 
 def _plain(template: str) -> str:
