@@ -59,7 +59,7 @@ def _data(cfg: DictConfig, data: Dataset) -> str:
     reduced = ", reduced where crops allow" if cfg.transforms.reduced_decode == "auto" else ""
     reader = f"{used['name']} {used['version']}{reduced}, {_count(cfg.data.workers, 'worker')}"
     left_out = f" ({_count(len(data.left_out), 'unusable one')} left out of train: mml check)" if data.left_out else ""
-    return f"{data.name}: {counts} videos{left_out}, {classes}; {reader}"
+    return "; ".join((f"{data.name}: {counts} videos{left_out}, {classes}", reader, *data.told))
 
 
 def _sample(cfg: DictConfig) -> str:

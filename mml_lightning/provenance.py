@@ -50,7 +50,7 @@ COSMETIC = (
 )
 COSMETIC_DATA = (
     *("reader", "root", "index", "videos", "workers", "eval_batch_size", "max_bad_share", "quarantine"),
-    *("cache", "cache_mb"),
+    *("cache", "cache_mb", "first_frame"),
     *("train", "test", "classes", "frames", "flow", "absent", "empty"),  # lists and folders of Charades
 )
 COSMETIC_TRAINER = ("accelerator", "num_threads", "limit_test_batches", "limit_val_batches", "validations")

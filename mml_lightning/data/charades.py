@@ -22,6 +22,7 @@ from typing import Any
 from mml_lightning.data.charades_media import MediaFolder
 from mml_lightning.data.intervals import Interval, intervals_of_frames
 from mml_lightning.data.media import ImageSequence, Media
+from mml_lightning.data.readers.cells import check_header, rows_of
 from mml_lightning.data.readers.files import ABSENT, below, check_choice, find
 from mml_lightning.data.records import Dataset, Head, Record
 from mml_lightning.errors import UserError
@@ -150,25 +151,22 @@ def _official_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """(file and line, {column: cell}) of every line of an official list.
 
     Raises:
-        UserError: the list can't be read, lacks a column, or a line has fewer or more cells than the header.
+        UserError: the list can't be read, lacks a column, or a line has fewer or more cells than the header, or stray
+            quotation marks.
     """
-    line = 0
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle, strict=True)
-            columns = list(reader.fieldnames or ())
+            rows = rows_of(path, handle)
+            columns = next(rows, (0, []))[1]
             missing = [column for column in ("id", "actions") if column not in columns]
             if missing:
                 raise UserError(f"{path}: no column {missing[0]!r} in its header; use the published list")
-            for row in reader:
-                line = reader.line_num
-                cells = len(columns) - sum(cell is None for cell in row.values()) + len(row.get(None, ()))  # type: ignore[call-overload]
-                if cells != len(columns):
-                    have = f"{cells} cells where the header has {len(columns)}"
+            check_header(path, columns)
+            for line, cells in rows:
+                if len(cells) != len(columns):
+                    have = f"{len(cells)} cells where the header has {len(columns)}"
                     raise UserError(f"{path}, line {line}: {have}; get the published list again, or mend the line")
-                yield f"{path}, line {line}", row
-    except csv.Error as error:
-        raise UserError(f"{path}, after line {max(1, line)}: {error}; get the published list again") from None
+                yield f"{path}, line {line}", dict(zip(columns, cells, strict=True))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read: {error}; use the published list") from None
 
@@ -261,7 +259,7 @@ def _frame_rows(path: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:
     """(line number, (video, path of a frame, its labels)) of every line."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.reader(_with_progress(handle, path), delimiter=" ")
+            reader = csv.reader(_with_progress(handle, path), delimiter=" ", strict=True)
             header = next(reader, [])
             if tuple(header) != FRAME_LIST:
                 raise UserError(f"{path}: its first line must be '{' '.join(FRAME_LIST)}'; use a published frame list")

@@ -77,12 +77,17 @@ class ImageReader:
     """The images of a sequence: uint8 [N, H, W, 3] RGB of frames, [N, H, W, 2] (x, y) of flow.
 
     Raises:
-        DecodeError: there is no image, or the first can't be read.
+        DecodeError: there is no image, the first can't be read, or it is number 1 and there is a number 0: every item
+            would be one late.
     """
 
     def __init__(self, images: ImageSequence) -> None:
         if images.count < 1:
             raise DecodeError(f"{images}: it has no image")
+        if images.first == 1 and images.paths(-1)[0].exists():
+            raise DecodeError(
+                f"{images.paths(-1)[0]} is there: its images count from 0, not from 1; make all folders count alike"
+            )
         self.images = images
         self.count, self.fps = images.count, images.fps
         self.times = even_times(self.count, self.fps)

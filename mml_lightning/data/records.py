@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import math
 from abc import abstractmethod
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from mml_lightning.data import file_sizes
 from mml_lightning.data.media import Media, Told, absent, identity, telling, told
@@ -18,6 +20,21 @@ from mml_lightning.errors import UserError
 
 SPLITS = ("train", "val", "test")
 NO_INTERVALS: dict[str, tuple[tuple[int, float, float], ...]] = {}  # one for all records that have none
+
+
+class FrameSpan(NamedTuple):
+    """A part of a video told by its frames, from 0, both included."""
+
+    first: int
+    last: int
+
+
+def extent(span: tuple[float, float] | None) -> tuple[float, float]:
+    """(start, end) of a part, in frames or in seconds, the end excluded; without one all of the video. Parts of one
+    video have something in common where each starts before the other ends."""
+    if span is None:
+        return -math.inf, math.inf
+    return (span.first, span.last + 1) if isinstance(span, FrameSpan) else span
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +46,8 @@ class Record:
         media: video file or images per source ("frames", "flow", ...); sources computed from others are absent.
         target: per head, a class index, or a tuple of indices for a multi-label head; heads whose label is unknown
             (published test splits) are absent.
-        span: optional (start, end) in seconds: the part of the video that carries the label.
+        span: optional (start, end) in seconds from the first frame shown, or a :class:`FrameSpan`: the part of the
+            video that carries the label.
         decoder: the one reader that is right for this video, where `mml check` found the usual one wrong.
         intervals: per head, (class, start, end) in seconds, for labels that hold in a part of the video only.
         length: seconds that the annotation says the video lasts; only `mml check` looks at it.
@@ -96,6 +114,7 @@ class Dataset:
     Args:
         mirrored: class index -> class index after a horizontal flip, per head (classes not listed stay).
         left_out: id -> reason of the training records that `mml check` found unusable; they are in no split.
+        told: what the reader took for what, and what it left out, in a few words each.
     """
 
     name: str
@@ -103,6 +122,7 @@ class Dataset:
     heads: Mapping[str, Head]
     mirrored: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    told: Sequence[str] = ()
 
     @property
     def num_classes(self) -> dict[str, int]:

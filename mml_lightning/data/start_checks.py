@@ -6,10 +6,13 @@ Both are found by `mml check` too, which reads the videos and finds more.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from operator import itemgetter
 
 from mml_lightning.data.media import place, told_images
-from mml_lightning.data.records import Dataset, Row, rows
+from mml_lightning.data.records import Dataset, Row, extent, rows
 from mml_lightning.errors import UserError
 
 FLOW_TOLERANCE = 1  # pairs by which flow may be longer or shorter than frames - 1: tools repeat or drop the last one
@@ -17,29 +20,36 @@ MOST_UNEQUAL = 0.5  # share of the videos with flow of another length from which
 
 log = logging.getLogger(__name__)
 
+_Part = tuple[float, float, str]  # start, end and split of what is measured
+
 
 def warn_of_doubles(dataset: Dataset, splits: Collection[str]) -> int:
     """Say in one line how many training videos are measured too: the same media or the same id in val or test.
 
-    Parts of one video with different spans are different videos.
+    Parts of one video that have nothing in common are different videos.
 
     Returns:
         their number.
     """
     if "train" not in splits:
         return 0
-    split_of: dict[object, str] = {}
-    names: set[object] = set()
+    ids: dict[object, list[_Part]] = defaultdict(list)
+    places: dict[object, list[_Part]] = defaultdict(list)
     for split in splits:
         for row in rows(dataset.splits.get(split, ())) if split != "train" else ():
-            names.add(row[0])  # some of which doubles share, whatever their spans
-            names.update(map(place, row[1].values()))
-            for key in _keys(row):
-                split_of.setdefault(key, split)
+            part = (*extent(row[3]), split)
+            ids[row[0]].append(part)
+            for media in row[1].values():
+                places[place(media)].append(part)
+    for parts in (*ids.values(), *places.values()):
+        if len(parts) > 1:
+            _to_latest_ends(parts)
     doubles = []
     for row in rows(dataset.splits.get("train", ())):
-        if row[0] in names or not names.isdisjoint(map(place, row[1].values())):  # few of a million
-            doubles += [(row[0], split_of[key]) for key in _keys(row) if key in split_of][:1]
+        if row[0] not in ids and places.keys().isdisjoint(map(place, row[1].values())):  # all but a few of a million
+            continue
+        known = (ids.get(row[0], ()), *(places.get(place(media), ()) for media in row[1].values()))
+        doubles += [(row[0], split) for split in (_shares(parts, row) for parts in known) if split][:1]
     if doubles:
         log.warning(
             "data=%s: %d of %d training videos stand in val or test too (the same files or id), first %s (%s): their "
@@ -52,9 +62,20 @@ def warn_of_doubles(dataset: Dataset, splits: Collection[str]) -> int:
     return len(doubles)
 
 
-def _keys(row: Row) -> list[object]:
-    span = row[3]
-    return [*[(source, place(media), span) for source, media in sorted(row[1].items())], (row[0], span)]
+def _to_latest_ends(parts: list[_Part]) -> None:
+    """Sort by start, and let each tell the latest end up to it: the first one that starts before a part ends then tells
+    whether any has something in common with that part."""
+    parts.sort(key=itemgetter(0))
+    for i in range(1, len(parts)):
+        if parts[i - 1][1] >= parts[i][1]:
+            parts[i] = (parts[i][0], *parts[i - 1][1:])
+
+
+def _shares(parts: Sequence[_Part], row: Row) -> str | None:
+    """The split of a measured part that has something in common with `row`."""
+    start, end = extent(row[3])
+    before = bisect_left(parts, end, key=itemgetter(0))
+    return parts[before - 1][2] if before and parts[before - 1][1] > start else None
 
 
 def expected_flow(frames: int, frames_fps: float, flow_fps: float) -> int:
@@ -79,9 +100,11 @@ def check_flow_lengths(dataset: Dataset, splits: Collection[str]) -> int:
             if not told_images(frames) or not told_images(flow):
                 continue
             compared += 1
-            (count, fps), (pairs, flow_fps) = frames[3:5], flow[3:5]
+            (count, fps, first), (pairs, flow_fps, flow_first) = frames[3:6], flow[3:6]
             expected = expected_flow(count, fps, flow_fps)
-            if abs(pairs - expected) > FLOW_TOLERANCE:
+            if first != flow_first and not {first, flow_first} <= {0, 1}:
+                unequal.append(f"{split}/{video} (frames count from {first}, flow from {flow_first})")
+            elif abs(pairs - expected) > FLOW_TOLERANCE:
                 unequal.append(f"{split}/{video} ({count} frames, {pairs} pairs of flow, {expected} expected)")
     if unequal:
         said = (

@@ -189,7 +189,7 @@ def test_images_may_count_from_zero(tmp_path: Path) -> None:
         (",c002 1.0 2.0", "line 2: the id is empty"),
         ("v", "line 2: 1 cells where the header has 2; get the published list again"),
         ("v,c002 1.0 2.0,9.5", "line 2: 3 cells where the header has 2"),
-        ('v,"c002 1.0 2.0', "after line 1: unexpected end of data; get the published list again"),
+        ('v,"c002 1.0 2.0', "line 2: unexpected end of data; mend its quotation marks"),
         (
             "v,c002 2.0 0.0",
             r"line 2: action 'c002 2.00 0.00' ends before it starts \(1 of 1 actions do\)",

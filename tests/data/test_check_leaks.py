@@ -16,7 +16,8 @@ from mml_lightning.data.check.hashes import NEAR, difference_hash, near_pairs
 from mml_lightning.data.check.inspection import of_record
 from mml_lightning.data.check.leaks import Leaks, Near, duplicates
 from mml_lightning.data.media import ImageSequence
-from mml_lightning.data.records import Dataset, Head, Record
+from mml_lightning.data.records import Dataset, FrameSpan, Head, Record
+from mml_lightning.data.start_checks import warn_of_doubles
 from tests.data.videos import record, texture, write_video
 
 
@@ -89,10 +90,46 @@ def test_identical_files(videos: dict[str, Path], tmp_path: Path) -> None:
     tail.write_bytes(content[:-1] + b"\1")  # same size, other content
     twin.write_bytes(videos["h264"].read_bytes())
     train = [record(videos["vp9"]), record(videos["vp9"], id="again"), record(videos["h264"])]
-    assert duplicates(dataset(train=train, test=[record(tail)])) == ([], [])  # parts of one file are no copies
-    across, within = duplicates(dataset(train=[*train, record(twin)], test=[record(copy), record(tail)]))
+    assert duplicates(dataset(train=train, test=[record(tail)])) == ([], [], [])  # parts of one file are no copies
+    across, within, _ = duplicates(dataset(train=[*train, record(twin)], test=[record(copy), record(tail)]))
     assert across == [[("train", "vp9"), ("train", "again"), ("test", "copy")]]
     assert within == [[("train", "h264"), ("train", "twin")]]
+
+
+def test_parts_of_one_video_in_several_splits(videos: dict[str, Path], tmp_path: Path) -> None:
+    copy = tmp_path / "copy.webm"
+    copy.write_bytes(videos["vp9"].read_bytes())
+
+    def part(id: str, start: float, end: float, path: Path = videos["vp9"]) -> Record:
+        return record(path, id=id, span=(start, end))
+
+    a, b, c = part("a", 0, 1), part("b", 1, 1.5), part("c", 1.4, 2)
+    assert duplicates(dataset(train=[a], val=[b], test=[c])) == ([[("val", "b"), ("test", "c")]], [], [])
+    assert duplicates(dataset(train=[c], val=[a])) == ([], [], [[("train", "c"), ("val", "a")]])
+    assert duplicates(dataset(train=[c, record(videos["vp9"])], val=[a]))[0] != []  # the whole video holds its parts
+    assert duplicates(dataset(train=[a, part("d", 1.2, 2, copy)])) == ([], [], [])
+    assert duplicates(dataset(train=[a, part("d", 0.9, 2, copy)])) == ([], [[("train", "a"), ("train", "d")]], [])
+    frames = [record(videos["vp9"], id=f"{n}", span=FrameSpan(n, n + 3)) for n in range(3)]
+    assert duplicates(dataset(train=[frames[0]], val=[record(videos["vp9"], span=FrameSpan(4, 5))]))[0] == []
+    assert duplicates(dataset(train=[frames[0]], val=[record(videos["vp9"], span=FrameSpan(3, 5))]))[2] == []
+    found = find_leaks(dataset(train=[c], val=[a]), [inspect(videos["vp9"])])
+    assert (found.across, found.near, len(found.parts)) == ([], [], 1)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["train", "val"]), st.integers(0, 20), st.integers(1, 5)), max_size=12))
+def test_parts_are_compared_by_what_they_have_in_common(rows: list[tuple[str, int, int]]) -> None:
+    parts = [
+        Record(f"{n}", {"frames": Path(__file__)}, {}, span=(at, at + long)) for n, (_, at, long) in enumerate(rows)
+    ]
+    splits = {s: [part for part, row in zip(parts, rows, strict=True) if row[0] == s] for s in ("train", "val")}
+    doubles = [
+        any(one.span[0] < other.span[1] and other.span[0] < one.span[1] for other in splits["val"])  # type: ignore[index]
+        for one in splits["train"]
+    ]
+    data = dataset(**splits)
+    assert warn_of_doubles(data, ("train", "val")) == sum(doubles)
+    across, _, apart = duplicates(data)
+    assert bool(across) == any(doubles) and bool(apart) == (all(splits.values()) and not any(doubles))
 
 
 def test_the_same_images_in_several_splits(tmp_path: Path) -> None:
@@ -101,7 +138,7 @@ def test_the_same_images_in_several_splits(tmp_path: Path) -> None:
         return Record(id, {source: ImageSequence(tmp_path / folder, template, count, layout=layout)}, {"label": 0})  # type: ignore[arg-type]
 
     one, longer, other = images("v", "a"), images("w", "a", count=9), images("v", "a", "{}.jpg")
-    assert duplicates(dataset(train=[one, longer], val=[other, images("x", "b")])) == ([], [])
+    assert duplicates(dataset(train=[one, longer], val=[other, images("x", "b")])) == ([], [], [])
     across = [[("train", "v"), ("val", "w")]]
     assert find_leaks(dataset(train=[one], val=[longer]), []).across == across
     flow = images("v", "a", "{axis}_{}.png", "flow")

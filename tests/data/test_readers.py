@@ -140,7 +140,7 @@ def test_every_fifth_video_validates(tmp_path_factory: pytest.TempPathFactory, c
         ("path,label\na,b\n", "no split column"),
         ("path,label,split\na,x,train\n\n,y,train\n", "line 4: column 'path' is empty"),
         ("path,label,split\na,x,train\nb,,train\n", "line 3: column 'label' is empty"),
-        ("path,label,split\na,x,train\nb\n", "line 3: column 'label' is empty"),
+        ("path,label,split\na,x,train\nb\n", "line 3: 1 cell where the header has 3"),
         ("path,label,split\na,x,train\nb,y,\n", "line 3: column 'split' is empty"),
         ("path,label,split\na,x,train\nb,y,fold1\n", "line 3: split 'fold1' is unknown; use train, val or test"),
         ("path,label,split\na,x,train\nb,x,train\n", "holds 1 class; at least two"),
@@ -149,7 +149,7 @@ def test_every_fifth_video_validates(tmp_path_factory: pytest.TempPathFactory, c
         ("path,label,split,start,end\na,x,train,0,1\nb,y,train,a,2\n", "line 3: start and end must both be seconds"),
         ("path,label,split,start,end\na,x,train,2,1\nb,y,train,0,2\n", "line 2: start 2 must lie before end 1"),
         ("path,label,split,start,end\na,x,train,-1,1\nb,y,train,0,2\n", "line 2: start -1 must lie"),
-        ("path,label,split,start,end\na,x,train,0,nan\nb,y,train,0,2\n", "line 2: start 0 must lie"),
+        ("path,label,split,start,end\na,x,train,0,nan\nb,y,train,0,2\n", "line 2: start and end must both be seconds"),
     ],
 )
 def test_mistakes_are_one_line(index: Path, text: str, message: str) -> None:
@@ -278,6 +278,14 @@ def test_mistakes_in_splits_by_ids(tmp_path: Path, content: str, splits: dict[st
     with pytest.raises(UserError, match=message) as caught:
         read_ssv2("else", str(root), splits=splits)
     assert "\n" not in str(caught.value)
+
+
+def test_ssv2_names_that_are_no_text(tmp_path: Path) -> None:
+    root = ssv2(tmp_path)
+    (root / "videos").mkdir()
+    (root / "videos" / os.fsdecode(b"caf\xe9.webm")).touch()
+    with pytest.raises(UserError, match=r"caf\\xe9: this name is not UTF-8 text"):
+        read_ssv2("ssv2", str(root))
 
 
 def test_ssv2_prepares_first(tmp_path: Path) -> None:

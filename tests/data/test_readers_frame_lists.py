@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hydra import compose
@@ -14,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mml_lightning import build_data
+from mml_lightning.data.decode import DecodeError
 from mml_lightning.data.images import ImageReader
 from mml_lightning.data.media import ImageSequence
 from mml_lightning.data.readers import read_frame_lists
 from mml_lightning.data.readers.frame_lists import normal_template
 from mml_lightning.data.records import Dataset, Record, validate
+from mml_lightning.data.sources import SourceOpener
 from mml_lightning.errors import UserError
 from tests.data.images import noise, write_flow, write_frames
 from tests.data.videos import real
@@ -257,3 +260,64 @@ def test_real_frame_folders(tmp_path: Path) -> None:
     sizes = {ImageReader(images(r)).frames([0, images(r).count - 1]).shape for r in data.splits["train"]}
     assert all(shape[0] == 2 and shape[-1] == 3 for shape in sizes)
     assert np.array_equal([r.target["label"] for r in data.splits["train"]], [0, 0, 1, 1])
+
+
+# ------------------------------------------------------------------------------------------------ where numbers begin
+
+
+def numbered(folder: Path, template: str, first: int, count: int) -> None:
+    """Images whose grey level is twenty times their place, whatever their number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in range(count):
+        grey = np.full((24, 32), 20 * place, dtype=np.uint8)
+        for axis in "xy" if "{axis}" in template else "x":
+            assert cv2.imwrite(str(folder / template.format(first + place, axis=axis)), grey)
+
+
+def items(record: Record, source: str) -> list[int]:
+    with SourceOpener().open(record, [source]) as opened:
+        shown = opened[source].frames(range(opened[source].count))
+    return np.rint(shown[..., 0].mean(axis=(1, 2)) / 20).astype(int).tolist()
+
+
+@pytest.mark.parametrize("stated", [False, True])
+@pytest.mark.parametrize("flow_first", [0, 1])
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbers_may_begin_at_0_of_either(
+    read: Callable[..., Dataset], tmp_path: Path, first: int, flow_first: int, stated: bool
+) -> None:
+    for video in ("7", "8", "5"):
+        numbered(tmp_path / "images" / video, "img_{:06d}.png", first, 6)
+        numbered(tmp_path / "flow" / video, "flow_{axis}_{:05d}.png", flow_first, 6)
+    frames = {**RGB, "template": "img_{:06d}.png"} | ({"first": first} if stated else {})
+    flow = {**FLOW, "template": "flow_{}_{:05d}.png"} | ({"first": flow_first} if stated else {})
+    lists = {"train": "7 6 0\n8 6 1\n", "val": "5 6 1\n", "train_flow": "8 5 1\n7 5 0\n", "val_flow": "5 5 1\n"}
+    data = validate(read(lists, frames, flow, verify_counts=False), ("train", "val"))
+    for record in [*data.splits["train"], *data.splits["val"]]:
+        assert items(record, "frames") == [0, 1, 2, 3, 4, 5] and items(record, "flow") == [0, 1, 2, 3, 4]
+    zero = [name for name, number in (("frames", first), ("flow", flow_first)) if number == 0 and not stated]
+    assert list(data.told) == [f"images of {name} count from 0" for name in zero]
+
+
+def test_folders_that_count_differently_are_errors(read: Callable[..., Dataset], tmp_path: Path) -> None:
+    for order in ("01", "10"):
+        for video, first in zip("78", order, strict=True):
+            numbered(tmp_path / order / video, "img_{:06d}.png", int(first), 4)
+        data = read({"train": "7 4 0\n8 4 1\n"}, {**RGB, "folder": order, "template": "img_{:06d}.png", "val": None})
+        good, bad = data.splits["train"]
+        assert items(good, "frames") == [0, 1, 2, 3]
+        with pytest.raises(
+            DecodeError, match=r"8/img_000000\.png: no such image|img_000000\.png is there: its images count"
+        ):
+            items(bad, "frames")
+
+
+def test_counts_are_verified_where_numbers_begin(read: Callable[..., Dataset], tmp_path: Path) -> None:
+    for video in ("7", "8"):
+        numbered(tmp_path / "images" / video, "img_{:06d}.png", 0, 4)
+    frames = {**RGB, "template": "img_{:06d}.png", "val": None}
+    assert len(read({"train": "7 4 0\n8 4 1\n"}, frames, verify_counts=True).splits["train"]) == 2
+    with pytest.raises(UserError, match="holds 4 from number 0 on, listed 4; make the lists again"):
+        read({"train": "7 4 0\n8 4 1\n"}, {**frames, "first": 1}, verify_counts=True)
+    with pytest.raises(UserError, match=r"data\.sources\.frames\.first=-1 must be a whole number from 0"):
+        read({"train": "7 4 0\n8 4 1\n"}, {**frames, "first": -1})

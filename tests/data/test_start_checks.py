@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mml_lightning.data.media import ImageSequence
-from mml_lightning.data.records import Dataset, Head, Record
+from mml_lightning.data.records import Dataset, FrameSpan, Head, Record
 from mml_lightning.data.start_checks import check_flow_lengths, expected_flow, warn_of_doubles
 from mml_lightning.errors import UserError
 
@@ -39,6 +39,11 @@ def pair(id: str, frames: int, flow: int, fps: float = 0.0, flow_fps: float = 0.
         (video("a", "x.mp4"), video("a", "y.mp4"), True),
         (video("a", "x.mp4", span=(0.0, 1.0)), video("b", "x.mp4", span=(1.0, 2.0)), False),
         (video("a", "x.mp4", span=(0.0, 1.0)), video("b", "x.mp4", span=(0.0, 1.0)), True),
+        (video("a", "x.mp4", span=(0.0, 1.0)), video("b", "x.mp4", span=(0.9, 2.0)), True),
+        (video("a", "x.mp4", span=(0.0, 1.0)), video("b", "x.mp4"), True),
+        (video("a", "x.mp4", span=(0.0, 1.0)), video("a", "x.mp4", span=(1.0, 2.0)), False),
+        (video("a", "x.mp4", span=FrameSpan(0, 9)), video("b", "x.mp4", span=FrameSpan(10, 20)), False),
+        (video("a", "x.mp4", span=FrameSpan(0, 9)), video("b", "x.mp4", span=FrameSpan(9, 20)), True),
         (pair("a", 9, 8), pair("b", 9, 8), False),
         (pair("a", 9, 8), pair("a", 7, 6), True),
         (pair("a", 9, 8), Record("b", pair("a", 9, 8).media, {"label": 1}), True),

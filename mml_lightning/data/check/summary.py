@@ -97,7 +97,7 @@ def summarise(dataset: Dataset, findings: Sequence[Finding], leaks: Leaks, wante
         overview=_overview(good),
         balance=labels.balance(dataset),
         leaks=leaks,
-        notes=[*same, *(f"{decoder} is not installed: nothing was compared" for decoder in missing)],
+        notes=[*dataset.told, *same, *(f"{decoder} is not installed: nothing was compared" for decoder in missing)],
     )
 
 
@@ -128,6 +128,7 @@ def _leaks(dataset: Dataset, leaks: Leaks) -> list[Remark]:
     targets = {(split, r.id): r.target for split, records in dataset.splits.items() for r in records}
     across = [" = ".join(map("/".join, group)) for group in leaks.across]
     twice = [" = ".join(map("/".join, group)) for group in leaks.within]
+    apart = [" = ".join(map("/".join, group)) for group in leaks.parts]
     spans = {(split, r.id) for split, records in dataset.splits.items() for r in records if r.span}
     disagree = [
         " = ".join(map("/".join, group))
@@ -140,6 +141,7 @@ def _leaks(dataset: Dataset, leaks: Leaks) -> list[Remark]:
         *remark("falsifies", "identical videos in several splits", "keep each in one", across).some(),
         *remark("falsifies", "identical videos with different labels", "keep the right one", disagree).some(),
         *remark("note", "identical videos in one split", "they count several times", twice).some(),
+        *remark("note", "parts of one video in several splits", "they don't overlap, yet look alike", apart).some(),
         *remark("note", "near-identical videos in several splits", f"look at them{more}", near).some(),
     ]
 

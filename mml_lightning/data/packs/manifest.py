@@ -23,7 +23,7 @@ from mml_lightning.data.packs.layout import (
     shard_name,
     told_packed,
 )
-from mml_lightning.data.records import NO_INTERVALS, SPLITS, Dataset, Head, Record, Row
+from mml_lightning.data.records import NO_INTERVALS, SPLITS, Dataset, FrameSpan, Head, Record, Row
 from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
 
@@ -55,7 +55,8 @@ def items_of(dataset: Dataset) -> tuple[list[Item], list[dict[str, Any]]]:
 def _plain_record(split: str, record: Record, item: int) -> dict[str, Any]:
     plain: dict[str, Any] = {"split": split, "id": record.id, "item": item, "target": dict(record.target)}
     if record.span is not None:
-        plain["span"] = list(record.span)
+        part = list(record.span)
+        plain["span"] = {"frames": part} if isinstance(record.span, FrameSpan) else part
     if record.intervals:
         plain["intervals"] = {head: [list(interval) for interval in rows] for head, rows in record.intervals.items()}
     return plain
@@ -68,7 +69,7 @@ def _row(plain: Mapping[str, Any], media: Mapping[str, Told]) -> Row:
         labels = [label for value in target.values() for label in (value if type(value) is tuple else (value,))]
         if type(plain["id"]) is not str or not set(map(type, labels)) <= {int}:
             raise ValueError(f"a record has the id {plain['id']!r} and the labels {labels}")
-    span = (float(plain["span"][0]), float(plain["span"][1])) if "span" in plain else None
+    span = _span(plain["span"]) if "span" in plain else None
     timed = plain.get("intervals")
     intervals = (
         {head: tuple((label, start, end) for label, start, end in rows) for head, rows in timed.items()}
@@ -76,6 +77,13 @@ def _row(plain: Mapping[str, Any], media: Mapping[str, Told]) -> Row:
         else NO_INTERVALS
     )
     return plain["id"], media, target, span, None, intervals, None
+
+
+def _span(plain: Any) -> tuple[float, float]:
+    if isinstance(plain, dict):
+        first, last = plain["frames"]
+        return FrameSpan(int(first), int(last))
+    return float(plain[0]), float(plain[1])
 
 
 def plain_heads(dataset: Dataset) -> dict[str, Any]:

@@ -5,13 +5,14 @@ one line that names the file, the line and the mending.
 """
 
 from mml_lightning.data.readers.annotated import read_annotated
+from mml_lightning.data.readers.columns import COLUMNS
 from mml_lightning.data.readers.demo import read_demo
 from mml_lightning.data.readers.folders import read_folders
 from mml_lightning.data.readers.frame_lists import read_frame_lists
 from mml_lightning.data.readers.mirrored import mirrored_classes
 from mml_lightning.data.readers.pack import read_pack
 from mml_lightning.data.readers.ssv2 import read_ssv2
-from mml_lightning.data.readers.table import COLUMNS, read_csv
+from mml_lightning.data.readers.table import read_csv
 
 __all__ = [
     "COLUMNS",

@@ -7,7 +7,6 @@ ending), `parent` (its folder) and `bare` (the path without ending) along.
 
 from __future__ import annotations
 
-import csv
 import functools
 import os
 import re
@@ -17,11 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mml_lightning.data.media import Told, told
+from mml_lightning.data.readers.cells import cells_of, check_header
 from mml_lightning.data.readers.files import (
     ABSENT,
     Labels,
     Root,
     check_choice,
+    check_name,
     class_names,
     find,
     held_out,
@@ -40,10 +41,19 @@ PLACE = "check data.root and the names in conf/data, or give data.annotations.<s
 
 
 class _Field(str):
-    """A field of a line; formats as a number where a template asks for one."""
+    """A field of a line; formats as a number where a template asks for one.
+
+    Raises:
+        ValueError: a whole number is asked for, and it is none.
+    """
 
     def __format__(self, spec: str) -> str:
-        return format(int(float(self)), spec) if spec.endswith("d") else super().__format__(spec)
+        if not spec.endswith("d"):
+            return super().__format__(spec)
+        number = float(self)
+        if not number.is_integer():
+            raise ValueError(f"{self} is no whole number")
+        return format(int(number), spec)
 
 
 class _Line(NamedTuple):
@@ -215,7 +225,7 @@ def _matching(root: Path, patterns: Names) -> list[Path]:
     for pattern in several:
         paths = sorted(root.glob(pattern))
         if paths:
-            return paths
+            return [path for path in paths if check_name(str(path))]
     raise UserError(f"{root} holds no {' nor '.join(several)}; {PLACE}")
 
 
@@ -261,6 +271,7 @@ class _Parser:
         lines = read_lines(path)
         rows = ((number, self._cells(path, number, text)) for number, text in lines)
         names = self.columns or [cell.strip() for cell in next(rows)[1]]
+        check_header(path, names)
         for number, cells in rows:
             if len(cells) > len(names) or (len(cells) < len(names) and not short):
                 form = self.separator.join(names)
@@ -272,11 +283,7 @@ class _Parser:
     def _cells(self, path: Path, number: int, text: str) -> list[str]:
         if '"' not in text and "\r" not in text:
             return text.split(self.separator)
-        try:
-            # line by line: a stray quotation mark must not swallow what follows
-            return next(csv.reader([text], delimiter=self.separator, strict=True))
-        except csv.Error as error:
-            raise UserError(f"{path}, line {number}: {error}; mend its quotation marks") from None
+        return cells_of(path, number, text, self.separator)  # of this line: a stray mark must not swallow what follows
 
 
 def _completed(fields: Mapping[str, str]) -> dict[str, str]:

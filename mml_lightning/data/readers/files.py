@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -26,6 +28,34 @@ _FIELD = re.compile(r"\{(axis|:[^{}]*)\}")
 def natural(label: str) -> tuple[int, int, str]:
     """Sorting key: whole numbers by value before names by spelling."""
     return (0, int(label), label) if re.fullmatch(r"-?[0-9]+", label) else (1, 0, label)
+
+
+def check_spelling(classes: Iterable[str], where: Callable[[str], str]) -> None:
+    """See that no two classes are one in two spellings: other case, blanks, `_`, Unicode forms or invisible characters,
+    or one number written in two ways.
+
+    Args:
+        where: the place where a class is found first.
+
+    Raises:
+        UserError: two are.
+    """
+    spelt: dict[str, str] = {}
+    for label in classes:
+        key = _spelling(label)
+        other = spelt.setdefault(key, label)
+        if other != label:
+            raise UserError(
+                f"{where(label)}: class {label!a} is {other!a} of {where(other)} in another spelling; make them one"
+            )
+
+
+def _spelling(label: str) -> str:
+    """What all spellings of a label have in common."""
+    if not label.isascii():
+        label = "".join(c for c in unicodedata.normalize("NFC", label) if unicodedata.category(c) != "Cf")
+    plain = " ".join(label.replace("_", " ").split()).lower()
+    return str(int(plain.partition(".")[0])) if re.fullmatch(r"[+-]?[0-9]{1,18}(\.0*)?", plain) else plain
 
 
 def find(root: Path, names: str | Sequence[str], what: str) -> Path:
@@ -61,6 +91,24 @@ def below(root: Path, name: str, where: str) -> Path:
             "whole path"
         )
     return root / name
+
+
+def check_name(name: str) -> str:
+    """`name`, if it is text: ids and paths are hashed, and written into tables.
+
+    Raises:
+        UserError: it is not, as that of a file unpacked from an archive of another encoding.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        lone = re.search("[\ud800-\udc7f\udd00-\udfff]", name)  # from a JSON file; others stand for bytes
+        shown = ascii(name)[1:-1] if lone else os.fsencode(name).decode("utf-8", "backslashreplace")
+        raise UserError(
+            f"{shown}: this name is not UTF-8 text; rename it (of Latin-1 all at once: convmv -r -f latin1 -t utf8 "
+            "--notest <folder>)"
+        ) from None
+    return name
 
 
 def is_plain(name: str) -> bool:
@@ -110,12 +158,24 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 def read_json(path: Path) -> Any:
     """Raises:
-    UserError: the file can't be read or is not JSON.
+    UserError: the file can't be read or is not JSON, or an object has a key twice, of which the last would count.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, object_pairs_hook=_once)
+        if "\\ud" in text.lower():  # halves of characters, which are no text alone
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not valid JSON: {error}; mend it, or get it again") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {twice!r} stands there twice")
+    return content
 
 
 def held_out(records: RecordStore) -> tuple[RecordStore, RecordStore]:
@@ -210,6 +270,7 @@ class Labels:
                         f"{where}: label {found[-1]} is no number of a class; is it another field of the line?"
                     )
                 found = [str(k) for k in range(int(found[-1]) + 1)]
+            check_spelling(found, lambda _: where)
             classes = found
         if len(classes) < 2:
             raise UserError(f"{where}: {len(classes)} class; at least two are needed")

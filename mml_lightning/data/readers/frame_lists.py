@@ -68,7 +68,8 @@ def read_frame_lists(
 
     Args:
         sources: per source ("frames", "flow") its `folder`, file name `template`, list files `train`, `val` and `test`
-            below the root, and `counts`: what num_frames counts, "items" or "images" (of x and y: twice the items).
+            below the root, `counts`: what num_frames counts, "items" or "images" (of x and y: twice the items), and
+            `first`: the number of the first image; without it 0 where the first folder has an image 0, else 1.
             Templates are written as in TSM: `img_{:05d}.jpg`, `flow_{}_{:05d}.jpg` (x, y), `{:06d}-{}_{:05d}.jpg` (id,
             x, y; the folder is the id padded to six digits, and images are counted). Flow without x and y is one image,
             red = x, green = y.
@@ -103,7 +104,8 @@ def read_frame_lists(
     if verify_counts:
         _verify(name, splits.values())
     partners = mirrored_classes(labels.head.classes) if mirrored else {}
-    return Dataset(name, splits, {"label": labels.head}, {"label": partners})
+    told = [source.told for source in used.values() if source.told]
+    return Dataset(name, splits, {"label": labels.head}, {"label": partners}, told=told)
 
 
 class _Source:
@@ -115,11 +117,11 @@ class _Source:
 
     def __init__(self, root: Path, name: str, options: dict[str, Any], fps: float) -> None:
         check_choice("data.sources", name, SOURCES)
-        unknown = sorted(set(options) - {"folder", "template", "counts", *SPLITS})
+        unknown = sorted(set(options) - {"folder", "template", "counts", "first", *SPLITS})
         if unknown or not {"folder", "template"} <= set(options):
             raise UserError(
                 f"data.sources.{name}: {f'{unknown[0]!r} is unknown; ' if unknown else ''}it takes folder, template, "
-                "counts, train, val and test"
+                "counts, first, train, val and test"
             )
         self.root, self.name, self.fps = root, name, fps
         self.folder = Root(root / str(options["folder"] or ""))
@@ -129,6 +131,10 @@ class _Source:
         counts = options.get("counts") or (IMAGES if self.with_id else ITEMS)
         check_choice(f"data.sources.{name}.counts", counts, (ITEMS, IMAGES))
         self.images_per_item = 2 if counts == IMAGES else 1
+        self.first = options.get("first")
+        if self.first is not None and (type(self.first) is not int or self.first < 0):
+            raise UserError(f"data.sources.{name}.first={self.first} must be a whole number from 0, or null")
+        self.told = ""
         try:
             ImageSequence(self.folder.path, self.template.replace("{id}", "0"), 1, fps, 1, self.layout)
         except ValueError as error:
@@ -175,7 +181,16 @@ class _Source:
             path = str(Path(path).with_name(f"{int(last):06d}"))
             template = template.replace("{id}", f"{int(last):06d}")
         folder = self.folder.below(path, line.source, line.number)
-        return ImageSequence, folder, template, self.items(line), self.fps, 1, self.layout
+        if self.first is None:
+            self._notice(folder, template)
+        return ImageSequence, folder, template, self.items(line), self.fps, self.first, self.layout
+
+    def _notice(self, folder: str, template: str) -> None:
+        """Where numbers begin, by the first folder; those of others that begin elsewhere are errors when read."""
+        images = ImageSequence(Path(folder), template, 1, layout=self.layout, first=0)
+        self.first = 0 if images.paths(0)[0].exists() else 1
+        if self.first == 0:
+            self.told = f"images of {self.name} count from 0"
 
 
 def normal_template(template: str) -> tuple[str, bool]:
@@ -267,11 +282,16 @@ def _verify(name: str, splits: Iterable[RecordStore]) -> None:
         for media in record.media.values():
             assert isinstance(media, ImageSequence)
             found = numbered_images(media.folder, media.template, media.fps, media.layout)
-            if (found.count, found.first) != (media.count, 1):
-                wrong.append((media, found.count))
+            if (found.count, found.first) != (media.count, media.first):
+                wrong.append((media, found))
     if wrong:
-        media, count = wrong[0]
+        media, found = wrong[0]
         raise UserError(
             f"data={name}: {len(wrong)} folders hold another number of images than their list says, first: "
-            f"{media.folder} holds {count}, listed {media.count}; make the lists again"
+            f"{media.folder} holds {found.count}{_begin(found)}, listed {media.count}{_begin(media)}; "
+            "make the lists again"
         )
+
+
+def _begin(images: ImageSequence) -> str:
+    return "" if images.first == 1 else f" from number {images.first} on"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mml_lightning.data.readers.files import check_choice, find, read_json
+from mml_lightning.data.readers.cells import rows_of
+from mml_lightning.data.readers.files import check_choice, check_name, find, read_json
 from mml_lightning.data.readers.mirrored import mirrored_classes
 from mml_lightning.data.records import SPLITS, Dataset, Head, Row, row_of
 from mml_lightning.data.store import RecordStore
@@ -94,7 +94,7 @@ class _Release:
         except UserError:
             return self._unlabelled()
         with path.open(newline="", encoding="utf-8-sig") as handle:
-            rows = [row for row in csv.reader(handle, delimiter=";") if row]
+            rows = [row for _, row in rows_of(path, handle, ";")]
         if any(len(row) != 2 for row in rows):
             raise UserError(f"{path}: each line must be id;template")
         return self._labelled([(video.strip(), _plain(template.strip())) for video, template in rows], path)
@@ -162,7 +162,7 @@ def _stems(folder: Path, extensions: Sequence[str]) -> list[tuple[str, str]]:
             parts = sorted(entry.name.rpartition(".") for entry in entries)
     except OSError:
         return []
-    return [(stem, f"{stem}.{end}") for stem, _, end in parts if end.lower() in extensions]
+    return [(check_name(stem), f"{stem}.{end}") for stem, _, end in parts if end.lower() in extensions]
 
 
 def _plain(template: str) -> str:
