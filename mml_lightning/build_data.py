@@ -28,6 +28,7 @@ from mml_lightning.errors import UserError
 from mml_lightning.loaders import LoaderSettings
 from mml_lightning.modalities import Modality
 from mml_lightning.nodes import plain
+from mml_lightning.sampling import independent
 from mml_lightning.transforms import TestGeometry
 
 log = logging.getLogger(__name__)
@@ -238,6 +239,7 @@ def clip_datasets(
         opener=SourceOpener(cfg.data.decoder, cache, decoded(cfg), _reducible(cfg)),
         seed=nodes.draw_seed(cfg),
         shared=sampling["shared"],
+        independent=independent(sampling["mode"], sampling["policy"]),
         span_margin=cfg.data.span_margin,
         mirrored=data.mirrored if transforms["mirror_labels"] else {},
         missing=cfg.data.missing,
