@@ -295,4 +295,5 @@ def check_memory(cfg: DictConfig, datasets: Mapping[str, ClipDataset], ranks: in
     if "train" in batches:
         batches["train"] = int(cfg.data.batch_size) // (1 if cfg.placement == "peer" else ranks)
     cache = int(cfg.data.cache_mb) * 2**20 if cfg.data.cache == "ram" else 0
-    memory.check(datasets, batches, int(cfg.data.workers), ranks, cache, cfg.loading.memory_gb)
+    held = int(cfg.trainer.accumulate_grad_batches) - 1 if cfg.data.missing == "mask" else 0
+    memory.check(datasets, batches, int(cfg.data.workers), ranks, cache, cfg.loading.memory_gb, held)
