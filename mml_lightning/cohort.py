@@ -158,7 +158,7 @@ class Cohort(pl.LightningModule):
         placed = getattr(self.trainer.strategy, "own", None)  # the one peer of this rank, see placement.py
         together, divided = self._micro_batches(batch_idx)
         presence = self._presence_of(batch, batch_idx, 1 if placed is not None else self.trainer.world_size)
-        seen = None if presence is None or presence.complete else presence.own
+        seen = None if presence is None else presence.mask
         outputs = {
             name: self._output(name, batch, batch_idx, None if seen is None else seen[name])
             for name in self.peers

@@ -52,19 +52,21 @@ class Presence:
     """Of one micro-batch in its step.
 
     Args:
-        own: per peer, bool [B] on the host: samples of the micro-batch that have its modality.
+        own: per peer, bool [B]: samples of the micro-batch that have its modality.
         counts: per group of peers, samples of the whole step that all of them have.
         parts: micro-batches of the step, of all ranks, over which gradients are averaged.
     """
 
-    own: Mapping[str, Tensor]
+    own: Mapping[str, np.ndarray]
     counts: Mapping[Peers, int]
     parts: int
 
     @property
-    def complete(self) -> bool:
-        """Whether here nothing is missing."""
-        return all(bool(seen.all()) for seen in self.own.values())
+    def mask(self) -> dict[str, Tensor] | None:
+        """`own` as tensors on the host; None where nothing is missing here."""
+        if all(seen.all() for seen in self.own.values()):
+            return None
+        return {name: torch.from_numpy(seen) for name, seen in self.own.items()}
 
     def weight(self, peers: Peers, rows: int) -> float:
         """Of the mean over `rows` samples here, so that the average over all parts is the mean over all samples; 1
@@ -94,7 +96,7 @@ class Counter:
         """Of micro-batch `place` of `step`. Every rank must ask for each of its micro-batches, in order."""
         if place == 0 or not self._counts:
             self._counts = self._over(ranks, step)
-        own = {name: torch.from_numpy(step[place][modality]) for name, modality in self.modalities.items()}
+        own = {name: step[place][modality] for name, modality in self.modalities.items()}
         return Presence(own, self._counts, ranks * len(step))
 
     def _over(self, ranks: int, step: Sequence[Seen]) -> dict[Peers, int]:
