@@ -16,6 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mml_lightning import build_data, nodes, weights
+from mml_lightning.backbones.batch_norm import silenced
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.registry import BUILDERS
 from mml_lightning.cohort import Cohort, OptimiserPlan
@@ -29,6 +30,7 @@ from mml_lightning.nonfinite import NonFiniteSettings
 from mml_lightning.norms import NormSettings
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.optim import fused
+from mml_lightning.revisions import revisions
 from mml_lightning.step import StepSettings
 from mml_lightning.weights import Origin
 
@@ -232,12 +234,14 @@ def cohort(
     """The LightningModule of the stage.
 
     Raises:
-        UserError: the objective's graph, the optimiser or the scoring is wrong.
+        UserError: the objective's graph, the optimiser or the scoring is wrong, or frozen batch norms silence a peer.
     """
+    graph = objective(cfg, list(nets))
+    _check_freeze(norms(cfg).freeze, {name: net for name, net in nets.items() if name not in graph.frozen})
     return Cohort(
         peers=nets,
         modalities={spec.name: spec.modality for spec in specs},
-        objective=objective(cfg, list(nets)),
+        objective=graph,
         plan=optimiser_plan(cfg, provenance, [spec.name for spec in specs if spec.modality.source == "flow"]),
         ids={split: [row[0] for row in rows(data.splits.get(split, ()))] for split in SPLITS},
         multi_label={head: value.multi_label for head, value in data.heads.items()},
@@ -251,8 +255,19 @@ def cohort(
             "config": plain(cfg),
             "peers": describe_peers(cfg, specs, nets, data),
             "data": {"fingerprint": data.fingerprint(), "decoder": frames_reader(data, cfg.data.decoder)},
+            "revisions": revisions(plain(cfg), data),
         },
     )
+
+
+def _check_freeze(freeze: str, nets: Mapping[str, Peer]) -> None:
+    for name, net in nets.items():
+        if layers := silenced(net, freeze):
+            raise UserError(
+                f"batch_norm.freeze={freeze} would keep {len(layers)} batch norms of {name} at zero for good (first "
+                f"{layers[0]}), and their blocks would never contribute; start from trained weights, or use "
+                "batch_norm.freeze=stats"
+            )
 
 
 def describe_peers(
@@ -276,9 +291,15 @@ def norms(cfg: DictConfig) -> NormSettings:
     """How batch norms work.
 
     Raises:
-        UserError: a value of `batch_norm` is unknown or contradicts another.
+        UserError: a value of `batch_norm` is unknown or contradicts another, or `data.missing`.
     """
-    return NormSettings(**plain(cfg.batch_norm))
+    made = NormSettings(**plain(cfg.batch_norm))
+    if cfg.data.get("missing") == "mask" and (made.sync or made.group_size is not None):
+        raise UserError(
+            "batch_norm.sync and batch_norm.group_size normalise over groups of one size, but with data.missing=mask a "
+            "batch has any number of samples of a modality; leave them at their defaults, or set data.missing=error"
+        )
+    return made
 
 
 def step(cfg: DictConfig) -> StepSettings:

@@ -29,6 +29,7 @@ from mml_lightning.errors import UserError
 from mml_lightning.loaders import LoaderSettings
 from mml_lightning.modalities import Modality
 from mml_lightning.nodes import plain
+from mml_lightning.sampling import independent
 from mml_lightning.transforms import TestGeometry
 
 log = logging.getLogger(__name__)
@@ -245,6 +246,7 @@ def clip_datasets(
         opener=SourceOpener(cfg.data.decoder, cache, decoded(cfg), _reducible(cfg), indexes(cfg)),
         seed=nodes.draw_seed(cfg),
         shared=sampling["shared"],
+        independent=independent(sampling["mode"], sampling["policy"]),
         span_margin=cfg.data.span_margin,
         mirrored=data.mirrored if transforms["mirror_labels"] else {},
         missing=cfg.data.missing,
@@ -300,4 +302,5 @@ def check_memory(cfg: DictConfig, datasets: Mapping[str, ClipDataset], ranks: in
     if "train" in batches:
         batches["train"] = int(cfg.data.batch_size) // (1 if cfg.placement == "peer" else ranks)
     cache = int(cfg.data.cache_mb) * 2**20 if cfg.data.cache == "ram" else 0
-    memory.check(datasets, batches, int(cfg.data.workers), ranks, cache, cfg.loading.memory_gb)
+    held = int(cfg.trainer.accumulate_grad_batches) - 1 if cfg.data.missing == "mask" else 0
+    memory.check(datasets, batches, int(cfg.data.workers), ranks, cache, cfg.loading.memory_gb, held)

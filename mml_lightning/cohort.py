@@ -25,8 +25,9 @@ from mml_lightning.host_copy import HostCopy
 from mml_lightning.means import Means
 from mml_lightning.metrics import DEFAULT, Scoring
 from mml_lightning.modalities import Modality
-from mml_lightning.objectives.graph import Objective, total
+from mml_lightning.objectives.graph import Objective, Part, total
 from mml_lightning.optim import parameter_groups, slowfast_parameter_groups, tsn_parameter_groups
+from mml_lightning.presence import Counter, Presence, reached, spread
 from mml_lightning.views import Scores
 
 Batch = dict[str, Any]
@@ -128,6 +129,8 @@ class Cohort(pl.LightningModule):
         self.max_views = max_views
         self.scores: dict[str, Scores] = {}
         self.means = Means()
+        self._counter: Counter | None = None
+        self._idle: list[str] = []  # peers that no sample of the step is for
         self.log_every = 10  # steps
         self._epoch: dict[str, float] = {}
         self._loss: HostCopy | None = None  # of a step that is a row of the log
@@ -152,24 +155,78 @@ class Cohort(pl.LightningModule):
         return {name: peer(prepared[self.modalities[name].name]) for name, peer in self.peers.items()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        clips = {m: clip.flatten(0, 1) for m, clip in batch["clips"].items()}  # one view in training
-        outputs: dict[str, PeerOutput] = {}
         placed = getattr(self.trainer.strategy, "own", None)  # the one peer of this rank, see placement.py
-        for name, peer in self.peers.items():
-            if placed not in (None, name):
-                continue
-            modality = self.modalities[name]
-            self._seed_forward(name, batch_idx)
-            with torch.set_grad_enabled(name not in self.frozen):
-                outputs[name] = peer(modality(clips[modality.name]).to(self.dtype))
+        together, divided = self._micro_batches(batch_idx)
+        presence = self._presence_of(batch, batch_idx, 1 if placed is not None else self.trainer.world_size)
+        seen = None if presence is None else presence.mask
+        outputs = {
+            name: self._output(name, batch, batch_idx, None if seen is None else seen[name])
+            for name in self.peers
+            if placed in (None, name)
+        }
         if placed is not None:
             outputs = self.trainer.strategy.exchange(outputs[placed])  # type: ignore[attr-defined]
         epoch = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
-        present = None if batch.get("complete") else self._present(batch)
-        terms = self.objective(outputs, batch["target"], present, epoch)
+        parts = self.objective.parts(outputs, batch["target"], seen, epoch)
+        terms = self.objective.summed(parts, presence.weight if presence is not None else None)
         loss = total(terms)
-        self._keep_means(terms, loss, len(batch["index"]))
-        return loss if placed is None else total({placed: terms[placed]})
+        self._keep_means(parts, loss, len(batch["index"]), presence is not None)
+        if placed is not None:
+            loss = total({placed: terms[placed]})
+        if seen is not None:
+            loss = loss + sum(reached(self.peers[name]) for name in terms if placed in (None, name))
+        return loss if together == divided else loss * (divided / together)
+
+    def _output(self, name: str, batch: Batch, batch_idx: int, seen: Tensor | None) -> PeerOutput:
+        """What a peer says of a batch; where some samples lack its modality (`seen`, [B] bool) they are not forwarded,
+        and their rows are NaN."""
+        peer: Any = self.peers[name]
+        modality = self.modalities[name]
+        clips = batch["clips"][modality.name].flatten(0, 1)  # one view in training
+        if seen is not None:
+            rows = seen.nonzero().squeeze(1).to(clips.device)
+            if not len(rows):
+                blank = torch.full((len(clips), 1), torch.nan, device=clips.device).to(self.dtype)
+                return PeerOutput({head: blank.expand(-1, k) for head, k in peer.num_classes.items()}, {})
+            clips = clips[rows]
+        self._seed_forward(name, batch_idx)
+        with torch.set_grad_enabled(name not in self.frozen):
+            output: PeerOutput = peer(modality(clips).to(self.dtype))
+        if seen is None:
+            return output
+        return PeerOutput(*({k: spread(v, rows, len(seen)) for k, v in values.items()} for values in output))
+
+    def _micro_batches(self, batch_idx: int) -> tuple[int, int]:
+        """Batches whose gradients make the step that this one belongs to, and by how many Lightning divides each: the
+        last step of an epoch may have fewer."""
+        usual = int(self.trainer.accumulate_grad_batches)
+        left = self.trainer.num_training_batches - batch_idx // usual * usual
+        return int(min(usual, left)), usual
+
+    def _presence_of(self, batch: Batch, batch_idx: int, ranks: int) -> Presence | None:
+        """Which samples of the step have what; None where samples that lack something do not come."""
+        together, usual = self._micro_batches(batch_idx)
+        if "step" in batch:
+            place = batch["place"]
+            # a limit on the batches of an epoch may cut the step that was read
+            step = batch["step"][: together - batch_idx % usual + place]
+        elif batch.get("complete") or all(bool(seen.all()) for seen in batch.get("present", {}).values()):
+            return None
+        elif ranks * together > 1:
+            raise ValueError("samples lack a modality: read them with `presence.by_step`, as VideoData does")
+        else:
+            step, place = [{name: seen.cpu().numpy() for name, seen in batch["present"].items()}], 0
+        if self._counter is None:
+            self._counter = Counter({name: m.name for name, m in self.modalities.items()}, self.objective.groups)
+        presence = self._counter.presence(step, place, ranks)
+        self._idle = presence.idle(name for name in self.peers if name not in self.frozen)
+        return presence
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """A peer that has seen no sample of the step takes none: no momentum, no decay."""
+        for name in self._idle:
+            for parameter in self.peers[name].parameters():
+                parameter.grad = None  # the optimiser passes by what has no gradient
 
     def on_train_start(self) -> None:
         self.trained = True
@@ -187,11 +244,18 @@ class Cohort(pl.LightningModule):
             self._write_row({{"train/loss": "train/loss_epoch"}.get(key, key): x for key, x in self._epoch.items()})
         self.means.reset()
 
-    def _keep_means(self, terms: Mapping[str, Mapping[str, Tensor]], loss: Tensor, size: int) -> None:
-        """Add a step to the means of the epoch; now and then the loss of a step is a row of the log."""
-        for name, peer_terms in terms.items():
-            for term, value in peer_terms.items():
-                self.means.add(f"train/{name}/{term}", value, size)
+    def _keep_means(self, parts: Sequence[Part], loss: Tensor, size: int, some_missing: bool) -> None:
+        """Add a step to the means of the epoch, each term by the samples in it; now and then the loss of a step is a
+        row of the log."""
+        kept: dict[str, tuple[Tensor, int]] = {}
+        for part in parts:
+            name = f"train/{part.student}/{part.name}"
+            if name in kept and not some_missing:
+                kept[name] = (kept[name][0] + part.value, part.rows)
+            else:  # means over other samples are added when they are known
+                kept[f"{name}|{len(kept)}" if name in kept else name] = (part.value, part.rows)
+        for name, (value, rows) in kept.items():
+            self.means.add(name, value, rows)
         self.means.add("train/loss", loss, size)
         if self.trainer.progress_bar_callback is not None:
             self.log("loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, logger=False)

@@ -123,6 +123,7 @@ class VideoData(pl.LightningDataModule):
             settings.context,
             f"{split}, rank {rank}" if ranks > 1 else split,
             self._device(),
+            self._step() if split == "train" else None,
         )
         self._loaders[split] = loader
         return loader
@@ -131,6 +132,12 @@ class VideoData(pl.LightningDataModule):
         """Where batches are copied to ahead of time: a GPU. A CPU has nothing to copy."""
         device = self.trainer.strategy.root_device if self.trainer is not None else None
         return device if device is not None and device.type == "cuda" else None
+
+    def _step(self) -> int | None:
+        """Batches of a step that must know of each other: where samples may lack a modality."""
+        if self.datasets["train"].missing != "mask":
+            return None
+        return int(self.trainer.accumulate_grad_batches) if self.trainer is not None else 1
 
     def _training_rank(self) -> tuple[int, int]:
         """Whose share of a batch this process trains on: all of it where each rank has a peer of its own."""

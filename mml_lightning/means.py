@@ -20,7 +20,10 @@ class Means:
         self.sums: dict[str, tuple[Tensor, int]] = {}
 
     def add(self, name: str, value: Tensor, size: int) -> None:
-        """A scalar that stands for `size` samples."""
+        """A scalar that stands for `size` samples, possibly none. `name|1`, `name|2`, .. are means that :meth:`compute`
+        adds to that of `name`."""
+        if not size:
+            return
         weighted = value.detach() * size
         sum_, count = self.sums.get(name, (0.0, 0))
         self.sums[name] = (sum_ + weighted, count + size)
@@ -33,7 +36,11 @@ class Means:
             torch.distributed.all_gather_object(told, own)
         names = dict.fromkeys(name for rank in told for name in rank)
         parts = {name: [rank[name] for rank in told if name in rank] for name in names}
-        return {name: sum(p[0] for p in part) / sum(p[1] for p in part) for name, part in parts.items()}
+        means: dict[str, float] = {}
+        for name, part in parts.items():
+            key = name.partition("|")[0]
+            means[key] = means.get(key, 0.0) + sum(p[0] for p in part) / sum(p[1] for p in part)
+        return means
 
     def reset(self) -> None:
         self.sums.clear()

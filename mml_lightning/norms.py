@@ -210,7 +210,10 @@ class PreciseNorms(pl.Callback):
             for name, peer in peers.items():
                 modality = cohort.modalities[name]
                 clip = batch["clips"][modality.name].flatten(0, 1)
-                peer(modality(clip).to(cohort.dtype))
+                if not batch.get("complete"):
+                    clip = clip[batch["present"][modality.name]]
+                if len(clip):
+                    peer(modality(clip).to(cohort.dtype))
 
 
 def trained(cohort: Cohort) -> dict[str, nn.Module]:
@@ -238,5 +241,6 @@ def gather(watched: list[tuple[BatchNorm, Population]], ranks: int) -> None:
     torch.distributed.all_gather_object(told, [(p.count, p.mean, p.scatter) for _, p in watched])
     for index, (_, population) in enumerate(watched):
         population.count, population.mean, population.scatter = 0.0, None, None
-        for rank in told:
-            population.merge(*rank[index])
+        for count, mean, scatter in (rank[index] for rank in told):
+            if mean is not None:  # this rank has seen something
+                population.merge(count, mean, scatter)

@@ -13,6 +13,7 @@ from mml_lightning.data.records import Dataset
 from mml_lightning.norms import NormSettings
 from mml_lightning.objectives import drawing
 from mml_lightning.objectives.graph import Objective
+from mml_lightning.sampling import independent
 
 
 def describe(
@@ -65,6 +66,8 @@ def _data(cfg: DictConfig, data: Dataset) -> str:
 def _sample(cfg: DictConfig) -> str:
     sampling, output = cfg.sampling, cfg.transforms.output
     own = "" if sampling.shared else ", one draw per modality"
+    if sampling.shared and len(cfg.modality) > 1 and not independent(sampling.mode, sampling.policy):
+        own = f"; sampling.policy={sampling.policy}: the frames of {' and '.join(cfg.modality)} depend on their company"
     mode = f"strided by {sampling.stride}" if sampling.mode == "strided" else sampling.mode
     return f"{sampling.num_segments} segments, {mode} ({sampling.policy}), {output}x{output} px{own}"
 

@@ -19,6 +19,7 @@ from mml_lightning.data.images import frames_reader
 from mml_lightning.data.records import Dataset
 from mml_lightning.process import is_first_rank
 from mml_lightning.results import RunResult, read_result, write_json
+from mml_lightning.revisions import revisions
 from mml_lightning.weights import KINETICS
 from mml_lightning.zoo import export_peer
 
@@ -220,6 +221,8 @@ def fingerprint(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping
     values["init"] = {name: start_of(where) for name, where in provenance.items()} | {
         key: values["init"][key] for key in ("file", "new_head")
     }
+    if changed := revisions(nodes.plain(cfg), data):
+        values["revisions"] = changed
     text = json.dumps([values, data.fingerprint()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

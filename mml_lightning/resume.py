@@ -17,6 +17,7 @@ from mml_lightning.data.records import Dataset, rows
 from mml_lightning.errors import UserError
 from mml_lightning.provenance import decisive
 from mml_lightning.results import read_result
+from mml_lightning.revisions import revisions
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ RESUMABLE = (
     *("schedule", "init", "step", "nonfinite", "flow.on_the_fly"),
     *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.deterministic"),
 )
+REVISED = "docs/protocols.md#revisions"
 SHOWN = 3  # differences that a message names
 
 
@@ -121,6 +123,11 @@ def data_differences(described: Mapping[str, Any], folder: Path, cfg: DictConfig
     if known["decoder"] not in (None, reader):
         before, now = (f"{r['name']} {r['version']}" for r in (known["decoder"], reader))
         found.append(f"its videos were read by {before} and are by {now} now")
+    then, here = described.get("revisions", {}), revisions(nodes.plain(cfg), data)
+    if changed := sorted(what for what in here if then.get(what) != here[what]):
+        found.append(
+            f"an earlier version began it, which did otherwise what is named {', '.join(changed)} in {REVISED}"
+        )
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,15 @@ from torch.utils.data import DataLoader
 
 from mml_lightning.backbones import freeze_batch_norm, tsm_resnet
 from mml_lightning.cohort import Cohort, OptimiserPlan
+from mml_lightning.data.clips import ClipDataset, collate
+from mml_lightning.data.draws import RandomCrop, TrainDraw
+from mml_lightning.data.flow import FlowCache, FlowSettings
+from mml_lightning.data.records import Head, Record
+from mml_lightning.data.sources import SourceOpener
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives import Objective
+from mml_lightning.transforms import TrainGeometry
+from tests.data.videos import moving, write_video
 
 CLASSES, SIZE, FRAMES = 3, 16, 4
 RGB = Modality("rgb", "frames", 1, 3, [0.45], [0.225])
@@ -86,9 +94,9 @@ def make_cohort(peers: dict[str, Modality], edges: Any = (), clip: float | None 
     )
 
 
-def train(cohort: Cohort, tmp_path: Any, validate: bool = False) -> pl.Trainer:
+def train(cohort: Cohort, tmp_path: Any, validate: bool = False, data: Any = None) -> pl.Trainer:
     trainer = pl.Trainer(max_epochs=2, default_root_dir=tmp_path, **QUIET)
-    loader = DataLoader(batches(), batch_size=None)
+    loader = DataLoader(data or batches(), batch_size=None)
     trainer.fit(cohort, loader, DataLoader(batches(), batch_size=None) if validate else None)
     return trainer
 
@@ -99,21 +107,28 @@ def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
 
 
 def separate_processes(
-    peers: dict[str, Modality], mutual: bool, epochs: int = 2, clip: float = 0.05
+    peers: dict[str, Modality], mutual: bool, epochs: int = 2, clip: float = 0.05, data: Any = None
 ) -> dict[str, torch.nn.Module]:
-    """What separate processes do: a network, an optimiser and a clip each; only logits travel between them."""
+    """What separate processes do: a network, an optimiser and a clip each; only logits travel between them.
+
+    Args:
+        data: batches of each peer; by default the usual ones.
+    """
+    data = data or dict.fromkeys(peers, batches())
     whole = make_cohort(peers, MUTUAL if mutual else ())
     nets, plan = dict(whole.peers.items()), whole.plan
     optimisers = {name: plan.optimizer(plan.parameter_groups(name, net)) for name, net in nets.items()}
     for epoch in range(epochs):
-        for step, batch in enumerate(batches()):
+        for step, given in enumerate(zip(*data.values(), strict=True)):
+            own = dict(zip(data, given, strict=True))
             logits = {}
             for name, net in nets.items():
                 seed_like_cohort(name, epoch, step)
-                logits[name] = net(peers[name](batch["clips"][peers[name].name].flatten(0, 1)).double()).logits["label"]
+                clip_ = own[name]["clips"][peers[name].name].flatten(0, 1)
+                logits[name] = net(peers[name](clip_).double()).logits["label"]
             for name in nets:
                 loss = torch.nn.functional.cross_entropy(
-                    logits[name], batch["target"]["label"], reduction="none"
+                    logits[name], own[name]["target"]["label"], reduction="none"
                 ).mean()
                 if mutual:
                     others = torch.stack([z.detach() for other, z in logits.items() if other != name]).mean(dim=0)
@@ -148,6 +163,40 @@ def test_joint_training_equals_separate_processes_to_the_bit(peers, mutual, tmp_
     train(cohort, tmp_path)
     assert min(norms) > 0.05, "clipping must be active in every step, or this test shows nothing about it"
     separate = separate_processes(peers, mutual)
+    for name, net in cohort.peers.items():
+        assert_same_weights(net, separate[name])
+
+
+def drawn(modalities: list[Modality], mode: Any, folder: Path) -> list[dict[str, Any]]:
+    """Batches of real videos, as a loader of a run on `modalities` makes them."""
+    records = [Record(f"v{n}", {"frames": folder / f"v{n}.mp4"}, {"label": n % CLASSES}) for n in range(8)]
+    data = ClipDataset(
+        records,
+        modalities,
+        {"label": Head(tuple("abc"))},
+        SourceOpener("decord", FlowCache(folder / "flow", FlowSettings(preset="ultrafast"))),
+        TrainDraw(FRAMES, mode, 12, "fixed", 3),
+        RandomCrop(TrainGeometry(SIZE, (1.0, 0.75), 0.5)),
+        seed=0,
+        replace=True,
+        mirrored={"label": {0: 1, 1: 0}},
+    )
+    return [collate([data[0, n] for n in step]) for step in (range(4), range(4, 8), (0, 2, 5, 7))]
+
+
+@pytest.mark.parametrize("mode", ["uniform", "dense", "random", "strided"])
+def test_joint_steps_are_separate_steps_under_every_sampling(mode, tmp_path):
+    """Networks that each draw their own clips, alone, and teach each other: the joint run, to the last bit."""
+    for n in range(8):
+        write_video(tmp_path / f"v{n}.mp4", moving(18 + n, 1 + n % 3, 1 + n // 3))
+    difference = Modality("rgbdiff", "frames", 6, 3, [0.5], [0.225], prepare="difference")
+    peers = {"rgb": RGB, "flow": FLOW, "rgbdiff": difference}
+    cohort = make_cohort(peers, MUTUAL)
+    norms = watch_clipping(cohort)
+    train(cohort, tmp_path, data=drawn(list(peers.values()), mode, tmp_path))
+    assert min(norms) > 0.05
+    alone = {name: drawn([modality], mode, tmp_path) for name, modality in peers.items()}
+    separate = separate_processes(peers, mutual=True, data=alone)
     for name, net in cohort.peers.items():
         assert_same_weights(net, separate[name])
 

@@ -145,12 +145,12 @@ def test_negative_published_starts_are_clamped_when_read():
     ("mode", "rgb", "flow"),
     [
         ("uniform", [8, 16, 26, 38, 61, 74, 83, 97], [8, 16, 25, 36, 58, 71, 79, 92]),
-        ("dense", [62, 66, 70, 74, 78, 82, 86, 90], [57, 61, 65, 69, 73, 77, 81, 85]),
+        ("dense", [46, 50, 54, 58, 62, 66, 70, 74], [43, 47, 51, 55, 59, 63, 67, 71]),  # .637 of 72 and of 67 places
         ("random", [4, 14, 26, 48, 62, 71, 85, 95], [4, 13, 24, 46, 59, 67, 80, 90]),
     ],
 )
 def test_fixed_draws_stay_as_they_are(mode, rgb, flow):
-    """Published numbers of this package hang on them."""
+    """Published numbers of this package hang on them: whoever changes them changes `mml_lightning.revisions`, too."""
     starts = train({"RGB": 100, "Flow": 99}, 8, mode)
     assert (one_based(starts["RGB"]), one_based(starts["Flow"])) == (rgb, flow)
 

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mml_lightning.backbones.non_local import NonLocal
+
 BatchNorm = nn.modules.batchnorm._BatchNorm  # of any number of dimensions, synchronised ones too
 FREEZES = ("none", "partial", "stats", "all")
 
@@ -36,9 +38,9 @@ def freeze_batch_norm(net: nn.Module, freeze: str = "partial") -> int:
 
     Args:
         net: any network; its batch norms are counted in registration order.
-        freeze: `none`; `partial`, TSN's: all but the first keep running statistics and affine values (the first one's
-            statistics follow the input modality); `stats`: all keep their running statistics, affine values learn;
-            `all`: all keep both.
+        freeze: `none`; `partial`, TSN's: all keep running statistics and affine values but the first (its statistics
+            follow the input modality) and those of non-local blocks (they start at zero and would never contribute);
+            `stats`: all keep their running statistics, affine values learn; `all`: all keep both.
 
     Returns: how many layers are frozen.
 
@@ -47,13 +49,29 @@ def freeze_batch_norm(net: nn.Module, freeze: str = "partial") -> int:
     """
     if freeze not in FREEZES:
         raise ValueError(f"freeze={freeze!r} is unknown: use one of {', '.join(FREEZES)}")
-    layers = batch_norms(net)
-    frozen = {"none": [], "partial": layers[1:], "stats": layers, "all": layers}[freeze]
+    frozen = _frozen(net, freeze)
     for layer in frozen:
         layer.eval()
         if freeze != "stats":
             layer.requires_grad_(False)
     return len(frozen)
+
+
+def _frozen(net: nn.Module, freeze: str) -> list[BatchNorm]:
+    layers = batch_norms(net)
+    if freeze == "partial":
+        added = {id(block.norm) for block in net.modules() if isinstance(block, NonLocal)}
+        return [layer for layer in layers if id(layer) not in added][1:]
+    return [] if freeze == "none" else layers
+
+
+def silenced(net: nn.Module, freeze: str) -> list[str]:
+    """Names of the batch norms that `freeze` would keep at zero for good, so that what stands before them is never
+    heard: those that start at zero (the last of a residual block, of a non-local one) and have learned nothing yet."""
+    if freeze not in ("partial", "all"):
+        return []
+    frozen = {id(layer) for layer in _frozen(net, freeze) if layer.weight is not None and not layer.weight.any()}
+    return [name for name, module in net.named_modules() if id(module) in frozen]
 
 
 class GroupBatchNorm(BatchNorm):

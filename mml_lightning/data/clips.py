@@ -47,13 +47,15 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         replace: training replaces an unreadable video by a deterministic other record, modalities and label together;
             evaluation never does: it reports the id.
         shared: one temporal draw for all modalities; False draws per modality (AdaMML).
+        independent: the draws of `starts` for a modality are the same whatever stands beside it.
         span_margin: seconds added on both sides of a record's span.
         mirrored: per head, class index -> class index when the geometry flips.
         missing: what a record is that lacks a source by nature (flow of a one-frame video): "error", unreadable;
             "mask", a sample with zeros and present=False for that modality.
         clip_labels: where a record has intervals, the target is what happens from the first to the last frame that the
-            clip shows (training on Charades), possibly nothing; otherwise it is the label of the video. The clip of
-            the modality with the narrowest window decides: the labels of an RGB network do not depend on its company.
+            clip shows (training on Charades), possibly nothing; otherwise it is the label of the video. The frames that
+            a window of one frame is given decide, so that the labels of a network do not depend on its company; the
+            clip of the narrowest window does where draws are not `independent` or not `shared`.
         interval_ends: whether an interval holds at its very end.
         views: clips x crops of a sample, for whoever plans a batch.
         reading: told the index of each record before it is read, and -1 after it.
@@ -72,6 +74,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     seed: int
     replace: bool
     shared: bool = True
+    independent: bool = True
     span_margin: float = 0.0
     mirrored: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     missing: str = "error"
@@ -125,19 +128,18 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def _load(self, record: Record, epoch: int) -> dict[str, Any]:
         names = sorted({modality.source for modality in self.modalities})
         timed = self.clip_labels and bool(record.intervals)
-        # computed flow has no clock of its own
-        wanted = names if not timed or "flow" in record.media else sorted({"frames", *names})
-        with self.opener.open(record, wanted, skip_absent=self.missing == "mask") as sources:
+        with self.opener.open(record, _opened(record, names, timed), skip_absent=self.missing == "mask") as sources:
             seen = [modality for modality in self.modalities if modality.source in sources]
             if not seen:  # the frames are there for their clock only
                 raise DecodeError(f"{record.id}: it has none of the sources of the run ({', '.join(names)})")
             indices = self._indices(record, seen, sources, epoch)
-            pictured = "frames" if "frames" in names and "frames" in sources else seen[0].source
+            pictured = "frames" if "frames" in sources else seen[0].source
             rng = keyed_generator(self.seed, epoch, record.id, "geometry")
             geometries = self.geometries(*sources[pictured].size, random.Random(int(rng.integers(2**63))))
+            stretch = self._stretch(record, seen, sources, indices, epoch) if timed else {}
             clips = _clips(seen, sources, indices, geometries)
             notes = {kind: note for s in sources.values() for kind, note in getattr(s, "notes", {}).items()}
-            labels = {**record.target, **(self._labels_of_clip(record, seen, sources, indices) if timed else {})}
+            labels = {**record.target, **stretch}
         flipped = len(geometries) == 1 and geometries[0].flip
         return {
             "clips": clips | _blanks(self.modalities, clips),
@@ -183,16 +185,24 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
                 indices[name] = first + window_indices(starts[name], windows[name], count)
         return indices
 
-    def _labels_of_clip(
+    def _stretch(
         self,
         record: Record,
         seen: Sequence[Modality],
         sources: Mapping[str, OpenSource],
         indices: Mapping[str, np.ndarray],
+        epoch: int,
     ) -> dict[str, tuple[int, ...]]:
         """Classes of each head with intervals, from the first to the last item shown, whatever lies in between."""
-        narrowest = min(seen, key=lambda modality: modality.window)
-        shown, fps = indices[narrowest.name], sources[narrowest.source].fps
+        if self.independent and self.shared:
+            clock = "frames" if "frames" in sources else seen[0].source
+            begin, count = self._range(record, sources[clock], sources)
+            rng = keyed_generator(self.seed, epoch, record.id, "time")
+            shown = begin + self.starts({clock: count}, {clock: 1}, rng)[clock]
+        else:
+            narrowest = min(seen, key=lambda modality: modality.window)
+            clock, shown = narrowest.source, indices[narrowest.name]
+        fps = sources[clock].fps
         if fps <= 0:
             raise DecodeError(f"{record.id}: unknown frame rate, its timed labels can't be placed")
         first, last = int(shown.min()), int(shown.max())
@@ -208,6 +218,14 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
             target[[mirrored.get(k, k) for k in label]] = 1.0
             return target
         return torch.tensor(mirrored.get(label, label))
+
+
+def _opened(record: Record, names: Sequence[str], timed: bool) -> list[str]:
+    """What to open for a run on the sources `names`: the frames, too, where something of the sample is told by them
+    that must be the same without them in the run: timed labels, and the crop where flow that is stored may have another
+    size. Computed flow has that of its frames."""
+    told = timed or "flow" in record.media
+    return sorted({*names, "frames"}) if told and "frames" in record.media else list(names)
 
 
 def _clips(

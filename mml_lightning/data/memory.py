@@ -65,6 +65,7 @@ def check(
     ranks: int,
     cache: int = 0,
     budget: float | None = None,
+    held: int = 0,
 ) -> None:
     """Refuse what would end in a killed worker hours later.
 
@@ -73,12 +74,14 @@ def check(
         ranks: processes on this machine.
         cache: bytes that every process that reads keeps of decoded videos.
         budget: GB that loading may take; None for what is free.
+        held: training batches of each rank that wait for those of their step.
 
     Raises:
         UserError: loading would take more memory, or more shared memory, than there is.
     """
     batch = {split: batches[split] * sample_bytes(dataset) for split, dataset in datasets.items()}
     moving = ranks * sum(size * (workers * (PREFETCH + 1) if workers else 1) for size in batch.values())
+    moving += ranks * held * batch.get("train", 0)
     readers = ranks * (workers * len(batch) or 1)  # the workers of a split stay while another is read
     needed = moving + readers * ((WORKER if workers else 0) + cache)
     free = budget * GB if budget is not None else free_memory()

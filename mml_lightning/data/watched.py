@@ -31,6 +31,7 @@ from mml_lightning.data.store import settled
 from mml_lightning.errors import UserError
 from mml_lightning.heap import keep_freed_memory
 from mml_lightning.preemption import leave_signals_to_the_parent
+from mml_lightning.presence import by_step
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
         context: how workers start, see `multiprocessing.get_context`.
         name: of the split and the rank, for messages.
         device: where batches go, each while the one before is computed with; None leaves them on the host.
+        step: batches that are told of each other, see :func:`mml_lightning.presence.by_step`; None: none are.
 
     Raises (from iterating):
         UserError: workers die for reasons that lie in no video: memory, signals from outside.
@@ -120,8 +122,9 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
         context: str | None = None,
         name: str = "train",
         device: torch.device | None = None,
+        step: int | None = None,
     ) -> None:
-        self.name, self.limit, self.device = name, timeout, device
+        self.name, self.limit, self.device, self.step = name, timeout, device, step
         self.board = Board(workers)
         self.refused: dict[int, str] = {}
         self._deaths: Counter[int] = Counter()
@@ -147,7 +150,10 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
         return [records[row[INDEX]].id for row in self.board.rows() if row[INDEX] != IDLE]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        return self._on_host() if self.device is None else ahead(self._on_host(), self.device)
+        batches = self._on_host()
+        if self.step is not None:
+            batches = by_step(batches, self.step, getattr(self.sampler, "skipped", 0) // (self.batch_size or 1))
+        return batches if self.device is None else ahead(batches, self.device)
 
     def _on_host(self) -> Iterator[dict[str, Any]]:
         if not self.num_workers:

@@ -9,10 +9,10 @@ of half-precision features keep few digits, and their squares overflow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,6 +62,11 @@ class Edge:
         if not self.term:
             object.__setattr__(self, "term", self.lesson)
 
+    @property
+    def peers(self) -> frozenset[str]:
+        """Student and teachers."""
+        return frozenset((self.student, *self.teachers))
+
     def weight_at(self, epoch: float) -> float:
         """The factor in (fractional) `epoch`."""
         if epoch < self.start_epoch or (self.stop_epoch is not None and epoch >= self.stop_epoch):
@@ -75,6 +80,17 @@ class Edge:
         if self.detach:
             teachers = [_rows(t, lambda value: value.detach()) for t in teachers]
         return LESSONS[self.lesson](outputs[self.student], teachers, head, labels, **self.options)
+
+
+class Part(NamedTuple):
+    """A summand of the loss: the weighted mean of `name` of `student` over `rows` samples that all of `peers` have
+    seen."""
+
+    student: str
+    name: str
+    peers: frozenset[str]
+    value: Tensor
+    rows: int
 
 
 OWN_FIELDS = ("lesson", "term", "weight", "start_epoch", "ramp_epochs", "stop_epoch", "detach")
@@ -154,6 +170,12 @@ class Objective:
         self.supervised_weight = supervised_weight
         self.supervised = supervised
 
+    @property
+    def groups(self) -> set[frozenset[str]]:
+        """The sets of peers that a term needs: each that learns, and student and teachers of each edge."""
+        alone = {frozenset((peer,)) for peer in self.peers if peer not in self.frozen}
+        return alone | {edge.peers for edge in self.edges}
+
     def __call__(
         self,
         outputs: Mapping[str, Any],
@@ -161,41 +183,67 @@ class Objective:
         present: Mapping[str, Tensor] | None = None,
         epoch: float = 0.0,
     ) -> Terms:
-        """Terms {peer: {term: weighted scalar}}.
+        """Terms {peer: {term: weighted scalar}}, see :meth:`parts`."""
+        return self.summed(self.parts(outputs, target, present, epoch))
+
+    def parts(
+        self,
+        outputs: Mapping[str, Any],
+        target: Mapping[str, Tensor],
+        present: Mapping[str, Tensor] | None = None,
+        epoch: float = 0.0,
+    ) -> list[Part]:
+        """The summands of the loss.
 
         Args:
-            outputs: what each peer returned.
+            outputs: what each peer returned; rows of absent samples may hold anything.
             target: per head, class indices [B] or multi-hot [B, K].
-            present: per peer, [B] bool: samples that have its modality. A term is the mean over samples whose student
-                and teachers are all present; None means all are.
+            present: per peer, [B] bool: samples that have its modality. A part is the mean over samples whose student
+                and teachers are all present, 0 where there is none; None means all are.
             epoch: for edges whose weight grows.
         """
         device = next(iter(target.values())).device.type
         with torch.autocast(device, enabled=False):
-            return self._terms(outputs, target, present, epoch)
+            return [
+                part
+                for head, labels in target.items()
+                for part in self._of_head(outputs, head, labels, present, epoch, "" if len(target) == 1 else f"_{head}")
+            ]
 
-    def _terms(
+    def _of_head(
         self,
         outputs: Mapping[str, Any],
-        target: Mapping[str, Tensor],
+        head: str,
+        labels: Tensor,
         present: Mapping[str, Tensor] | None,
         epoch: float,
-    ) -> Terms:
+        suffix: str,
+    ) -> Iterator[Part]:
+        name = "bce" if labels.ndim > 1 else "ce"
+        for peer in self.peers:
+            if peer in self.frozen:
+                continue
+            group = frozenset((peer,))
+            seen, own = _present(group, outputs, labels, present)
+            loss = self.supervised(full_precision(seen[peer].logits[head]), own)
+            yield Part(peer, name + suffix, group, self.supervised_weight * _mean(loss), len(own))
+        for edge in self.edges:
+            seen, own = _present(edge.peers, outputs, labels, present)
+            # what compares the samples of a batch is not asked about none
+            loss = edge(seen, head, own) if len(own) else full_precision(seen[edge.student].logits[head])
+            yield Part(edge.student, edge.term + suffix, edge.peers, edge.weight_at(epoch) * _mean(loss), len(own))
+
+    def summed(self, parts: Sequence[Part], weight: Callable[[frozenset[str], int], float] | None = None) -> Terms:
+        """Parts as terms {peer: {term: scalar}}; a student with several edges of one name sums them.
+
+        Args:
+            weight: of a part, from its peers and rows; None: 1.
+        """
         terms: Terms = {peer: {} for peer in self.peers if peer not in self.frozen}
-        for head, labels in target.items():
-            suffix = "" if len(target) == 1 else f"_{head}"
-            name = "bce" if labels.ndim > 1 else "ce"
-            for peer, peer_terms in terms.items():
-                seen, own = _present({peer: outputs[peer]}, labels, present)
-                loss = _mean(self.supervised(full_precision(seen[peer].logits[head]), own))
-                peer_terms[name + suffix] = self.supervised_weight * loss
-            for edge in self.edges:
-                involved = {peer: outputs[peer] for peer in (edge.student, *edge.teachers)}
-                seen, own = _present(involved, labels, present)
-                value = edge.weight_at(epoch) * _mean(edge(seen, head, own))
-                key = edge.term + suffix
-                # a student with several edges of one name sums them
-                terms[edge.student][key] = terms[edge.student][key] + value if key in terms[edge.student] else value
+        for part in parts:
+            factor = 1.0 if weight is None else weight(part.peers, part.rows)
+            value, own = part.value if factor == 1.0 else factor * part.value, terms[part.student]
+            own[part.name] = own[part.name] + value if part.name in own else value
         return terms
 
 
@@ -209,22 +257,21 @@ def total(terms: Terms) -> Tensor:
 
 
 def _present(
-    outputs: Mapping[str, Any], labels: Tensor, present: Mapping[str, Tensor] | None
+    peers: Collection[str], outputs: Mapping[str, Any], labels: Tensor, present: Mapping[str, Tensor] | None
 ) -> tuple[Mapping[str, Any], Tensor]:
-    """Outputs and labels of the samples that every one of the peers has seen.
+    """Outputs and labels of the samples that every one of `peers` has seen.
 
     Absent samples are left out before a lesson looks at them: they may carry anything, NaN included, and some lessons
     compare the samples of a batch with each other.
     """
+    involved = {peer: outputs[peer] for peer in peers}
     if present is None:
-        return outputs, labels
-    together = None
-    for peer in outputs:
-        together = present[peer] if together is None else together & present[peer]
-    if together is None or bool(together.all()):
-        return outputs, labels
-    rows = together.nonzero().squeeze(1)
-    return {peer: _rows(output, lambda value: value[rows]) for peer, output in outputs.items()}, labels[rows]
+        return involved, labels
+    together = torch.stack([present[peer] for peer in peers]).all(0)
+    if bool(together.all()):
+        return involved, labels
+    rows = together.nonzero().squeeze(1).to(labels.device)
+    return {peer: _rows(output, lambda value: value[rows]) for peer, output in involved.items()}, labels[rows]
 
 
 def _rows(output: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -15,10 +15,11 @@ The three policies:
 
 ``fixed`` (default, :mod:`~mml_lightning.sampling.even`)
     Our rules. All modalities share one draw of relative positions, each laid out over its own legal starts 0 .. T - L,
-    all of which training can reach. What a modality sees does not depend on the ones beside it, so a network is
-    trained, measured and shipped on the same frames whoever taught it. Flow item i is the frame pair (i, i + 1); the
-    RGB frame of a segment is always among the frames of its flow or difference window. Clips are monotonic; videos that
-    are too short repeat items evenly. Nothing depends on the order of modalities.
+    all of which training reaches, a run of windows each with the same probability. What a modality sees does not depend
+    on the ones beside it, so a network is trained, measured and shipped on the same frames whoever taught it. Flow item
+    i is the frame pair (i, i + 1); the RGB frame of a segment is always among the frames of its flow or difference
+    window. Clips are monotonic; videos that are too short repeat items evenly. Nothing depends on the order of
+    modalities.
 ``paper`` (:mod:`~mml_lightning.sampling.even`)
     The formulas printed in the MML paper (Computer Optics 47(4), 2023; sections 2.3, 3.1.1, appendix 1). The paper
     counts T without regard to L, so a window may pass the end of the video, where it repeats the last item. Our choices
@@ -98,6 +99,12 @@ def train_starts(
     if policy == "fixed":
         return even.train(_fitting(counts, windows), num_segments, step, rng)
     return even.train_as_printed(counts, num_segments, step, rng)
+
+
+def independent(mode: Mode, policy: Policy) -> bool:
+    """Whether the training clips of a modality are the same whatever stands beside it: not where the published rules
+    draw on the shortest modality and move the others."""
+    return policy == "fixed" or mode == "strided"
 
 
 def test_starts(

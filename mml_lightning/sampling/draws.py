@@ -36,6 +36,11 @@ def shares(rng: Rng, size: int) -> npt.NDArray[np.float64]:
     raise _no_generator(rng)
 
 
+def part(share: float, places: int) -> int:
+    """floor(share * places), exact in integers: of one of :func:`shares`, a multiple of 2**-53, never ``places``."""
+    return int(share * 2**53) * places >> 53
+
+
 def _no_generator(rng: object) -> ValueError:
     kind = type(rng).__name__
     return ValueError(f"rng is a {kind}: pass np.random.default_rng(seed) or np.random.RandomState(seed)")

@@ -10,27 +10,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mml_lightning.sampling.draws import Indices, Rng, integers, shares
+from mml_lightning.sampling.draws import Indices, Rng, integers, part, shares
 
 
 def train(items: Mapping[str, int], num_segments: int, stride: int | None, rng: Rng) -> dict[str, Indices]:
     """One draw of relative positions, laid out over the starts of each modality; [N] each.
 
-    What a modality sees therefore does not depend on the ones beside it: an RGB network is trained and shipped on the
-    same frames. The start of a wider window lies at most its width before that of a narrow one, so the RGB frame of a
-    segment is always among the frames of its flow window.
+    What a modality sees does not depend on the ones beside it, whichever they are: numbers in [0, 1) are drawn, as many
+    in any company, and each modality takes them as shares of its own range. The start of a wider window lies at most
+    its width before that of a narrow one, so the RGB frame of a segment is always among the frames of its flow window.
 
     Args:
         stride: of a run; None draws one start in each of N equal parts.
     """
     if stride is not None:
+        share = float(shares(rng, 1)[0])
         runs = {name: run(count, num_segments, stride) for name, count in items.items()}
-        widest = max(free for _, free in runs.values())
-        place = int(integers(rng, widest))
-        return {
-            name: offsets + (place * (free - 1) // (widest - 1) if widest > 1 else 0)
-            for name, (offsets, free) in runs.items()
-        }
+        return {name: offsets + part(share, free) for name, (offsets, free) in runs.items()}
     parts = np.arange(num_segments) + shares(rng, num_segments)
     # Rounding of the product can reach the next integer, which for the last part is outside of the video.
     return {
@@ -41,9 +37,13 @@ def train(items: Mapping[str, int], num_segments: int, stride: int | None, rng: 
 def train_as_printed(counts: Mapping[str, int], num_segments: int, stride: int | None, rng: Rng) -> dict[str, Indices]:
     """The draw of the paper: on the shortest modality, then moved by unif{0 .. T_m - T_min}; [N] each."""
     shortest = min(counts.values())
-    starts = train({"shortest": shortest}, num_segments, stride, rng)["shortest"]
-    share = shares(rng, 1)[0]
-    return {name: starts + int(share * (count - shortest + 1)) for name, count in counts.items()}
+    if stride is None:
+        starts = train({"shortest": shortest}, num_segments, None, rng)["shortest"]
+    else:
+        offsets, free = run(shortest, num_segments, stride)
+        starts = offsets + integers(rng, free)
+    share = float(shares(rng, 1)[0])
+    return {name: starts + part(share, count - shortest + 1) for name, count in counts.items()}
 
 
 def run(items: int, num_segments: int, stride: int) -> tuple[Indices, int]:

@@ -20,6 +20,7 @@ from mml_lightning.data.records import Head, Record
 from mml_lightning.data.sources import SourceOpener
 from mml_lightning.errors import UserError
 from mml_lightning.modalities import Modality
+from mml_lightning.sampling import independent
 from mml_lightning.transforms import TestGeometry as FixedGeometry
 from mml_lightning.transforms import TrainGeometry
 from tests.data.videos import FPS, numbers
@@ -171,14 +172,38 @@ def test_labels_do_not_depend_on_the_company(videos: dict[str, Path], tmp_path: 
         assert torch.equal(alone[epoch, 0]["target"]["label"], together[epoch, 0]["target"]["label"])
 
 
-def test_the_whole_window_counts_for_a_wide_modality_alone(videos: dict[str, Path]) -> None:
+@pytest.mark.parametrize("mode", ["uniform", "dense", "random", "strided"])
+@pytest.mark.parametrize("policy", ["fixed", "code"])
+def test_a_wide_modality_has_the_labels_that_it_has_in_company(
+    videos: dict[str, Path], tmp_path: Path, mode: Any, policy: Any
+) -> None:
+    """Those of the frames that rgb is shown, whether rgb is there or not; not where the program makes clips depend on
+    the company."""
+    opener = SourceOpener("decord", FlowCache(tmp_path, FlowSettings(preset="ultrafast")))
+    starts, free = TrainDraw(3, mode, 6, policy, 3), independent(mode, policy)
+    fields = {"opener": opener, "starts": starts, "independent": free}
+    together = dataset(videos["vp9"], modalities=(DIFF, FLOW, RGB), **fields)
+    differ = 0
+    for modality in (DIFF, FLOW, RGB):
+        alone = dataset(videos["vp9"], modalities=(modality,), **fields)
+        for epoch in range(12):
+            one, other = alone[epoch, 0], together[epoch, 0]
+            differ += not torch.equal(one["target"]["label"], other["target"]["label"])
+            differ += not torch.equal(one["clips"][modality.name], other["clips"][modality.name])
+    assert (differ == 0) is free
+
+
+def test_the_narrowest_clip_decides_where_draws_depend_on_the_company(videos: dict[str, Path]) -> None:
     def starts(counts: Any, windows: Any, rng: Any) -> dict[str, np.ndarray]:
         return {name: np.array([[7]]) for name in counts}
 
-    wide, narrow = dataset(videos["vp9"], modalities=(DIFF,), starts=starts), dataset(videos["vp9"], starts=starts)
-    assert shown(wide[0, 0], DIFF).max() == 12
-    assert torch.equal(wide[0, 0]["target"]["label"], multi_hot((1,)))
-    assert torch.equal(narrow[0, 0]["target"]["label"], multi_hot(()))
+    own, alone = ({"starts": starts, "independent": free} for free in (False, True))
+    wide, narrow = (dataset(videos["vp9"], modalities=(m,), **own)[0, 0] for m in (DIFF, RGB))
+    assert shown(wide, DIFF).max() == 12
+    assert torch.equal(wide["target"]["label"], multi_hot((1,)))
+    assert torch.equal(narrow["target"]["label"], multi_hot(()))
+    free = dataset(videos["vp9"], modalities=(DIFF,), **alone)[0, 0]
+    assert torch.equal(free["target"]["label"], narrow["target"]["label"])
 
 
 def test_flow_alone_takes_its_time_from_the_frames(videos: dict[str, Path], tmp_path: Path) -> None:
