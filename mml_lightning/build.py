@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from mml_lightning import build_data, nodes, weights
+from mml_lightning import build_data, limits, nodes, weights
 from mml_lightning.backbones.batch_norm import silenced
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.registry import BUILDERS
@@ -36,7 +36,8 @@ from mml_lightning.weights import Origin
 
 # What the command that makes an origin does not take over from the command that needs it.
 OWN = re.compile(
-    r"\+?(stage|modality|init|objective|pipeline|experiment|catalogue|name|tags|resume|seeds?|repeat|hydra)\b(?!\.(base|file)\b)"
+    r"[+~]*((stage|init|objective|pipeline|catalogue|tables|name|tags|resume|resume_force|seeds?|repeat|hydra)\b"
+    r"(?!\.(base|file|runs)\b)|modality=|trainer=smoke\b|trainer\.(limit_|max_(steps|time)\b))"
 )
 LEAST: dict[str, tuple[type, float]] = {
     "seed": (int, 0),
@@ -60,10 +61,11 @@ LEAST: dict[str, tuple[type, float]] = {
     **{f"views.{key}": (int, 0) for key in ("uniform", "dense", "strided")},
     **{f"views.{key}": (int, 1) for key in ("dense_length", "stride", "crops")},
     "trainer.validations": (int, 1),
+    "trainer.limit_epochs": (int, 1),
     "callbacks.speed_every_steps": (int, 1),
 }
 """Numbers that would fail late or oddly: their kind and least value."""
-NULLABLE = ("trainer.num_threads", "trainer.validations", "callbacks.speed_every_steps")
+NULLABLE = ("trainer.num_threads", "trainer.validations", "trainer.limit_epochs", "callbacks.speed_every_steps")
 POSITIVE = ("loading.timeout", "loading.memory_gb", "loading.stall")
 NAMES = ("name", "data.name", "backbone.name", "stage.name", "objective.name", "setup.name", "views.name")
 SWITCHES = (
@@ -103,6 +105,7 @@ def check_values(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
             raise UserError(f"{key}={value} must be a number above 0, or null")
+    limits.check(cfg)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ class PeerSpec:
 
 
 def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
-    """The peers of the stage with their origins, which may be yet to train: see :func:`require_origins`.
+    """The peers of the stage with their origins, which may be yet to train (:func:`require_origins`) and, of aliases,
+    yet to be found (:class:`mml_lightning.lineage.Lineage`).
 
     Raises:
         UserError: the stage does not fit the modalities, an origin is unknown, or two peers of one modality would start
@@ -135,9 +139,7 @@ def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
             f"objective={cfg.objective.name} teaches between peers but the run has one; "
             "use stage=ml, or objective=cross_entropy"
         )
-    zoo = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
-    table = weights.aliases(plain(cfg.aliases))
-    kept = [override for override in overrides if not OWN.match(override)]
+    find = functools.partial(resolve, cfg, shared(cfg, overrides))
     specs = []
     for modality in chosen.values():
         for number in range(copies):
@@ -145,12 +147,29 @@ def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
             name = f"{modality.name}{copy}"
             own = cfg.init.copies if number and cfg.init.copies else cfg.init[modality.name]
             init = str(own).replace("{modality}", modality.name)
-            origin = weights.resolve(init, modality.name, copy, table, zoo, kept, cfg.seed)
+            origin = find(init, modality.name, copy)
             if origin.init == weights.KINETICS:
                 weights.kinetics_file(cfg.init.file)
             specs.append(PeerSpec(name, modality, origin))
     _refuse_twins(specs)
     return specs
+
+
+def shared(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """What a command that makes first weights takes over from the present one: its stage and limits are its own."""
+    several = bool(cfg.tables or cfg.pipeline.runs)  # an experiment that is one of tables or a pipeline
+    return [o for o in overrides if not OWN.match(o) and not (several and o.startswith("experiment="))]
+
+
+def resolve(cfg: DictConfig, kept: Sequence[str], init: str, modality: str, copy: str = "") -> Origin:
+    """What `init` means in a config, see :func:`mml_lightning.weights.resolve`.
+
+    Raises:
+        UserError: as there, or `aliases` or `init.runs` is wrong.
+    """
+    zoo = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
+    chosen = weights.chosen_entries(cfg.init.runs)
+    return weights.resolve(init, modality, copy, weights.aliases(plain(cfg.aliases)), zoo, kept, cfg.seed, chosen)
 
 
 def require_origins(specs: Sequence[PeerSpec], coming: Set[Path] = frozenset()) -> None:
@@ -159,19 +178,19 @@ def require_origins(specs: Sequence[PeerSpec], coming: Set[Path] = frozenset()) 
     """
     # the second network first: the command that makes it makes the first one too
     for spec in sorted(specs, key=lambda spec: spec.name, reverse=True):
-        if spec.origin.path not in coming:
-            weights.require(spec.origin, spec.name)
+        if spec.origin.key not in coming:
+            weights.require(spec.origin, f"init.{spec.name}")
 
 
 def _refuse_twins(specs: Sequence[PeerSpec]) -> None:
     seen: dict[tuple[str, Path], str] = {}
     for spec in specs:
-        if spec.origin.path is None:
+        if spec.origin.key is None:
             continue
-        key = (spec.modality.name, spec.origin.path)
+        key = (spec.modality.name, spec.origin.key)
         if key in seen:
             raise UserError(
-                f"peers {seen[key]} and {spec.name} would start from the same weights, {spec.origin.path}: identical "
+                f"peers {seen[key]} and {spec.name} would start from the same weights, {spec.origin.key}: identical "
                 "networks never differ, so there is nothing to teach; give them different files or init=scratch"
             )
         seen[key] = spec.name

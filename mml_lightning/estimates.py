@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from mml_lightning import build_data, nodes
+from mml_lightning import build_data, limits, nodes
 from mml_lightning.backbones.cost import kept_for_backward
 from mml_lightning.cohort import Cohort
 from mml_lightning.data import memory
@@ -48,7 +48,7 @@ def describe(cfg: DictConfig, cohort: Cohort, videos: int, ranks: int, comparabl
     """
     earlier = next(earlier_runs(Path(cfg.paths.root), comparable), None)
     step = _step(cfg, cohort, ranks, earlier)
-    words = [_time(cfg, *step, videos // cfg.data.batch_size)] if step else []
+    words = [_time(cfg, *step, limits.batches(cfg, videos))] if step else []
     needed = memory_needed(cfg, cohort)
     batch = -(-int(cfg.data.batch_size) // ranks)
     if needed is not None:
@@ -82,7 +82,7 @@ def _device(cfg: DictConfig) -> torch.device:
 
 def _time(cfg: DictConfig, seconds: float, source: str, steps: int) -> str:
     epoch = seconds * steps
-    return f"about {clock(epoch)} per epoch, {clock(epoch * cfg.schedule.epochs)} in all ({source})"
+    return f"about {clock(epoch)} per epoch, {clock(epoch * limits.epochs(cfg))} in all ({source})"
 
 
 def suggest_batch(

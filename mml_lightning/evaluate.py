@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from mml_lightning import build, build_data, nodes, process, provenance, run, tracking
+from mml_lightning import build, build_data, checkpoints, limits, nodes, process, provenance, run, tracking
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.registry import rebuild
 from mml_lightning.cohort import Cohort
 from mml_lightning.data.records import Dataset, rows
 from mml_lightning.errors import UserError
+from mml_lightning.lineage import Lineage
 from mml_lightning.loaders import VideoData
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.results import RunResult, nested_metrics, read_result
-from mml_lightning.weights import CHECKPOINT, aliases, checkpoint_entries, require, resolve
+from mml_lightning.weights import CHECKPOINT, aliases, checkpoint_entries, require, the_file
 from mml_lightning.zoo import load_peer, warn_of_unfilled
 
 log = logging.getLogger(__name__)
@@ -34,8 +36,12 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     process.set_up_process(cfg)
     if cfg.split not in ("val", "test"):
         raise UserError(f"split={cfg.split!r} is unknown; use val or test")
-    entries = load_entries(cfg)
-    data = build_data.dataset(cfg, [cfg.split])
+    folder = Path(cfg.paths.output_dir)
+    if any((folder / name).is_dir() for name in ("peers", checkpoints.FOLDER)):
+        raise UserError(f"{folder} holds a training run, whose numbers these would replace: choose another directory")
+    read = functools.cache(lambda: build_data.dataset(cfg, [cfg.split]))
+    entries = load_entries(cfg, overrides, read)
+    data = read()
     check_classes(entries, data)
     chosen = {name: Modality(**entry["modality"]) for name, entry in entries.items()}
     cache = build_data.flow_cache(cfg, chosen)
@@ -43,7 +49,6 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     measured = dataclasses.replace(data, splits={"test": data.splits[cfg.split]})  # `views` shape the test split
     datasets = build_data.clip_datasets(cfg, measured, cache, distinct)
     cohort = scoring_cohort(cfg, entries, chosen, data)
-    folder = Path(cfg.paths.output_dir)
     trainer = run.make_trainer(cfg, folder, [], job_type="eval")
     build_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
     process.say(
@@ -66,6 +71,10 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
             "unreadable": {cfg.split: provenance.unreadable(cohort, cfg.split)},
             "measured": {cfg.split: provenance.measured(cohort, cfg.split)},
         }
+        result.fields["limited"] = [
+            *(f"{name}: {why}" for name, entry in entries.items() for why in entry["provenance"].get("limited") or ()),
+            *limits.measured(cfg, result.fields["measured"], result.fields["unreadable"]),
+        ]
         tracking.log_outcome(trainer.loggers, trainer.callback_metrics, result.fields, folder)
         if not result.fields["metrics"]:
             process.say([f"no label of {cfg.split} is known; mml score {folder} writes submissions"])
@@ -73,11 +82,15 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     return result.fields
 
 
-def load_entries(cfg: DictConfig) -> Entries:
-    """The peers that `ckpt` names: a run directory, its checkpoint, a zoo file or an alias.
+def load_entries(cfg: DictConfig, overrides: Sequence[str], data: Callable[[], Dataset]) -> Entries:
+    """The peers that `ckpt` names: a run directory, its checkpoint, a zoo file or an alias. Of an alias the settings of
+    the trainer do not matter: nothing is trained here.
+
+    Args:
+        data: reads the records, for an alias.
 
     Raises:
-        UserError: nothing to load there.
+        UserError: nothing to load there, or an alias of which there is nothing with the settings asked for.
     """
     given = str(cfg.ckpt)
     path = Path(given).expanduser()
@@ -86,22 +99,22 @@ def load_entries(cfg: DictConfig) -> Entries:
     if path.suffix == CHECKPOINT:
         return checkpoint_entries(path)
     if path.suffix == ".pt" or "/" in given:
-        entry = load_peer(path)
+        entry = load_peer(the_file(path))
         return {entry["provenance"].get("peer", path.stem): entry}
     table = aliases(nodes.plain(cfg.aliases))
-    zoo = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
     if given.partition(":")[0] not in table:
         raise UserError(f"ckpt={given} is no file, no directory and no alias; aliases are {sorted(table)}")
+    kept = [item for item in build.shared(cfg, overrides) if not item.startswith(("ckpt=", "split="))]
+    lineage = Lineage(cfg, overrides, data, ["trainer"], "python eval.py")
     entries = {}
     for modality in cfg.modality:
-        origin = resolve(given, modality, "", table, zoo, [], cfg.seed)
-        require(origin, modality)
-        assert origin.path is not None, "an alias names a file"
-        if origin.path.stem in entries:
-            raise UserError(
-                f"ckpt={given} is one network, {origin.path.stem}; use modality=[{origin.path.stem}], or ckpt=own"
-            )
-        entries[origin.path.stem] = load_peer(origin.path)
+        origin = build.resolve(cfg, kept, given, modality)
+        require(origin, "ckpt")
+        file = lineage.found(origin, "ckpt").path
+        assert file is not None, "an alias names a file"
+        if file.stem in entries:
+            raise UserError(f"ckpt={given} is one network, {file.stem}; use modality=[{file.stem}], or ckpt=own")
+        entries[file.stem] = load_peer(file)
     return entries
 
 
@@ -112,6 +125,9 @@ def peer_files(folder: Path, given: str) -> list[Path]:
     files = sorted((folder / "peers").glob("*.pt")) or sorted(reused.glob("*.pt"))
     if files:
         return files
+    if several := sorted(file.parent for file in folder.glob("[!.]*/*.pt") if file.parent.name != "peers"):
+        places = ", ".join(map(str, dict.fromkeys(several)))
+        raise UserError(f"ckpt={given} holds several entries of the zoo; give one of them: {places[:300]}")
     if result.get("pipeline"):
         steps = sorted(path.name for path in folder.glob("[0-9]*_*"))
         raise UserError(f"ckpt={given} is a pipeline; give one of its steps: {', '.join(steps)}")

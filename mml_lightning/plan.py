@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from mml_lightning import limits
 from mml_lightning.data.images import frames_reader
 from mml_lightning.data.records import Dataset
 from mml_lightning.norms import NormSettings
@@ -73,10 +74,10 @@ def _sample(cfg: DictConfig) -> str:
 
 
 def _training(cfg: DictConfig, videos: int) -> str:
-    steps, limit = videos // cfg.data.batch_size, cfg.trainer.limit_train_batches
-    if limit is not None:
-        steps = min(steps, limit) if isinstance(limit, int) else int(steps * limit)
-    batch = f"{_count(cfg.schedule.epochs, 'epoch')} x {_count(steps, 'step')} of {cfg.data.batch_size} videos"
+    epochs, steps = limits.epochs(cfg), limits.batches(cfg, videos)
+    planned = f" of {cfg.schedule.epochs}" if epochs < cfg.schedule.epochs else ""
+    length = f"{epochs}{planned} epochs" if planned else _count(epochs, "epoch")
+    batch = f"{length} x {_count(steps, 'step')} of {cfg.data.batch_size} videos"
     clip = cfg.optimizer.clip_norm
     norm = "not clipped" if clip is None else f"gradient norm of a peer <= {clip:g}"
     return f"{batch}; lr {cfg.optimizer.lr:g}, {norm}"
@@ -94,7 +95,9 @@ def _origin(where: Mapping[str, Any]) -> str:
     told = where.get("provenance") or {}
     scores = told.get("metrics", {}).get("val", {})
     metric = next((f", val {scores[key]:.1f}" for key in ("top1", "map") if key in scores), "")
-    length = f": {told['epochs']} epochs{metric}" if told.get("epochs") else ""
+    parts = [_count(told[key], key[:-1]) for key in ("epochs", "steps") if told.get(key) is not None]
+    cut = f", LIMITED by {' and '.join(told['limited'])}" if told.get("limited") else ""
+    length = f": {', '.join(parts)}{cut}{metric}" if parts else ""
     return f"from {where['init']}{length}{head}"
 
 

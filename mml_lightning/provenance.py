@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import re
@@ -17,11 +18,13 @@ from mml_lightning import nodes, plan
 from mml_lightning.cohort import Cohort
 from mml_lightning.data.images import frames_reader
 from mml_lightning.data.records import Dataset
+from mml_lightning.entries import publish
+from mml_lightning.errors import UserError
 from mml_lightning.process import is_first_rank
-from mml_lightning.results import RunResult, read_result, write_json
+from mml_lightning.results import RunResult, now, read_result, write_json
 from mml_lightning.revisions import revisions
 from mml_lightning.weights import KINETICS
-from mml_lightning.zoo import export_peer
+from mml_lightning.zoo import export_peer, load_peer, weights_hash
 
 log = logging.getLogger(__name__)
 
@@ -55,42 +58,110 @@ COSMETIC_DATA = (
     *("train", "test", "classes", "frames", "flow", "absent", "empty"),  # lists and folders of Charades
 )
 COSMETIC_TRAINER = ("accelerator", "num_threads", "limit_test_batches", "limit_val_batches", "validations")
+# Where and how a stage was computed, not what: an alias takes a network whatever these were.
+MACHINE = ("step", "placement", "flow.on_the_fly")
+TRAINER_OF_RECIPE = ("accumulate_grad_batches", "precision")  # of `trainer` all else is the machine, or a limit
 COPY = re.compile(r"_\d+$")  # ends the names of further networks of a modality
 
 
-def export(cfg: DictConfig, cohort: Cohort, provenance: Mapping[str, Any], result: RunResult) -> None:
-    """Leave every peer in the run directory and in the zoo, with where it came from inside the file."""
-    zoo = zoo_folder(cfg)
-    warn_of_replacement(zoo, result)
+def export(
+    cfg: DictConfig,
+    cohort: Cohort,
+    origins: Mapping[str, Mapping[str, Any]],
+    result: RunResult,
+    made: Mapping[str, Any],
+) -> None:
+    """Leave every peer in the run directory, with where it came from inside the file; those of a whole run also in the
+    zoo. Neither place loses a network: see :mod:`mml_lightning.entries` and :func:`make_room`.
+
+    Args:
+        made: `settings` and `recipe`, see :func:`settings`, and `limited`: what has cut the training short.
+    """
+    folder, entries = Path(cfg.paths.output_dir), {}
     for name, peer in cohort.peers.items():
         if name in cohort.frozen:  # it is what it was
             continue
-        entry = {
+        state = {key: value.detach().cpu() for key, value in peer.state_dict().items()}
+        result.fields["peers"][name]["weights"] = weights_hash(state)
+        entries[name] = {
             **cohort.hparams["peers"][name],
-            "state_dict": {key: value.detach().cpu() for key, value in peer.state_dict().items()},
+            "state_dict": state,
             "provenance": {
                 "peer": name,
                 "run": cfg.name,
                 "stage": cfg.stage.name,
                 "setup": cfg.setup.name,
                 "seed": cfg.seed,
-                "epochs": cfg.schedule.epochs,
-                "fingerprint": result.fields["fingerprint"],
+                **{key: result.fields[key] for key in ("epochs", "steps", "fingerprint", "git_sha")},
+                "planned_epochs": cfg.schedule.epochs,
+                "limited": list(made["limited"]),
+                "recipe": made["recipe"],
+                "run_dir": str(folder),
                 "sampling": nodes.plain(cfg.sampling),
                 "transforms": nodes.plain(cfg.transforms),
                 "metrics": metrics_of(name, result.fields["metrics"]),
-                "git_sha": result.fields["git_sha"],
-                "origin": provenance[name],
+                "origin": origins[name],
             },
         }
-        export_peer(Path(cfg.paths.output_dir) / "peers" / f"{name}.pt", entry)
-        shared = export_peer(zoo / f"{name}.pt", entry)
-        result.fields["peers"][name]["zoo"] = str(shared)
-    for scores in sorted((Path(cfg.paths.output_dir) / "predictions").glob("*.npz")):
-        (zoo / "predictions").mkdir(exist_ok=True)
-        shutil.copyfile(scores, zoo / "predictions" / scores.name)  # for ensembles with networks of later runs
-    result.fields["zoo"] = str(zoo)
-    write_json(zoo / "result.json", {**result.fields, "status": "completed", "wall_s": result.elapsed()})
+    make_room(folder, {name: result.fields["peers"][name]["weights"] for name in entries})
+    for name, entry in entries.items():
+        export_peer(folder / "peers" / f"{name}.pt", entry)
+    if made["limited"] or not entries:
+        return
+    told = {**result.fields, "status": "completed", "finished": now(), "wall_s": result.elapsed()}
+    told |= {"run_dir": str(folder), "settings": made["settings"]}
+
+    def write(place: Path) -> None:
+        for name, entry in entries.items():
+            export_peer(place / f"{name}.pt", entry)
+        for scores in sorted((folder / "predictions").glob("*.npz")):
+            (place / "predictions").mkdir(exist_ok=True)
+            shutil.copyfile(scores, place / "predictions" / scores.name)  # for ensembles with networks of later runs
+        write_json(place / "result.json", told)
+
+    place = publish(zoo_folder(cfg), result.fields["fingerprint"], told, write)
+    result.fields["zoo"] = str(place)
+    for name in entries:
+        result.fields["peers"][name]["zoo"] = str(place / f"{name}.pt")
+
+
+def make_room(folder: Path, weights: Mapping[str, str]) -> None:
+    """Set the networks aside that an earlier start of the run has left, unless the new ones are equal:
+    `peers_after_<n>_steps`.
+
+    Args:
+        weights: {peer: hash of its new weights}.
+    """
+    have = {file.stem: file for file in sorted((folder / "peers").glob("*.pt"))}
+    if not have:
+        return
+    steps = "some"
+    try:
+        earlier = {name: load_peer(file) for name, file in have.items()}
+        if {name: weights_hash(entry["state_dict"]) for name, entry in earlier.items()} == dict(weights):
+            return
+        steps = str(next(iter(earlier.values()))["provenance"].get("steps", steps))
+    except UserError as error:
+        log.warning("%s", error)
+    names = (f"peers_after_{steps}_steps{'' if n == 1 else f'-{n}'}" for n in itertools.count(1))
+    aside = next(folder / name for name in names if not (folder / name).exists())
+    (folder / "peers").rename(aside)
+    log.info("the networks that this run had before are kept in %s", aside)
+
+
+def refuse_occupied(folder: Path) -> None:
+    """Raises:
+    UserError: a run has begun in `folder`; a new one there would replace its networks or checkpoints.
+    """
+    told = read_result(folder) or {}
+    holds = [*folder.glob("peers/*.pt"), *folder.glob("checkpoints/*.ckpt")]
+    if not holds and told.get("status") != "completed":
+        return
+    what = f"{told['name']}, {told.get('status')}" if told.get("name") else holds[0].name
+    raise UserError(
+        f"{folder} holds a run already ({what}), which a new one would replace: choose another directory "
+        "(leave out hydra.run.dir=, hydra.sweep.dir=, paths.output_dir=), or go on with that run: resume=auto"
+    )
 
 
 def metrics_of(peer: str, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -104,29 +175,6 @@ def metrics_of(peer: str, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str,
             elif name == peer:
                 found[split] = values
     return found
-
-
-def warn_of_replacement(zoo: Path, result: RunResult) -> None:
-    """The zoo holds one network per name and seed. Runs that differ in what the name does not tell replace each other
-    there (each keeps its own in its directory), which is right when a run is repeated, but must not go unnoticed."""
-    old = read_result(zoo)
-    if old is None or old.get("fingerprint") == result.fields["fingerprint"]:
-        return
-    then, now = (
-        {item for item in fields.get("overrides") or () if not item.startswith(("seed=", *COSMETIC))}
-        for fields in (old, result.fields)
-    )
-    differ = []
-    if then != now:
-        before, after = (" ".join(sorted(items)) or "defaults" for items in (then - now, now - then))
-        differ.append(f"other settings ({before}; now {after})")
-    if old.get("data_fingerprint") != result.fields.get("data_fingerprint"):
-        differ.append("other data")
-    log.warning(
-        "zoo: %s held the networks of a run with %s; they are replaced. To keep both, give one of the runs a name=...",
-        zoo,
-        " and ".join(differ) or "other first weights or config files",
-    )
 
 
 def save_scores(cohort: Cohort, folder: Path, split: str) -> None:
@@ -207,8 +255,24 @@ def origin_fields(where: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def fingerprint(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str, Any]]) -> str:
-    """Hash of all that decides the weights of a stage: config without cosmetics, data, the weights it starts from."""
+def fingerprint(
+    cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str, Any]], changed: Sequence[str] = ()
+) -> str:
+    """Hash of all that decides the weights of a stage: config without cosmetics, data, the weights it starts from.
+
+    Args:
+        changed: settings that were others before a resume: the weights are those of no config alone.
+    """
+    found = hashed(decided(cfg, data, provenance))
+    return hashed([found, list(changed)]) if changed else found
+
+
+def hashed(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def decided(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """All that decides the weights of a stage, in plain values: the config's part, and the fingerprint of the data."""
     values = decisive(nodes.plain(cfg))
     if values["transforms"]["reduced_decode"] == "never":  # as all runs were when there was no such key
         values["transforms"] = {key: value for key, value in values["transforms"].items() if key != "reduced_decode"}
@@ -223,8 +287,42 @@ def fingerprint(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping
     }
     if changed := revisions(nodes.plain(cfg), data):
         values["revisions"] = changed
-    text = json.dumps([values, data.fingerprint()], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return [values, data.fingerprint()]
+
+
+def settings(
+    cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str, Any]], notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What two runs must agree in if one is to stand for the other where an alias names it: as :func:`decided`, without
+    the machine that it was made on (:data:`MACHINE`), and with the whole recipe of the first weights.
+
+    Args:
+        notes: what sets the run apart from its config: limits, settings that a resume has changed.
+    """
+    values, told = decided(cfg, data, provenance)
+    values["trainer"] = {key: value for key, value in values["trainer"].items() if key in TRAINER_OF_RECIPE}
+    for key in MACHINE:
+        group, _, name = key.partition(".")
+        if name:
+            values[group] = {k: v for k, v in values.get(group, {}).items() if k != name}
+        else:
+            values.pop(group, None)
+    if not values.get("flow"):
+        values.pop("flow", None)
+    starts = {name: recipe_of(where) for name, where in provenance.items() if name in values["init"]}
+    values["init"] |= starts
+    kept = {**values, "data_fingerprint": told, **({"notes": list(notes)} if notes else {})}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))  # as it reads back
+    return plain
+
+
+def recipe_of(where: Mapping[str, Any]) -> str:
+    """As :func:`start_of`, by the recipe of an earlier run where it tells one, and by the weights themselves of a file
+    that no run has made."""
+    told = where.get("provenance") or {}
+    if told.get("recipe"):
+        return f"{told['recipe']}:{told.get('peer')}"
+    return f"weights:{told['content']}" if told.get("content") else start_of(where)
 
 
 def evaluation(cfg: DictConfig) -> dict[str, Any]:
@@ -252,10 +350,13 @@ def decisive(values: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in values.items() if key not in COSMETIC}
     if not kept.get("repeat"):
         kept.pop("repeat", None)
+    if kept["trainer"].get("limit_epochs") is None:  # as all runs were when there was no such key
+        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key != "limit_epochs"}
     for group, cosmetic in (("data", COSMETIC_DATA), ("trainer", COSMETIC_TRAINER)):
         kept[group] = {key: value for key, value in kept[group].items() if key not in cosmetic}
     return kept
 
 
 def zoo_folder(cfg: DictConfig) -> Path:
+    """Where the entries of a run and all that share its name and seed lie."""
     return Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name / cfg.name / f"seed{cfg.seed}"

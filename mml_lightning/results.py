@@ -45,7 +45,7 @@ class RunResult:
             "command": shlex.join([Path(sys.executable).name, *sys.argv]),
             "git_sha": git_sha(),
             "versions": {name: _version(name) for name in LIBRARIES},
-            "started": _now(),
+            "started": now(),
             "metrics": {},
             **fields,
         }
@@ -61,7 +61,7 @@ class RunResult:
         self.fields |= {
             "status": "completed" if error is None else "preempted" if isinstance(error, Preempted) else "failed",
             "error": None if error is None else describe_error(error),
-            "finished": _now(),
+            "finished": now(),
             "wall_s": self.elapsed(),
         }
         try:
@@ -144,5 +144,6 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _now() -> str:
+def now() -> str:
+    """The local time to the second, with its zone."""
     return datetime.now().astimezone().isoformat(timespec="seconds")

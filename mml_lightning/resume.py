@@ -15,6 +15,7 @@ from mml_lightning.data import check
 from mml_lightning.data.images import frames_reader
 from mml_lightning.data.records import Dataset, rows
 from mml_lightning.errors import UserError
+from mml_lightning.lineage import flat
 from mml_lightning.provenance import decisive
 from mml_lightning.results import read_result
 from mml_lightning.revisions import revisions
@@ -28,19 +29,27 @@ RESUMABLE = (
     *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.deterministic"),
 )
 REVISED = "docs/protocols.md#revisions"
+KINDS = ("forced", "schedule")
 SHOWN = 3  # differences that a message names
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """Where a run goes on: the checkpoint, its step, and the differences that `resume_force` lets pass."""
+    """Where a run goes on: the checkpoint, its step, the differences that `resume_force` lets pass, and another
+    schedule, which needs no force: with either the weights are no longer those of one config."""
 
     path: Path
     step: int
     forced: tuple[str, ...] = ()
+    schedule: tuple[str, ...] = ()
 
     def fields(self) -> dict[str, Any]:
-        return {"checkpoint": self.path.name, "step": self.step, "forced": list(self.forced)}
+        return {
+            "checkpoint": self.path.name,
+            "step": self.step,
+            "forced": list(self.forced),
+            "schedule": list(self.schedule),
+        }
 
 
 def find(cfg: DictConfig, overrides: Sequence[str], data: Dataset, peers: Sequence[str]) -> Resumed | None:
@@ -68,7 +77,7 @@ def find(cfg: DictConfig, overrides: Sequence[str], data: Dataset, peers: Sequen
         )
     for line in differ:
         log.warning("resume_force: %s", line)
-    return Resumed(path, content["global_step"], tuple(differ))
+    return Resumed(path, content["global_step"], tuple(differ), tuple(schedule_differences(described, cfg)))
 
 
 def history(folder: Path, resumed: Resumed | None) -> list[dict[str, Any]]:
@@ -76,6 +85,18 @@ def history(folder: Path, resumed: Resumed | None) -> list[dict[str, Any]]:
     if resumed is None:
         return []
     return [*((read_result(folder) or {}).get("resumed") or ()), resumed.fields()]
+
+
+def changed(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Settings that the resumes of a run have changed: what its weights are made of beside its config."""
+    return [f"from step {one['step']} on: {line}" for one in history for key in KINDS for line in one.get(key) or ()]
+
+
+def schedule_differences(described: Mapping[str, Any], cfg: DictConfig) -> list[str]:
+    """Another schedule than the checkpoint was trained with, in words."""
+    then, here = (flat({"schedule": values["schedule"]}) for values in (described["config"], nodes.plain(cfg)))
+    keys = (key for key in sorted({*then, *here}) if then.get(key) != here.get(key))
+    return [f"{key} was {then.get(key)} and is {here.get(key)} now" for key in keys]
 
 
 def differences(
@@ -95,7 +116,7 @@ def differences(
             f"resume continues the same run, but its peers were {', '.join(peers)} and are {', '.join(wanted)} now: "
             "start a new run from its weights with init=<run directory>/peers/<peer>.pt"
         )
-    then, here = (_flat(decisive(values)) for values in (before, now))
+    then, here = (flat(decisive(values)) for values in (before, now))
     if not any(modality["source"] == "flow" for modality in now["modality"].values()):
         then, here = ({k: v for k, v in flat.items() if not k.startswith("flow.")} for flat in (then, here))
     typed = [override.lstrip("+~").partition("=")[0] for override in overrides]
@@ -129,10 +150,3 @@ def data_differences(described: Mapping[str, Any], folder: Path, cfg: DictConfig
             f"an earlier version began it, which did otherwise what is named {', '.join(changed)} in {REVISED}"
         )
     return found
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -25,6 +25,7 @@ from mml_lightning import (
     build,
     build_data,
     estimates,
+    limits,
     manifest,
     nodes,
     nonfinite,
@@ -42,6 +43,7 @@ from mml_lightning.data.clips import ClipDataset
 from mml_lightning.data.flow import FlowCache
 from mml_lightning.data.records import Dataset
 from mml_lightning.errors import Preempted, RunsFailed, UserError
+from mml_lightning.lineage import Lineage
 from mml_lightning.loaders import VideoData
 from mml_lightning.metrics_log import MetricsLog
 from mml_lightning.objectives.graph import Objective
@@ -129,6 +131,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     build.require_origins(specs)
     chosen = build_data.modalities(cfg)
     data = build_data.dataset(cfg)
+    specs = Lineage(cfg, overrides, lambda: data).settle(specs)
     cache = build_data.flow_cache(cfg, chosen)
     datasets = build_data.clip_datasets(cfg, data, cache, list(chosen.values()))
     if not cfg.test:
@@ -138,6 +141,9 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     computed = build.step(cfg).apply(nets)
     resumed = resume.find(cfg, overrides, data, list(nets))
     folder = Path(cfg.paths.output_dir)
+    if resumed is None:
+        provenance.refuse_occupied(folder)
+    limited = limits.declared(cfg, len(datasets["train"]))
     shown = (cfg.callbacks.speed_every_steps, bool(cfg.callbacks.epoch_lines))
     speed = Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
@@ -147,6 +153,8 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     say(plan.describe(cfg, data, cohort.objective, sizes, origins, computed))
+    if limited:
+        say([f"limited   {', '.join(limited)}: its networks stay in {folder}, no alias will find them"])
     comparable = estimates.conditions(cfg, cohort, ranks)
     if is_first_rank():  # it measures the first device
         for number, line in enumerate(estimates.describe(cfg, cohort, len(datasets["train"]), ranks, comparable)):
@@ -156,10 +164,12 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
             manifest.write(cfg, result.fields)
         video = VideoData(datasets, build_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
         metrics, measured = fit_and_measure(cfg, trainer, cohort, video, resumed.path if resumed else None)
+        limited = limits.trained(cfg, trainer, len(datasets["train"]))
         told = speed.summary(trainer, cohort)
         result.fields |= {
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
+            "limited": [*limited, *limits.measured(cfg, measured["measured"], measured["unreadable"])],
             "clips_per_s": speed.per_second(),
             "skipped_steps": nonfinite.skipped(trainer),
             "speed": told and told | {"conditions": comparable},
@@ -168,12 +178,30 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         }
         tracking.log_outcome(trainer.loggers, metrics, result.fields, folder)
         if is_first_rank():
-            provenance.export(cfg, cohort, origins, result)
+            leave(cfg, cohort, data, origins, result, limited)
         trainer.strategy.barrier("export")
     say_result(result.fields)
     if result.fields["speed"]:
         say([f"speed {describe(result.fields['speed'], build_data.packed(cfg))}"])
     return result.fields
+
+
+def leave(
+    cfg: DictConfig,
+    cohort: Cohort,
+    data: Dataset,
+    origins: Mapping[str, Mapping[str, Any]],
+    result: RunResult,
+    limited: Sequence[str],
+) -> None:
+    """Export the networks of a run that has ended, and say where they are."""
+    notes = [*limited, *resume.changed(result.fields["resumed"])]
+    settings = provenance.settings(cfg, data, origins, notes)
+    made = {"settings": settings, "recipe": provenance.hashed(settings), "limited": limited}
+    provenance.export(cfg, cohort, origins, result, made)
+    if limited:
+        where = Path(cfg.paths.output_dir) / "peers"
+        log.warning("limited (%s): the networks are in %s only, no alias finds them", ", ".join(limited), where)
 
 
 def open_result(
@@ -194,9 +222,11 @@ def open_result(
         }
         for name, net in cohort.peers.items()
     }
-    known = provenance.identity(cfg, overrides, data) | {"fingerprint": provenance.fingerprint(cfg, data, origins)}
     folder = Path(cfg.paths.output_dir)
-    return RunResult(folder, is_first_rank(), **known, peers=peers, resumed=resume.history(folder, resumed))
+    history = resume.history(folder, resumed)
+    fingerprint = provenance.fingerprint(cfg, data, origins, resume.changed(history))
+    known = provenance.identity(cfg, overrides, data) | {"fingerprint": fingerprint}
+    return RunResult(folder, is_first_rank(), **known, peers=peers, resumed=history)
 
 
 def fit_and_measure(
@@ -291,13 +321,13 @@ def make_trainer(
     Raises:
         UserError: this machine does not have what `trainer` asks for, or a value is unknown.
     """
-    ours = ("num_threads", "validations")
+    ours = ("num_threads", "validations", "limit_epochs")
     settings = {k: v for k, v in nodes.plain(cfg.trainer).items() if v is not None and k not in ours}
     if objective is not None:
         where = (cfg.trainer.devices, cfg.trainer.num_nodes)
         placed = placement.strategy(cfg.placement, objective, build.norms(cfg), *where)
         settings |= {"strategy": placed} if placed is not None else {}
-    epochs = int(cfg.schedule.epochs)
+    epochs = limits.epochs(cfg)
     bar = is_terminal(sys.stdout) if cfg.callbacks.progress_bar == "auto" else bool(cfg.callbacks.progress_bar)
     own: list[pl.Callback] = [SharedBuffers(), ReadersTold(cfg.data.decoder)]
     if cfg.loading.stall:

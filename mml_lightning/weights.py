@@ -5,6 +5,7 @@ A file is a zoo file (`peers/<peer>.pt` of a run is one) or a checkpoint of a ru
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,16 +19,20 @@ from mml_lightning.backbones.inflate import inflate_state
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.pretrained import imagenet_weights
 from mml_lightning.backbones.temporal_shift import match_shift_names
+from mml_lightning.entries import Entry, folders
 from mml_lightning.errors import UserError
 from mml_lightning.files import check_unpacked, file_hash
 from mml_lightning.importing import import_trunk
+from mml_lightning.results import read_result
 from mml_lightning.stems import convert_state
-from mml_lightning.zoo import check_fields, load_peer, same_classes, split_heads, warn_of_unfilled
+from mml_lightning.zoo import check_fields, load_peer, same_classes, split_heads, warn_of_unfilled, weights_hash
 
 FRESH = "scratch"
 IMAGENET = "imagenet"
 KINETICS = "kinetics"
 CHECKPOINT = ".ckpt"
+MODALITIES = re.compile(r"modality=\[?([^\]]*)\]?")
+OF_MODALITY = re.compile(r"[+~]*modality\.(\w+)[.=]")  # holds only where the run has that modality
 LACKED_BY_IMAGES = ("heads.", "net.nonlocals.")  # parts that start fresh where the weights are an image network's
 
 
@@ -64,17 +69,36 @@ class Origin:
 
     Args:
         init: as written in the config.
-        path: the zoo file, if there is one.
-        command: what makes the file, if an alias names it.
+        path: the file with the weights, if there is one; of an alias only once it is known which entry it means
+            (:mod:`mml_lightning.lineage`).
+        place: of an alias: <zoo>/<data>/<backbone>/<run>/seed<k>/<peer>.pt; the entries lie below its folder.
+        making: of an alias: overrides of the command that makes such an entry.
     """
 
     init: str
     path: Path | None = None
-    command: str | None = None
+    place: Path | None = None
+    making: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> Path | None:
+        """Which weights these are, as far as it can be told without looking at any file."""
+        return self.place or self.path
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["python", "train.py", *self.making])
 
 
 def resolve(
-    init: str, modality: str, copy: str, aliases: Mapping[str, Alias], zoo: Path, kept: Sequence[str], seed: int
+    init: str,
+    modality: str,
+    copy: str,
+    aliases: Mapping[str, Alias],
+    zoo: Path,
+    kept: Sequence[str],
+    seed: int,
+    chosen: Sequence[Entry] = (),
 ) -> Origin:
     """Find what `init` means for one peer.
 
@@ -83,6 +107,7 @@ def resolve(
         copy: "" or "_1", which network of its modality the peer is.
         zoo: folder of the data set and backbone below the zoo.
         kept: overrides of the present command that the making command shares (setup, data, backbone).
+        chosen: entries that stand for all of their name and seed, see :func:`chosen_entries`.
 
     Raises:
         UserError: neither a known word nor a path.
@@ -98,27 +123,64 @@ def resolve(
         number = name.rpartition("_")[2]
         if "stage=ce" in make and "_" in name and number.isdigit():
             make.append(f"stage.copies={int(number) + 1}")  # the run that leaves further, independent networks
-        path = zoo / alias.run.format(**values) / f"seed{seed}" / f"{name}.pt"
-        return Origin(init, path, shlex.join(["python", "train.py", *make, *kept, f"seed={seed}"]))
+        run = alias.run.format(**values)
+        looked_at = next((found[1].split(",") for part in make if (found := MODALITIES.fullmatch(part))), [modality])
+        shared = [part for part in kept if not (of := OF_MODALITY.match(part)) or of[1] in looked_at]
+        taken = next((one.file(name) for one in chosen if (one.told["name"], one.told["seed"]) == (run, seed)), None)
+        place = zoo / run / f"seed{seed}" / f"{name}.pt"
+        return Origin(init, taken, place, (*make, *shared, f"seed={seed}"))
     if "/" in init or init.endswith((".pt", ".pth", CHECKPOINT)):
-        return Origin(init, Path(init).expanduser())
+        return Origin(init, the_file(Path(init).expanduser()))
     raise UserError(
         f"init {init!r} of {modality} is unknown; "
         f"use scratch, imagenet, kinetics, one of {sorted(aliases)}, or the path of a zoo file"
     )
 
 
-def require(origin: Origin, peer: str) -> None:
-    """Fail with the command that makes the weights, if they are not there.
+def the_file(path: Path) -> Path:
+    """A file that is named, or where it names a network of the zoo by its run and seed alone
+    (`<zoo>/<data>/<backbone>/<run>/seed<k>/<peer>.pt`) the only entry's.
 
     Raises:
-        UserError: the file of `origin` does not exist.
+        UserError: there are several.
     """
-    if origin.path is None or origin.path.is_file():
-        return
-    if origin.command:
-        raise UserError(f"init.{peer}={origin.init}: {origin.path} was never trained; make it with: {origin.command}")
-    raise UserError(f"init.{peer}={origin.init}: no such file")
+    if path.is_file():
+        return path
+    found = [folder / path.name for folder in folders(path.parent, path.stem)] if path.suffix == ".pt" else []
+    if len(found) > 1:
+        raise UserError(f"{path} may be any of {len(found)} networks, name one: {', '.join(map(str, found[:5]))}")
+    return found[0] if found else path
+
+
+def chosen_entries(folders: Sequence[object]) -> list[Entry]:
+    """`init.runs`: directories of runs, or of entries of the zoo, that an alias of their name and seed means.
+
+    Raises:
+        UserError: one of them tells no name and seed.
+    """
+    found = []
+    for folder in map(Path, map(str, folders)):
+        told = read_result(folder.expanduser()) or {}
+        if not isinstance(told.get("name"), str) or not isinstance(told.get("seed"), int):
+            raise UserError(f"init.runs: {folder} is no directory of a run and no entry of the zoo (no result.json)")
+        found.append(Entry(folder.expanduser(), told, told.get("fingerprint")))
+    return found
+
+
+def require(origin: Origin, key: str) -> None:
+    """Fail with the command that makes the weights, if there are none; which ones an alias means is not looked at.
+
+    Args:
+        key: what asks for them, such as `init.rgb`.
+
+    Raises:
+        UserError: neither a file nor, of an alias, any entry.
+    """
+    if origin.path is not None:
+        if not origin.path.is_file():
+            raise UserError(f"{key}={origin.init}: no such file: {origin.path}")
+    elif origin.place is not None and not any(folders(origin.place.parent, origin.place.stem)):
+        raise UserError(f"{key}={origin.init}: {origin.place} was never trained; make it with: {origin.command}")
 
 
 def fill(
@@ -178,8 +240,14 @@ def fill(
         "path": str(origin.path),
         "fresh_head": not keep_head,
         "modality": entry["modality"]["name"],
-        "provenance": {k: v for k, v in entry["provenance"].items() if k != "origin"},
+        "provenance": told_of(entry),
     }
+
+
+def told_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The provenance of an entry as that of a start; of weights that no run has made also the hash of these."""
+    told = {key: value for key, value in entry["provenance"].items() if key != "origin"}
+    return told if told.get("fingerprint") else told | {"content": weights_hash(entry["state_dict"])}
 
 
 def kinetics_file(file: str | None) -> Path:
@@ -246,7 +314,7 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
                     "run": config["name"],
                     "stage": config["stage"]["name"],
                     "seed": config["seed"],
-                    "epochs": content["epoch"] + 1,
+                    **_made(content),
                     "fingerprint": fingerprint,
                     "sampling": config["sampling"],
                     "transforms": config["transforms"],
@@ -259,6 +327,14 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
     for entry in entries.values():
         check_fields(path, entry)
     return entries
+
+
+def _made(content: Mapping[str, Any]) -> dict[str, Any]:
+    """How long a checkpoint was trained: whole epochs and steps, and whether it is that of a run's end."""
+    epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"])
+    planned = int(content["hyper_parameters"]["config"]["schedule"]["epochs"])
+    cut = [] if epochs >= planned else [f"a checkpoint after {epochs} of {planned} epochs"]
+    return {"epochs": epochs, "steps": int(content["global_step"]), "planned_epochs": planned, "limited": cut}
 
 
 def _load(net: Any, state: Mapping[str, Any], source: str, from_images: bool = False) -> int:

@@ -7,6 +7,7 @@ entries, never from a file name.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,3 +108,13 @@ def split_heads(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
     """(trunk, heads) of a recogniser's state dict."""
     heads = {key: value for key, value in state.items() if key.startswith("heads.")}
     return {key: value for key, value in state.items() if key not in heads}, heads
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """Of names, kinds, shapes and bits of all tensors, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        tensor = value.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -92,20 +92,34 @@ def check(runs: Sequence[Planned], known: Reuse) -> None:
     Raises:
         UserError: a run starts from weights that won't be there, or the data can't be read or have no full batch.
     """
-    require_origins([planned for planned in runs if not planned.views])
+    require_origins([planned for planned in runs if not planned.views], known.settle_early)
     build_data.check_batch(runs[0].cfg, known.dataset(runs[0].cfg), 1)
 
 
 def foresee(state: Board, known: Reuse) -> dict[int, dict[str, Any]]:
     """Mark the runs that were done before, as far as that can be told before the others are; returns their results."""
-    found = {}
+    found: dict[int, dict[str, Any]] = {}
     for number, planned in enumerate(state.runs):
         possible = all(state.entries[n].state == REUSED for n in state.needs[number])
+        if possible:
+            hand_over(state, number, found)
         result = known.finished(planned.cfg, planned.typed) if possible else None
         if result is not None:
             state.set(number, REUSED)
             found[number] = result
     return found
+
+
+def hand_over(state: Board, number: int, found: Mapping[int, Mapping[str, Any]]) -> None:
+    """Tell a run which networks it starts from: those of the runs of this pipeline, whatever else the zoo holds.
+
+    Args:
+        found: results of runs that were done before and whose directories do not tell yet.
+    """
+    for maker in sorted(state.needs[number]):
+        folder = state.runs[maker].folder
+        result = found.get(maker) or read_result(folder) or {}
+        state.runs[number].take(Path(result.get("zoo") or folder))
 
 
 def plan_lines(cfg: DictConfig, state: Board) -> list[str]:
@@ -151,7 +165,10 @@ def execute(state: Board, root: Path, known: Reuse) -> None:
 def begin(state: Board, number: int, root: Path, known: Reuse) -> bool:
     """Mark a run as running; True if there is nothing to do, since it was done before."""
     planned = state.runs[number]
+    hand_over(state, number, {})
     result = known.finished(planned.cfg, planned.typed)
+    if result is None and not planned.views:
+        known.pin(planned)
     state.set(number, RUNNING if result is None else REUSED)
     if result is not None:
         take_over(planned, result)
@@ -166,9 +183,11 @@ def begin(state: Board, number: int, root: Path, known: Reuse) -> bool:
 def take_over(planned: Planned, result: Mapping[str, Any]) -> None:
     """Leave the result of an earlier run in the place of a run that needs not be repeated."""
     log.info("reused    %s: its networks are taken from %s", planned.label, result.get("zoo", planned.folder))
-    if is_first_rank() and not planned.views:  # a measurement lies in the zoo itself
+    own = Path(str(result.get("zoo"))) == planned.folder
+    if is_first_rank() and not planned.views and not own:  # a measurement lies in the zoo itself
         save_config(planned)
-        write_json(planned.folder / "result.json", {**result, "reused": True})
+        told = {key: value for key, value in result.items() if key != "settings"}
+        write_json(planned.folder / "result.json", {**told, "reused": True})
 
 
 def end(state: Board, number: int, root: Path, error: str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mml_lightning import build, checkpoints, nodes
 from mml_lightning.arguments import init_file
+from mml_lightning.entries import Entry
 from mml_lightning.errors import UserError
+from mml_lightning.lineage import taken
 from mml_lightning.pipelines.catalogue import Declared, declare
 from mml_lightning.pipelines.layouts import Layout, Network, layout, views_name
 from mml_lightning.provenance import COPY, zoo_folder
 
-INIT_OF_MODALITY = re.compile(r"\+*init\.(?!(all|base|file|new_head|copies)=)")
+INIT_OF_MODALITY = re.compile(r"\+*init\.(?!(all|base|file|runs|new_head|copies)=)")
 OWN = ("pipeline=", "pipeline.", "resume=", "seeds=", "catalogue=", "hydra.")  # of the pipeline, not of its runs
 
 
@@ -31,7 +33,8 @@ class Planned:
     Args:
         key: its name in the catalogue (that of the run itself where it was declared without one).
         cfg, typed: config and overrides.
-        needs, makes: files of the zoo.
+        needs, makes: networks of the zoo, by run, seed and peer (`Origin.key`): which entry each is, is known when its
+            run has ended, see :meth:`take`.
         views: what a measurement of one network with other views is called; "" for a run that trains.
     """
 
@@ -54,6 +57,22 @@ class Planned:
     @property
     def label(self) -> str:
         return f"{self.name} seed {self.seed}"
+
+    def take(self, folder: Path) -> None:
+        """Start from, or measure, the very networks that another run of the pipeline has left.
+
+        Args:
+            folder: its directory, or its entry in the zoo.
+        """
+        if not self.views:
+            chosen = [one for one in map(str, self.cfg.init.runs) if one != str(folder)] + [str(folder)]
+            OmegaConf.update(self.cfg, "init.runs", chosen)
+            self.typed[:] = [o for o in self.typed if not o.startswith("init.runs=")] + [f"init.runs={taken(chosen)}"]
+            return
+        file = Entry(folder).file(next(iter(self.needs)).stem)
+        self.typed[:] = [o for o in self.typed if not o.startswith("ckpt=")] + [f"ckpt={taken([str(file)])[1:-1]}"]
+        OmegaConf.update(self.cfg, "ckpt", str(file))
+        OmegaConf.update(self.cfg, "paths.output_dir", str(folder / "views" / f"{file.stem}_{self.views}"))
 
     @property
     def networks(self) -> int:
@@ -109,13 +128,19 @@ def layouts_of(cfg: DictConfig) -> list[Layout]:
     return [layout(name, declared, str(cfg.init.base)) for name, declared in nodes.plain(cfg.tables).items()]
 
 
-def require_origins(runs: Sequence[Planned]) -> None:
-    """Raises:
-    UserError: a run starts from weights that neither exist nor come from another run.
+def require_origins(runs: Sequence[Planned], settle: Callable[[Planned, Sequence[build.PeerSpec]], object]) -> None:
+    """Args:
+        settle: finds the entries of the zoo that the aliases of some peers of a run mean.
+
+    Raises:
+        UserError: a run starts from weights that neither exist nor come from another run, or were made with other
+            settings.
     """
     coming = {path for run in runs for path in run.makes}
     for run in runs:
-        build.require_origins(build.peer_specs(run.cfg, run.typed), coming)
+        specs = build.peer_specs(run.cfg, run.typed)
+        build.require_origins(specs, coming)
+        settle(run, [spec for spec in specs if spec.origin.key not in coming])
 
 
 class Composer:
@@ -169,7 +194,7 @@ class Composer:
         typed += [f"seed={seed}"] if len(typed) < len(run.typed) or self.cfg.seeds is not None else []
         build.check_values(cfg)
         specs = build.peer_specs(cfg, typed)
-        needs = frozenset(spec.origin.path for spec in specs if spec.origin.path is not None)
+        needs = frozenset(spec.origin.key for spec in specs if spec.origin.key is not None)
         return Planned(run.key, seed, cfg, typed, needs, tuple(exported(cfg, specs)))
 
     def numbered(self, runs: Sequence[Planned]) -> list[Planned]:
@@ -216,7 +241,7 @@ class Composer:
 
 
 def exported(cfg: DictConfig, specs: Sequence[build.PeerSpec]) -> list[Path]:
-    """The zoo files that a stage leaves: those of the peers that learn.
+    """The networks that a stage leaves in the zoo, as `Origin.key` names them: those of the peers that learn.
 
     Raises:
         UserError: the lesson graph does not fit the peers.
@@ -278,6 +303,6 @@ def _refuse_namesakes(runs: Sequence[Planned]) -> None:
         for path in run.makes:
             if path in seen:
                 raise UserError(
-                    f"two runs of the pipeline have the same name, {run.name}; their networks would replace each other"
+                    f"two runs of the pipeline have the same name, {run.name}: what starts from it could mean either"
                 )
             seen[path] = run.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Sequence
@@ -13,15 +14,17 @@ from omegaconf import DictConfig
 from mml_lightning import build, build_data, nodes
 from mml_lightning.build import PeerSpec
 from mml_lightning.data.records import Dataset
+from mml_lightning.entries import below, of_folder
 from mml_lightning.errors import UserError
-from mml_lightning.files import file_hash
-from mml_lightning.pipelines.planned import exported
-from mml_lightning.provenance import evaluation, fingerprint, zoo_folder
-from mml_lightning.results import read_result
-from mml_lightning.weights import KINETICS, kinetics_file, load_entry
+from mml_lightning.lineage import Lineage, first_weights
+from mml_lightning.pipelines.planned import Planned, exported
+from mml_lightning.provenance import evaluation, fingerprint, settings, zoo_folder
+from mml_lightning.results import FILE, read_result
 from mml_lightning.zoo import load_peer
 
 log = logging.getLogger(__name__)
+
+LATEST = 50  # runs that a pace is told from
 
 
 class Reuse:
@@ -53,27 +56,58 @@ class Reuse:
         return result if same and set((result.get("weights") or {}).values()) == told else None
 
     def finished(self, cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any] | None:
-        """The result of an earlier run of exactly this stage, measured as asked for, with its networks in the zoo."""
+        """The result of an earlier run of exactly this stage, measured as asked for, with its networks in the zoo; or
+        of this very run, if its directory holds it whole."""
         if "ckpt" in cfg:
             return self.measured(cfg)
-        result = read_result(zoo_folder(cfg))
-        if result is None or result.get("status") != "completed":
-            return None
-        if result.get("evaluation") != evaluation(cfg):
-            return None
-        specs = build.peer_specs(cfg, overrides)
-        if any(spec.origin.path is not None and not spec.origin.path.is_file() for spec in specs):
-            return None
         try:
-            origins = {spec.name: {"init": spec.origin.init, "provenance": first_weights(cfg, spec)} for spec in specs}
-        except UserError:  # of damaged first weights: the run itself tells
-            return None
-        wanted = fingerprint(cfg, self.dataset(cfg), origins)
-        # a run that died between two exports leaves networks of two runs: each tells its own
-        for file in exported(cfg, specs):
-            if not file.is_file() or fingerprint_in(file) != wanted:
+            specs = self.settled(cfg, overrides)
+            if any(spec.origin.path is not None and not spec.origin.path.is_file() for spec in specs):
                 return None
-        return result
+            origins = {spec.name: {"init": spec.origin.init, "provenance": first_weights(cfg, spec)} for spec in specs}
+        except UserError:  # of first weights that are yet to make, or damaged: the run itself tells
+            return None
+        wanted, asked = (make(cfg, self.dataset(cfg), origins) for make in (fingerprint, settings))
+        peers = [path.stem for path in exported(cfg, specs)]
+        own = Path(cfg.paths.output_dir)
+        for entry in [*below(zoo_folder(cfg), peers[0]), of_folder(own, peers[0])] if peers else ():
+            if entry.told.get("status") != "completed" or entry.told.get("evaluation") != evaluation(cfg):
+                continue
+            if entry.settings not in (None, asked):
+                continue
+            # an entry of an earlier version may hold networks of two runs: each tells its own
+            if all(entry.file(p).is_file() and fingerprint_in(entry.file(p)) == wanted for p in peers):
+                return {**entry.told, "zoo": str(entry.folder)}
+        return None
+
+    def settled(self, cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
+        """The peers of a run with the files that they start from.
+
+        Raises:
+            UserError: there are none, or an alias asks for others than there are.
+        """
+        specs = build.peer_specs(cfg, overrides)
+        build.require_origins(specs)
+        return Lineage(cfg, overrides, lambda: self.dataset(cfg), quiet=True).settle(specs)
+
+    def settle_early(self, planned: Planned, specs: Sequence[PeerSpec]) -> None:
+        """Find what some peers of a run start from, before any run has begun.
+
+        Raises:
+            UserError: it was made with other settings than those asked for.
+        """
+        Lineage(planned.cfg, planned.typed, lambda: self.dataset(planned.cfg), quiet=True).settle(specs)
+
+    def pin(self, planned: Planned) -> None:
+        """Tell a run that is about to start which entries its aliases mean; of what is missing it tells itself."""
+        try:
+            specs = self.settled(planned.cfg, planned.typed)
+        except UserError:
+            return
+        for spec in specs:
+            if spec.origin.place is not None and spec.origin.path is not None:
+                folder = spec.origin.path.parent
+                planned.take(folder.parent if folder.name == "peers" else folder)
 
 
 def fingerprint_in(file: Path) -> str | None:
@@ -86,20 +120,12 @@ def fingerprint_in(file: Path) -> str | None:
     return told
 
 
-def first_weights(cfg: DictConfig, spec: PeerSpec) -> dict[str, Any] | None:
-    """As much of the provenance of a peer's first weights as `provenance.start_of` asks for."""
-    if spec.origin.init == KINETICS:
-        return {"imported": {"sha256": file_hash(kinetics_file(cfg.init.file))}}
-    if spec.origin.path is None:
-        return None
-    provenance: dict[str, Any] = load_entry(spec.origin.path, spec.name, spec.modality.name)["provenance"]
-    return provenance
-
-
 def pace(cfg: DictConfig) -> float | None:
     """Seconds that one network took on average in the runs of the zoo with the data and backbone of `cfg`."""
     seconds, networks = 0.0, 0
-    for file in (Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name).glob("*/seed*/result.json"):
+    runs = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
+    files = itertools.chain(runs.glob(f"*/seed*/{FILE}"), runs.glob(f"*/seed*/*/{FILE}"))
+    for file in sorted(files, key=lambda file: file.stat().st_mtime)[-LATEST:]:
         result = read_result(file.parent) or {}
         learned = sum(not peer.get("frozen") for peer in (result.get("peers") or {}).values())
         if result.get("status") == "completed" and learned and result.get("wall_s"):
