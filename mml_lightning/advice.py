@@ -141,7 +141,9 @@ def more_workers(seen: Seen) -> int | None:
 
 def _waited(seen: Seen) -> float:
     """Share of the time that more workers could take away."""
-    return seen.steady if seen.workers and seen.steady is not None else seen.data_wait
+    if not seen.workers or seen.steady is None:
+        return seen.data_wait
+    return min(seen.steady, seen.data_wait)
 
 
 def _needed(seen: Seen) -> int:

@@ -13,10 +13,12 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+CPUINFO = Path("/proc/cpuinfo")
 SIDES = {"cpu": 512, "cuda": 8192}  # of the matrices that tell what a device can do
 MAPS = {"cpu": 8, "cuda": 512}  # images of the convolution that does
 FEW = {"cpu": 2, "cuda": 64}  # of the convolution that compares two precisions
@@ -157,7 +159,7 @@ def instructions() -> str:
 def _told_by_processor(key: str) -> list[str]:
     """The values of a key of /proc/cpuinfo for the first core that has one; none where there is no such file."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        with CPUINFO.open(encoding="utf-8") as lines:
             return [next(line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key)]
     except (OSError, StopIteration):
         return []

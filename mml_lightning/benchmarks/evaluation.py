@@ -96,14 +96,15 @@ def compare(
             mfu = None if operations is None else row["views_per_s"] * operations / reach
             row |= {"mfu": mfu, "peak_mb": peak / 1e6}
             row["logit_difference"] = float(np.abs(one.ask("logits") - first).max())
-    yield Told(rows, bottleneck(rows, seen(cfg, device, rows[1]["mfu"])))
+    yield Told(rows, bottleneck(rows, cfg.data.eval_batch_size, seen(cfg, device, rows[1]["mfu"])))
 
 
-def bottleneck(rows: Sequence[Row], measured: advice.Seen) -> str:
-    """What limits evaluation, and the switch that would move it."""
+def bottleneck(rows: Sequence[Row], size: int, measured: advice.Seen) -> str:
+    """What limits evaluation with `size` views at a time, and the switch that would move it."""
     if (times := rows[1]["vs_first"]) > 1.1 + (rows[1]["spread"] or 0.0):
         return (
-            f"small passes are the bottleneck: across videos they are {times:.2f} times as fast, data.eval_batch_size"
+            f"small passes are the bottleneck of one video at a time: data.eval_batch_size={size} is "
+            f"{times:.2f} times as fast"
         )
     return advice.bottleneck(measured).replace("batch_size", "eval_batch_size")
 
