@@ -63,6 +63,11 @@ def packed(cfg: DictConfig) -> bool:
     return str(cfg.data.reader[nodes.TARGET]).rpartition(".")[2] == read_pack.__name__
 
 
+def cheap(cfg: DictConfig) -> bool:
+    """Whether packing the data would not make reading cheaper: they are a pack, or decoded once and kept in memory."""
+    return packed(cfg) or cfg.data.cache == "ram"
+
+
 def dataset(cfg: DictConfig, needed: Sequence[str] | None = None) -> Dataset:
     """Records of all splits, validated: the splits `needed`, which may lack labels, by default those that a training
     run uses.

@@ -14,33 +14,30 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from mml_lightning import build_data, limits, nodes
+from mml_lightning import advice, build_data, limits, nodes
+from mml_lightning.arithmetic import arithmetic_peak, device_name, instructions, precision_type
 from mml_lightning.backbones.cost import kept_for_backward
+from mml_lightning.backbones.execution import trunk_blocks
 from mml_lightning.cohort import Cohort
 from mml_lightning.data import memory
+from mml_lightning.data.threads import cores
 from mml_lightning.process import uses_gpu
 from mml_lightning.progress import clock
 from mml_lightning.results import FILE, read_result
-from mml_lightning.throughput import (
-    arithmetic_peak,
-    counted_or_none,
-    device_name,
-    precision_type,
-    suggest_workers,
-    training_operations,
-)
+from mml_lightning.throughput import counted_or_none, half_gain, training_operations
 
 USUAL_SHARE = 0.4  # of the device's arithmetic that training reaches, for want of a measurement
 LATEST = 50  # runs that are looked at
+KEPT = (1.3, 2.5)  # memory of a step over what it keeps of its maps: the least and the most of docs/benchmarks.md
 STATES = 3  # float32 numbers per parameter in training: itself, its gradient, its momentum
 GENERATIONS = 2  # of checkpoints that are kept
 DECISIVE = ("backbone", "modality", "sampling", "transforms", "flow", "step", "placement")  # for the time of a step
 DECISIVE_DATA = ("name", "reader", "decoder", "batch_size", "cache")
 
 
-def describe(cfg: DictConfig, cohort: Cohort, videos: int, ranks: int, comparable: str) -> list[str]:
-    """A line with seconds per epoch and in all, memory and disk, and one per suggestion; a number that can't be told is
-    left out.
+def describe(cfg: DictConfig, cohort: Cohort, videos: int, ranks: int, comparable: str) -> list[tuple[str, str]]:
+    """Lines with their first words: `cost`, seconds per epoch and in all, memory and disk; `warning`, what makes the
+    run slow here; `advice`, a suggestion each. A number that can't be told is left out.
 
     Args:
         videos: in the training split. ranks: processes over which a batch is shared out.
@@ -52,15 +49,34 @@ def describe(cfg: DictConfig, cohort: Cohort, videos: int, ranks: int, comparabl
     needed = memory_needed(cfg, cohort)
     batch = -(-int(cfg.data.batch_size) // ranks)
     if needed is not None:
-        words.append(f"about {_size(needed[0] + batch * needed[1])} for weights and activations")
-    lines = ["; ".join([*words, _disk(cfg, cohort)])]
+        words.append(f"at least {_size(needed[0] + batch * needed[1])} for weights and activations")
+    lines = [("cost", "; ".join([*words, _disk(cfg, cohort)])), ("warning", _precision(cfg, cohort))]
     if needed is not None and ranks == 1 and cfg.placement != "peer":
-        checkpointed, parts = bool(cfg.step.checkpointing), int(cfg.trainer.accumulate_grad_batches)
-        lines.append(suggest_batch(batch, *needed, free_memory(cfg), parts, checkpointed))
+        parts = int(cfg.trainer.accumulate_grad_batches)
+        lines.append(("advice", suggest_batch(batch, *needed, free_memory(cfg), parts, _checkpointable(cfg, cohort))))
     if earlier is not None and int(cfg.data.workers) <= earlier[1].get("workers", -1):
-        advised = suggest_workers(earlier[1]["data_wait"], earlier[1]["workers"], build_data.packed(cfg))
-        lines.append(advised and f"{earlier[0]} waited for data {earlier[1]['data_wait']:.0%} of the time: {advised}")
-    return [line for line in lines if line]
+        lines.append(("advice", _workers(earlier[0], advice.of_speed(earlier[1], build_data.cheap(cfg)))))
+    return [(key, line) for key, line in lines if line]
+
+
+def _precision(cfg: DictConfig, cohort: Cohort) -> str:
+    """Words if this device emulates the precision of the run."""
+    precision = str(cfg.trainer.precision)
+    return advice.emulated(precision, half_gain(_device(cfg), precision, None, cohort.peers.values()))
+
+
+def _workers(name: str, seen: advice.Seen) -> str:
+    """Words if the earlier run `name` waited for data, and something would help."""
+    if advice.more_workers(seen) is None and seen.cheap:
+        return ""
+    told = advice.waiting(seen)
+    return told and f"{name} waited for data {seen.data_wait:.0%} of the time: {told}"
+
+
+def _checkpointable(cfg: DictConfig, cohort: Cohort) -> bool:
+    """Whether step.checkpointing=true is possible and not in use."""
+    learns = (peer for name, peer in cohort.peers.items() if name not in cohort.frozen)
+    return not cfg.step.compile and not cfg.step.checkpointing and all(trunk_blocks(peer) for peer in learns)
 
 
 def _step(
@@ -72,8 +88,9 @@ def _step(
     operations = counted_or_none(lambda: training_operations(cohort, clip_shapes(cfg, cohort)))
     if operations is None:
         return None
-    peak = ranks * arithmetic_peak(_device(cfg), precision_type(str(cfg.trainer.precision)))
-    return cfg.data.batch_size * operations / (USUAL_SHARE * peak), "by arithmetic, reading aside"
+    peak = ranks * arithmetic_peak(_device(cfg), precision_type(str(cfg.trainer.precision), _device(cfg)))
+    guess = f"by arithmetic at {USUAL_SHARE:.0%} of what the device reaches, reading and validation aside"
+    return cfg.data.batch_size * operations / (USUAL_SHARE * peak), guess
 
 
 def _device(cfg: DictConfig) -> torch.device:
@@ -86,22 +103,26 @@ def _time(cfg: DictConfig, seconds: float, source: str, steps: int) -> str:
 
 
 def suggest_batch(
-    batch: int, fixed: float, per_clip: float, free: float | None, parts: int = 1, checkpointed: bool = False
+    batch: int, fixed: float, per_clip: float, free: float | None, parts: int = 1, checkpointing: bool = True
 ) -> str:
-    """Words if a batch does not fit: one that does, with as many clips per step of the optimiser; "" if all is well.
+    """Words if a batch does not fit, or may not: one that does, with as many clips per step of the optimiser; "" if all
+    is well.
 
     Args:
         fixed: bytes of weights, gradients and momenta. per_clip: bytes of activations. free: bytes.
-        parts: batches per step of the optimiser. checkpointed: whether blocks are computed twice already.
+        parts: batches per step of the optimiser. checkpointing: whether blocks could be computed twice.
     """
-    if free is None or fixed + batch * per_clip <= free:
+    least, most = KEPT
+    if free is None or fixed + batch * most * per_clip <= free:
         return ""
-    fits = [size for size in range(1, batch) if batch % size == 0 and fixed + size * per_clip <= free]
-    words = f"a batch of {batch} takes more memory than the {_size(free)} that are free: "
+    fits = [size for size in range(1, batch) if batch % size == 0 and fixed + size * most * per_clip <= free]
+    takes = "takes" if fixed + batch * least * per_clip > free else "may take"
+    words = f"a batch of {batch} {takes} more memory than the {_size(free)} that are free: "
     if not fits:
         return words + "use a smaller backbone, transforms.output or sampling.num_segments"
     split = f"data.batch_size={fits[-1]} trainer.accumulate_grad_batches={parts * (batch // fits[-1])}"
-    return f"{words}{split}" + ("" if checkpointed else ", or step.checkpointing=true")
+    norms = f" (batch norms see {fits[-1]} clips then)"
+    return f"{words}{split}{norms}" + (", or step.checkpointing=true, which keeps less" if checkpointing else "")
 
 
 def free_memory(cfg: DictConfig) -> float | None:
@@ -113,13 +134,21 @@ def free_memory(cfg: DictConfig) -> float | None:
 
 def conditions(cfg: DictConfig, cohort: Cohort, ranks: int) -> str:
     """A hash of what the time of a step and the wait for data depend on, but the number of workers: networks, clips and
-    how they are read and cut, precision, machine. The speeds of two runs compare if it is equal."""
+    how they are read and cut, precision, machine and its instructions. The speeds of two runs compare if it is
+    equal."""
     values = nodes.plain(cfg)
     decisive = [
         {key: values[key] for key in DECISIVE},
         {key: values["data"][key] for key in DECISIVE_DATA},
         {name: [modality.name, name in cohort.frozen] for name, modality in cohort.modalities.items()},
-        [str(cfg.trainer.precision), torch.get_num_threads(), ranks, device_name(_device(cfg))],
+        [
+            str(cfg.trainer.precision),
+            torch.get_num_threads(),
+            ranks,
+            device_name(_device(cfg)),
+            instructions(),
+            cores(),
+        ],
     ]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -142,7 +171,7 @@ def clip_shapes(cfg: DictConfig, cohort: Cohort) -> dict[str, tuple[int, ...]]:
 def memory_needed(cfg: DictConfig, cohort: Cohort) -> tuple[float, float] | None:
     """Bytes of weights, gradients and momenta, and of the activations of a clip; None where they can't be counted."""
     shapes, fixed, per_clip = clip_shapes(cfg, cohort), 0.0, 0.0
-    share = 0.5 if precision_type(str(cfg.trainer.precision)).itemsize == 2 else 1.0
+    share = 0.5 if precision_type(str(cfg.trainer.precision), _device(cfg)).itemsize == 2 else 1.0
     for name, peer in cohort.peers.items():
         parameters = sum(p.numel() for p in peer.parameters())
         if name in cohort.frozen:

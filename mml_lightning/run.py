@@ -21,6 +21,7 @@ from pytorch_lightning.callbacks import Checkpoint, TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from mml_lightning import (
+    advice,
     arguments,
     build,
     build_data,
@@ -51,7 +52,7 @@ from mml_lightning.preemption import LISTENER
 from mml_lightning.process import is_first_rank, quieten_libraries, say, say_result, set_up_process, uses_gpu
 from mml_lightning.progress import Progress, is_terminal
 from mml_lightning.results import RunResult, nested_metrics, read_result
-from mml_lightning.throughput import Throughput, describe
+from mml_lightning.throughput import Throughput
 from mml_lightning.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -64,20 +65,20 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
     quieten_libraries()
     overrides = list(HydraConfig.get().overrides.task)
     failed: BaseException | None = None
-    advice = f"continue with: python train.py resume={cfg.paths.output_dir}" if "resume" in cfg else "start it again"
+    hint = f"continue with: python train.py resume={cfg.paths.output_dir}" if "resume" in cfg else "start it again"
     try:
         with LISTENER.listen():
             do(cfg, overrides)
     except Preempted as error:
         failed = error
-        log.warning("%s; %s", error, advice)
+        log.warning("%s; %s", error, hint)
         tracking.preempted(cfg)
         LISTENER.hand_on()
         arguments.failures.append(arguments.PREEMPTED)
         raise
     except (KeyboardInterrupt, SIGTERMException) as error:
         failed = error
-        log.error("interrupted; %s", advice)
+        log.error("interrupted; %s", hint)
         arguments.failures.append(arguments.INTERRUPTED)
         raise
     except (UserError, OmegaConfBaseException) as error:
@@ -93,7 +94,7 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
     except Exception as error:  # logged with its traceback; the sweep goes on
         failed = error
         if isinstance(error, OSError) and error.errno in NO_ROOM:
-            log.error("error: %s: %s; make room, then %s", error.filename, error.strerror, advice)
+            log.error("error: %s: %s; make room, then %s", error.filename, error.strerror, hint)
         elif not arguments.tracebacks and read_result(Path(cfg.paths.output_dir)) is None:
             failed = not_begun(error, overrides)
             log.error("error: %s", failed)
@@ -157,8 +158,8 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         say([f"limited   {', '.join(limited)}: its networks stay in {folder}, no alias will find them"])
     comparable = estimates.conditions(cfg, cohort, ranks)
     if is_first_rank():  # it measures the first device
-        for number, line in enumerate(estimates.describe(cfg, cohort, len(datasets["train"]), ranks, comparable)):
-            say([f"{'advice' if number else 'cost':<9} {line}"])
+        lines = estimates.describe(cfg, cohort, len(datasets["train"]), ranks, comparable)
+        say([f"{key:<9} {line}" for key, line in lines])
     with open_result(cfg, overrides, data, cohort, origins, resumed) as result:
         if is_first_rank():
             manifest.write(cfg, result.fields)
@@ -182,7 +183,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         trainer.strategy.barrier("export")
     say_result(result.fields)
     if result.fields["speed"]:
-        say([f"speed {describe(result.fields['speed'], build_data.packed(cfg))}"])
+        say([f"speed {advice.describe(result.fields['speed'], build_data.cheap(cfg))}"])
     return result.fields
 
 

@@ -1,8 +1,9 @@
-"""How fast a run trains, what it waits for, and which switch would move it.
+"""How fast a run trains, and what it waits for.
 
 Arithmetic is counted as two operations per multiply-add; a training step costs three forward passes of a network that
 learns (forward, gradient of the maps, gradient of the filters) and one of a network that only teaches. What a device
-can do is measured, by a matrix product and a convolution in the precision of the run, not looked up.
+can do is measured, by a matrix product and a convolution in the precision of the run, not looked up. What follows from
+these numbers, and from the cores that had nothing to do, is said by `advice`.
 Source: Chowdhery et al., "PaLM", 2022 (model FLOPs utilisation).
 """
 
@@ -10,17 +11,19 @@ from __future__ import annotations
 
 import logging
 import math
-import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
+from mml_lightning.advice import WORTH
+from mml_lightning.arithmetic import arithmetic_peak, device_name, gain, instructions, peak_memory, precision_type
 from mml_lightning.backbones.cost import cost
 from mml_lightning.cohort import Cohort
-from mml_lightning.data.threads import cores
+from mml_lightning.data.threads import cores, idle_seconds
 from mml_lightning.idle import Idle
 from mml_lightning.metrics_log import MetricsLog
 from mml_lightning.progress import position
@@ -28,10 +31,6 @@ from mml_lightning.progress import position
 log = logging.getLogger(__name__)
 
 TRAINING_PASSES = 3
-WAITING = 0.15  # a larger share of time spent waiting for data is what limits a run
-SMALL = 0.05  # share of the arithmetic: below it a device does little but begin and end operations
-SIDES = {"cpu": 512, "cuda": 8192}  # of the matrices that tell what a device can do
-MAPS = {"cpu": 8, "cuda": 512}  # images of the convolution that does
 
 
 class Mark(NamedTuple):
@@ -41,6 +40,24 @@ class Mark(NamedTuple):
     steps: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+
+
+class Cores:
+    """What the cores of this machine do from now on: this process's threads, others, nothing."""
+
+    def __init__(self) -> None:
+        self._since = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float | None, float]:
+        return time.monotonic(), idle_seconds(), time.process_time()
+
+    def used(self) -> tuple[float, float] | None:
+        """How many of them, on average, have had nothing to do and were this process's; None where that is unknown."""
+        (began, idle, own), (now, later, owned) = self._since, self._now()
+        if idle is None or later is None or now == began:
+            return None
+        return (later - idle) / (now - began), (owned - own) / (now - began)
 
 
 class Throughput(pl.Callback):
@@ -65,7 +82,7 @@ class Throughput(pl.Callback):
     ) -> None:
         self.batch_size, self.workers, self.every_steps, self.say, self.now = batch_size, workers, every_steps, say, now
         self.videos = self.steps = 0
-        self.seconds = self.waited = 0.0
+        self.seconds = self.waited = self.first_waited = 0.0  # the last one for the first batches of epochs
         self._since = 0.0
         self._epoch = self._told = Mark()  # when the epoch began, when a row was written
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -73,13 +90,19 @@ class Throughput(pl.Callback):
         self._idle: Idle | None = None
         self._operations: list[float | None] = []  # per clip, once counted
         self._peak: float | None = None  # of all devices
+        self._cores: Cores | None = None
+        self._used: tuple[float, float] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._idle = Idle() if pl_module.device.type == "cuda" else None
         if self.every_steps and trainer.is_global_zero:  # now, while there is memory for it
             self._peak = self._measured_peak(trainer, pl_module.device)
         self._told = self._mark(trainer.global_step)
+        self._cores = Cores()
         self._begin()  # an epoch that is continued does not start
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._used = self._cores.used() if self._cores is not None else None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._begin()
@@ -122,7 +145,8 @@ class Throughput(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self._idle is None:
-            self.waited += self.now() - self._since
+            self.waited += (waited := self.now() - self._since)
+            self.first_waited += waited if batch_idx == 0 else 0.0
         else:
             self._idle.batch_came()
             self.waited += self._idle.seconds()
@@ -190,9 +214,11 @@ class Throughput(pl.Callback):
         rate = self.per_second()
         if rate is None:
             return None
-        held = peak_memory(self._device)  # which measuring the device forgets
+        device = self._device
+        held = peak_memory(device)  # which measuring the device forgets
         operations = counted_or_none(lambda: training_operations(cohort, self._shapes))
-        peak = self._peak or self._measured_peak(trainer, self._device)
+        peak = self._peak or self._measured_peak(trainer, device)
+        mfu = None if operations is None else round(rate * operations / peak, 4)
         return {
             "clips_per_s": rate,
             "seconds_per_step": round(self.seconds / self.steps, 5),
@@ -201,59 +227,39 @@ class Throughput(pl.Callback):
             "batch_size": self.batch_size,
             "clip": self._clip(),
             "gflop_per_clip": None if operations is None else round(operations / 1e9, 3),
-            "mfu": None if operations is None else round(rate * operations / peak, 4),
+            "mfu": mfu,
+            "gain": half_gain(device, str(trainer.precision), mfu, cohort.peers.values()),
             "peak_gflops": round(peak / 1e9, 1),
             "peak_memory_mb": round(held / 1e6, 1),
-            "device": device_name(self._device),
+            "device": device_name(device),
             "threads": torch.get_num_threads(),
             "precision": trainer.precision,
+            **self._of_cores(trainer),
         }
 
-
-def describe(speed: dict[str, Any], packed: bool = False) -> str:
-    """One line: the numbers of :meth:`Throughput.summary`, what limits the run and the switch that would move it.
-
-    Args:
-        packed: whether the data are a pack.
-    """
-    share = "" if speed["mfu"] is None else f", {speed['mfu']:.0%} of the arithmetic that this device reaches"
-    numbers = f"{speed['clips_per_s']:g} clips/s{share}, {speed['data_wait']:.0%} of the time waiting for data"
-    return f"{numbers}; {advice(speed['data_wait'], speed['precision'], speed['workers'], speed['mfu'], packed)}"
-
-
-def advice(data_wait: float, precision: str, workers: int = 0, mfu: float | None = None, packed: bool = False) -> str:
-    """One sentence: the bottleneck, and the switch that would move it.
-
-    Args:
-        data_wait: share of the time spent waiting for data; precision: of the trainer; workers: of the loader; mfu:
-            share of the device's arithmetic, if it is known; packed: whether the data are a pack.
-    """
-    more = suggest_workers(data_wait, workers, packed)
-    if more:
-        return f"reading data is the bottleneck: {more}"
-    if mfu is not None and mfu < SMALL:
-        return "starting operations, small as they are, is the bottleneck: a larger data.batch_size"
-    if precision.startswith("32"):
-        return "arithmetic in float32 is the bottleneck: trainer.precision=bf16-mixed"
-    return "the networks are the bottleneck: a smaller transforms.output, fewer sampling.num_segments or more devices"
+    def _of_cores(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """What `advice` wants to know of the processor: see :class:`mml_lightning.advice.Seen`."""
+        ranks, on_cpu = trainer.world_size // trainer.num_nodes, self._device.type == "cpu"
+        told: dict[str, Any] = {"instructions": instructions(), "cores": cores(), "steady": None}
+        if self._idle is None:
+            told["steady"] = round((self.waited - self.first_waited) / (self.seconds - self.first_waited), 4)
+        if self._used is None:
+            return told | {"idle_cores": None, "room": None, "others": None}
+        idle, own = self._used
+        busy = ranks * (self.workers + (torch.get_num_threads() if on_cpu else 1))  # if none of them waits
+        room = max(0, min(cores() - busy, math.floor(idle + 0.5))) // ranks
+        others = max(0.0, cores() - idle - ranks * (own + self.workers)) / cores() if on_cpu else 0.0
+        return told | {"idle_cores": round(idle, 2), "room": room, "others": round(others, 3)}
 
 
-def suggest_workers(data_wait: float, workers: int, packed: bool = False) -> str:
-    """Words if training waits too long for data; "" if not.
-
-    With w the share of waiting, n workers keep up with steps that take 1 / (1 - w) times as long, so n / (1 - w) are
-    needed; where the run reads by itself, w / (1 - w).
-
-    Args:
-        packed: whether the data are a pack, which is the cheapest way to read.
-    """
-    if data_wait <= WAITING:
-        return ""
-    needed = math.ceil((workers or data_wait) / max(0.01, 1 - data_wait) - 1e-9)
-    if needed > cores():
-        cheaper = "" if packed else ": mml pack makes it cheaper"
-        return f"{needed} workers would keep up (now {workers}), there are {cores()} cores{cheaper}"
-    return f"data.workers={needed} would keep up (now {workers})" + ("" if packed else ", or mml pack")
+def half_gain(device: torch.device, precision: str, mfu: float | None, nets: Iterable[nn.Module]) -> float | None:
+    """:func:`mml_lightning.arithmetic.gain` of the half precision that these networks are computed in, or could be;
+    None where nothing follows from it."""
+    dtype = precision_type(precision, device)
+    if dtype == torch.float64 or (dtype == torch.float32 and (mfu is None or 1 - mfu > 1 / WORTH)):
+        return None
+    dimensions = 3 if any(isinstance(layer, nn.Conv3d) for net in nets for layer in net.modules()) else 2
+    return round(gain(device, torch.bfloat16 if dtype == torch.float32 else dtype, dimensions), 3)
 
 
 def counted_or_none(count: Callable[[], float]) -> float | None:
@@ -278,74 +284,3 @@ def training_operations(cohort: Cohort, shapes: dict[str, tuple[int, ...]]) -> f
         counted = cost(peer, (1, frames, modality.channels, height, width))
         total += 2 * counted.multiply_adds * (1 if name in cohort.frozen else TRAINING_PASSES)
     return total
-
-
-def arithmetic_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """Operations per second that `device` reaches: the faster of a large matrix product and a 3x3 convolution, the best
-    of several each (on CPUs their libraries differ). Of random numbers: a GPU clocks higher on constant ones. Its
-    memory is as before, but that the most that was allocated is forgotten."""
-    try:
-        return _arithmetic_peak(device, dtype)
-    finally:
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)
-
-
-def _arithmetic_peak(device: torch.device, dtype: torch.dtype) -> float:
-    side = SIDES.get(device.type, SIDES["cpu"])
-    own = torch.Generator(device).manual_seed(0)  # the random numbers of the run stay as they are
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=own, device=device).to(dtype)
-
-    left, right = random(side, side), random(side, side)
-    images = MAPS.get(device.type, MAPS["cpu"])  # few would leave most of a GPU idle
-    maps = random(images, 128, 28, 28).to(memory_format=torch.channels_last)
-    filters = random(128, 128, 3, 3).to(memory_format=torch.channels_last)
-    product = 2 * side**3 / _best(device, lambda: torch.mm(left, right))
-    return max(product, 2 * 9 * 128 * maps.numel() / _best(device, lambda: torch.conv2d(maps, filters, padding=1)))
-
-
-def _best(device: torch.device, work: Callable[[], object], times: int = 6) -> float:
-    """Seconds; the first time warms up."""
-    best = float("inf")
-    for _ in range(times):
-        start = clock(device)
-        work()
-        best = min(best, clock(device) - start)
-    return best
-
-
-def clock(device: torch.device) -> float:
-    """Seconds: on the wall, with the queue of a GPU empty; of this process where it computes on one thread, so that its
-    neighbours don't count."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
-
-
-def precision_type(precision: str) -> torch.dtype:
-    """What a trainer's precision computes convolutions in."""
-    if precision.startswith("bf16"):
-        return torch.bfloat16
-    return {"16": torch.float16, "64": torch.float64}.get(precision[:2], torch.float32)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that was allocated on a GPU so far, or that this process held of the host's memory."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def device_name(device: torch.device) -> str:
-    """Of a GPU its product name, else the processor's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return device.type

@@ -2,13 +2,14 @@
 
 A `.wandb` file is a log in the format of LevelDB: after a header of seven bytes, blocks of 32 KiB of chunks, each with
 its checksum, length and place in the record (whole, first, middle, last); a record is a protocol buffer of W&B's own.
+W&B's process writes it in pieces that end anywhere, also in a chunk, and goes on when the run has said that it is over.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any
 
 from wandb.proto import wandb_internal_pb2
 
+from tests.patience import wait_for
+
 BLOCK, HEADER = 32768, 7
-PATIENCE = 120.0  # seconds
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
@@ -43,12 +45,9 @@ class OfflineRun:
 
 
 def offline_run(folder: Path) -> OfflineRun:
-    """Read a finished run; W&B's own process may still be writing when the run has said that it is over."""
+    """Read a run, as soon as the record that ends it has been written."""
     (file,) = folder.glob("*.wandb")
-    until = time.monotonic() + PATIENCE
-    while not (parsed := _parsed(file)) or not parsed[-1].HasField("exit"):
-        assert time.monotonic() < until, f"{file} does not end"
-        time.sleep(0.1)
+    parsed = wait_for(lambda: _ended(_parsed(file)), f"the end of {file}")
     found = OfflineRun(folder)
     for record in parsed:
         if record.HasField("run"):
@@ -65,6 +64,11 @@ def offline_run(folder: Path) -> OfflineRun:
     return found
 
 
+def _ended(parsed: list[Any]) -> list[Any]:
+    """All records, or none while the last one is yet to come."""
+    return parsed if parsed and parsed[-1].HasField("exit") else []
+
+
 def _parsed(file: Path) -> list[Any]:
     found = []
     for data in records(file.read_bytes()):
@@ -79,18 +83,29 @@ def _update(into: dict[str, Any], items: Any) -> None:
 
 
 def records(data: bytes) -> Iterator[bytes]:
+    """Those that are whole; what comes after them is being written.
+
+    Raises:
+        ValueError: a chunk is not what was written.
+    """
     place, parts = HEADER, b""
     while place + HEADER <= len(data):
         left = BLOCK - place % BLOCK
         if left < HEADER:  # too small for a chunk: zeros
             place += left
             continue
-        _, length, kind = struct.unpack_from("<IHB", data, place)
+        checksum, length, kind = struct.unpack_from("<IHB", data, place)
         if kind == 0:
             place += left
             continue
-        parts += data[place + HEADER : place + HEADER + length]
-        place += HEADER + length
+        end = place + HEADER + length
+        if end > len(data):
+            return
+        chunk = data[place + HEADER : end]
+        if zlib.crc32(chunk, zlib.crc32(bytes([kind]))) != checksum:
+            raise ValueError(f"the chunk at byte {place} does not have its checksum")
+        parts += chunk
+        place = end
         if kind in (WHOLE, LAST):
             yield parts
             parts = b""

@@ -55,6 +55,8 @@ FLOORS = {
     "heap": 0,
     "idle": 0,
     "host_copy": 0,
+    "arithmetic": 0,
+    "advice": 1,
     "throughput": 2,
     "build": 3,
     "build_data": 3,

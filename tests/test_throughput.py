@@ -17,15 +17,7 @@ from mml_lightning.cohort import Cohort
 from mml_lightning.idle import Idle
 from mml_lightning.metrics_log import MetricsLog
 from mml_lightning.modalities import Modality
-from mml_lightning.throughput import (
-    Throughput,
-    advice,
-    arithmetic_peak,
-    describe,
-    precision_type,
-    suggest_workers,
-    training_operations,
-)
+from mml_lightning.throughput import Throughput, half_gain, training_operations
 
 BATCH: dict[str, Any] = {
     "clips": {m: torch.zeros(2, 1, 4, c, 32, 32, dtype=torch.uint8) for m, c in (("rgb", 3), ("flow", 10))}
@@ -204,7 +196,7 @@ def test_nothing_trained_has_no_speed() -> None:
 def test_summary_of_a_network_that_is_counted() -> None:
     net = cohort()
     del net.peers["flow"]
-    told = timed(0, 1, 2, 3, 4).summary(SimpleNamespace(precision="32-true", world_size=1), net)  # type: ignore[arg-type]
+    told = timed(0, 1, 2, 3, 4).summary(SimpleNamespace(precision="32-true", world_size=1, num_nodes=1), net)  # type: ignore[arg-type]
     assert told is not None
     assert (told["clips_per_s"], told["data_wait"], told["seconds_per_step"]) == (4, 0.5, 2)
     assert told["mfu"] == pytest.approx(4 * told["gflop_per_clip"] / told["peak_gflops"], rel=0.05, abs=1e-4)
@@ -217,7 +209,7 @@ def test_the_device_is_the_one_that_it_was_trained_on(monkeypatch: pytest.Monkey
     speed, asked = timed(0, 1, 2, batch=batch), []
     for name, told in (("arithmetic_peak", 1e9), ("peak_memory", 2**20), ("device_name", "it")):
         monkeypatch.setattr(throughput, name, lambda device, *_, told=told: asked.append(device.type) or told)
-    told = speed.summary(SimpleNamespace(precision="32-true", world_size=1), cohort())  # type: ignore[arg-type]
+    told = speed.summary(SimpleNamespace(precision="32-true", world_size=1, num_nodes=1), cohort())  # type: ignore[arg-type]
     assert told is not None and told["device"] == "it" and asked == ["meta"] * 3
 
 
@@ -236,54 +228,51 @@ def test_frozen_networks_cost_a_forward_pass() -> None:
     assert teaching - rgb == pytest.approx((both - rgb) / 3)
 
 
-@pytest.mark.parametrize(
-    ("wait", "precision", "switch"),
-    [
-        (0.5, "32-true", "data.workers=4 would keep up (now 2), or mml pack"),
-        (0.8, "32-true", "10 workers would keep up (now 2), there are 8 cores: mml pack"),
-        (0.1, "32-true", "trainer.precision=bf16-mixed"),
-        (0.1, "bf16-mixed", "transforms.output"),
-    ],
-)
-def test_the_switch_is_named(wait: float, precision: str, switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mml_lightning.throughput.cores", lambda: 8)
-    assert switch in advice(wait, precision, 2) == advice(wait, precision, 2, mfu=0.05)
-    assert (switch if wait > 0.15 else "a larger data.batch_size") in advice(wait, precision, 2, mfu=0.04)
-    speed = {"clips_per_s": 2.5, "mfu": 0.25, "data_wait": wait, "precision": precision, "workers": 2}
-    assert describe(speed).startswith("2.5 clips/s, 25% of the arithmetic") and switch in describe(speed)
+def test_the_first_batches_of_epochs_are_waited_for_apart() -> None:
+    """10 + 1 seconds of the epoch's first batch, 1 + 1 of each later one; of a later epoch, too."""
+    speed = timed(0, 10, 11, 12, 13)
+    clock = iter([20, 30, 31, 32, 33])
+    speed.now = lambda: next(clock)
+    speed.on_train_epoch_start(None, None)  # type: ignore[arg-type]
+    for step in range(2):
+        speed.on_train_batch_start(None, None, BATCH, step)  # type: ignore[arg-type]
+        speed.on_train_batch_end(None, None, None, BATCH, step)  # type: ignore[arg-type]
+    assert (speed.waited, speed.first_waited, speed.seconds) == (22, 20, 26)
+    told = speed._of_cores(SimpleNamespace(world_size=1, num_nodes=1))  # type: ignore[arg-type]
+    assert told["steady"] == round(2 / 6, 4) and told["room"] is None, "nobody looked at the cores"
 
 
 @pytest.mark.parametrize(
-    ("wait", "workers", "needed"),
+    ("cores", "threads", "workers", "ranks", "idle", "room"),
     [
-        (0.15, 1, None),
-        (0.5, 0, 1),  # reading takes as long as a step
-        (0.75, 0, 3),
-        (0.2, 4, 5),
-        (1.0, 1, 100),
+        (2, 2, 0, 1, 0.4, 0),  # the threads compute on both
+        (2, 1, 0, 1, 1.0, 1),
+        (2, 1, 0, 1, 0.1, 0),  # somebody else has the other one
+        (16, 4, 2, 1, 9.8, 10),
+        (16, 4, 2, 1, 12.0, 10),
+        (16, 4, 0, 2, 8.0, 4),  # for each rank
+        (4, 8, 0, 1, 3.0, 0),
     ],
 )
-def test_workers_that_would_keep_up(
-    wait: float, workers: int, needed: int | None, monkeypatch: pytest.MonkeyPatch
+def test_room_for_workers(
+    cores: int, threads: int, workers: int, ranks: int, idle: float, room: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mml_lightning.throughput.cores", lambda: 100)
-    told, of_pack = suggest_workers(wait, workers), suggest_workers(wait, workers, packed=True)
-    words = "" if needed is None else f"data.workers={needed} would keep up (now {workers})"
-    assert told == words + (words and ", or mml pack") and of_pack == words
-    monkeypatch.setattr("mml_lightning.throughput.cores", lambda: 0)
-    assert "mml pack" not in suggest_workers(wait, workers, packed=True)
+    monkeypatch.setattr(throughput, "cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    speed = timed(0, 1, 2)
+    speed.workers, speed._used = workers, (idle, 1.0)
+    assert speed._of_cores(SimpleNamespace(world_size=ranks, num_nodes=1))["room"] == room  # type: ignore[arg-type]
 
 
-def test_peak_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    before, factors = torch.get_rng_state(), []
-    multiply = torch.mm
-    monkeypatch.setattr(torch, "mm", lambda *pair: factors.append(pair) or multiply(*pair))
-    assert arithmetic_peak(torch.device("cpu")) > 1e8
-    assert torch.equal(torch.get_rng_state(), before), "the random numbers of the run have moved"
-    assert all(factor.unique().numel() > 1e5 for factor in factors[0]), "constant numbers take less power"
-    names = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
-    kinds = (torch.float32, torch.bfloat16, torch.bfloat16, torch.float16, torch.float64)
-    assert tuple(map(precision_type, names)) == kinds
+def test_a_gain_is_measured_where_something_follows_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[torch.dtype, int]] = []
+    monkeypatch.setattr(throughput, "gain", lambda device, dtype, dims: asked.append((dtype, dims)) or 2.0)
+    cpu, flat, deep = torch.device("cpu"), [torch.nn.Conv2d(1, 1, 1)], [torch.nn.Conv3d(1, 1, 1)]
+    assert half_gain(cpu, "32-true", 0.5, flat) == half_gain(cpu, "16-true", None, deep) == 2.0
+    assert half_gain(cpu, "16-mixed", None, flat) == half_gain(cpu, "bf16-true", 0.01, flat) == 2.0
+    assert asked == [(torch.bfloat16, 2), (torch.float16, 3), (torch.bfloat16, 2), (torch.bfloat16, 2)]
+    assert half_gain(cpu, "32-true", 0.1, flat) is half_gain(cpu, "32-true", None, flat) is None
+    assert half_gain(cpu, "64-true", 0.9, flat) is None and len(asked) == 4
 
 
 def test_a_run_tells_its_speed(train: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture) -> None:
@@ -296,3 +285,4 @@ def test_a_run_tells_its_speed(train: Callable[..., dict[str, Any]], caplog: pyt
     speed = result["speed"]
     assert speed["clips_per_s"] == result["clips_per_s"] and 0 < speed["data_wait"] < 1 and speed["mfu"] > 0
     assert "waiting for data" in caplog.text
+    assert speed["room"] in (0, 1) and 0 <= speed["others"] <= 1 and speed["cores"] >= 1 and speed["instructions"]

@@ -74,14 +74,20 @@ def checkpoint_blocks(net: nn.Module) -> int:
     Raises:
         ValueError: the network has neither.
     """
-    trunk = getattr(net, "net", net)
-    stages = getattr(trunk, "stages", None) or [getattr(trunk, "features", None)]
-    blocks = [block for stage in stages if isinstance(stage, nn.Sequential) for block in stage]
+    blocks = trunk_blocks(net)
     if not blocks:
-        raise ValueError(f"{type(trunk).__name__} has no stages and no features: there is nothing to checkpoint")
+        name = type(getattr(net, "net", net)).__name__
+        raise ValueError(f"{name} has no stages and no features: there is nothing to checkpoint")
     for block in blocks:
         block.forward = functools.partial(_checkpointed, block, block.forward)
     return len(blocks)
+
+
+def trunk_blocks(net: nn.Module) -> list[nn.Module]:
+    """Those that can be computed twice; none where the trunk has neither `stages` nor `features`."""
+    trunk = getattr(net, "net", net)
+    stages = getattr(trunk, "stages", None) or [getattr(trunk, "features", None)]
+    return [block for stage in stages if isinstance(stage, nn.Sequential) for block in stage]
 
 
 def _checkpointed(block: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Any:

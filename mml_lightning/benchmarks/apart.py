@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,9 +60,12 @@ class Apart:
     def __enter__(self) -> Apart:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        """After an error it is not waited for: what it does is wanted no more, and may take minutes."""
         self._pipe.close()
-        self._process.join(10)
+        if kind is not None and self._process.pid is not None and self._process.is_alive():
+            os.kill(self._process.pid, signal.SIGINT)  # its loaders' workers end with it
+        self._process.join(1 if kind is not None else 10)
         self._process.kill()
 
     def _receive(self) -> Any:

@@ -15,9 +15,9 @@ import functools
 import importlib.util
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,10 +30,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mml_lightning import build, build_data, nonfinite, run
+from mml_lightning.advice import bottleneck
+from mml_lightning.arithmetic import arithmetic_peak, clock, peak_memory, precision_type
 from mml_lightning.benchmarks.apart import Apart
 from mml_lightning.benchmarks.baseline import open_images, to_float
-from mml_lightning.benchmarks.steps import CLASSES, CohortSteps, Compose, PlainSteps, random_batches, run_words
-from mml_lightning.benchmarks.timing import CPU, alternate, rates
+from mml_lightning.benchmarks.steps import (
+    CLASSES,
+    CohortSteps,
+    Compose,
+    PlainSteps,
+    random_batches,
+    run_words,
+    seen,
+)
+from mml_lightning.benchmarks.timing import CPU, alternate, rates, unfinished
 from mml_lightning.benchmarks.told import Told
 from mml_lightning.data.data_bench_files import FLOW, FRAMES, Clip, make_clips
 from mml_lightning.data.media import ImageSequence
@@ -42,7 +52,6 @@ from mml_lightning.errors import UserError
 from mml_lightning.idle import Idle
 from mml_lightning.loaders import VideoData
 from mml_lightning.modalities import Modality
-from mml_lightning.throughput import advice, arithmetic_peak, clock, peak_memory, precision_type
 from mml_lightning.transforms import TrainGeometry
 
 FRAMES_PER_VIDEO = 45
@@ -213,8 +222,8 @@ def compare(
     rounds: int = 2,
     device: torch.device = CPU,
     advance: Callable[[str], object] = lambda way: None,
-) -> Told:
-    """The baseline and ours.
+) -> Iterator[Told]:
+    """The baseline and ours; before that, after each round of each, the rates so far.
 
     Args:
         videos: synthetic ones; clips: of a pass, in which they come again and again; None: as many as videos.
@@ -231,12 +240,15 @@ def compare(
         if count < (least := size * (2 if cfg.data.workers else 1)):
             raise UserError(f"a pass over {count} clips is too short; use --clips {least} or more")
         files = make_clips(folder, videos, FRAMES_PER_VIDEO)
-        seen = [files[number % videos] for number in range(count)]
+        read = [files[number % videos] for number in range(count)]
         ways: dict[str, Apart] = {}
         if baseline:
-            ways[BASELINE] = stack.enter_context(Apart(BASELINE, FromLooseFiles, cfg, seen, device))
-        ways[OURS] = stack.enter_context(Apart(OURS, FromPack, cfg, seen, folder, device))
-        timings = alternate({way: functools.partial(one.ask, "epoch") for way, one in ways.items()}, rounds, advance)
+            ways[BASELINE] = stack.enter_context(Apart(BASELINE, FromLooseFiles, cfg, read, device))
+        ways[OURS] = stack.enter_context(Apart(OURS, FromPack, cfg, read, folder, device))
+        wall = {"clock": "wall"} if cfg.data.workers else {}
+        asked = {way: functools.partial(one.ask, "epoch") for way, one in ways.items()}
+        for timings in alternate(asked, rounds, advance):
+            yield replace(unfinished(rates(timings, size), timings, rounds), more=wall)
         found = {way: one.ask("told") for way, one in ways.items()}
         types = {BASELINE: torch.float32, OURS: precision_type(cfg.trainer.precision)}
         operations = found[OURS][2]  # of the same networks
@@ -246,6 +258,5 @@ def compare(
             peak_rate = arithmetic_peak(device, types[row["way"]])
             mfu = None if operations is None else row["clips_per_s"] * operations / peak_rate
             row |= {"data_wait": waiting, "mfu": mfu, "peak_mb": peak / 1e6}
-        wall = {"clock": "wall"} if cfg.data.workers else {}
-        limit = advice(rows[-1]["data_wait"], cfg.trainer.precision, cfg.data.workers, rows[-1]["mfu"], packed=True)
-        return Told(rows, limit, more=wall)
+        measured = {"data_wait": rows[-1]["data_wait"], "workers": int(cfg.data.workers), "cheap": True}
+        yield Told(rows, bottleneck(seen(cfg, device, rows[-1]["mfu"], **measured)), more=wall)

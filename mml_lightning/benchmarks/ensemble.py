@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mml_lightning.arithmetic import peak_memory
 from mml_lightning.benchmarks.told import Told
 from mml_lightning.data.threads import one_thread
 from mml_lightning.dumps import Dump
@@ -17,7 +18,6 @@ from mml_lightning.members import Member
 from mml_lightning.metrics import DEFAULT
 from mml_lightning.metrics import measure as metrics_of
 from mml_lightning.metrics.pooling import ensemble, pool_views
-from mml_lightning.throughput import peak_memory
 
 CPU = torch.device("cpu")
 

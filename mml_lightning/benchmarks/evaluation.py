@@ -6,7 +6,7 @@ Legend: B videos, V views.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,14 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from mml_lightning import build_data
+from mml_lightning import advice, build_data
+from mml_lightning.arithmetic import arithmetic_peak, clock, peak_memory, precision_type
 from mml_lightning.benchmarks.apart import Apart
-from mml_lightning.benchmarks.steps import CLASSES, Compose, autocast, fresh_cohort, random_clips, run_words
-from mml_lightning.benchmarks.timing import CPU, alternate, rates
+from mml_lightning.benchmarks.steps import CLASSES, Compose, autocast, fresh_cohort, random_clips, run_words, seen
+from mml_lightning.benchmarks.timing import CPU, alternate, rates, unfinished
 from mml_lightning.benchmarks.told import Row, Told
 from mml_lightning.modalities import Modality
-from mml_lightning.throughput import (
-    TRAINING_PASSES,
-    advice,
-    arithmetic_peak,
-    clock,
-    counted_or_none,
-    peak_memory,
-    precision_type,
-    training_operations,
-)
+from mml_lightning.throughput import TRAINING_PASSES, counted_or_none, training_operations
 
 ALONE, ACROSS = "video by video", "across videos"
 
@@ -85,14 +77,17 @@ def compare(
     rounds: int = 3,
     device: torch.device = CPU,
     advance: Callable[[str], object] = lambda way: None,
-) -> Told:
-    """Both ways on random clips, in the config's precision; `data.eval_batch_size` views at a time across videos."""
+) -> Iterator[Told]:
+    """Both ways on random clips, in the config's precision; `data.eval_batch_size` views at a time across videos.
+    Before that, after each round of each, the rates so far."""
     cfg = compose(run_words(overrides, Path("nowhere"), device))
     made = (CohortViews, cfg, build_data.modalities(cfg), videos, views, device)
     with Apart(ALONE, *made) as alone, Apart(ACROSS, *made) as across:
         ways = {ALONE: (alone, 1), ACROSS: (across, videos)}
         asked = {way: functools.partial(one.ask, "__call__", size) for way, (one, size) in ways.items()}
-        rows = rates(alternate(asked, rounds, advance), videos * views, "views")
+        for timings in alternate(asked, rounds, advance):
+            rows = rates(timings, videos * views, "views")
+            yield unfinished(rows, timings, rounds)
         first = alone.ask("logits")
         reach = arithmetic_peak(device, precision_type(cfg.trainer.precision))
         for row in rows:
@@ -101,14 +96,17 @@ def compare(
             mfu = None if operations is None else row["views_per_s"] * operations / reach
             row |= {"mfu": mfu, "peak_mb": peak / 1e6}
             row["logit_difference"] = float(np.abs(one.ask("logits") - first).max())
-    return Told(rows, bottleneck(rows, cfg.trainer.precision))
+    yield Told(rows, bottleneck(rows, cfg.data.eval_batch_size, seen(cfg, device, rows[1]["mfu"])))
 
 
-def bottleneck(rows: Sequence[Row], precision: str) -> str:
-    """What limits evaluation, and the switch that would move it."""
-    if rows[1]["vs_first"] > 1.1 and not precision.startswith("32"):
-        return "small passes are the bottleneck: a larger data.eval_batch_size"
-    return advice(0.0, precision, mfu=rows[1]["mfu"]).replace("batch_size", "eval_batch_size")
+def bottleneck(rows: Sequence[Row], size: int, measured: advice.Seen) -> str:
+    """What limits evaluation with `size` views at a time, and the switch that would move it."""
+    if (times := rows[1]["vs_first"]) > 1.1 + (rows[1]["spread"] or 0.0):
+        return (
+            f"small passes are the bottleneck of one video at a time: data.eval_batch_size={size} is "
+            f"{times:.2f} times as fast"
+        )
+    return advice.bottleneck(measured).replace("batch_size", "eval_batch_size")
 
 
 def _batch(cfg: DictConfig, videos: int, views: int, device: torch.device) -> dict[str, Any]:

@@ -8,8 +8,9 @@ axis alternate between its values.
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +22,18 @@ import torch
 from omegaconf import DictConfig
 
 from mml_lightning import build, build_data
+from mml_lightning.advice import Seen, bottleneck
+from mml_lightning.arithmetic import arithmetic_peak, precision_type
 from mml_lightning.benchmarks.apart import Apart
 from mml_lightning.benchmarks.end_to_end import FRAMES_PER_VIDEO, FromPack
 from mml_lightning.benchmarks.evaluation import CohortViews
 from mml_lightning.benchmarks.steps import CohortSteps, Compose, run_words
-from mml_lightning.benchmarks.timing import CPU, alternate
+from mml_lightning.benchmarks.timing import CPU, Timing, alternate, unfinished
 from mml_lightning.benchmarks.told import Row, Told
 from mml_lightning.data.data_bench_files import Clip, make_clips
 from mml_lightning.errors import UserError
 from mml_lightning.loaders import VideoData
 from mml_lightning.modalities import Modality
-from mml_lightning.throughput import advice, arithmetic_peak, precision_type
 
 FILES = 2  # synthetic videos behind them
 BATCHES = 8  # of a round with loaders, per step of one without: workers need some to fall into step
@@ -205,8 +207,8 @@ def measure(
     steps: int = 1,
     device: torch.device = CPU,
     advance: Callable[[str], object] = lambda what: None,
-) -> Curve:
-    """The curve of one axis.
+) -> Generator[Told, None, Curve]:
+    """The curve of one axis; gives the rates so far after each round of each value.
 
     Args:
         name: of :data:`AXES`; values: as :func:`values_of` gives them.
@@ -224,15 +226,22 @@ def measure(
         cfgs = {n: compose([*common, *AXES[name].words(n, one)]) for n in values}
         runners = _runners(stack, name, cfgs, folder, device, steps)
         ways = {f"{name} {n}": functools.partial(runner.ask, "round", steps) for n, runner in runners.items()}
-        timings = alternate(ways, rounds, advance)
-        reach = arithmetic_peak(device, precision_type(plain.trainer.precision))
+        for timings in alternate(ways, rounds, advance):
+            known = {n: one for n, one in zip(cfgs, timings.values(), strict=True) if one.best < math.inf}
+            so_far = Curve(name, [Point(n, _rates(one)) for n, one in known.items()])
+            yield unfinished(rows(so_far), timings, rounds, title=name)
+        reach = arithmetic_peak(device, precision_type(str(plain.trainer.precision), device))
         points = []
-        for (value, runner), timing in zip(runners.items(), timings.values(), strict=True):
-            facts = runner.ask("facts")
+        for value, timing in known.items():
+            facts = runners[value].ask("facts")
             operations = facts.pop("operations")
             mfu = None if operations is None else operations / timing.best / reach
-            points.append(Point(value, [1 / seconds for seconds in timing.rounds], mfu, **facts))
+            points.append(Point(value, _rates(timing), mfu, **facts))
         return Curve(name, points)
+
+
+def _rates(timing: Timing) -> list[float]:
+    return [1 / seconds for seconds in timing.rounds or [timing.best]]
 
 
 def _runners(
@@ -272,14 +281,16 @@ def rows(curve: Curve) -> list[Row]:
     return found
 
 
-def sentence(curve: Curve, precision: str) -> str:
-    """How the cost grows, what limits, and the switch that would move it."""
+def sentence(curve: Curve, measured: Callable[..., Seen]) -> str:
+    """How the cost grows, what limits, and the switch that would move it.
+
+    Args:
+        measured: makes what was seen of a share of the arithmetic and of what else is known.
+    """
     last = curve.points[-1]
-    limit = advice(last.waiting or 0.0, precision, last.value, last.mfu, packed=True)
     if curve.axis == "workers":
-        few = curve.points[0]
-        ratio = max(last.reading or [0.0]) / max(few.reading or [1.0])
-        return f"{last.value} workers read {ratio:.2f} times as many clips/s as {few.value}; with them {limit}"
+        return f"{_workers(curve)}; with {last.value} {bottleneck(_seen_with_workers(last, measured))}"
+    limit = bottleneck(measured(last.mfu))
     found = curve.twice()
     if found is None:
         return f"one value of {curve.axis} has no growth, name several; {limit}"
@@ -290,6 +301,21 @@ def sentence(curve: Curve, precision: str) -> str:
     )
 
 
-def told(curve: Curve, precision: str) -> Told:
+def _seen_with_workers(point: Point, measured: Callable[..., Seen]) -> Seen:
+    return measured(point.mfu, data_wait=point.waiting or 0.0, workers=point.value, cheap=True)
+
+
+def _workers(curve: Curve) -> str:
+    """What workers change of reading, and of training."""
+    few, last = curve.points[0], curve.points[-1]
+    ratio = max(last.reading or [0.0]) / max(few.reading or [1.0])
+    best, noise = max(curve.points, key=lambda point: point.best), max(point.spread or 0.0 for point in curve.points)
+    told = f"training is the fastest with data.workers={best.value}"
+    if best.best <= (1 + noise) * min(point.best for point in curve.points):
+        told = "training is as fast with any of them, to the spread of a round"
+    return f"{last.value} workers read {ratio:.2f} times as many clips/s as {few.value}; {told}"
+
+
+def told(curve: Curve, measured: Callable[..., Seen]) -> Told:
     more = {"clock": "wall"} if curve.axis == "workers" else {"twice": curve.twice()}
-    return Told(rows(curve), sentence(curve, precision), title=curve.axis, more=more)
+    return Told(rows(curve), sentence(curve, measured), title=curve.axis, more=more)

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,15 +52,14 @@ def compare(
     workers: int,
     samples: int,
     advance: Callable[[str], object] = lambda what: None,
-) -> list[Row]:
-    """One row per number of records of each kind.
+) -> Iterator[Row]:
+    """One row per number of records of each kind, as soon as it is known.
 
     Args:
         compose: words to a config.
         kinds: of lists, see :data:`KINDS`.
         samples: training samples to load, at most half an epoch.
     """
-    rows = []
     with TemporaryDirectory() as folder:
         for kind, count in itertools.product(kinds, counts):
             words, config = KINDS[kind](Path(folder), count), Path(folder) / "config.yaml"
@@ -69,9 +68,8 @@ def compare(
             OmegaConf.save(cfg, config, resolve=True)
             command = [sys.executable, "-m", __name__, str(config), str(samples)]
             told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            rows.append(Row(lists=kind, records=count, workers=workers, **json.loads(told.splitlines()[-1])))
             advance(f"{kind}: {count} records")
-    return rows
+            yield Row(lists=kind, records=count, workers=workers, **json.loads(told.splitlines()[-1]))
 
 
 def measure(cfg: DictConfig, samples: int) -> dict[str, float]:

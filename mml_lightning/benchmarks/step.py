@@ -9,7 +9,7 @@ would find.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from mml_lightning import build_data
+from mml_lightning import advice, build_data
+from mml_lightning.arithmetic import arithmetic_peak, precision_type
 from mml_lightning.benchmarks.apart import Apart
-from mml_lightning.benchmarks.steps import COMPARED, BareSteps, CohortSteps, Compose, Facts, PlainSteps, run_words
-from mml_lightning.benchmarks.timing import CPU, Timing, alternate, rates
+from mml_lightning.benchmarks.steps import COMPARED, BareSteps, CohortSteps, Compose, Facts, PlainSteps, run_words, seen
+from mml_lightning.benchmarks.timing import CPU, Timing, alternate, rates, unfinished
 from mml_lightning.benchmarks.told import Row, Told
 from mml_lightning.errors import UserError
-from mml_lightning.throughput import advice, arithmetic_peak, precision_type
 
 BASELINE, KEPT = PLAIN = ("baseline", "baseline_kept")  # the other one keeps the memory that it frees
 BARE = "bare"
@@ -40,6 +40,7 @@ WAYS: dict[str, tuple[str, ...]] = {  # overrides of the config
     "twice": ("trainer.precision=bf16-mixed", "step.checkpointing=true"),
 }
 DEFAULT = (BASELINE, "float32", "bfloat16")
+HALF = "trainer.precision=bf16-mixed"
 CLOSE = 0.9  # of the bare loop's rate: a run that reaches less is limited by what it adds
 
 
@@ -52,8 +53,8 @@ def compare(
     alone: bool = False,
     device: torch.device = CPU,
     advance: Callable[[str], object] = lambda way: None,
-) -> Told:
-    """A row per way.
+) -> Iterator[Told]:
+    """A row per way; before that, after each round of each, the rates so far.
 
     Args:
         ways: of :data:`WAYS`. alone: each modality in a run of its own, too, in the last of the ways.
@@ -83,14 +84,17 @@ def compare(
             makers |= {n + ALONE: (CohortSteps, single, {n: m}, folder, device) for n, m in modalities.items()}
         runners = {n: stack.enter_context(Apart(n, *maker)) for n, maker in makers.items()}
         asked = {name: functools.partial(runner.ask, "round", steps) for name, runner in runners.items()}
-        timings = alternate(asked, rounds, advance)
+        size = makers[ways[0]][1].data.batch_size
+        for timings in alternate(asked, rounds, advance):
+            yield unfinished(rates(timings, size), timings, rounds)
         facts = {name: runner.ask("facts") for name, runner in runners.items()}
         rows = _rows({name: maker[1] for name, maker in makers.items()}, timings, facts, device)
-        joint, told = joint_ratio(rows), bottleneck(rows)
+        mfu = {row["way"]: row["mfu"] for row in rows}
+        joint, told = joint_ratio(rows), bottleneck(rows, lambda way: seen(makers[way][1], device, mfu[way]))
         if joint is not None:
             each = f"{joint * len(modalities):.2f} times the mean of one"
             told = f"a joint step takes {joint:.3f} of the steps of its networks alone, {each}; {told}"
-        return Told(rows, told, more={"joint": joint})
+        yield Told(rows, told, more={"joint": joint})
 
 
 def _rows(
@@ -109,7 +113,7 @@ def _rows(
         name, cfg = row["way"], configs[row["way"]]
         told, apart = facts[name], None
         operations = told.operations or counted
-        dtype = torch.float32 if name in PLAIN else precision_type(cfg.trainer.precision)
+        dtype = torch.float32 if name in PLAIN else precision_type(cfg.trainer.precision, device)
         if base is not None and not cfg.objective.edges and not name.endswith(ALONE):  # the baseline has no lessons
             pairs = list(zip(told.losses, base.losses, strict=True))[:COMPARED]
             apart = max(abs(a - b) / abs(b) for a, b in pairs)
@@ -120,27 +124,36 @@ def _rows(
     return rows
 
 
-def bottleneck(rows: Sequence[Row]) -> str:
-    """What limits the fastest way of a run, and the switch that would move it."""
-    rate = {row["way"]: row["clips_per_s"] for row in rows}
+def bottleneck(rows: Sequence[Row], seen: Callable[[str], advice.Seen]) -> str:
+    """What limits the fastest way of a run, and the switch that would move it.
+
+    Args:
+        seen: what was measured of a way.
+    """
+    by_name = {row["way"]: row for row in rows}
+    rate = {way: row["clips_per_s"] for way, row in by_name.items()}
     ours = [way for way in rate if way in WAYS and way not in (*PLAIN, BARE)]
     if not ours:
         return "no run was measured; add float32 or bfloat16 to --ways"
     fastest = max(ours, key=lambda way: rate[way])
-    half = [way for way in ours if "trainer.precision=bf16-mixed" in WAYS[way]]
-    if "float32" in ours and fastest in half:
-        gain = rate[fastest] / rate["float32"]
-        return (
-            f"arithmetic in float32 is the bottleneck of a default run: {' '.join(WAYS[fastest])} makes a step "
-            f"{gain:.2f} times as fast"
-        )
-    if BARE in rate and (share := rate[fastest] / rate[BARE]) < CLOSE:
+    noise = max(by_name[way].get("spread") or 0.0 for way in ours)
+    half = [way for way in ours if HALF in WAYS[way]]
+    if "float32" in ours and half:
+        best = max(half, key=lambda way: rate[way])
+        gain, words = rate[best] / rate["float32"], " ".join(WAYS[best])
+        if gain > 1 + noise:
+            return (
+                f"arithmetic in float32 is the bottleneck of a default run: {words} makes a step {gain:.2f} times as "
+                "fast"
+            )
+        if gain < 1 / (1 + noise):
+            return f"float32 is the fastest here: {words} takes {1 / gain:.2g} times as long, leave {advice.FLOAT32}"
+    if BARE in rate and "bfloat16" in ours and (share := rate["bfloat16"] / rate[BARE]) < CLOSE - noise:
         return (
             f"what a run adds to its networks is the bottleneck ({share:.0%} of a bare loop's rate): "
             "a larger data.batch_size, or nonfinite.policy=ignore"
         )
-    mfu = next(row.get("mfu") for row in rows if row["way"] == fastest)
-    return advice(0.0, "bf16-mixed" if half else "32-true", mfu=mfu)
+    return advice.bottleneck(seen(fastest))
 
 
 def joint_ratio(rows: Sequence[Row]) -> float | None:

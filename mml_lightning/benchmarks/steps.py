@@ -19,6 +19,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from mml_lightning import build, build_data, nodes, nonfinite, process, run
+from mml_lightning.advice import Seen
+from mml_lightning.arithmetic import clock, peak_memory, precision_type
 from mml_lightning.backbones.cost import kept_bytes
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.recognizer import Recognizer
@@ -28,7 +30,7 @@ from mml_lightning.data.ahead import ahead
 from mml_lightning.errors import UserError
 from mml_lightning.heap import keep_freed_memory
 from mml_lightning.modalities import Modality
-from mml_lightning.throughput import clock, counted_or_none, peak_memory, precision_type, training_operations
+from mml_lightning.throughput import counted_or_none, half_gain, training_operations
 
 CLASSES = 174
 COMPARED = 3  # steps: later ones tell how fast small differences grow
@@ -224,7 +226,7 @@ class _Loader:
 
 def autocast(cfg: DictConfig, device: torch.device) -> torch.autocast:
     """In what the trainer's precision computes convolutions."""
-    dtype = precision_type(cfg.trainer.precision)
+    dtype = precision_type(str(cfg.trainer.precision), device)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
@@ -247,6 +249,18 @@ def networks(cfg: DictConfig, modalities: Mapping[str, Modality]) -> dict[str, P
         torch.manual_seed(number)
         nets[name] = make(in_channels=modality.channels, num_classes={"label": CLASSES})
     return nets
+
+
+def seen(cfg: DictConfig, device: torch.device, mfu: float | None, **known: Any) -> Seen:
+    """What was measured of a config.
+
+    Args:
+        known: more of :class:`mml_lightning.advice.Seen`.
+    """
+    precision = str(cfg.trainer.precision)
+    with torch.device("meta"):
+        nets = networks(cfg, build_data.modalities(cfg))
+    return Seen(precision=precision, mfu=mfu, gain=half_gain(device, precision, mfu, nets.values()), **known)
 
 
 def fresh_cohort(cfg: DictConfig, peers: Mapping[str, Modality], ids: Sequence[str] = ()) -> Cohort:

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from mml_lightning.benchmarks.told import Row
+from mml_lightning.arithmetic import device_name, instructions
+from mml_lightning.benchmarks.told import Row, Told
 from mml_lightning.data.threads import cores
 from mml_lightning.errors import UserError
-from mml_lightning.throughput import device_name
 
 CPU = torch.device("cpu")
 
 
 @dataclass
 class Timing:
-    """Seconds of one way, a value per round."""
+    """Seconds of one way, a value per round; of the round before these, which makes warm and does not count."""
 
     rounds: list[float] = field(default_factory=list)
+    warm: float | None = None
 
     @property
     def best(self) -> float:
-        return min(self.rounds)
+        """Of a way that was cut before its first round, what the one before took."""
+        return min(self.rounds or [math.inf if self.warm is None else self.warm])
 
     @property
     def spread(self) -> float | None:
@@ -35,9 +38,9 @@ class Timing:
 
 def alternate(
     ways: Mapping[str, Callable[[], float]], rounds: int, advance: Callable[[str], object] = lambda way: None
-) -> dict[str, Timing]:
+) -> Iterator[dict[str, Timing]]:
     """Every way once in each round, so that whatever else the machine does meets them alike; a round before, which
-    makes them warm, does not count.
+    makes them warm, does not count. All timings so far are given after each way.
 
     Args:
         ways: each does its work and returns what it took.
@@ -48,23 +51,37 @@ def alternate(
             spent = way()
             if number:
                 found[name].rounds.append(spent)
+            else:
+                found[name].warm = spent
             advance(name)
-    return found
+            yield found
 
 
 def rates(timings: Mapping[str, Timing], amount: float, unit: str = "clips") -> list[Row]:
-    """A row per way: how much of `amount`, which a round takes, a second of its best one takes."""
+    """A row per way that was measured: how much of `amount`, which a round takes, a second of its best one takes."""
     first = next(iter(timings.values()))
     return [
         {"way": way, f"{unit}_per_s": amount / one.best, "vs_first": first.best / one.best, "spread": one.spread}
         for way, one in timings.items()
+        if one.warm is not None or one.rounds
     ]
+
+
+def unfinished(rows: Sequence[Row], timings: Mapping[str, Timing], rounds: int, title: str = "") -> Told:
+    """The table of a measurement that goes on; see :class:`Told`."""
+    words = [f"cut off: of {rounds} rounds {min(len(one.rounds) for one in timings.values())} are whole"]
+    if early := [way for way, one in timings.items() if one.warm is not None and not one.rounds]:
+        words.append(f"of {', '.join(early)} there is the round before them alone, which makes warm")
+    if missing := [way for way, one in timings.items() if one.warm is None and not one.rounds]:
+        words.append(f"{', '.join(missing)}: not measured")
+    return Told(rows, "; ".join(words), title=title, whole=False)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What a number depends on besides the program."""
     return {
         "processor": device_name(CPU),
+        "instructions": instructions(),
         "cores": cores(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),

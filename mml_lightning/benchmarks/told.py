@@ -73,12 +73,14 @@ class Told:
             of each of several things. What else a row has is for JSON alone.
         title: which table it is, where a bench tells several.
         more: for JSON alone.
+        whole: False of a table whose measurement goes on: it stands for what a call has found that is cut.
     """
 
     rows: Sequence[Mapping[str, Any]]
     sentence: str
     title: str = ""
     more: Mapping[str, Any] = field(default_factory=dict)
+    whole: bool = True
 
     def __str__(self) -> str:
         """Markdown: columns in the order of the rows' numbers, without those that no row has."""
@@ -91,7 +93,8 @@ class Told:
 
     def as_json(self) -> dict[str, Any]:
         titled = {"title": self.title} if self.title else {}
-        return {**titled, "rows": [dict(row) for row in self.rows], "sentence": self.sentence, **self.more}
+        cut = {} if self.whole else {"whole": False}
+        return {**titled, **cut, "rows": [dict(row) for row in self.rows], "sentence": self.sentence, **self.more}
 
 
 MISSING = "-"
@@ -108,7 +111,10 @@ def _told(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def made_by(command: str, machine: Mapping[str, Any]) -> str:
     """The line that belongs below a table."""
-    device, processor = machine["device"], f"{machine['processor']} ({machine['cores']} cores)"
+    device, processor = (
+        machine["device"],
+        f"{machine['processor']} ({machine['cores']} cores, {machine['instructions']})",
+    )
     place = processor if device == machine["processor"] else f"{device}, {processor}"
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
     return f"made by `{command}` on {place}, {threads}, {machine['clock']} time, torch {machine['torch']}"

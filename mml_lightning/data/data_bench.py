@@ -110,8 +110,9 @@ class Draw(NamedTuple):
 
 def compare(
     settings: Settings, folder: Path | None = None, advance: Callable[[str], object] = lambda way: None
-) -> list[Row]:
-    """One row per way that this machine has the libraries for; PIL's is left out where Pillow is not installed.
+) -> Iterator[tuple[int, list[Row]]]:
+    """One row per way that this machine has the libraries for; PIL's is left out where Pillow is not installed. Given
+    after each round with the number of these.
 
     Raises:
         UserError: the files can't be written.
@@ -131,12 +132,13 @@ def compare(
                 for kind, seconds in _round(way, drawn).items():
                     best[name, kind] = min(best[name, kind], seconds)
                 advance(name)
-        rows = []
-        for name, way in made.items():
-            files, size = measured_bytes(clips, way.kinds)
-            read, sample = (len(clips) / best[name, kind] for kind in ("read", "sample"))
-            rows.append(Row(name, read, sample, files, size, _difference(way, made[PLAIN], drawn)))
-        return rows
+            rows, whole = [], repeat + 1 == settings.repeats
+            for name, way in made.items():
+                files, size = measured_bytes(clips, way.kinds)
+                read, sample = (len(clips) / best[name, kind] for kind in ("read", "sample"))
+                differs = _difference(way, made[PLAIN], drawn) if whole else None
+                rows.append(Row(name, read, sample, files, size, differs))
+            yield repeat + 1, rows
 
 
 def _draws(clips: Sequence[Clip], settings: Settings, seed: int) -> Iterator[Draw]:

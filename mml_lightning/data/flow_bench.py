@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +59,9 @@ def compare(
     repeats: int = 3,
     device: str = "cpu",
     advance: Callable[[str], object] = lambda engine: None,
-) -> list[Row]:
-    """Rows in the order of `engines`, each "algorithm-preset", "mv-<codec>" or "still".
+) -> Iterator[tuple[int, list[Row]]]:
+    """Rows in the order of `engines`, each "algorithm-preset", "mv-<codec>" or "still"; after each round, with the
+    number of these.
 
     Times are of the processor on the CPU and of the wall on a GPU, the least of `repeats` rounds per pair; a round runs
     every engine once on every pair.
@@ -81,20 +82,26 @@ def compare(
         best = {(name, key): float("inf") for name in engines for key in pairs}
         stack.enter_context(one_thread())
         given = {(name, key): way.prepare(pair) for name, way in made.items() for key, pair in pairs.items()}
-        for _ in range(repeats):
+        for number in range(repeats):
             for name, way in made.items():
                 for key, pair in pairs.items():
                     seconds, errors[name, key] = _once(way, given[name, key], pair, device)
                     best[name, key] = min(best[name, key], seconds)
                 advance(name)
-    return [
-        Row(
-            name,
-            1e3 * float(np.mean([best[name, key] for key in pairs])),
-            {motion: float(np.mean([errors[name, (motion, seed)] for seed in seeds])) for motion in motions},
-        )
-        for name in engines
-    ]
+            yield (
+                number + 1,
+                [
+                    Row(
+                        name,
+                        1e3 * float(np.mean([best[name, key] for key in pairs])),
+                        {
+                            motion: float(np.mean([errors[name, (motion, seed)] for seed in seeds]))
+                            for motion in motions
+                        },
+                    )
+                    for name in engines
+                ],
+            )
 
 
 def error_maps(

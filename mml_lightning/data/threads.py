@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+STAT = Path("/proc/stat")
+
 
 def cores() -> int:
-    """Of the machine, those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Of the machine, those that this process may use: its own, and no more than its control group may keep busy."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (float(word) for word in QUOTA.read_text(encoding="ascii").split())
+    except (OSError, ValueError):  # no such group, or "max"
+        return own
+    return max(1, min(own, math.ceil(quota / period)))
+
+
+def idle_seconds() -> float | None:
+    """Core-seconds that the cores of this process have had nothing to do since the machine was started; None where the
+    system does not tell."""
+    try:
+        lines = [line.split() for line in STAT.read_text(encoding="ascii").splitlines() if line.startswith("cpu")]
+        mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        found = [int(idle) + int(waiting) for name, _, _, _, idle, waiting, *_ in lines if name in mine]
+        return sum(found) / os.sysconf("SC_CLK_TCK") if len(found) == len(mine) else None
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mml_lightning.advice import Seen
 from mml_lightning.benchmarks.evaluation import bottleneck
 from mml_lightning.cli import main
 
@@ -26,12 +27,14 @@ def test_evaluation_across_videos_gives_the_same(tmp_path: Path, capsys: pytest.
 
 
 def test_sentence_names_the_switch() -> None:
-    def told(ratio: float, precision: str, mfu: float = 0.5) -> str:
-        return bottleneck([{"vs_first": 1.0}, {"vs_first": ratio, "mfu": mfu}], precision)
+    def told(ratio: float, spread: float | None, mfu: float = 0.5, gain: float | None = None) -> str:
+        rows = [{"vs_first": 1.0}, {"vs_first": ratio, "spread": spread}]
+        return bottleneck(rows, 8, Seen(mfu=mfu, gain=gain))
 
-    assert told(1.5, "bf16-mixed") == "small passes are the bottleneck: a larger data.eval_batch_size"
-    assert "trainer.precision=bf16-mixed" in told(1.5, "32-true") and "transforms.output" in told(1.0, "bf16-mixed")
-    assert "data.eval_batch_size" in told(1.0, "bf16-mixed", mfu=0.01)
+    assert "data.eval_batch_size=8 is 1.50 times as fast" in told(1.5, None) == told(1.5, 0.3)
+    assert "the networks are the bottleneck" in told(1.5, 0.5) == told(1.0, None)
+    assert "trainer.precision=bf16-mixed" in told(1.0, None, gain=2.0)
+    assert told(1.0, None, mfu=0.01).endswith("a larger data.eval_batch_size")
 
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

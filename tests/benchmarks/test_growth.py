@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mml_lightning.advice import Seen
 from mml_lightning.benchmarks import growth, growth_plot
 from mml_lightning.benchmarks.commands.growth import VARIED
 from mml_lightning.benchmarks.growth import AXES, Curve, Point
 from mml_lightning.cli import main
 
 SMALL = ["backbone=tiny", "backbone.net.width=8", "transforms.output=32", "sampling.num_segments=4"]
+
+
+def seen(mfu: float | None, **known: Any) -> Seen:
+    return Seen(mfu=mfu, **known)
 
 
 def test_growth_of_known_curves() -> None:
@@ -29,7 +36,7 @@ def test_growth_of_known_curves() -> None:
     assert free.twice() == pytest.approx((1, 1, 1)) and free.proportional(free.points[2]) == pytest.approx(3 / 8)
     rounds = Curve("peers", [Point(1, [4.0, 4.0]), Point(2, [2.0, 1.0])])
     assert rounds.twice() == pytest.approx((2, 2, 4)), "of the best rounds, and the range of single ones"
-    assert "twice the peers take 2.00 times as long (2.00 to 4.00 by round;" in growth.sentence(rounds, "32-true")
+    assert "twice the peers take 2.00 times as long (2.00 to 4.00 by round;" in growth.sentence(rounds, seen)
     assert Curve("peers", rounds.points[:1]).twice() is None
 
 
@@ -37,9 +44,12 @@ def test_more_workers_are_compared_with_one() -> None:
     read = {0: 50.0, 1: 40.0, 2: 60.0}
     curve = Curve("workers", [Point(n, [2.0], waiting=0.01, reading=[r / 2, r]) for n, r in read.items()])
     assert [curve.proportional(p) for p in curve.points] == [40, 40, 80] and curve.twice() is None
-    told = growth.sentence(curve, "bf16-mixed")
-    assert told.startswith("2 workers read 1.20 times as many clips/s as 0; with them the networks are the bottleneck")
-    lines = str(growth.told(curve, "bf16-mixed")).splitlines()
+    told = growth.sentence(curve, seen)
+    assert told.startswith("2 workers read 1.20 times as many clips/s as 0; training is as fast with any of them")
+    assert "with 2 the networks are the bottleneck" in told
+    faster = Curve("workers", [dataclasses.replace(p, rates=[2.0 + p.value, 2.1 + p.value]) for p in curve.points])
+    assert "; training is the fastest with data.workers=2; with 2 " in growth.sentence(faster, seen)
+    lines = str(growth.told(curve, seen)).splitlines()
     assert lines[0] == "| workers | clips/s | data wait | read clips/s | vs proportional |"
     assert lines[-3] == "| 2 | 2 | 1% | 60 | 0.75 |"
 

@@ -31,15 +31,17 @@ def test_json_has_everything() -> None:
     told = Told(ROWS, "the end", more={"joint": 1.0}).as_json()
     assert told == {"rows": ROWS, "sentence": "the end", "joint": 1.0}
     assert Told(ROWS, "", title="frames").as_json()["title"] == "frames"
+    assert Told(ROWS, "cut off", whole=False).as_json()["whole"] is False
 
 
 def test_the_line_below_a_table() -> None:
-    machine = {"processor": "EPYC", "cores": 2, "device": "EPYC", "threads": 1, "clock": "processor", "torch": "2.13"}
+    machine = {"processor": "EPYC", "instructions": "AVX2", "cores": 2, "device": "EPYC"}
+    machine |= {"threads": 1, "clock": "processor", "torch": "2.13"}
     assert made_by("mml bench step", machine) == (
-        "made by `mml bench step` on EPYC (2 cores), 1 thread, processor time, torch 2.13"
+        "made by `mml bench step` on EPYC (2 cores, AVX2), 1 thread, processor time, torch 2.13"
     )
     other = made_by("mml bench step", {**machine, "device": "H100", "threads": 4, "clock": "wall"})
-    assert other == "made by `mml bench step` on H100, EPYC (2 cores), 4 threads, wall time, torch 2.13"
+    assert other == "made by `mml bench step` on H100, EPYC (2 cores, AVX2), 4 threads, wall time, torch 2.13"
 
 
 def test_a_file_that_can_t_be_written_is_one_line(tmp_path: Path) -> None:

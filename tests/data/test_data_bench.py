@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mml_lightning.benchmarks.commands import data
 from mml_lightning.cli import main
 from mml_lightning.data import data_bench
 from mml_lightning.data.data_bench_files import PACKS, SIZE, make_clips
@@ -45,10 +46,26 @@ def test_rows_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     settings = {"videos": 1, "frames": 14, "repeats": 1, "size": [427, 240], "sources": ["frames", "flow"]}
     assert told["settings"] == settings
     rows = {row["way"]: row for row in told["rows"]}
-    assert "bottleneck: " in printed[3 + len(rows)] and printed[2].startswith(f"| {told['rows'][0]['way']} |")
+    assert "bottleneck" in printed[3 + len(rows)] and printed[2].startswith(f"| {told['rows'][0]['way']} |")
     assert all(row["read_per_s"] > row["samples_per_s"] > 0 for row in rows.values())
     assert rows["OpenCV, loose JPEG"]["files"] == 14 + 2 * 13 and rows["pack"]["files"] == 1
     assert rows["pack, short side 128"]["kb"] < rows["pack"]["kb"] < rows["pack, flow as PNG"]["kb"]
+
+
+@pytest.mark.parametrize(
+    ("fastest", "told"),
+    [
+        ("pack", "decoding is the bottleneck: mml pack"),
+        ("pack, flow at full size", "decoding is the bottleneck: mml pack --flow-short-side 0"),
+        ("decord, video + flow cache", "decoding is the bottleneck"),
+    ],
+)
+def test_the_fastest_way_is_advised_as_it_was_measured(fastest: str, told: str) -> None:
+    rows = [data_bench.Row("OpenCV, loose JPEG", 9.0, 8.0, 1, 1, 0.0), data_bench.Row(fastest, 20.0, 10.0, 1, 1, 0.0)]
+    assert data._fastest(rows) == f"{fastest}, the fastest, spends 50% of the time of a sample reading; {told}"
+    rows = [data_bench.Row(fastest, 50.0, 10.0, 1, 1, 0.0)]
+    assert data._fastest(rows).endswith("cropping and resizing are the bottleneck: a smaller transforms.output")
+    assert set(data.MADE) <= set(data_bench.ways()), "ways that were renamed"
 
 
 def test_frames_larger_than_crops_need(tmp_path: Path) -> None:

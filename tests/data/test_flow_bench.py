@@ -19,7 +19,11 @@ def test_rows_of_engines() -> None:
     threads = torch.get_num_threads()
     motions = {name: MOTIONS[name] for name in ("translation", "zoom")}
     engines = ["tvl1-fast", "dis-ultrafast", "dis", "mv-h264", "mv-mpeg4", "still"]
-    rows = compare(engines, motions, seeds=(1, 2), size=(96, 128), repeats=2, advance=rounds.append)
+    (one, first), (two, rows) = compare(
+        engines, motions, seeds=(1, 2), size=(96, 128), repeats=2, advance=rounds.append
+    )
+    assert (one, two) == (1, 2), "each round is told when it is whole"
+    assert all(row.milliseconds <= before.milliseconds for row, before in zip(rows, first, strict=True))
     assert [row.engine for row in rows] == engines and rounds == engines * 2
     assert torch.get_num_threads() == threads
     errors = {row.engine: row.errors for row in rows}
@@ -33,9 +37,9 @@ def test_rows_of_engines() -> None:
 @pytest.mark.parametrize(("engine", "message"), [("mv", "use mv-h264 or mv-mpeg4"), ("raft-x", "use one of")])
 def test_engines_that_can_t_be_measured(engine: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        compare([engine], {}, seeds=())
+        next(compare([engine], {}, seeds=()))
     with pytest.raises(UserError, match="even sides"):
-        compare(["mv-h264"], {"zoom": MOTIONS["zoom"]}, seeds=(1,), size=(61, 80))
+        next(compare(["mv-h264"], {"zoom": MOTIONS["zoom"]}, seeds=(1,), size=(61, 80)))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,17 @@ from mml_lightning.benchmarks.commands.shape import Bench, Compose, names, say, 
 from mml_lightning.benchmarks.told import Told
 
 if TYPE_CHECKING:
+    from mml_lightning.data.data_bench import Row, Settings
     from mml_lightning.data.flow_errors import Errors
 
 HALF_OF_IT = 0.5
+MADE = {  # what makes the files of a way
+    "pack": "mml pack",
+    "pack, pictures decoded whole": "mml pack",
+    "pack, flow at full size": "mml pack --flow-short-side 0",
+    "pack, flow as PNG": "mml pack --flow-quality png",
+    "pack, short side 128": "mml pack --short-side 128, whose frames are smaller",
+}
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +52,13 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
         yield _errors(flow_errors.compare(args.errors, say))
         return
     settings = data_bench.Settings(args.videos, args.frames, args.rounds, args.size, tuple(args.sources))
-    found = data_bench.compare(settings, args.folder)
-    first, fastest = found[0], max(found, key=lambda way: way.sample)
+    for done, found in data_bench.compare(settings, args.folder):
+        yield _table(found, settings, done)
+
+
+def _table(found: Sequence[Row], settings: Settings, done: int) -> Told:
+    """Of `done` rounds."""
+    first, whole = found[0], done == settings.repeats
     rows = [
         {
             **{"way": way.way, "read_per_s": way.read, "samples_per_s": way.sample},
@@ -54,13 +67,19 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
         }
         for way in found
     ]
+    told = _fastest(found) if whole else f"cut off: of {settings.repeats} rounds {done} are whole"
+    return Told(rows, told, more={"settings": asdict(settings)}, whole=whole)
+
+
+def _fastest(found: Sequence[Row]) -> str:
+    """What limits the fastest way, and how its files are made."""
+    fastest = max(found, key=lambda way: way.sample)
     share = fastest.sample / fastest.read  # of a sample's time
-    switch = "more data.workers" if "short side" in fastest.way else "mml pack --short-side 128"
-    limit = f"decoding is the bottleneck: {switch}"
     if share < HALF_OF_IT:
-        limit = "cropping and resizing are the bottleneck: a smaller transforms.output, or more data.workers"
-    told = f"{fastest.way}, the fastest, spends {share:.0%} of the time of a sample reading; {limit}"
-    yield Told(rows, told, more={"settings": asdict(settings)})
+        limit = "cropping and resizing are the bottleneck: a smaller transforms.output"
+    else:
+        limit = "decoding is the bottleneck" + (f": {MADE[fastest.way]}" if fastest.way in MADE else "")
+    return f"{fastest.way}, the fastest, spends {share:.0%} of the time of a sample reading; {limit}"
 
 
 def _errors(found: Sequence[Errors]) -> Told:

@@ -27,7 +27,7 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     if args.videos < 1:
         raise UserError(f"--videos {args.videos} must be 1 or more")
     counts, baseline = (args.videos, args.clips), not args.without_baseline
-    yield bench.compare(compose, args.overrides, *counts, baseline, args.rounds, args.device, say)
+    yield from bench.compare(compose, args.overrides, *counts, baseline, args.rounds, args.device, say)
 
 
 BENCH = Bench(

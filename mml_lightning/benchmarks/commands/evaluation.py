@@ -23,7 +23,7 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
 
     if args.videos < 1 or args.views < 1:
         raise UserError(f"--videos {args.videos} and --views {args.views} must be 1 or more")
-    yield bench.compare(compose, args.overrides, args.videos, args.views, args.rounds, args.device, say)
+    yield from bench.compare(compose, args.overrides, args.videos, args.views, args.rounds, args.device, say)
 
 
 BENCH = Bench(

@@ -58,10 +58,17 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     engines = args.engines or ENGINES
     settings = {"size": args.size, "repeats": args.rounds, "device": args.device.type}
     if args.batch is not None:
-        yield _batched(engines, args, settings)
+        yield from _batched(engines, args, settings)
         return
     size = (args.size[1], args.size[0])
-    found = flow_bench.compare(engines, size=size, repeats=args.rounds, device=args.device.type, advance=say)
+    for done, found in flow_bench.compare(
+        engines, size=size, repeats=args.rounds, device=args.device.type, advance=say
+    ):
+        yield _table(found, args, settings, done)
+
+
+def _table(found: Sequence[Row], args: argparse.Namespace, settings: dict[str, object], done: int) -> Told:
+    """Of `done` rounds."""
     base = next((one.milliseconds for one in found if one.engine == args.reference), None)
     rows = [
         {
@@ -70,7 +77,9 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
         }
         for one in found
     ]
-    yield Told(rows, _choice(found), more=settings)
+    whole = done == args.rounds
+    told = _choice(found) if whole else f"cut off: of {args.rounds} rounds {done} are whole"
+    return Told(rows, told, more=settings, whole=whole)
 
 
 def _choice(found: Sequence[Row]) -> str:
@@ -92,7 +101,8 @@ def _choice(found: Sequence[Row]) -> str:
     )
 
 
-def _batched(engines: Sequence[str], args: argparse.Namespace, settings: dict[str, object]) -> Told:
+def _batched(engines: Sequence[str], args: argparse.Namespace, settings: dict[str, object]) -> Iterator[Told]:
+    """One table, with a row more each time."""
     from mml_lightning.data.flow_engines import make_engine
     from mml_lightning.data.flow_throughput import throughput
 
@@ -103,10 +113,11 @@ def _batched(engines: Sequence[str], args: argparse.Namespace, settings: dict[st
         found = throughput(preset, args.batch, args.size[::-1], args.device.type, args.rounds)
         rows.append({"engine": f"tvl1-{preset}", **dataclasses.asdict(found), "bandwidth": found.bandwidth})
         say(f"tvl1-{preset}")
+        yield Told(rows, f"cut off: {len(rows)} of {len(presets)} engines", more=settings, whole=False)
     limit = "memory bandwidth is the bottleneck: flow=tvl1_fast"
     if max(row["bandwidth"] for row in rows) < SATURATED:
         limit = "starting operations is the bottleneck: a larger --batch"
-    return Told(rows, f"{args.batch} pairs at once on {args.device}; {limit}", more={**settings, "batch": args.batch})
+    yield Told(rows, f"{args.batch} pairs at once on {args.device}; {limit}", more={**settings, "batch": args.batch})
 
 
 BENCH = Bench(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,15 +50,19 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     if unknown:
         raise UserError(f"--axes {unknown[0]} is unknown; use some of {', '.join(VARIED)}")
 
+    from mml_lightning.arithmetic import device_name
     from mml_lightning.benchmarks import growth, growth_plot
-    from mml_lightning.throughput import device_name
+    from mml_lightning.benchmarks.steps import seen
 
     chosen = {axis: growth.values_of(axis, getattr(args, axis)) for axis in axes}
     cfg = compose([*args.overrides, "paths.output_dir=nowhere"])
     curves = []
     for axis, values in chosen.items():
-        curves.append(growth.measure(axis, compose, args.overrides, values, args.rounds, args.steps, args.device, say))
-        yield growth.told(curves[-1], cfg.trainer.precision)
+        curve = yield from growth.measure(
+            axis, compose, args.overrides, values, args.rounds, args.steps, args.device, say
+        )
+        curves.append(curve)
+        yield growth.told(curve, functools.partial(seen, cfg, args.device))
     if args.plot is not None:
         title = f"{cfg.backbone.name}, {cfg.trainer.precision}, batch {cfg.data.batch_size}, {device_name(args.device)}"
         write(args.plot, growth_plot.draw(curves, title), "--plot")

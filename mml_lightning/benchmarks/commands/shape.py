@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mml_lightning.benchmarks.commands.leaving import leaving
 from mml_lightning.benchmarks.told import Told, made_by, writable, write_json
 from mml_lightning.errors import UserError
 
@@ -32,7 +33,8 @@ class Bench:
 
     Args:
         help: its line in `mml bench --help`; description: the head of its own.
-        run: does it and raises UserError for a user's mistake; each table is told as it is whole. It gets the arguments
+        run: does it and raises UserError for a user's mistake; each table is told as it is whole, and before that
+            whenever there is more of it, for calls that are cut. It gets the arguments
             and what makes a config of words; `args.device` is a torch.device, and `args.overrides` begins with `words`.
         declare: adds the arguments that it alone has; check: raises UserError for what is wrong with them, without
             importing anything heavy.
@@ -75,15 +77,24 @@ class Bench:
         self._prepare(args)
         from mml_lightning.benchmarks.timing import machine
 
-        where, tables = machine(args.device), []
-        command = without_json(args.typed)
+        where, command = machine(args.device), without_json(args.typed)
         words = {} if self.words is None else {"overrides": args.overrides}
-        for told in self._told(args, compose):
-            print(f"{told}\n", flush=True)
-            tables.append(told.as_json())
-            write_json(args.json, {"command": command, "machine": where, **words, "tables": tables})
-        clock = {key: value for key, value in tables[0].items() if key == "clock"}  # not that of all benches here
-        print(made_by(command, where | clock))
+        tables: list[Told] = []
+        with leaving():
+            try:
+                for told in self._told(args, compose):
+                    tables = [*(table for table in tables if table.whole), told]
+                    content = [table.as_json() for table in tables]
+                    write_json(args.json, {"command": command, "machine": where, **words, "tables": content})
+                    if told.whole:
+                        print(f"{told}\n", flush=True)
+            finally:
+                if tables and not tables[-1].whole:
+                    print(f"{tables[-1]}\n", flush=True)
+                if tables:  # the clock is not that of all benches here
+                    print(
+                        made_by(command, where | {k: v for k, v in tables[0].more.items() if k == "clock"}), flush=True
+                    )
 
     def _told(self, args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
         from mml_lightning import run

@@ -28,7 +28,7 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     from mml_lightning.benchmarks import step
 
     ways = args.ways or step.DEFAULT
-    yield step.compare(compose, args.overrides, ways, args.rounds, args.steps, args.alone, args.device, say)
+    yield from step.compare(compose, args.overrides, ways, args.rounds, args.steps, args.alone, args.device, say)
 
 
 BENCH = Bench(

@@ -12,12 +12,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
+from mml_lightning.benchmarks.commands.leaving import leaving
 from mml_lightning.benchmarks.commands.shape import USUAL, Compose, say
 from mml_lightning.benchmarks.told import writable
 from mml_lightning.errors import UserError
@@ -25,7 +24,6 @@ from mml_lightning.errors import UserError
 PAGE = "page.md"
 LEFT = ("json", "md", "log")  # endings of the files of a part
 SHORTEST = 10.0  # seconds that a part is begun for
-ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 ENDING = 10.0  # seconds that a part may take to end
 
 
@@ -73,14 +71,17 @@ WAYS = "baseline,contiguous,float32,bfloat16,twice"
 
 def parts(device: str) -> list[Part]:
     """In the order of what matters."""
+    from mml_lightning.data.threads import cores
+
     n = SIZES[device]
     one, two, few = (
         f"data.batch_size={n.batch} --steps {n.steps}",
         f"data.batch_size={n.half} --steps {n.steps}",
         f"data.batch_size={n.half} --steps {max(1, n.steps // 4)}",
     )
-    files = f"data.workers={n.workers[-1]} --videos 4 --clips {n.clips} --without-baseline"
-    values = f"--axes {AXES} --workers {_list(n.workers)} --views {_list(n.views)}"
+    workers = [number for number in n.workers if number <= cores()]  # more would measure how they wait for each other
+    files = f"data.workers={workers[-1]} --videos 4 --clips {n.clips} --without-baseline"
+    values = f"--axes {AXES} --workers {_list(workers)} --views {_list(n.views)}"
     both = "stage=mml modality=[rgb,flow]"
     made = [
         Part("step", "A run against a bare loop", f"step {one} --ways bare,bfloat16"),
@@ -151,7 +152,7 @@ class Suite:
             raise UserError(f"can't write {args.out} ({error.strerror}); name another --out") from None
         for file in (PAGE, *(f"{name}.{ending}" for name in names for ending in LEFT)):
             writable(args.out / file, "--out")
-        with _interrupted():
+        with leaving():  # a part, a session of its own, hears nothing of it
             self._measure_all([chosen[name] for name in names], device, args)
 
     def _measure_all(self, chosen: Sequence[Part], device: str, args: argparse.Namespace) -> None:
@@ -190,26 +191,6 @@ def _measure(part: Part, device: str, overrides: Sequence[str], folder: Path, un
         return ""
     lines = (folder / f"{part.name}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return f"failed: {lines[-1] if lines else f'exit code {code}'}"
-
-
-@contextmanager
-def _interrupted() -> Iterator[None]:
-    """What asks this process to leave ends its part, too, as Ctrl-C does: a session of its own hears nothing of it."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        for one in before:
-            signal.signal(one, signal.SIG_IGN)  # the part is being ended
-        raise KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in ENDS}
-    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # nohup
-    for number in before:
-        signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
