@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -10,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+from mml_lightning import foreign
 from mml_lightning.data.media import ImageSequence, Layout, media_absent, media_of
 from mml_lightning.data.records import Head, Row
 from mml_lightning.data.store import RecordStore
@@ -113,9 +113,9 @@ def read_json(path: Path) -> Any:
     UserError: the file can't be read or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}; mend it, or get it again") from None
+        return foreign.read_json(path)
+    except (OSError, foreign.Foreign) as error:
+        raise UserError(f"{path} can't be used: {error}; mend it, or get it again") from None
 
 
 def held_out(records: RecordStore) -> tuple[RecordStore, RecordStore]:
