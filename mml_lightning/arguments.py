@@ -5,7 +5,6 @@ Imports no torch, so that `--help` stays instant.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -14,10 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import yaml
-
-from mml_lightning import resolvers, usage
+from mml_lightning import config_guard, resolvers, usage
 from mml_lightning.errors import Preempted, UserError
+from mml_lightning.foreign import Foreign, read_json, read_yaml
+from mml_lightning.plain_text import visible
+from mml_lightning.saved_overrides import Source, admitted, quoted
 
 MULTIRUN = ("-m", "--multirun")
 OVERRIDES = Path(".hydra") / "overrides.yaml"
@@ -37,6 +37,7 @@ def launch(main: Callable[[], None], conf: Path) -> NoReturn:
     """Run a Hydra application: a mistake of the user is one line and exit code 2, a failed job exit code 1."""
     resolvers.register()
     resolvers.stamp_run()
+    config_guard.install()
     os.environ.setdefault("MML_PROGRAM", Path(sys.argv[0]).stem)
     global tracebacks
     tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -65,7 +66,7 @@ def launch(main: Callable[[], None], conf: Path) -> NoReturn:
 
         if tracebacks or not mistakes.of_command_line(error):
             raise
-        print(f"error: {mistakes.one_line(error, conf)}", file=sys.stderr)
+        print(f"error: {visible(mistakes.one_line(error, conf))}", file=sys.stderr)
         failures.append(MISTAKE)
     _leave(max(failures, default=0))
 
@@ -83,28 +84,21 @@ def prepare(arguments: Sequence[str], conf: Path) -> list[str]:
     """Arguments for Hydra.
 
     `resume=<run directory>` brings back the overrides of that run and its directory; `ckpt=` brings back the overrides
-    of the run that made the weights. What is typed beside them wins. `init=<file>` is short for `init.all=<file>`.
+    of the run that made the weights, as far as files are trusted with them: :mod:`mml_lightning.saved_overrides`. What
+    is typed beside them wins. `init=<file>` is short for `init.all=<file>`.
 
     Raises:
-        UserError: unknown or repeated modality, or a resume or ckpt that is not a run directory.
+        UserError: unknown or repeated modality, a resume or ckpt that is not a run directory, or overrides in it that
+            count only where they are typed.
     """
     flags_first = sorted(arguments, key=lambda argument: argument not in MULTIRUN)
     given = [init_file(_home(argument)) for argument in flags_first]
     _check_modalities(given, conf)
-    arguments = _prepared(given)
-    for argument in arguments:
-        # Hydra calls these itself, before any check of ours
-        if argument.lstrip("+~").startswith("hydra") and "_target_" in argument:
-            raise UserError(f"{argument}: what Hydra itself calls can't be set here; choose an option of its groups")
-    return arguments
-
-
-def _prepared(given: list[str]) -> list[str]:
-    """With what `resume=` and `ckpt=` bring back."""
     resume, checkpoint = _value(given, "resume"), _value(given, "ckpt")
     if resume == "" or checkpoint == "":
         raise UserError("resume= and ckpt= need a run directory (an empty shell variable?)")
     if resume == "auto" and (own := _value(given, "hydra.run.dir")):
+        check_links(Path(own))
         _stash(Path(own))
     if resume and resume not in ("null", "auto"):  # auto: whatever the directory of this run holds
         return _resumed(given, Path(resume).expanduser())
@@ -130,16 +124,34 @@ def swept_keys(given: Sequence[str]) -> str:
 def _resumed(given: Sequence[str], folder: Path) -> list[str]:
     if _is_sweep(given):
         raise UserError("resume= continues one run; leave out -m, or resume the jobs of a sweep one by one")
-    saved = _saved_overrides(folder / OVERRIDES)
+    saved = _saved_overrides(folder, given)
     if saved is None:
         raise UserError(
             f"resume={folder} is not a run directory (it has no {OVERRIDES}); "
             "pick one below multirun/single or a job of a sweep"
         )
+    check_links(folder)
     _stash(folder)
     rest = [a for a in given if not a.startswith(("resume=", "hydra.run.dir="))]
     # an experiment may carry a sweep of its own; this continues one of its jobs
-    return [*saved, *rest, f"resume='{folder}'", f"hydra.run.dir='{folder}'", "hydra.mode=RUN"]
+    return [*saved, *rest, quoted("resume", folder), quoted("hydra.run.dir", folder), "hydra.mode=RUN"]
+
+
+def check_links(folder: Path) -> None:
+    """A run that goes on writes into its directory, and a link in it would lead what is written to another place.
+
+    Raises:
+        UserError: a link leads out of the directory.
+    """
+    home = folder.resolve()
+    for place, folders, files in os.walk(home):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                raise UserError(
+                    f"{path} is a link out of the run directory, and the run would write through it: "
+                    "replace it by what it leads to, or delete it"
+                )
 
 
 def _stash(folder: Path) -> None:
@@ -158,9 +170,9 @@ def _made_by(path: Path, given: Sequence[str]) -> list[str]:
     """Overrides of the run that made what `ckpt` names, so that it is measured on the same data in the same way."""
     folders = [path] if path.is_dir() else [path.parent, path.parent.parent] if path.is_file() else []
     for folder in folders:
-        saved = _saved_overrides(folder / OVERRIDES)
+        saved = _saved_overrides(folder, given)
         if saved is None:
-            saved = _told_overrides(folder / "result.json")
+            saved = _told_overrides(folder, given)
         if saved is not None:
             # a trial run that trained on a few batches is still measured on every video
             saved = [item for item in saved if not item.startswith(("trainer=smoke", "trainer.limit_"))]
@@ -218,27 +230,29 @@ def _value(given: Sequence[str], key: str) -> str | None:
     return values[-1] if values else None
 
 
-def _saved_overrides(file: Path) -> list[str] | None:
+def _saved_overrides(folder: Path, given: Sequence[str]) -> list[str] | None:
+    """Of `.hydra/overrides.yaml`, as Hydra has written them; None where there is no such file."""
+    file = folder / OVERRIDES
     if not file.is_file():
         return None
     try:
-        saved = yaml.safe_load(file.read_text(encoding="utf-8")) or []
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        saved = None
-    if not isinstance(saved, list):
-        raise UserError(f"{file} is damaged: it must be a list of key=value; give the weights themselves instead")
-    return lasting(saved)
+        saved = read_yaml(file)
+    except (OSError, Foreign) as error:
+        raise UserError(
+            f"{file} is damaged: {error}; give the weights themselves instead, or type its settings"
+        ) from None
+    return admitted([] if saved is None else saved, Source(file, folder), given)
 
 
-def _told_overrides(file: Path) -> list[str] | None:
+def _told_overrides(folder: Path, given: Sequence[str]) -> list[str] | None:
+    """Of `result.json`; None where there is no such file, or it tells none."""
+    file = folder / "result.json"
     try:
-        return lasting(json.loads(file.read_text(encoding="utf-8"))["overrides"])
-    except (OSError, ValueError, KeyError, TypeError):
+        told = read_json(file)
+    except FileNotFoundError:
         return None
-
-
-def lasting(overrides: Sequence[object]) -> list[str]:
-    """Without what was meant for one start of the run only. Trust is given by typing it: a run directory may be from
-    elsewhere."""
-    once = ("resume=", "ckpt=", "hydra.mode=", "trusted=", "trusted:")
-    return [str(item) for item in overrides if not str(item).lstrip("+~").startswith(once)]
+    except (OSError, Foreign) as error:
+        raise UserError(f"{file} is damaged: {error}; copy the weights away from it, or delete it") from None
+    if not isinstance(told, dict) or told.get("overrides") is None:
+        return None
+    return admitted(told["overrides"], Source(file, folder), given)

@@ -23,6 +23,7 @@ from mml_lightning.cohort import Cohort, OptimiserPlan
 from mml_lightning.data.images import frames_reader
 from mml_lightning.data.records import SPLITS, Dataset, rows
 from mml_lightning.errors import UserError
+from mml_lightning.files import FOLDER_NAME
 from mml_lightning.metrics import Scoring
 from mml_lightning.modalities import Modality
 from mml_lightning.nodes import plain
@@ -78,7 +79,6 @@ SWITCHES = (
     "callbacks.epoch_lines",
     "sampling.shared",
 )
-NAME = re.compile(r"[\w.+=,@-]+")
 
 
 def check_values(cfg: DictConfig) -> None:
@@ -92,7 +92,7 @@ def check_values(cfg: DictConfig) -> None:
             raise UserError(f"{key}={value} must be true or false")
     for key in NAMES:
         value = OmegaConf.select(cfg, key)
-        if not isinstance(value, str) or not NAME.fullmatch(value):
+        if not isinstance(value, str) or not FOLDER_NAME.fullmatch(value):
             raise UserError(f"{key}={value!r} names a folder: use letters, digits and any of . _ + = , @ -")
     for key, (kind, least) in LEAST.items():
         value = OmegaConf.select(cfg, key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import shlex
@@ -16,6 +17,7 @@ from mml_lightning import __version__
 from mml_lightning.benchmarks import commands as bench
 from mml_lightning.commands import ensemble, flow, graph, import_weights, pack, rerun, score
 from mml_lightning.errors import UserError
+from mml_lightning.plain_text import VisibleStream
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -138,12 +140,13 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
     """The config that train.py composes from the same words."""
     from hydra import compose, initialize_config_dir
 
-    from mml_lightning import arguments, mistakes, resolvers
+    from mml_lightning import arguments, config_guard, mistakes, resolvers
 
     conf = Path(__file__).resolve().parents[1] / "conf"
     if not conf.is_dir():
         raise UserError("no conf/ beside the package; install it from a clone: pip install -e <clone>")
     resolvers.register()
+    config_guard.install()
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
             return compose("train", arguments.prepare(overrides, conf))
@@ -228,7 +231,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; exit code 0, or 2 with one line on stderr for a user's mistake, 130 if interrupted."""
     args = parse(argv)
     try:
-        args.run(args)
+        with contextlib.redirect_stdout(VisibleStream(sys.stdout)):  # type: ignore[type-var]  # names come from files
+            args.run(args)
     except UserError as error:
         print(f"mml: error: {error}", file=sys.stderr)
         return 2

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mml_lightning.errors import UserError
 from mml_lightning.files import check_unpacked, write_atomically
+from mml_lightning.foreign import parse_json
 from mml_lightning.metrics import DEFAULT, Scoring, by_class, labelled, measure, pool_peers
 
 SCHEMA = 2
@@ -145,7 +146,7 @@ def load(path: Path) -> Dump:
         check_unpacked(path, times=200)
         with np.load(path, allow_pickle=False) as saved:
             arrays = {key: saved[key] for key in saved.files}
-        meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}  # the first dumps have none
+        meta = parse_json(str(arrays["meta"])) if "meta" in arrays else {}  # the first dumps have none
         logits = {key.partition("/")[2]: torch.from_numpy(arrays[key]) for key in arrays if key.startswith("logits/")}
         target = torch.from_numpy(arrays["target"])
         count = next(iter(logits.values())).shape[-1]

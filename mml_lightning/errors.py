@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from mml_lightning.plain_text import visible
+
 
 class UserError(ValueError):
-    """A mistake that the user can mend; its message is one line and names the fix."""
+    """A mistake that the user can mend; its message is one line and names the fix. What it quotes of files can't steer
+    the terminal."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(visible(message))
 
 
 class RunsFailed(Exception):

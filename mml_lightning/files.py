@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import tempfile
 import uuid
 import zipfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 TEMPORARY = ".tmp"
+FOLDER_NAME = re.compile(r"(?!\.+$)[\w.+=,@-]+")  # of runs, data and networks: never a way to somewhere else
 SMALL = 2**24  # bytes that any archive may unpack to
 KEPT = 100  # characters of a long name that its temporary name repeats: names have 255 bytes
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
 import platform
+import re
 import subprocess
+import types
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import distributions
@@ -18,13 +20,25 @@ from omegaconf import DictConfig
 
 from mml_lightning import nodes
 from mml_lightning.data.threads import cores
+from mml_lightning.errors import UserError
+from mml_lightning.foreign import Foreign, read_json
 from mml_lightning.results import git_sha, write_json
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 FILE = "manifest.json"
 # What can change numbers or files without being typed.
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "TORCH_LOGS")
 PREFIXES = ("MML_", "NVIDIA_TF32", "TORCH_ALLOW_TF32", "PYTORCH_CUDA")
+NAME, VALUE = re.compile(r"[A-Z][A-Z0-9_]*"), re.compile(r"[\w .,:;+=%@/\[\]-]{0,1000}")
+START: dict[str, type | types.UnionType] = {
+    **dict.fromkeys(("started", "folder", "python"), str),
+    **dict.fromkeys(("git_sha", "git_changes"), str | None),
+    **dict.fromkeys(("versions", "machine", "environment"), dict),
+    "threads": int,
+}
+"""Fields of a start and what they are."""
 
 
 def write(cfg: DictConfig, fields: Mapping[str, Any]) -> None:
@@ -37,7 +51,7 @@ def write(cfg: DictConfig, fields: Mapping[str, Any]) -> None:
         OSError: it can't be written.
     """
     folder = Path(cfg.paths.output_dir)
-    earlier = (read(folder) or {}) if fields["resumed"] else {}
+    earlier = _earlier(folder) if fields["resumed"] else {}
     content = earlier or {
         "schema": SCHEMA,
         "config": nodes.plain(cfg),
@@ -53,12 +67,55 @@ def write(cfg: DictConfig, fields: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a run, or None where there is none to read."""
+    """The manifest of a run; None where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    file = folder / FILE
     try:
-        value = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = read_json(file)
+    except FileNotFoundError:
         return None
-    return value if isinstance(value, dict) and value.get("starts") else None
+    except (OSError, Foreign) as error:
+        raise UserError(f"{file} can't be used: {error}; give another run") from None
+    wrong = _wrong(value)
+    if wrong:
+        raise UserError(f"{file} is damaged: {wrong}; give another run")
+    return dict(value)
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """The manifest of a run that goes on; a damaged one does not keep it from that."""
+    try:
+        return read(folder) or {}
+    except UserError as error:
+        log.warning("%s; a new one is begun", error)
+        return {}
+
+
+def _wrong(value: Any) -> str | None:
+    """What is not as :func:`write` has written it."""
+    if not isinstance(value, dict) or not isinstance(value.get("overrides"), list):
+        return "it does not tell what was typed"
+    if not isinstance(value.get("name"), str):
+        return "it tells no name"
+    starts = value.get("starts")
+    if not isinstance(starts, list) or not starts or not all(isinstance(start, dict) for start in starts):
+        return "it tells no start"
+    for key, kind in START.items():
+        if any(key in start and not isinstance(start[key], kind) for start in starts) or key not in starts[0]:
+            return f"the field {key!r} of a start is missing or wrong"
+    return None
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Those variables that belong into a manifest, in writing as in reading: others can run code."""
+    return {
+        key: value
+        for key, value in sorted(variables.items())
+        if (key in VARIABLES or key.startswith(PREFIXES)) and NAME.fullmatch(key) and VALUE.fullmatch(str(value))
+    }
 
 
 def conditions() -> dict[str, Any]:
@@ -72,7 +129,7 @@ def conditions() -> dict[str, Any]:
         "versions": dict(sorted((d.metadata["Name"].lower(), d.version) for d in distributions())),
         "machine": machine(),
         "threads": torch.get_num_threads(),
-        "environment": {k: v for k, v in sorted(os.environ.items()) if k in VARIABLES or k.startswith(PREFIXES)},
+        "environment": environment(os.environ),
     }
 
 

@@ -18,11 +18,22 @@ from typing import Any
 
 from mml_lightning.errors import Preempted, UserError
 from mml_lightning.files import write_atomically
+from mml_lightning.foreign import Foreign, read_json
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
 FILE = "result.json"
+STRINGS = (
+    *("status", "error", "name", "command", "git_sha", "started", "finished", "stage", "objective", "setup", "data"),
+    *("backbone", "views", "zoo", "data_fingerprint", "fingerprint"),
+)
+KINDS: dict[str, type] = {
+    **dict.fromkeys(STRINGS, str),
+    **dict.fromkeys(("overrides", "modality", "resumed"), list),
+    **dict.fromkeys(("metrics", "peers", "unreadable", "weights", "evaluation", "expected"), dict),
+}
+"""What a field is, where it is there and not null; others are looked at by those who read them."""
 LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "opencv-contrib-python-headless")
 
 
@@ -100,10 +111,35 @@ def write_json(path: Path, value: Any) -> None:
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The result of a run, or None where there is none to read."""
     try:
-        value = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return checked_result(folder / FILE)
+    except (OSError, Foreign):
         return None
-    return value if isinstance(value, dict) else None
+
+
+def checked_result(file: Path) -> dict[str, Any]:
+    """The content of a result.json, its fields of the right kinds.
+
+    Raises:
+        OSError: it can't be read.
+        Foreign: it is no result, or a field is damaged.
+    """
+    value = read_json(file)
+    if not isinstance(value, dict):
+        raise Foreign("it holds no object")
+    for key, kind in KINDS.items():
+        if value.get(key) is not None and not isinstance(value[key], kind):
+            raise Foreign(f"its field {key!r} is damaged")
+    parts = [*(value.get("overrides") or ()), *(value.get("modality") or ())]
+    objects = [part for key in ("metrics", "peers") for part in (value.get(key) or {}).values()]
+    objects += [
+        peer
+        for by_peer in (value.get("metrics") or {}).values()
+        if isinstance(by_peer, dict)
+        for peer in by_peer.values()
+    ]
+    if not all(isinstance(part, str) for part in parts) or not all(isinstance(part, dict) for part in objects):
+        raise Foreign("one of its lists or tables is damaged")
+    return value
 
 
 def nested_metrics(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mml_lightning.errors import UserError
+from mml_lightning.files import FOLDER_NAME
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 NOTED = ("git_sha", "git_changes", "python", "threads")
 SHOWN = 6  # differences of a kind that are printed
+MOST_THREADS = 4096
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +24,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "Repeats a run from its directory into a new one, with the settings, the seed and the number of threads of its "
         "first start, and compares weights, scores and metrics to the last bit. Says what else differs: code, "
         "libraries, machine, data. Exit code 0 if the numbers are equal, 1 if not. The new networks go to the zoo "
-        "under <name>_rerun. Relative paths are taken from the folder of the first start, if it is there."
+        "under <name>_rerun. Relative paths are taken from the current folder, as everywhere."
     )
     parser.add_argument("dir", type=Path, metavar="DIR", help="directory of a finished run")
     parser.add_argument(
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     out: Path = (args.out or folder.with_name(f"{folder.name}_rerun")).resolve()
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; name another place with --out DIR")
-    start(told, args.overrides, out)
+    start(told, args.overrides, folder, out)
     lines, equal = compare(folder, out)
     lines += conditions(told["starts"][0], manifest.read(out)["starts"][0])  # type: ignore[index]  # it has finished
     print("\n".join(lines))
@@ -58,26 +60,35 @@ def run(args: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def start(told: Mapping[str, Any], overrides: Sequence[str], out: Path) -> None:
+def start(told: Mapping[str, Any], overrides: Sequence[str], folder: Path, out: Path) -> None:
     """Run train.py as the manifest says; what is typed beside it wins.
 
-    Raises:
-        UserError: the run failed.
-    """
-    from mml_lightning.arguments import lasting
+    Of a manifest only settings that files are trusted with are taken, see :mod:`mml_lightning.saved_overrides`, and
+    only the variables that manifests have: neither its folder nor its program.
 
-    first = told["starts"][0]
-    kept = [item for item in lasting(told["overrides"]) if not item.startswith(("hydra.run.dir=", "name="))]
-    own = [f"name='{told['name']}_rerun'", f"hydra.run.dir='{out}'", "hydra.mode=RUN"]
-    if not any(item.startswith("trainer.num_threads=") for item in kept):
+    Args:
+        told: a manifest as :func:`mml_lightning.manifest.read` gives it.
+
+    Raises:
+        UserError: the manifest holds something else, or the run failed.
+    """
+    from mml_lightning import manifest
+    from mml_lightning.saved_overrides import Source, admitted, key_of, quoted
+
+    first, file = told["starts"][0], folder / manifest.FILE
+    kept = [item for item in admitted(told["overrides"], Source(file, folder), overrides) if key_of(item) != "name"]
+    if not FOLDER_NAME.fullmatch(told["name"]) or not 0 < first["threads"] <= MOST_THREADS:
+        raise UserError(f"{file} is damaged: its name or its number of threads is wrong; give another run")
+    own = [quoted("name", f"{told['name']}_rerun"), quoted("hydra.run.dir", out), "hydra.mode=RUN"]
+    if not any(key_of(item) == "trainer.num_threads" for item in kept):
         own.append(f"trainer.num_threads={first['threads']}")
+    if first["folder"] != str(Path.cwd()):
+        print(f"the run was started in {first['folder']}; relative paths are taken from here, {Path.cwd()}", flush=True)
     dropped = ("MML_", "SLURM_")  # of another run that this one may be started from
-    kept_environment = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
-    place = Path(first["folder"])
+    variables = {**os.environ, **manifest.environment(first["environment"])}
     done = subprocess.run(
         [sys.executable, str(TRAIN), *kept, *own, *overrides],
-        cwd=place if place.is_dir() else None,
-        env={**kept_environment, **{k: v for k, v in first["environment"].items() if not k.startswith(dropped)}},
+        env={key: value for key, value in variables.items() if not key.startswith(dropped)},
     )
     if done.returncode:
         raise UserError(f"the rerun failed (exit code {done.returncode}); see its lines above and {out}")
@@ -93,7 +104,7 @@ def compare(one: Path, two: Path) -> tuple[list[str], bool]:
 
 def conditions(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What else differs between two starts."""
-    lines = [f"{key:<8} was {before[key]}, is {now[key]}" for key in NOTED if before[key] != now[key]]
+    lines = [f"{key:<8} was {before.get(key)}, is {now[key]}" for key in NOTED if before.get(key) != now[key]]
     for group in ("machine", "versions"):
         then, here = before[group], now[group]
         changed = [key for key in sorted({*then, *here}) if then.get(key) != here.get(key)]
@@ -110,8 +121,9 @@ def _weights(one: Path, two: Path) -> list[tuple[str, str, str]]:
     found = []
     for file in sorted((one / "peers").glob("*.pt")):
         first, second = (load_peer(folder / "peers" / file.name)["state_dict"] for folder in (one, two))
-        other = [key for key in first if not torch.equal(first[key], second[key])]
-        largest = max((float((first[key].double() - second[key].double()).abs().max()) for key in other), default=0.0)
+        other = [key for key in first if key not in second or not torch.equal(first[key], second[key])]
+        alike = [key for key in other if key in second and first[key].shape == second[key].shape]
+        largest = max((float((first[key].double() - second[key].double()).abs().max()) for key in alike), default=0.0)
         said = f"{len(other)} of {len(first)} tensors differ, by up to {largest:.3g}" if other else ""
         found.append(("weights", file.stem, said))
     return found
@@ -122,28 +134,34 @@ def _scores(one: Path, two: Path) -> list[tuple[str, str, str]]:
 
     found = []
     for file in sorted((one / "predictions").glob("*.npz")):
-        with np.load(file) as first, np.load(two / "predictions" / file.name) as second:
-            if first["ids"].tolist() != second["ids"].tolist():
-                found.append(("scores", file.stem, "of other videos"))
-                continue
-            for key in sorted(key for key in first.files if key.startswith("logits/")):
-                worst = float(np.abs(first[key] - second[key]).max()) if key in second.files else float("nan")
-                same = key in second.files and np.array_equal(first[key], second[key], equal_nan=True)
-                found.append(
-                    ("scores", f"{file.stem} {key[7:]}", "" if same else f"logits differ by up to {worst:.3g}")
-                )
+        (first, ids), (second, others) = (_logits(folder / "predictions" / file.name) for folder in (one, two))
+        if ids != others:
+            found.append(("scores", file.stem, "of other videos"))
+            continue
+        for peer in sorted(first):
+            alike = peer in second and first[peer].shape == second[peer].shape
+            worst = float(np.abs(first[peer] - second[peer]).max()) if alike else float("nan")
+            same = alike and np.array_equal(first[peer], second[peer], equal_nan=True)
+            found.append(("scores", f"{file.stem} {peer}", "" if same else f"logits differ by up to {worst:.3g}"))
     return found
+
+
+def _logits(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    from mml_lightning import dumps
+
+    dump = dumps.load(file)
+    return {peer: value.numpy() for peer, value in dump.logits.items()}, dump.ids
 
 
 def _metrics(one: Path, two: Path) -> list[tuple[str, str, str]]:
     from mml_lightning.results import read_result
 
     first, second = (read_result(folder) or {} for folder in (one, two))
-    flat, other = (_flat(result["metrics"]) for result in (first, second))
+    flat, other = (_flat(result.get("metrics") or {}) for result in (first, second))
     changed = [key for key in sorted({*flat, *other}) if flat.get(key) != other.get(key)]
     said = ", ".join(f"{key} was {flat.get(key)}, is {other.get(key)}" for key in changed[:SHOWN])
     more = f", and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-    data = "" if first["data_fingerprint"] == second["data_fingerprint"] else "other videos or labels"
+    data = "" if first.get("data_fingerprint") == second.get("data_fingerprint") else "other videos or labels"
     return [("metrics", f"{len(flat)} numbers", said + more), ("data", "fingerprint", data)]
 
 

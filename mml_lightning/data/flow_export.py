@@ -21,6 +21,7 @@ import numpy as np
 from mml_lightning.data.flow import FlowCache
 from mml_lightning.data.records import Dataset, Record
 from mml_lightning.errors import UserError
+from mml_lightning.foreign import read_json
 
 # File names without their ending; numbers count from 1.
 LAYOUTS = {
@@ -141,7 +142,7 @@ def _describe(cache: FlowCache, form: Form, target: Path) -> None:
         if not file.is_file():
             target.mkdir(parents=True, exist_ok=True)
             _replace(file, json.dumps(made, indent=1) + "\n")
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
     except OSError as error:
         raise UserError(f"can't write {target} ({error.strerror}); choose another folder") from None
     except ValueError:

@@ -20,6 +20,7 @@ from mml_lightning.pipelines import reuse, workers
 from mml_lightning.pipelines.board import BLOCKED, DONE, FAILED, REUSED, RUNNING, WAITING, Board, duration
 from mml_lightning.pipelines.planned import Planned, plan_runs, require_origins, seeds_of
 from mml_lightning.pipelines.reuse import Reuse
+from mml_lightning.plain_text import VisibleFormatter
 from mml_lightning.process import is_first_rank, say
 from mml_lightning.results import RunResult, describe_error, read_result, write_json
 from mml_lightning.run import stage
@@ -305,7 +306,7 @@ def own_log(file: Path) -> Iterator[None]:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%H:%M:%S"))
+    handler.setFormatter(VisibleFormatter("[%(asctime)s] %(message)s", "%H:%M:%S"))
     logging.getLogger().addHandler(handler)
     try:
         yield

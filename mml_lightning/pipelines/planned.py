@@ -21,6 +21,7 @@ from mml_lightning.lineage import taken
 from mml_lightning.pipelines.catalogue import Declared, declare
 from mml_lightning.pipelines.layouts import Layout, Network, layout, views_name
 from mml_lightning.provenance import COPY, zoo_folder
+from mml_lightning.saved_overrides import Source, admitted
 
 INIT_OF_MODALITY = re.compile(r"\+*init\.(?!(all|base|file|runs|new_head|copies)=)")
 OWN = ("pipeline=", "pipeline.", "resume=", "seeds=", "catalogue=", "hydra.")  # of the pipeline, not of its runs
@@ -175,7 +176,9 @@ class Composer:
         if declared is None:
             typed, values = list(self.kept), {}
         else:
-            typed = [*declared.yielding(), *self.kept, *declared.options()]
+            where = Source(f"run {key or declared.stage} of the catalogue")  # it may stand in a file
+            yielding, options = (admitted(words, where) for words in (declared.yielding(), declared.options()))
+            typed = [*yielding, *self.kept, *options]
             values = declared.values(self.base or str(self.cfg.init.base))
         run = copy.deepcopy(self.composed(*typed))
         for name, value in values.items():

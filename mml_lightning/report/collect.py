@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
 from typing import Any
 
 from mml_lightning.errors import UserError
-from mml_lightning.results import FILE, SCHEMA
+from mml_lightning.foreign import Foreign, read_yaml
+from mml_lightning.results import FILE, SCHEMA, checked_result
 
 STATUSES = ("completed", "failed", "preempted", "running")
 Run = dict[str, Any]
@@ -88,11 +88,9 @@ def mapping(item: Any) -> dict[str, Any]:
 
 def _read(path: Path) -> Run:
     try:
-        run = json.loads((path / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        run = checked_result(path / FILE)
+    except (OSError, Foreign) as error:
         return _problem(path, "unreadable", f"result.json: {error}")
-    if not isinstance(run, dict):
-        return _problem(path, "unreadable", "result.json holds no object")
     if run.get("schema") != SCHEMA:
         return _problem(path, "unreadable", f"result.json has schema {run.get('schema')!r}, not {SCHEMA}")
     if run.get("status") not in STATUSES:
@@ -113,13 +111,12 @@ def _overrides(path: Path) -> list[str] | None:
     file = path / ".hydra" / "overrides.yaml"
     if not file.is_file():
         return None
-    from omegaconf import OmegaConf
-
     try:
-        items = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except Exception:  # yaml, omegaconf and encoding errors share no base; a broken file only costs the grouping
+        items = read_yaml(file)
+    except (OSError, Foreign):  # a broken file only costs the grouping
         return None
-    return [str(item) for item in items] if isinstance(items, list) else None
+    plain = isinstance(items, list) and all(isinstance(item, str | int | float) for item in items)
+    return [str(item) for item in items] if plain else None
 
 
 def _told_by_steps(parent: Run, runs: list[Run]) -> bool:

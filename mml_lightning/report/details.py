@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mml_lightning.files import FOLDER_NAME
 from mml_lightning.report.collect import Run, mapping
 
 Curve = list[tuple[float, float]]
@@ -19,6 +20,8 @@ Classes = dict[str, float]
 def per_class(run: Path, split: str, peer: str) -> Classes:
     """What `predictions/<split>_per_class.csv` says of a peer ("rgb", or "verb/rgb" of a head); empty without it."""
     head, _, name = peer.rpartition("/")
+    if not FOLDER_NAME.fullmatch(head or "x"):  # of a foreign result: it would lead to other folders
+        return {}
     file = run / "predictions" / f"{split}{'_' if head else ''}{head}_per_class.csv"
     found: Classes = {}
     for row in _rows(file):
@@ -76,16 +79,15 @@ def graph(run: Run) -> str:
     peers = mapping(run.get("peers"))
     if not file.is_file() or not peers:
         return ""
-    from omegaconf import OmegaConf
-
+    from mml_lightning.foreign import read_yaml
     from mml_lightning.objectives import Objective, drawing
 
     try:
-        declared: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        declared = read_yaml(file)
         objective = declared["objective"]
         fields = {key: objective[key] for key in ("edges", "supervised_weight", "frozen", "headed") if key in objective}
         drawn = Objective(list(peers), **fields)
-    except Exception:  # an old or damaged config costs the picture alone; yaml, omegaconf and ours share no error
+    except Exception:  # an old or damaged config costs the picture alone; its parts fail in many ways
         return ""
     about = {name: f"from {Path(str(mapping(peer).get('init'))).name}" for name, peer in peers.items()}
     return drawing.svg(drawn, about).replace(' xmlns="http://www.w3.org/2000/svg"', "")

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mml_lightning.foreign import Foreign, read_json
 from mml_lightning.pipelines.layouts import Claim, Layout, Network, Place, layout, views_name
 from mml_lightning.report import filled_ensembles
 from mml_lightning.report.collect import mapping, number
@@ -25,6 +26,8 @@ from mml_lightning.results import read_result
 
 if TYPE_CHECKING:
     from mml_lightning.dumps import Dump
+
+log = logging.getLogger(__name__)
 
 STATE = "runs.json"
 READY = ("done", "reused")
@@ -115,8 +118,11 @@ class Measured:
 def read_result_file(root: Path) -> Mapping[str, Any] | None:
     """The content of runs.json, or None where there is none to read."""
     try:
-        told = json.loads((root / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        told = read_json(root / STATE)
+    except FileNotFoundError:
+        return None
+    except (OSError, Foreign) as error:
+        log.warning("%s: %s; its tables are left out", root / STATE, error)
         return None
     return told if isinstance(told, dict) and "runs" in told else None
 

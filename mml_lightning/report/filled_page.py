@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from mml_lightning.report.filled import Cell, Filled, Measured, fill
+from mml_lightning.report.filled import STATE, Cell, Filled, Measured, fill
 from mml_lightning.report.filled_text import caption, missing, text, title
 from mml_lightning.report.html import Td, sortable
+
+log = logging.getLogger(__name__)
 
 
 def filled_tables(roots: Iterable[Path]) -> list[Filled]:
     """Those of every directory that a pipeline with tables has left its state in."""
-    found = (Measured.of(root) for root in roots)
-    return [fill(table, measured) for measured in found if measured is not None for table in measured.layouts()]
+    return [table for root in roots for table in _filled(root)]
+
+
+def _filled(root: Path) -> list[Filled]:
+    try:
+        measured = Measured.of(root)
+        return [] if measured is None else [fill(table, measured) for table in measured.layouts()]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # a state of somebody else
+        log.warning("%s is damaged (%s: %s); its tables are left out", root / STATE, type(error).__name__, error)
+        return []
 
 
 def filled_html(table: Filled) -> str:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from mml_lightning.plain_text import visible
 from mml_lightning.report.table import Cell, Table
 
 DASH = "–"
@@ -91,7 +92,7 @@ def pipes(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    return visible(text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " "))
 
 
 def to_csv(table: Table) -> str:

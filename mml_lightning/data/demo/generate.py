@@ -28,6 +28,7 @@ from mml_lightning.data.demo.scenes import CLASSES, Video, plan
 from mml_lightning.data.demo.worker import make
 from mml_lightning.errors import UserError
 from mml_lightning.files import write_atomically
+from mml_lightning.foreign import Foreign, parse_json, read_json
 from mml_lightning.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -132,9 +133,10 @@ def _check_parameters(root: Path, parameters: dict[str, int]) -> None:
 def _load(path: Path) -> dict[str, Any] | None:
     """A JSON file's object, or None where it is missing or unreadable."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        value = read_json(path)
+    except (FileNotFoundError, Foreign):
         return None
+    return value if isinstance(value, dict) else None
 
 
 def _journal_lines(root: Path) -> Iterator[dict[str, Any]]:
@@ -142,15 +144,16 @@ def _journal_lines(root: Path) -> Iterator[dict[str, Any]]:
     if _journal(root).exists():
         for line in _journal(root).read_text().splitlines():
             try:
-                yield json.loads(line)
-            except ValueError:
+                yield parse_json(line)
+            except Foreign:
                 continue  # an empty line, or one that was cut
 
 
 def _read_entries(root: Path) -> dict[str, Entry]:
     """Entries of manifest and journal by file name; the journal is younger."""
     entries = (_load(root / "manifest.json") or {}).get("files", [])
-    return {entry["file"]: entry for entry in [*entries, *_journal_lines(root)] if "file" in entry}
+    found = [*(entries if isinstance(entries, list) else ()), *_journal_lines(root)]
+    return {str(entry["file"]): entry for entry in found if isinstance(entry, dict) and "file" in entry}
 
 
 def _intact(root: Path, entry: Entry | None) -> bool:
@@ -158,10 +161,10 @@ def _intact(root: Path, entry: Entry | None) -> bool:
     if entry is None:
         return False
     try:
-        data = (root / "videos" / entry["file"]).read_bytes()
-    except FileNotFoundError:
+        data = (root / "videos" / Path(str(entry["file"])).name).read_bytes()
+    except (OSError, ValueError):
         return False
-    return len(data) == entry["bytes"] and hashlib.sha256(data).hexdigest() == entry["sha256"]
+    return len(data) == entry.get("bytes") and hashlib.sha256(data).hexdigest() == entry.get("sha256")
 
 
 def _report_damage(root: Path, known: dict[str, Entry], intact: dict[str, Entry]) -> None:
@@ -230,7 +233,7 @@ def _from_processes(root: Path, parameters: dict[str, int], names: list[str], wo
         for k in range(workers):
             job = {"folder": str(root.resolve() / "videos"), "parameters": parameters, "files": names[k::workers]}
             program = subprocess.Popen(
-                [sys.executable, "-m", "mml_lightning.data.demo"],
+                [sys.executable, "-P", "-m", "mml_lightning.data.demo"],
                 env={**os.environ, "PYTHONPATH": path},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

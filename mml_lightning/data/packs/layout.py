@@ -98,7 +98,7 @@ def told_packed(shard: str, folder: str, source: str, fields: Mapping[str, Any])
 
 def read_lines(content: bytes) -> tuple[list[dict[str, Any]], int]:
     """Whole lines that are JSON objects, up to the first that is not, and how many bytes they take."""
-    with suppress(ValueError):  # a whole file at once takes half the time
+    with suppress(ValueError, RecursionError):  # a whole file at once takes half the time
         together = json.loads(b"[" + content.removesuffix(b"\n").replace(b"\n", b",") + b"]")
         if len(together) == content.count(b"\n") and set(map(type, together)) <= {dict}:
             return together, len(content)
@@ -109,7 +109,7 @@ def read_lines(content: bytes) -> tuple[list[dict[str, Any]], int]:
             break
         try:
             line = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         if not isinstance(line, dict):
             break

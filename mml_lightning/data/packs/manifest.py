@@ -26,6 +26,7 @@ from mml_lightning.data.packs.layout import (
 from mml_lightning.data.records import NO_INTERVALS, SPLITS, Dataset, FrameSpan, Head, Record, Row
 from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
+from mml_lightning.foreign import read_json
 
 AGAIN = "copy the pack again"
 PIECE = 2**17  # bytes of lines whose objects are alive together, near the processor
@@ -125,7 +126,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / MANIFEST
     try:
-        fields = json.loads(path.read_bytes())
+        fields = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

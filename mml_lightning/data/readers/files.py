@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+from mml_lightning import foreign
 from mml_lightning.data.media import ImageSequence, Layout, media_absent, media_of
 from mml_lightning.data.records import Head, Row
 from mml_lightning.data.store import RecordStore
@@ -161,21 +161,9 @@ def read_json(path: Path) -> Any:
     UserError: the file can't be read or is not JSON, or an object has a key twice, of which the last would count.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text, object_pairs_hook=_once)
-        if "\\ud" in text.lower():  # halves of characters, which are no text alone
-            json.dumps(content, ensure_ascii=False).encode()
-        return content
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}; mend it, or get it again") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key {twice!r} stands there twice")
-    return content
+        return foreign.read_json(path)
+    except (OSError, foreign.Foreign) as error:
+        raise UserError(f"{path} can't be used: {error}; mend it, or get it again") from None
 
 
 def held_out(records: RecordStore) -> tuple[RecordStore, RecordStore]:
