@@ -18,6 +18,7 @@ import yaml
 
 from mml_lightning import resolvers, usage
 from mml_lightning.errors import Preempted, UserError
+from mml_lightning.files import write_atomically
 
 MULTIRUN = ("-m", "--multirun")
 OVERRIDES = Path(".hydra") / "overrides.yaml"
@@ -150,7 +151,8 @@ def _stash(folder: Path) -> None:
 def restore_stashed() -> None:
     """Give a run that was not allowed to go on its own settings back: the next resume reads them."""
     for file, content in stashed.items():
-        file.write_bytes(content)
+        with write_atomically(file, "wb") as handle:
+            handle.write(content)
     stashed.clear()
 
 

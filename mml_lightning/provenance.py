@@ -17,6 +17,7 @@ from mml_lightning import nodes, plan
 from mml_lightning.cohort import Cohort
 from mml_lightning.data.images import frames_reader
 from mml_lightning.data.records import Dataset
+from mml_lightning.files import copy_atomically
 from mml_lightning.process import is_first_rank
 from mml_lightning.results import RunResult, read_result, write_json
 from mml_lightning.weights import KINETICS
@@ -86,8 +87,7 @@ def export(cfg: DictConfig, cohort: Cohort, provenance: Mapping[str, Any], resul
         shared = export_peer(zoo / f"{name}.pt", entry)
         result.fields["peers"][name]["zoo"] = str(shared)
     for scores in sorted((Path(cfg.paths.output_dir) / "predictions").glob("*.npz")):
-        (zoo / "predictions").mkdir(exist_ok=True)
-        shutil.copyfile(scores, zoo / "predictions" / scores.name)  # for ensembles with networks of later runs
+        copy_atomically(scores, zoo / "predictions" / scores.name)  # for ensembles with networks of later runs
     result.fields["zoo"] = str(zoo)
     write_json(zoo / "result.json", {**result.fields, "status": "completed", "wall_s": result.elapsed()})
 

@@ -69,7 +69,9 @@ class Reuse:
         except UserError:  # of damaged first weights: the run itself tells
             return None
         wanted = fingerprint(cfg, self.dataset(cfg), origins)
-        # a run that died between two exports leaves networks of two runs: each tells its own
+        # a run that died between two exports, or is exporting now, leaves files of two runs: each tells its own
+        if result.get("fingerprint") != wanted:
+            return None
         for file in exported(cfg, specs):
             if not file.is_file() or fingerprint_in(file) != wanted:
                 return None

@@ -21,6 +21,7 @@ from types import FrameType
 from mml_lightning.benchmarks.commands.shape import USUAL, Compose, say
 from mml_lightning.benchmarks.told import writable
 from mml_lightning.errors import UserError
+from mml_lightning.files import Busy, locked
 
 PAGE = "page.md"
 LEFT = ("json", "md", "log")  # endings of the files of a part
@@ -151,8 +152,11 @@ class Suite:
             raise UserError(f"can't write {args.out} ({error.strerror}); name another --out") from None
         for file in (PAGE, *(f"{name}.{ending}" for name in names for ending in LEFT)):
             writable(args.out / file, "--out")
-        with _interrupted():
-            self._measure_all([chosen[name] for name in names], device, args)
+        try:
+            with locked(args.out), _interrupted():
+                self._measure_all([chosen[name] for name in names], device, args)
+        except Busy:
+            raise UserError(f"another process measures into {args.out}; name another --out") from None
 
     def _measure_all(self, chosen: Sequence[Part], device: str, args: argparse.Namespace) -> None:
         (args.out / PAGE).unlink(missing_ok=True)
