@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from mml_lightning import config_guard, resolvers, usage
 from mml_lightning.errors import Preempted, UserError
+from mml_lightning.files import write_atomically
 from mml_lightning.foreign import Foreign, read_json, read_yaml
 from mml_lightning.plain_text import visible
 from mml_lightning.saved_overrides import Source, admitted, quoted
@@ -162,7 +163,8 @@ def _stash(folder: Path) -> None:
 def restore_stashed() -> None:
     """Give a run that was not allowed to go on its own settings back: the next resume reads them."""
     for file, content in stashed.items():
-        file.write_bytes(content)
+        with write_atomically(file, "wb") as handle:
+            handle.write(content)
     stashed.clear()
 
 

@@ -18,9 +18,10 @@ import numpy as np
 from mml_lightning.data.data_bench_files import write_video
 from mml_lightning.data.packs.encode import Coding, Encoded
 from mml_lightning.data.packs.layout import folder_name, line_of, lines_name, shard_name
-from mml_lightning.data.packs.manifest import digest, lists, plain_heads, write_manifest, write_records
+from mml_lightning.data.packs.manifest import lists, plain_heads, write_manifest, write_records
 from mml_lightning.data.packs.shard import ShardWriter
 from mml_lightning.data.records import Dataset, Head
+from mml_lightning.files import file_hash
 
 PER_FOLDER, CLASSES = 1000, 10
 SIZE, FRAMES, FPS = (96, 64), 12, 12
@@ -69,7 +70,7 @@ def pack(folder: Path, count: int) -> list[str]:
         (root / lines_name(shard)).write_bytes(b"".join(map(line_of, [*told, closed | {"videos": len(told)}])))
     numbers = sorted(range(count), key=lambda number: number % 10 == 0)  # as packs are: split by split
     write_records(root, map(_record, range(count), numbers))
-    sums = {file: digest(root / file) for file in lists(shards)}
+    sums = {file: file_hash(root / file) for file in lists(shards)}
     fields = {"complete": True, "plan": {}, "shards": shards, "videos": count, "heads": heads, "left_out": {}}
     write_manifest(root, {**fields, "sha256": sums})
     return ["data=pack", f"data.root={root}"]

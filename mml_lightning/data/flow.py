@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -31,11 +30,7 @@ from mml_lightning.data.orientation import Orientation
 from mml_lightning.data.records import Record
 from mml_lightning.data.video_index import VideoIndex
 from mml_lightning.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows: what a killed writer leaves stays there
-    fcntl = None  # type: ignore[assignment]
+from mml_lightning.files import remove_leftovers, write_atomically
 
 FRAMES = "by index, as shown"  # which frames flow is made of; before this was told, some readers gave others
 CONTENT_BYTES = 64 * 2**10  # of the head and of the tail of a video: enough to know it again
@@ -258,11 +253,8 @@ class FlowCache:
         _write(self.folder / name, lambda handle: handle.write(text.encode()))
 
     def clear_leftovers(self) -> None:
-        """Remove what killed writers have left; a file that someone still writes is locked and stays."""
-        for path in self.folder.glob(".*.tmp") if fcntl else ():
-            with suppress(OSError), path.open("ab") as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink(missing_ok=True)
+        """Remove what killed writers have left."""
+        remove_leftovers(self.folder)
 
     def prepare(self, records: Sequence[Record], workers: int, advance: Callable[[], object]) -> list[tuple[str, str]]:
         """Fill the cache, `advance()` after each record; a second call continues.
@@ -352,28 +344,14 @@ def _save(handle: IO[bytes], fields: Iterator[np.ndarray], pairs: int) -> None:
         raise ValueError(f"its reader counts {pairs + 1} frames and gives {given + 1}; try data.decoder=pyav")
 
 
-def _locked(path: Path) -> IO[bytes]:
-    """A new file, open and locked: the lock ends with its process, however that ends."""
-    while True:
-        handle = path.open("wb")
-        with suppress(OSError):  # a file system without locks
-            if fcntl:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        if path.exists():  # else cleared between the two
-            return handle
-        handle.close()
-
-
 def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file at once: other threads, processes and machines see all of it or the one before."""
-    temporary = path.with_name(f".{path.name[-100:]}.{uuid.uuid4().hex}.tmp")
+    """Write a file at once; what can be computed again need not wait for the disk.
+
+    Raises:
+        UserError: the cache can't be written.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(temporary) as handle:
+        with write_atomically(path, "wb", sync=False) as handle:
             write(handle)
-        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"can't write the flow cache {path.parent} ({error.strerror}); set paths.cache") from None
-    finally:
-        with suppress(OSError):  # it has become `path`, or never was
-            temporary.unlink()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,15 @@ import numpy as np
 from mml_lightning.data.flow import FlowCache
 from mml_lightning.data.records import Dataset, Record
 from mml_lightning.errors import UserError
-from mml_lightning.foreign import read_json
+from mml_lightning.files import (
+    folder_atomically,
+    publish,
+    remove_leftovers,
+    same_in_other_case,
+    temporary_name,
+    write_atomically,
+)
+from mml_lightning.foreign import parse_json
 
 # File names without their ending; numbers count from 1.
 LAYOUTS = {
@@ -82,17 +91,21 @@ def export(
 ) -> list[Path]:
     """Write `target/flow/<id>/<images>` of cached records, then the lists; returns the lists.
 
-    Folders that are there are kept, so a second call continues. Lists are `<id> <pairs> <label>`, one per split, of
-    videos with one label, and none in the layout of Charades, whose readers count images.
+    Folders that hold the images of all pairs are kept, so a second call continues, and several at a time don't disturb
+    each other. Lists are `<id> <pairs> <label>`, one per split, of videos with one label, and none in the layout of
+    Charades, whose readers count images.
 
     Raises:
-        UserError: `target` holds other flow, can't be written, or a record can't be exported: two videos with one id,
-            an id that is no path, a label for a part of a video.
+        UserError: `target` holds other flow, can't be written, or a record can't be exported: two videos with one
+            folder, an id that is no path, a label for a part of a video.
     """
     folders = _folders(splits, target)
     _describe(cache, form, target)
+    _check_apart(folders, target)
     with ThreadPoolExecutor(max(1, workers)) as pool:  # OpenCV encodes outside the interpreter lock
         try:
+            for place in {folder.parent for folder in folders if folder.parent.is_dir()}:
+                remove_leftovers(place)
             for _ in pool.map(lambda item: _video(cache, item[1], item[0], form), folders.items()):
                 advance()
         except OSError as error:
@@ -116,7 +129,8 @@ def _folders(splits: Mapping[str, Sequence[Record]], target: Path) -> dict[Path,
     for records in splits.values():
         for record in records:
             path = PurePosixPath(record.id)
-            if path.is_absolute() or ".." in path.parts or not path.name or record.id != record.id.strip():
+            odd = record.id != record.id.strip() or any(sign in record.id for sign in "\r\n\0")
+            if path.is_absolute() or ".." in path.parts or not path.name or odd:
                 raise UserError(f"id {record.id!r} can't be the name of a folder; rename it to export its flow")
             if record.span is not None:
                 raise UserError(
@@ -129,6 +143,26 @@ def _folders(splits: Mapping[str, Sequence[Record]], target: Path) -> dict[Path,
     return folders
 
 
+def _check_apart(folders: Mapping[Path, Record], target: Path) -> None:
+    """Raises:
+    UserError: one folder would hold two videos: one inside of the other, or names that the disk or the eye can't tell
+        apart.
+    """
+    known: dict[str, Record] = {}
+    blind = same_in_other_case(target)
+    for folder, record in folders.items():
+        around = next((folders[parent] for parent in folder.parents if parent in folders), None)
+        if around is not None:
+            raise UserError(
+                f"the folder of id {record.id!r} would lie in that of id {around.id!r}; rename one to export their flow"
+            )
+        name = unicodedata.normalize("NFC", str(folder))
+        other = known.setdefault(name.casefold() if blind else name, record)
+        if other is not record:
+            what = "differ in case only, which this disk ignores" if blind else "look the same (Unicode)"
+            raise UserError(f"ids {other.id!r} and {record.id!r} {what}; rename one to export their flow")
+
+
 def _describe(cache: FlowCache, form: Form, target: Path) -> None:
     made = {
         "flow": cache.settings.provenance(),
@@ -139,10 +173,7 @@ def _describe(cache: FlowCache, form: Form, target: Path) -> None:
     }
     file = target / DESCRIPTION
     try:
-        if not file.is_file():
-            target.mkdir(parents=True, exist_ok=True)
-            _replace(file, json.dumps(made, indent=1) + "\n")
-        found = read_json(file)
+        found = parse_json(publish(file, json.dumps(made, indent=1) + "\n"))
     except OSError as error:
         raise UserError(f"can't write {target} ({error.strerror}); choose another folder") from None
     except ValueError:
@@ -152,17 +183,44 @@ def _describe(cache: FlowCache, form: Form, target: Path) -> None:
 
 
 def _video(cache: FlowCache, record: Record, folder: Path, form: Form) -> None:
-    """All images of a video, or no folder."""
-    if folder.is_dir():
-        return
+    """All images of a video, or no folder.
+
+    Raises:
+        UserError: its folder holds something else.
+    """
     flow = cache.load(record)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed call
-    temporary.mkdir(parents=True)
-    for number, pair in enumerate(flow):
-        for name, content in zip(form.names(folder.name, number), encode(np.asarray(pair), form), strict=True):
-            (temporary / name).write_bytes(content)
-    os.replace(temporary, folder)
+    wanted = {name for pair in range(len(flow)) for name in form.names(folder.name, pair)}
+    if _whole(folder, wanted, form):
+        return
+    with folder_atomically(folder) as temporary:
+        for number, pair in enumerate(flow):
+            for name, content in zip(form.names(folder.name, number), encode(np.asarray(pair), form), strict=True):
+                (temporary / name).write_bytes(content)
+        if not _whole(folder, wanted, form):
+            _remove(folder)
+
+
+def _whole(folder: Path, wanted: set[str], form: Form) -> bool:
+    """Whether a folder holds the images of all pairs and of no others.
+
+    Raises:
+        UserError: it holds something else, which must not be lost.
+    """
+    found = set(os.listdir(folder)) if folder.is_dir() else set()
+    other = next((name for name in sorted(found - wanted) if not name.endswith(f".{form.ending}")), None)
+    if other is not None and not wanted <= found:
+        raise UserError(f"{folder} holds {other} beside images; move it, or choose another folder")
+    return {name for name in found if name.endswith(f".{form.ending}")} == wanted
+
+
+def _remove(folder: Path) -> None:
+    """Take away a folder that lacks images, at once: nobody sees it half-removed."""
+    away = temporary_name(folder)
+    try:
+        os.rename(folder, away)
+    except FileNotFoundError:  # it was not there, or another process has taken it away
+        return
+    shutil.rmtree(away, ignore_errors=True)
 
 
 def encode(pair: np.ndarray, form: Form) -> list[bytes]:
@@ -190,11 +248,6 @@ def _lists(
         lines = [f"{r.id} {len(cache.load(r))} {r.target[head]}\n" for r in records if head in r.target]
         if lines:
             written.append(target / f"{split}_flow.txt")
-            _replace(written[-1], "".join(lines))
+            with write_atomically(written[-1]) as handle:
+                handle.writelines(lines)
     return written
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from mml_lightning import build_data, nodes, process, provenance, report, run, tracking
 from mml_lightning.errors import RunsFailed, UserError
 from mml_lightning.evaluate import evaluate
+from mml_lightning.files import write_atomically
 from mml_lightning.pipelines import reuse, workers
 from mml_lightning.pipelines.board import BLOCKED, DONE, FAILED, REUSED, RUNNING, WAITING, Board, duration
 from mml_lightning.pipelines.planned import Planned, plan_runs, require_origins, seeds_of
@@ -293,9 +294,9 @@ def fill_flow(state: Board, known: Reuse) -> None:
 def save_config(planned: Planned) -> None:
     """What Hydra leaves for a run of its own."""
     folder = planned.folder / ".hydra"
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(planned.cfg, folder / "config.yaml")
-    OmegaConf.save(OmegaConf.create(planned.typed), folder / "overrides.yaml")
+    for name, content in (("config", planned.cfg), ("overrides", OmegaConf.create(planned.typed))):
+        with write_atomically(folder / f"{name}.yaml") as handle:
+            OmegaConf.save(content, handle)
 
 
 @contextmanager

@@ -170,14 +170,13 @@ def test_interrupted_check_continues(videos: dict[str, Path], tmp_path: Path, mo
     for path in copies:
         path.write_bytes(videos["vp9"].read_bytes())
     data, file = dataset(train=[record(path) for path in copies]), tmp_path / "mine.csv"
-    part = tmp_path / "mine.csv.3.part"
     seen: list[Path] = []
 
     def stops(path: Path, samples: int, indexes: IndexStore) -> Finding:
         seen.append(path)
         if len(seen) == 3:
             for _ in range(1000):  # until the first two are on disk
-                if len(read(part)) == 2:
+                if len(read(next(tmp_path.glob("mine.csv.3.*.part")))) == 2:
                     break
                 time.sleep(0.01)
             raise KeyboardInterrupt
@@ -188,6 +187,7 @@ def test_interrupted_check_continues(videos: dict[str, Path], tmp_path: Path, mo
         check.check(data, file, 3, 1, lambda videos: lambda: None)
     assert not file.exists()
     monkeypatch.undo()
+    part = next(tmp_path.glob("mine.csv.3.*.part"))
     seen[0].write_bytes(videos["h264"].read_bytes())  # changed meanwhile
     seen[1].touch()  # written again: another state even if its size is the same
     with part.open("a") as handle:
@@ -198,6 +198,30 @@ def test_interrupted_check_continues(videos: dict[str, Path], tmp_path: Path, mo
     assert [f.bytes for f in found] == [path.stat().st_size for path in copies]
     run(data, file, begun=begun)
     assert begun == [4, 4]  # a finished check starts anew
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_checks_at_a_time_don_t_disturb_each_other(
+    videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one goes from start to end while the first inspects its last video; then the first is cut off."""
+    data, file = dataset(train=[record(videos["vp9"]), record(videos["h264"])]), tmp_path / "mine.csv"
+    whole: list[list[Finding]] = []
+
+    def late(path: Path, samples: int) -> Finding:
+        if path == videos["h264"]:
+            monkeypatch.undo()
+            whole.append(run(data, file))
+            raise KeyboardInterrupt
+        return inspect(path, samples)
+
+    monkeypatch.setattr(work, "inspect", late)
+    with pytest.raises(KeyboardInterrupt):
+        check.check(data, file, 3, 1, lambda videos: lambda: None)
+    assert read(file) == whole[0]
+    begun: list[int] = []
+    assert run(data, file, begun=begun) == whole[0] and begun == [1], "what the first has found is taken over"
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_wrong_numbers_and_places(videos: dict[str, Path], tmp_path: Path) -> None:

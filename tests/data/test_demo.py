@@ -21,6 +21,7 @@ from mml_lightning.data.demo.render import SPRITE, Palette, Pose, background, dr
 from mml_lightning.data.demo.scenes import GAP, MOTIONS, SIZE, SPLITS, Video, X, Y, plan
 from mml_lightning.data.demo.shapes import SHAPES
 from mml_lightning.errors import UserError
+from mml_lightning.files import temporary_name
 
 SMALL = {"train": 20, "val": 10, "test": 10}
 
@@ -125,7 +126,7 @@ def test_interrupted_generation_is_continued(
     with pytest.raises(KeyboardInterrupt):
         small(tmp_path)
     assert not (tmp_path / "manifest.json").exists()
-    (tmp_path / "videos" / ".39.mp4.1234.tmp").write_bytes(b"half a file")
+    temporary_name(tmp_path / "videos" / "39.mp4").write_bytes(b"half a file")
     (tmp_path / "videos" / made[3]).unlink()
     journal = tmp_path / "manifest.partial.jsonl"
     journal.write_text(journal.read_text()[:-20])

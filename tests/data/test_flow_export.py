@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mml_lightning.data import flow_export
 from mml_lightning.data.charades_media import MediaFolder
 from mml_lightning.data.flow import FlowCache, FlowSettings
 from mml_lightning.data.flow_export import LAYOUTS, Form, encode, export, reading
@@ -16,6 +17,7 @@ from mml_lightning.data.media import ImageSequence
 from mml_lightning.data.readers import read_frame_lists
 from mml_lightning.data.records import Dataset, Head, Record
 from mml_lightning.errors import UserError
+from mml_lightning.files import folder_atomically, temporary_name
 from tests.data.videos import record
 
 HEADS = {"label": Head(("a", "b"))}
@@ -94,7 +96,7 @@ def test_a_second_call_continues_and_other_settings_are_refused(
     export(cache, data, splits, out, Form(), 1)
     kept = out / "flow" / "c" / "flow_x_00001.jpg"
     stamp = kept.stat().st_mtime_ns
-    half = out / "flow" / ".b{0}.tmp"  # as a kill leaves it
+    half = temporary_name(out / "flow" / "b{0}")  # as a kill leaves it
     (out / "flow" / "b{0}").rename(half)
     (half / "flow_y_00023.jpg").unlink()
     (half / "stray").write_text("")
@@ -106,6 +108,85 @@ def test_a_second_call_continues_and_other_settings_are_refused(
         export(cache, data, splits, out, Form(quality=90), 1)
     with pytest.raises(UserError, match="holds flow of other settings"):
         export(FlowCache(tmp_path / "other", FlowSettings(preset="fast")), data, splits, out, Form(), 1)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("change", ["fewer", "more", "none"])
+def test_a_folder_without_the_images_of_all_pairs_is_made_again(
+    splits: dict[str, list[Record]], cache: FlowCache, tmp_path: Path, change: str
+) -> None:
+    data, out = Dataset("d", splits, HEADS), tmp_path / "out"
+    export(cache, data, splits, out, Form(), 1)
+    whole, folder = content(out), out / "flow" / "c"
+    if change == "fewer":
+        (folder / "flow_y_00007.jpg").unlink()
+    elif change == "more":
+        (folder / "flow_x_00099.jpg").touch()
+    else:
+        for path in folder.iterdir():
+            path.unlink()
+    export(cache, data, splits, out, Form(), 1)
+    assert content(out) == whole
+
+
+def test_what_somebody_else_has_put_there_is_not_lost(
+    splits: dict[str, list[Record]], cache: FlowCache, tmp_path: Path
+) -> None:
+    data, out = Dataset("d", splits, HEADS), tmp_path / "out"
+    export(cache, data, splits, out, Form(), 1)
+    (out / "flow" / "c" / "notes.txt").write_text("mine")
+    export(cache, data, splits, out, Form(), 1)
+    (out / "flow" / "c" / "flow_y_00007.jpg").unlink()
+    with pytest.raises(UserError, match=r"holds notes\.txt beside images; move it"):
+        export(cache, data, splits, out, Form(), 1)
+    assert (out / "flow" / "c" / "notes.txt").read_text() == "mine"
+
+
+def test_two_at_a_time_make_what_one_makes(splits: dict[str, list[Record]], cache: FlowCache, tmp_path: Path) -> None:
+    """Every moment at which another process may finish the same folder: between the start and the end of its images."""
+    data, alone, out = Dataset("d", splits, HEADS), tmp_path / "alone", tmp_path / "out"
+    export(cache, data, splits, alone, Form(), 1)
+    with folder_atomically(out / "flow" / "c") as mine:
+        (mine / "half").write_text("")
+        export(cache, data, splits, out, Form(), 2)
+        assert content(alone).items() <= content(out).items()
+    assert content(alone) == content(out), "the first has its content kept, the second leaves nothing"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        ("a", "a/b", "'a/b' would lie in that of id 'a'"),
+        ("a/b/c", "a", "'a/b/c' would lie in that of id 'a'"),
+        ("caf\u00e9", "cafe\u0301", "look the same"),
+        ("x/caf\u00e9", "x/cafe\u0301", "look the same"),
+    ],
+)
+def test_ids_whose_folders_are_not_apart(
+    splits: dict[str, list[Record]], cache: FlowCache, tmp_path: Path, one: str, other: str, message: str
+) -> None:
+    chosen = {"train": [replace(splits["train"][0], id=one)], "val": [replace(splits["val"][0], id=other)]}
+    with pytest.raises(UserError, match=message):
+        export(cache, Dataset("d", chosen, HEADS), chosen, tmp_path / "out", Form(), 1)
+    assert not (tmp_path / "out" / "flow").exists()
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_ids_that_differ_in_case(
+    splits: dict[str, list[Record]], cache: FlowCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: bool
+) -> None:
+    assert flow_export.same_in_other_case(tmp_path) == (tmp_path / "X").exists() == (tmp_path / "x").exists()
+    monkeypatch.setattr(flow_export, "same_in_other_case", lambda folder: blind)
+    chosen = {"train": [replace(splits["train"][0], id="Clip")], "val": [replace(splits["val"][0], id="clip")]}
+    if blind:
+        with pytest.raises(UserError, match="ids 'Clip' and 'clip' differ in case only, which this disk ignores"):
+            export(cache, Dataset("d", chosen, HEADS), chosen, tmp_path / "out", Form(), 1)
+    else:
+        export(cache, Dataset("d", chosen, HEADS), chosen, tmp_path / "out", Form(), 1)
+        assert {path.name for path in (tmp_path / "out" / "flow").iterdir()} == {"Clip", "clip"}
 
 
 def test_multi_label_data_have_images_and_no_lists(

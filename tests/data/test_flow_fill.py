@@ -28,6 +28,7 @@ from mml_lightning.data.media import ImageSequence
 from mml_lightning.data.records import Dataset, Head, Record
 from mml_lightning.data.together import Together
 from mml_lightning.errors import UserError
+from mml_lightning.files import temporary_name
 from tests.conftest import environment
 from tests.data.videos import ROOT, damaged, moving, record, write_video
 
@@ -175,18 +176,20 @@ def test_own_flow_is_left_alone_and_empty_splits_are_named(videos: dict[str, Pat
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
     cache = FlowCache(tmp_path / "flow", SETTINGS)
     cache.describe()
-    dead = cache.folder / ".dead.tmp"
+    dead = temporary_name(cache.folder / "dead")
     dead.write_bytes(b"half")
     script = (
-        "import sys, time; from pathlib import Path; from mml_lightning.data.flow import _locked\n"
-        "handle = _locked(Path(sys.argv[1])); print('open', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from mml_lightning.files import write_atomically\n"
+        "with write_atomically(Path(sys.argv[1])): print('open', flush=True); time.sleep(600)"
     )
-    living = cache.folder / ".living.tmp"
     environ = environment(PYTHONPATH=str(ROOT))
-    with subprocess.Popen([sys.executable, "-c", script, str(living)], stdout=subprocess.PIPE, env=environ) as writer:
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(cache.folder / "living")], stdout=subprocess.PIPE, env=environ
+    ) as writer:
         assert writer.stdout is not None and writer.stdout.readline() == b"open\n"
         cache.clear_leftovers()
-        assert not dead.exists() and living.exists()
+        (living,) = cache.folder.glob(".living.*")
+        assert not dead.exists()
         writer.kill()
     cache.clear_leftovers()
     assert not living.exists()

@@ -182,7 +182,7 @@ def test_a_folder_with_other_files_is_left_alone(place: Path, tmp_path: Path) ->
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(UserError, match=r"is not empty \(it has thesis.tex\)"):
         packer(place, tmp_path).run(quiet)
-    assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex", ".lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex"}
 
 
 def test_one_process_at_a_time(place: Path, tmp_path: Path) -> None:

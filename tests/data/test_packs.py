@@ -28,6 +28,7 @@ from mml_lightning.data.readers import read_pack
 from mml_lightning.data.records import Dataset, Record, validate
 from mml_lightning.data.sources import SourceOpener
 from mml_lightning.errors import UserError
+from mml_lightning.files import file_hash
 from tests.data import packs
 from tests.data.packs import quiet
 from tests.data.videos import real
@@ -254,6 +255,15 @@ def test_a_damaged_image_and_a_damaged_table_are_named(made: Made) -> None:
         PackReader(pack).frames([0])
 
 
+@pytest.mark.parametrize("shards", [10**12, -(10**12), 0])
+def test_a_number_of_shards_is_no_order_to_look_for_them(made: Made, shards: int) -> None:
+    told = manifest.read_manifest(made.folder)
+    assert told is not None
+    manifest.write_manifest(made.folder, {**told, "shards": shards})
+    with pytest.raises(UserError, match=r"manifest\.json: it names \d files"):
+        made.read()
+
+
 @pytest.mark.parametrize("field, value", [("shards", "3"), ("heads", None), ("complete", 1), ("plan", [])])
 def test_a_manifest_that_is_not_ours_is_refused(made: Made, field: str, value: object) -> None:
     told = manifest.read_manifest(made.folder)
@@ -262,7 +272,7 @@ def test_a_manifest_that_is_not_ours_is_refused(made: Made, field: str, value: o
     with pytest.raises(UserError, match=rf"manifest\.json: its field '{field}' is missing or wrong"):
         made.read()
     manifest.write_manifest(made.folder, {**told, "sha256": {}})
-    with pytest.raises(UserError, match=r"records\.jsonl is damaged"):
+    with pytest.raises(UserError, match=r"manifest\.json: it names 0 files, \d shards need more"):
         made.read()
 
 
@@ -318,7 +328,7 @@ def test_a_line_that_is_not_ours_is_refused(made: Made, field: str, value: objec
     path.write_bytes(b"".join(map(layout.line_of, lines)))
     told = manifest.read_manifest(made.folder)
     assert told is not None
-    told["sha256"]["shard-00001.jsonl"] = manifest.digest(path)
+    told["sha256"]["shard-00001.jsonl"] = file_hash(path)
     manifest.write_manifest(made.folder, told)
     with pytest.raises(UserError, match=r"shard-00001\.jsonl is not a list of packed videos"):
         made.read()

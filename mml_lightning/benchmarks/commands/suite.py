@@ -20,6 +20,7 @@ from mml_lightning.benchmarks.commands.leaving import leaving
 from mml_lightning.benchmarks.commands.shape import USUAL, Compose, say
 from mml_lightning.benchmarks.told import writable
 from mml_lightning.errors import UserError
+from mml_lightning.files import Busy, locked
 
 PAGE = "page.md"
 LEFT = ("json", "md", "log")  # endings of the files of a part
@@ -152,8 +153,11 @@ class Suite:
             raise UserError(f"can't write {args.out} ({error.strerror}); name another --out") from None
         for file in (PAGE, *(f"{name}.{ending}" for name in names for ending in LEFT)):
             writable(args.out / file, "--out")
-        with leaving():  # a part, a session of its own, hears nothing of it
-            self._measure_all([chosen[name] for name in names], device, args)
+        try:
+            with locked(args.out), leaving():  # a part, a session of its own, hears nothing of it
+                self._measure_all([chosen[name] for name in names], device, args)
+        except Busy:
+            raise UserError(f"another process measures into {args.out}; name another --out") from None
 
     def _measure_all(self, chosen: Sequence[Part], device: str, args: argparse.Namespace) -> None:
         (args.out / PAGE).unlink(missing_ok=True)

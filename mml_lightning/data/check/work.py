@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 
 from mml_lightning.data.check.findings import Finding, read, state, write
@@ -15,7 +18,9 @@ from mml_lightning.data.media import Media
 from mml_lightning.data.records import SPLITS, Dataset, Record
 from mml_lightning.data.sources import SOURCES
 from mml_lightning.errors import UserError
-from mml_lightning.files import write_atomically
+from mml_lightning.files import lock, write_atomically
+
+PART = "part"  # ends names of findings of a check that has not ended
 
 _Key = tuple[str, str, str]  # split, id, source
 
@@ -29,6 +34,9 @@ def check(
     indexes: IndexStore = IN_MEMORY,
 ) -> list[Finding]:
     """Inspect all media of every record and write `file`; findings of an interrupted check are taken over.
+
+    What is found stands in a file of this process's own until the end, so that checks that go on at a time don't
+    disturb each other.
 
     Args:
         samples: frames that are read of each.
@@ -47,17 +55,22 @@ def check(
         for source in sorted(record.media)
         if source in SOURCES  # sound is not looked at
     }
-    part = file.with_name(f"{file.name}.{samples}.part")
-    done = _taken_over(part, records)
+    kind = f"{file.name}.{samples}"
+    part = file.with_name(f"{kind}.{uuid.uuid4().hex}.{PART}")
+    done: dict[_Key, Finding] = {}
+    for before in sorted(file.parent.glob(f"{glob.escape(kind)}.*{PART}")):
+        done |= _taken_over(before, records)
     left: dict[Media, list[_Key]] = defaultdict(list)  # parts of one file are inspected once
     for key, record in records.items():
         if key not in done:
             left[record.media[key[2]]].append(key)
     advance = begin(len(left))
     try:
-        with write_atomically(part, newline="") as handle:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("x", newline="", encoding="utf-8") as handle:
+            lock(handle.fileno())
             write(handle, done.values(), header=True)
-        with part.open("a", newline="", encoding="utf-8") as handle:
+            _remove_parts(part, kind)
             for media, seen in _inspect_all(list(left), samples, threads, indexes):
                 done |= {key: of_record(seen, key[0], records[key], key[2]) for key in left[media]}
                 write(handle, [done[key] for key in left[media]])
@@ -69,6 +82,16 @@ def check(
     except OSError as error:
         raise UserError(f"can't write {file} ({error.strerror}); set paths.root") from None
     return findings
+
+
+def _remove_parts(own: Path, kind: str) -> None:
+    """Remove what interrupted checks have left, which stands in `own` now; those of checks that go on are locked."""
+    for part in own.parent.glob(f"{glob.escape(kind)}.*{PART}"):
+        if part == own:
+            continue
+        with suppress(FileNotFoundError), part.open("rb") as handle:
+            if lock(handle.fileno()):
+                part.unlink()
 
 
 def _taken_over(part: Path, records: dict[_Key, Record]) -> dict[_Key, Finding]:

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -20,14 +19,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mml_lightning.data.demo.scenes import CLASSES, Video, plan
 from mml_lightning.data.demo.worker import make
 from mml_lightning.errors import UserError
-from mml_lightning.files import write_atomically
+from mml_lightning.files import locked, remove_leftovers, write_atomically
 from mml_lightning.foreign import Foreign, parse_json, read_json
 from mml_lightning.progress import Progress
 
@@ -76,7 +74,7 @@ def prepare_demo(
         {"motions": motions} if motions > 1 else {}
     )
     (root / "videos").mkdir(parents=True, exist_ok=True)
-    with _locked(root):
+    with locked(root, lambda: log.info("demo: another process is preparing %s; waiting for it", root)):
         _check_parameters(root, parameters)
         videos = plan(**parameters)
         known = _read_entries(root)
@@ -89,18 +87,6 @@ def prepare_demo(
         if missing or _journal(root).exists() or not (root / "manifest.json").exists():
             _write_manifest(root, parameters, [entries[video.name] for video in videos])
     return root
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system releases even when the process dies."""
-    with open(root / ".lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("demo: another process is preparing %s; waiting for it", root)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 # ------------------------------------------------------------------------------------------ what is already there
@@ -188,8 +174,7 @@ def _make_missing(
     root: Path, parameters: dict[str, int], missing: list[Video], workers: int, progress: bool
 ) -> dict[str, Entry]:
     """Make files, noting each in the journal as soon as it is whole."""
-    for leftover in (root / "videos").glob(".*.tmp"):
-        leftover.unlink()
+    remove_leftovers(root / "videos")
     log.info(
         "demo: making %d videos in %s (about %d s)", len(missing), root, 1 + len(missing) // (20 * max(1, workers))
     )

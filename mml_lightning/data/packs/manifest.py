@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from mml_lightning.data.packs.layout import (
 from mml_lightning.data.records import NO_INTERVALS, SPLITS, Dataset, FrameSpan, Head, Record, Row
 from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
+from mml_lightning.files import file_hash, write_atomically
 from mml_lightning.foreign import read_json
 
 AGAIN = "copy the pack again"
@@ -103,19 +103,16 @@ def lists(shards: int) -> list[str]:
     return [RECORDS, *map(lines_name, range(shards))]
 
 
-def digest(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def write_records(folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    _write(folder / RECORDS, b"".join(map(line_of, records)))
+    with write_atomically(folder / RECORDS, "wb") as handle:
+        handle.writelines(map(line_of, records))
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     fields = {"format": FORMAT, "version": VERSION, **manifest}
     fields["checksum"] = _checksum(fields)
-    _write(folder / MANIFEST, json.dumps(fields, indent=1, ensure_ascii=True).encode() + b"\n")
+    with write_atomically(folder / MANIFEST) as handle:
+        handle.write(json.dumps(fields, indent=1, ensure_ascii=True) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -150,16 +147,6 @@ def _checksum(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def _write(path: Path, content: bytes) -> None:
-    """At once: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
-
-
 def read_dataset(name: str, folder: Path) -> Dataset:
     """The dataset of a finished pack.
 
@@ -174,11 +161,15 @@ def read_dataset(name: str, folder: Path) -> Dataset:
     sums = manifest.get("sha256")
     if not isinstance(sums, dict):
         raise UserError(f"{folder / MANIFEST}: its field 'sha256' is missing or wrong; {AGAIN}")
+    if len(sums) != manifest["shards"] + 1:  # before so many are looked for
+        raise UserError(
+            f"{folder / MANIFEST}: it names {len(sums)} files, {manifest['shards']} shards need more; {AGAIN}"
+        )
     for file in lists(manifest["shards"]):
         path = folder / file
         if not path.is_file():
             raise UserError(f"{path} is missing; {AGAIN}")
-        if digest(path) != sums.get(file):
+        if file_hash(path) != sums.get(file):
             raise UserError(f"{path} is damaged: its check sum is not that of the manifest; {AGAIN}")
     splits = {split: RecordStore() for split in SPLITS}
     media = _Media(folder, manifest["shards"])

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import fcntl
+import dataclasses
 import functools
 import hashlib
 import itertools
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mml_lightning import __version__
 from mml_lightning.data.decode import DecodeError, NoSource, steadily
+from mml_lightning.data.flow import FlowCache
 from mml_lightning.data.images import frames_reader, opencv_version
 from mml_lightning.data.media import media_identity
 from mml_lightning.data.packs.encode import Coding, Encoded, encode
 from mml_lightning.data.packs.layout import LAYOUTS, RECORDS, VERSION, folder_name
 from mml_lightning.data.packs.manifest import (
     Item,
-    digest,
     failures,
     items_of,
     lists,
@@ -37,7 +39,9 @@ from mml_lightning.data.packs.sound import encoded_sound
 from mml_lightning.data.records import Dataset, Record
 from mml_lightning.data.sources import OpenSource, SourceOpener
 from mml_lightning.errors import UserError
+from mml_lightning.files import Busy, file_hash, locked, remove_leftovers
 
+PASSING = ".flow"  # begins names of folders of flow that is not kept
 PROBED = 4  # videos that are encoded to tell how large the pack will be
 FEWEST = 16  # videos in a shard, unless there are fewer, however many shards are asked for
 
@@ -103,8 +107,13 @@ class Packer:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self.folder):
+            with locked(self.folder):
+                remove_leftovers(self.folder)
+                for left in self.folder.glob(f"{PASSING}*"):  # of a killed process
+                    shutil.rmtree(left)
                 return self._run(begin)
+        except Busy:
+            raise UserError(f"{self.folder} is being packed by another process; wait for it, or stop it") from None
         except OSError as error:
             place = error.filename or self.folder
             raise UserError(f"can't write {place} ({error.strerror or error}); choose another --out") from None
@@ -128,7 +137,7 @@ class Packer:
             "complete": True,
             "failed": failures(lines, self.items),
             "bytes": sum(path.stat().st_size for path in self.folder.glob("shard-*.zip")),
-            "sha256": {file: digest(self.folder / file) for file in lists(len(chunks))},
+            "sha256": {file: file_hash(self.folder / file) for file in lists(len(chunks))},
         }
         write_manifest(self.folder, manifest)
         return Packed(manifest, dropped)
@@ -177,25 +186,22 @@ class Packer:
         if name == "audio":
             return encoded_sound(record.media.get("audio") or record.media["frames"])
         wanted = [name, "frames"] if name == "flow" and "flow" not in record.media else [name]
-        with self._passing_flow(record, wanted), self.opener.open(record, wanted) as sources:
+        with self._opener(record, wanted) as opener, opener.open(record, wanted) as sources:
             source: OpenSource = sources[name]
             clock = sources["frames"].fps if "frames" in sources else source.fps
             return encode(name, source, clock, record.media.get(name), self.wish.coding)
 
     @contextmanager
-    def _passing_flow(self, record: Record, wanted: Sequence[str]) -> Iterator[None]:
-        """Flow that is computed inside leaves the cache again; what was there before stays."""
+    def _opener(self, record: Record, wanted: Sequence[str]) -> Iterator[SourceOpener]:
+        """How the sources of a video are opened. Flow that is computed on the way and not kept lies in the folder of
+        the pack meanwhile: from the cache another process might be reading it when it goes."""
         cache = self.opener.flow
-        if self.wish.keep_flow or cache is None or "flow" not in wanted or "flow" in record.media:
-            yield
+        given = cache is None or "flow" not in wanted or "flow" in record.media or "frames" not in record.media
+        if self.wish.keep_flow or cache is None or given or cache.path(record).exists():
+            yield self.opener
             return
-        path = cache.path(record) if "frames" in record.media else None
-        there = path is None or path.exists()
-        try:
-            yield
-        finally:
-            if path is not None and not there:
-                path.unlink(missing_ok=True)
+        with TemporaryDirectory(dir=self.folder, prefix=PASSING) as folder:
+            yield dataclasses.replace(self.opener, flow=FlowCache(Path(folder), cache.settings))
 
     # ---------------------------------------------------------------------------------------------- the plan
 
@@ -274,14 +280,3 @@ def shares(videos: int, shards: int) -> list[range]:
     """Numbers of the videos of each shard: neighbours together, sizes as equal as can be."""
     bounds = [videos * number // shards for number in range(shards + 1)]
     return [range(first, last) for first, last in itertools.pairwise(bounds)]
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with the process, however it ends."""
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder} is being packed by another process; wait for it, or stop it") from None
-        yield
