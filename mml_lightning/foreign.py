@@ -30,7 +30,8 @@ def parse_json(text: str | bytes) -> Any:
     """
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_int=_whole)
-        if (rb"\ud" if isinstance(text, bytes) else r"\ud") in text.lower():  # halves of characters: no text alone
+        halves = b"\\ud" in text.lower() if isinstance(text, bytes) else "\\ud" in text.lower()
+        if halves:  # of characters, which are no text alone
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise Foreign(f"it nests more than {DEPTH} levels") from None
