@@ -163,7 +163,7 @@ def _seconds_missing(seen: Seen) -> float:
     if len(stamps) < 2 or not seen.seconds:
         return 0.0
     times = stamps * float(seen.time_base)
-    ended = times[-1] - min(0.0, times[0]) if _family(seen) == "matroska" else times[-1] - times[0]
+    ended = times[-1] - min(0.0, times[0]) if _family(seen) != "avi" else times[-1] - times[0]
     slack = max(2 * float(np.diff(times).max()), 2 / seen.fps if seen.fps else 0.0)
     missing = seen.seconds - ended - slack
     return missing if missing > 0 else 0.0
@@ -204,8 +204,8 @@ def _loss(seen: Seen, damage: Damage, count: int) -> tuple[int, str]:
         return count, ""
     promised = max(seen.packets - seen.left_out + cut, count)
     damaged = damage.packets + damage.gaps
-    what = [f"{damaged} damaged packets are passed over"] if damaged else []
-    what += [f"the file ends {cut} pictures early"] if cut else []
+    what = [f"{damaged} damaged {'packet is' if damaged == 1 else 'packets are'} passed over"] if damaged else []
+    what += [f"the file ends {cut} {'picture' if cut == 1 else 'pictures'} early"] if cut else []
     return promised, f"{count} of {promised} pictures decode, {' and '.join(what)}"
 
 

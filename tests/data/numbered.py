@@ -33,13 +33,15 @@ class Made:
     format: str | None = None
     pixels: str = "yuv420p"
     frames: int = 50
+    width: int = WIDTH
+    height: int = HEIGHT
 
     def write(self, folder: Path) -> Path:
         path = folder / f"{self.name}.{self.ending}"
-        content = [numbered(n) for n in range(self.frames)]
+        content = [numbered(n, self.width, self.height) for n in range(self.frames)]
         with av.open(str(path), "w", format=self.format, options=self.muxing) as output:
             stream: Any = output.add_stream(self.codec, rate=RATE, options=self.options)
-            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, self.pixels
+            stream.width, stream.height, stream.pix_fmt = self.width, self.height, self.pixels
             stream.codec_context.thread_count = 1
             for number, pixels in enumerate(content):
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=self.pixels)
@@ -152,14 +154,13 @@ def everything() -> list[Made]:
     )
     for stamps in ("offset", "uneven"):
         add("libvpx-vp9", "plain", {**vp, "g": "12"}, ["webm"], stamps=stamps)
-    add("libsvtav1", "plain", {"preset": "12", "g": "12", "svtav1-params": "lp=1"}, ["mp4", "mkv"])
+    add("libsvtav1", "plain", {"preset": "10", "crf": "2", "g": "12", "svtav1-params": "lp=1"}, ["mp4", "mkv"])
     add("mjpeg", "intra", {"q": "3"}, ["avi", "mov", "mkv"], pixels="yuvj420p")
     add("wmv2", "plain", {"g": "10", "b": "500k"}, ["wmv", "avi"])
     add("wmv1", "plain", {"g": "10", "b": "500k"}, ["wmv"])
     add("flv", "plain", {"g": "10", "b": "500k"}, ["flv"])
-    add("h263", "plain", {"g": "10", "b": "500k"}, ["avi"]) if False else None
     add("prores", "intra", {}, ["mov"], pixels="yuv422p10le")
-    add("png", "intra", {}, ["mov", "avi", "mkv"], pixels="rgb24")
+    add("png", "intra", {}, ["mov", "avi"], pixels="rgb24")
     add("ffv1", "intra", {}, ["mkv", "avi"])
     add("huffyuv", "intra", {}, ["avi"], pixels="yuv422p")
     add("gif", "plain", {}, ["gif"], pixels="rgb8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -84,10 +84,14 @@ def record(path: Path, label: int = 0, **fields: Any) -> Record:
 
 
 def turned(source: Path, path: Path, quarter_turns_clockwise: int) -> Path:
-    """Copy an mp4 with a rotation flag: the matrix of its track header says how to show it."""
-    content = bytearray(source.read_bytes())
+    """Copy an mp4 with a rotation flag."""
     cos, sin = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarter_turns_clockwise % 4]
-    matrix = [cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30]
+    return with_matrix(source, path, (cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30))
+
+
+def with_matrix(source: Path, path: Path, matrix: Sequence[int]) -> Path:
+    """Copy an mp4 with another display matrix: that of its track header says how to show it."""
+    content = bytearray(source.read_bytes())
     at = content.index(b"tkhd") + 4 + 40  # version, times, ids and volumes of a version 0 header
     content[at : at + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)
     path.write_bytes(content)

@@ -178,8 +178,9 @@ def _wrong(name: str, view: View, referee: View) -> tuple[float | None, str]:
     """(largest difference in levels, what is wrong with a reader or "")."""
     if view.count != referee.count:
         return None, f"data.decoder={name} counts {view.count} frames, {referee.count} decode"
-    if view.size != referee.size:
-        return None, f"data.decoder={name} gives frames of {view.size}, a player of {referee.size}"
+    other = {view.size, *(frame.shape[1::-1] for frame in view.frames.values())} - {referee.size}
+    if other:
+        return None, f"data.decoder={name} gives frames of {other.pop()}, a player of {referee.size}"
     apart = {i: _apart(frame, referee.frames[i]) for i, frame in view.frames.items()}
     worst = max(apart, key=lambda i: apart[i])
     difference = round(apart[worst], 2)
