@@ -11,10 +11,11 @@ import numpy as np
 
 from mml_lightning.data.check.findings import UNREADABLE, Finding, state
 from mml_lightning.data.check.hashes import hash_frames
+from mml_lightning.data.clock import length, unevenness
 from mml_lightning.data.decode import DECODERS, DecodeError, installed, open_video
 from mml_lightning.data.images import open_media
 from mml_lightning.data.media import ImageSequence, Media, PackedFrames
-from mml_lightning.data.records import Record
+from mml_lightning.data.records import FrameSpan, Record
 
 LEVELS = 3.0  # mean absolute difference of a frame, in levels of 0..255, above which decord's is wrong
 CLEARER = 0.5  # levels by which a neighbour must fit better to show that decord counts frames differently
@@ -29,6 +30,8 @@ class View:
     fps: float
     sampled: Sequence[int]
     frames: Mapping[int, np.ndarray]
+    seconds: float = 0.0
+    uneven: float = 0.0
 
 
 def inspect(media: Media, samples: int = 4) -> Finding:
@@ -61,6 +64,8 @@ def _inspect_video(path: Path, samples: int) -> Finding:
         decoder=decoder,
         problem=problem,
         hashes=hash_frames([seen.frames[i] for i in seen.sampled]) if seen else "",
+        seconds=round(seen.seconds, 3) if seen else 0.0,
+        uneven=round(seen.uneven, 3) if seen else 0.0,
     )
 
 
@@ -78,6 +83,7 @@ def _inspect_images(images: ImageSequence | PackedFrames, samples: int) -> Findi
         with open_media(images) as reader:
             sampled = _spread(reader.count, samples)
             frames, (width, height) = reader.frames(sampled), reader.size
+            seconds, uneven = length(reader), unevenness(reader)
     except DecodeError as error:
         return Finding(**found, images=present, decoder=UNREADABLE, problem=str(error))  # type: ignore[arg-type]
     return Finding(
@@ -87,6 +93,8 @@ def _inspect_images(images: ImageSequence | PackedFrames, samples: int) -> Findi
         height=height,
         problem=f"{images.folder}: {images.count} items are listed, {further} more are there" if further else "",
         hashes=hash_frames(list(frames)) if images.layout == "rgb" else "",
+        seconds=round(seconds, 3),
+        uneven=round(uneven, 3),
     )
 
 
@@ -120,13 +128,14 @@ def of_record(seen: Finding, split: str, record: Record, source: str) -> Finding
 def _span_problem(seen: Finding, record: Record) -> str:
     if record.span is None:
         return ""
-    if seen.fps <= 0:
-        return f"{seen.path}: unknown frame rate, its span can't be placed"
-    seconds = seen.frames / seen.fps
     starts = record.span[0]
-    return (
-        f"{seen.path}: the span starts at {starts:g} s, the video ends at {seconds:.2f} s" if starts >= seconds else ""
-    )
+    if isinstance(record.span, FrameSpan):
+        behind = f"{seen.path}: the part starts at frame {starts} (from 0), the video has {seen.frames}"
+        return behind if starts >= seen.frames else ""
+    if seen.lasts <= 0:
+        return f"{seen.path}: unknown frame rate, its span can't be placed"
+    behind = f"{seen.path}: the span starts at {starts:g} s, the video ends at {seen.lasts:.2f} s"
+    return behind if starts >= seen.lasts else ""
 
 
 def _spread(count: int, samples: int) -> list[int]:
@@ -141,7 +150,7 @@ def _view(path: Path, decoder: str, samples: int) -> View:
         wanted = {i + step for i in sampled for step in ((-1, 0, 1) if decoder == "pyav" else (0,))}
         indices = sorted(wanted & set(range(reader.count)))
         frames = dict(zip(indices, reader.frames(indices), strict=True))
-        return View(reader.count, reader.size, reader.fps, sampled, frames)
+        return View(reader.count, reader.size, reader.fps, sampled, frames, length(reader), unevenness(reader))
 
 
 def judge(views: Mapping[str, View], errors: Mapping[str, str]) -> tuple[float | None, str, str]:
