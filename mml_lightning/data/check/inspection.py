@@ -64,8 +64,8 @@ def _inspect_video(path: Path, samples: int) -> Finding:
         decoder=decoder,
         problem=problem,
         hashes=hash_frames([seen.frames[i] for i in seen.sampled]) if seen else "",
-        seconds=round(seen.seconds, 3) if seen else 0.0,
-        uneven=round(seen.uneven, 3) if seen else 0.0,
+        seconds=round(seen.seconds, 6) if seen else 0.0,
+        uneven=round(seen.uneven, 6) if seen else 0.0,
     )
 
 
@@ -93,8 +93,8 @@ def _inspect_images(images: ImageSequence | PackedFrames, samples: int) -> Findi
         height=height,
         problem=f"{images.folder}: {images.count} items are listed, {further} more are there" if further else "",
         hashes=hash_frames(list(frames)) if images.layout == "rgb" else "",
-        seconds=round(seconds, 3),
-        uneven=round(uneven, 3),
+        seconds=round(seconds, 6),
+        uneven=round(uneven, 6),
     )
 
 

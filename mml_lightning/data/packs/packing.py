@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import itertools
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mml_lightning import __version__
+from mml_lightning.data.clock import is_constant
 from mml_lightning.data.decode import DecodeError, NoSource
 from mml_lightning.data.images import frames_reader, opencv_version
 from mml_lightning.data.media import media_identity
@@ -179,7 +181,8 @@ class Packer:
         with self._passing_flow(record, wanted), self.opener.open(record, wanted) as sources:
             source: OpenSource = sources[name]
             clock = sources["frames"].fps if "frames" in sources else source.fps
-            return encode(name, source, clock, record.media.get(name), self.wish.coding)
+            made = encode(name, source, clock, record.media.get(name), self.wish.coding)
+            return made if is_constant(source) else dataclasses.replace(made, times=source.times)
 
     @contextmanager
     def _passing_flow(self, record: Record, wanted: Sequence[str]) -> Iterator[None]:
