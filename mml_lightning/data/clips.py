@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mml_lightning.data.clock import clock, frames_of, items_of
 from mml_lightning.data.decode import DecodeError, steadily
 from mml_lightning.data.intervals import ENDS, Ends, classes_between
 from mml_lightning.data.records import Head, Record
@@ -153,18 +154,9 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """First item and item count of the part of `source` that carries the label."""
         if record.span is None:
             return 0, source.count
-        frames, (start, end) = sources["frames"], record.span
-        if frames.fps <= 0:
-            raise DecodeError(f"{record.media['frames']}: unknown frame rate, its span can't be placed")
-        if start * frames.fps >= frames.count:
-            seconds = frames.count / frames.fps
-            raise DecodeError(
-                f"{record.media['frames']}: the span starts at {start:g} s, the video ends at {seconds:.2f} s"
-            )
-        first = max(0, min(source.count - 1, round((start - self.span_margin) * frames.fps)))
-        last = min(frames.count, round((end + self.span_margin) * frames.fps) + 1)
-        # a source with fewer items than frames (flow: one) has as many fewer in a part
-        return first, max(1, last - first - (frames.count - source.count))
+        frames = sources["frames"]
+        first, behind = frames_of(record.span, self.span_margin, frames, str(record.media["frames"]))
+        return items_of(first, behind, frames, source)
 
     def _indices(
         self, record: Record, seen: Sequence[Modality], sources: Mapping[str, OpenSource], epoch: int
@@ -195,18 +187,18 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     ) -> dict[str, tuple[int, ...]]:
         """Classes of each head with intervals, from the first to the last item shown, whatever lies in between."""
         if self.independent and self.shared:
-            clock = "frames" if "frames" in sources else seen[0].source
-            begin, count = self._range(record, sources[clock], sources)
+            name = "frames" if "frames" in sources else seen[0].source
+            begin, count = self._range(record, sources[name], sources)
             rng = keyed_generator(self.seed, epoch, record.id, "time")
-            shown = begin + self.starts({clock: count}, {clock: 1}, rng)[clock]
+            shown = begin + self.starts({name: count}, {name: 1}, rng)[name]
         else:
             narrowest = min(seen, key=lambda modality: modality.window)
-            clock, shown = narrowest.source, indices[narrowest.name]
-        fps = sources[clock].fps
-        if fps <= 0:
+            name, shown = narrowest.source, indices[narrowest.name]
+        times = clock(sources[name])
+        if times is None:
             raise DecodeError(f"{record.id}: unknown frame rate, its timed labels can't be placed")
         first, last = int(shown.min()), int(shown.max())
-        return {h: classes_between(v, first, last, fps, self.interval_ends) for h, v in record.intervals.items()}
+        return {h: classes_between(v, first, last, times, self.interval_ends) for h, v in record.intervals.items()}
 
     def _target(self, head: str, label: int | tuple[int, ...] | None, flipped: bool) -> Tensor:
         if label is None:  # unknown: -1, see `mml_lightning.metrics.labelled`

@@ -1,7 +1,8 @@
 """Labels that hold in a part of a video: which classes are seen in a stretch of it.
 
-Frame i (from 0) is shown at i / fps seconds; a class is on at that frame if its interval holds that time. A stretch has
-the classes that are on at one of its frames at least (Charades in PySlowFast and in Long-Term Feature Banks).
+Frame i (from 0) is shown at i / fps seconds, at a variable rate when its timestamp says so; a class is on at that frame
+if its interval holds that time. A stretch has the classes that are on at one of its frames at least (Charades in
+PySlowFast and in Long-Term Feature Banks).
 """
 
 from __future__ import annotations
@@ -21,18 +22,24 @@ ENDS = get_args(Ends)
 
 
 def classes_between(
-    intervals: Iterable[Interval], first: int, last: int, fps: float, ends: Ends = "inclusive"
+    intervals: Iterable[Interval], first: int, last: int, clock: float | np.ndarray, ends: Ends = "inclusive"
 ) -> tuple[int, ...]:
     """Sorted classes that are on at one frame at least of `first` to `last`, both included.
+
+    Args:
+        clock: frames per second, or the seconds float64 [T] at which each frame of the video is shown.
 
     Raises:
         ValueError: no frame, or an unknown frame rate.
     """
     if not 0 <= first <= last:
         raise ValueError(f"frames {first} to {last} are no stretch of a video: use 0 <= first <= last")
-    if not fps > 0:
-        raise ValueError(f"the frame rate is {fps:g}: labels in seconds can't be placed; state it in the reader")
-    times = np.arange(first, last + 1) / fps
+    if isinstance(clock, np.ndarray):
+        times = clock[first : last + 1]
+    elif clock > 0:
+        times = np.arange(first, last + 1) / clock
+    else:
+        raise ValueError(f"the frame rate is {clock:g}: labels in seconds can't be placed; state it in the reader")
     found = set()
     for label, start, end in intervals:
         before_end = times <= end if ends == "inclusive" else times < end

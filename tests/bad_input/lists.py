@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from tests import tiny
 from tests.bad_input.lab import FLOW, Lab, case
 
@@ -184,3 +186,33 @@ def _(lab: Lab) -> str:
     file.write_text(file.read_text().replace("id,actions", "id,actions,length").replace("0.20\n", "0.20,0.25\n"))
     tiny.edit(file, "0.20,0.25", "0.20,2.00")
     return lab.check("shorter than", *words)
+
+
+def in_folders(damage: str, *files: str, link: tuple[str, str] | None = None) -> None:
+    """A folder of videos `files`, one of them with a link."""
+
+    @case(damage)
+    def _(lab: Lab) -> str:
+        for file in files:
+            path = lab.data / os.fsdecode(file.encode("latin-1"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        if link:
+            (lab.data / link[0]).symlink_to(lab.data / link[1])
+        return lab.start("data=folders", f"data.root={lab.data}")
+
+
+in_folders("data=folders finds splits and others", "train/a/1.mp4", "train/b/1.mp4", "holdout/a/2.mp4")
+in_folders("data=folders finds no training videos", "Test/a/1.mp4", "Test/b/1.mp4")
+in_folders("data=folders finds splits of unknown names", "train_set/a/1.mp4", "test_set/a/1.mp4")
+in_folders("a link of data=folders leads back", "a/1.mp4", "b/2.mp4", link=("a/all", "."))
+in_folders("a link of data=folders leads nowhere", "a/1.mp4", "b/2.mp4", link=("c", "gone"))
+in_folders("the name of a video is not UTF-8", "a/caf\xe9.mp4", "b/2.mp4")
+
+
+@case("images count from 0 in some folders only")
+def _(lab: Lab) -> str:
+    words = lab.lists()
+    folder = lab.data / "images" / "v3"
+    (folder / "img_00000.jpg").write_bytes((folder / "img_00001.jpg").read_bytes())
+    return lab.sample(*words)

@@ -63,11 +63,36 @@ def _(lab: Lab) -> str:
     return lab.sample(*words)
 
 
-@case("two spellings of one class")
+in_csv("two spellings of one class", "class1,train", "Class1,train")
+in_csv("a line of the CSV has a cell too many", "class1,train", "class1, and more,train")
+in_csv("a quotation mark of the CSV is not closed", "class1,train", '"class1,train')
+in_csv(
+    "two stray quotation marks of the CSV hold lines",
+    "class1,train\nv4,videos/4.mp4,class0",
+    '"class1,train\nv4,videos/4.mp4,class0"',
+)
+in_csv("a quotation mark stands in a cell of the CSV", "class1,train", 'a 5" class,train')
+in_csv("two columns of the CSV have one name", "label,split", "label,split,Label", "note")
+in_csv("two columns of the CSV fit the label", "label,split", "class,split", "action")
+in_csv("the CSV has a y beside an x and no label", "label,split", "y,split", "x")
+in_csv("the CSV has a start and no end", "class1,train,", "class1,train,1", "start")
+in_csv("a column of the CSV looks like a time", "class1,train,", "class1,train,1", "onset")
+
+
+@case("parts of one video overlap in two splits")
 def _(lab: Lab) -> str:
-    words = lab.csv()
-    tiny.edit(lab.data / "videos.csv", "class1,train", "Class1,train")
-    return lab.check("spelling", *words)
+    words = lab.csv("start", "end")
+    tiny.edit(lab.data / "videos.csv", "v3,videos/3.mp4,class1,train,,", "v3,videos/3.mp4,class1,train,0,0.3")
+    tiny.edit(lab.data / "videos.csv", "v9,videos/9.mp4,class1,val,,", "v9,videos/3.mp4,class1,val,0.2,0.5")
+    return lab.check("identical", *words)
+
+
+@case("parts of one video lie in two splits")
+def _(lab: Lab) -> str:
+    words = lab.csv("start", "end")
+    tiny.edit(lab.data / "videos.csv", "v3,videos/3.mp4,class1,train,,", "v3,videos/3.mp4,class1,train,0,0.2")
+    tiny.edit(lab.data / "videos.csv", "v9,videos/9.mp4,class1,val,,", "v9,videos/3.mp4,class1,val,0.2,0.5")
+    return lab.check("parts of one video", *words)
 
 
 # ------------------------------------------------------------ data and settings

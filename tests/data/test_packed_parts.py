@@ -244,6 +244,6 @@ def test_packs_of_the_first_version_are_read_but_not_continued(tmp_path: Path) -
     manifest.write_manifest(tmp_path / "pack", {**told, "version": 1, "complete": False})
     with pytest.raises(UserError, match="was begun by an older version; choose another --out"):
         packer.run(quiet)
-    manifest.write_manifest(tmp_path / "pack", {**told, "version": 3})
-    with pytest.raises(UserError, match="is of version 3, this program reads 1 and 2"):
+    manifest.write_manifest(tmp_path / "pack", {**told, "version": 4})
+    with pytest.raises(UserError, match="is of version 4, this program reads 1 to 3"):
         read_pack("d", str(tmp_path / "pack"))

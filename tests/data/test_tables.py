@@ -317,7 +317,7 @@ def test_numbers_of_a_frame_list_may_have_zeros(tmp_path: Path) -> None:
 
 def test_text_that_is_none_in_a_json_file(tmp_path: Path) -> None:
     (tmp_path / "ids.json").write_text('["caf\\udce9", "\\ud83d\\ude00"]')
-    with pytest.raises(UserError, match="is not valid JSON: .* surrogates not allowed"):
+    with pytest.raises(UserError, match=r"is not valid JSON: .* surrogates not allowed"):
         read_json(tmp_path / "ids.json")
     (tmp_path / "ids.json").write_text('["\\ud83d\\ude00"]')  # both halves of a character
     assert read_json(tmp_path / "ids.json") == ["\U0001f600"]

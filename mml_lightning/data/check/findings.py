@@ -32,6 +32,8 @@ class Finding:
         decoder: "" where both readers are right, else the one that is, or "none": a run can't use it.
         problem: why.
         hashes: of the sampled frames, see hashes.py.
+        seconds: from the first frame shown to the end of the last; 0 where nothing tells.
+        uneven: seconds by which frames are off the places that the average rate gives them; 0 at a constant rate.
     """
 
     split: str = ""
@@ -51,6 +53,8 @@ class Finding:
     decoder: str = ""
     problem: str = ""
     hashes: str = ""
+    seconds: float = 0.0
+    uneven: float = 0.0
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -62,6 +66,11 @@ class Finding:
         return self.images or self.frames_pyav or self.frames_decord or 0
 
     @property
+    def lasts(self) -> float:
+        """Seconds; 0 where nothing tells."""
+        return self.seconds or (self.frames / self.fps if self.fps > 0 else 0.0)
+
+    @property
     def usable(self) -> bool:
         return self.decoder != UNREADABLE
 
@@ -70,10 +79,11 @@ def _optional(number: Callable[[str], Any]) -> Callable[[str], Any]:
     return lambda text: number(text) if text else None
 
 
+LATER = ("seconds", "uneven")  # columns that earlier checks have not written
 COLUMNS = [column.name for column in dataclasses.fields(Finding)]
 TYPES: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("bytes", "width", "height"), int),
-    "fps": float,
+    **dict.fromkeys(("fps", *LATER), float),
     **dict.fromkeys(("listed", "images", "frames_decord", "frames_pyav"), _optional(int)),
     "difference": _optional(float),
 }
@@ -117,7 +127,8 @@ def read(file: Path, partial: bool = False) -> list[Finding]:
             rows = list(csv.DictReader(handle))
         for row in rows:
             try:
-                findings.append(Finding(**{column: TYPES.get(column, str)(row[column]) for column in COLUMNS}))
+                known = [column for column in COLUMNS if column in row or column not in LATER]
+                findings.append(Finding(**{column: TYPES.get(column, str)(row[column]) for column in known}))
             except (KeyError, TypeError, ValueError):
                 if not partial:
                     raise

@@ -12,11 +12,12 @@ import numpy as np
 from mml_lightning.data.check.findings import UNREADABLE, Finding, state
 from mml_lightning.data.check.hashes import hash_frames
 from mml_lightning.data.check.referee import shown_from_the_start
+from mml_lightning.data.clock import length, unevenness
 from mml_lightning.data.decode import DECODERS, IN_MEMORY, DecodeError, installed, open_video
 from mml_lightning.data.images import open_media
 from mml_lightning.data.index_store import IndexStore
 from mml_lightning.data.media import ImageSequence, Media, PackedFrames
-from mml_lightning.data.records import Record
+from mml_lightning.data.records import FrameSpan, Record
 from mml_lightning.data.video_index import VideoIndex
 
 LEVELS = 3.0  # mean absolute difference of a frame, in levels of 0..255, above which it is wrong
@@ -33,6 +34,8 @@ class View:
     sampled: Sequence[int]
     frames: Mapping[int, np.ndarray]
     loss: str = ""
+    seconds: float = 0.0
+    uneven: float = 0.0
 
 
 def inspect(media: Media, samples: int = 4, indexes: IndexStore = IN_MEMORY) -> Finding:
@@ -68,6 +71,8 @@ def _inspect_video(path: Path, samples: int, indexes: IndexStore) -> Finding:
         decoder=decoder,
         problem=problem or (seen.loss and f"{path}: {seen.loss}" if seen else ""),
         hashes=hash_frames([seen.frames[i] for i in seen.sampled]) if seen else "",
+        seconds=round(seen.seconds, 6) if seen else 0.0,
+        uneven=round(seen.uneven, 6) if seen else 0.0,
     )
 
 
@@ -85,6 +90,7 @@ def _inspect_images(images: ImageSequence | PackedFrames, samples: int) -> Findi
         with open_media(images) as reader:
             sampled = _spread(reader.count, samples)
             frames, (width, height) = reader.frames(sampled), reader.size
+            seconds, uneven = length(reader), unevenness(reader)
     except DecodeError as error:
         return Finding(**found, images=present, decoder=UNREADABLE, problem=str(error))  # type: ignore[arg-type]
     return Finding(
@@ -94,6 +100,8 @@ def _inspect_images(images: ImageSequence | PackedFrames, samples: int) -> Findi
         height=height,
         problem=f"{images.folder}: {images.count} items are listed, {further} more are there" if further else "",
         hashes=hash_frames(list(frames)) if images.layout == "rgb" else "",
+        seconds=round(seconds, 6),
+        uneven=round(uneven, 6),
     )
 
 
@@ -127,13 +135,14 @@ def of_record(seen: Finding, split: str, record: Record, source: str) -> Finding
 def _span_problem(seen: Finding, record: Record) -> str:
     if record.span is None:
         return ""
-    if seen.fps <= 0:
-        return f"{seen.path}: unknown frame rate, its span can't be placed"
-    seconds = seen.frames / seen.fps
     starts = record.span[0]
-    return (
-        f"{seen.path}: the span starts at {starts:g} s, the video ends at {seconds:.2f} s" if starts >= seconds else ""
-    )
+    if isinstance(record.span, FrameSpan):
+        behind = f"{seen.path}: the part starts at frame {starts} (from 0), the video has {seen.frames}"
+        return behind if starts >= seen.frames else ""
+    if seen.lasts <= 0:
+        return f"{seen.path}: unknown frame rate, its span can't be placed"
+    behind = f"{seen.path}: the span starts at {starts:g} s, the video ends at {seen.lasts:.2f} s"
+    return behind if starts >= seen.lasts else ""
 
 
 def _spread(count: int, samples: int) -> list[int]:
@@ -150,7 +159,7 @@ def _view(path: Path, decoder: str, samples: int, indexes: IndexStore) -> View:
         starts = index.starts[_spread(len(index.starts), samples)]
         around = {int(start) + step for start in starts for step in (-1, 0, 1)} & set(range(reader.count))
         frames = {i: reader.frames([i])[0] for i in sorted({*sampled, *around}, reverse=True)}
-        return View(reader.count, reader.size, reader.fps, sampled, frames, index.loss)
+        return View(reader.count, reader.size, reader.fps, sampled, frames, index.loss, length(reader), unevenness(reader))
 
 
 def _referee(path: Path, seen: View) -> View:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from mml_lightning.data.check.findings import Finding
 from mml_lightning.data.check.remarks import Remark, all_shown, remark
-from mml_lightning.data.records import Dataset, Record
+from mml_lightning.data.records import Dataset, FrameSpan, Record
 from mml_lightning.data.start_checks import FLOW_TOLERANCE, expected_flow
 
 SPAN_TOLERANCE = 0.5  # seconds by which a span may end after its video
@@ -25,12 +25,9 @@ def of_media(findings: Sequence[Finding], dataset: Dataset, least: int) -> list[
     short = [f for f in frames if 1 < f.frames < least]
     longer = [f for f in findings if f.usable and f.listed is not None and f.problem]
     records = {(split, record.id): record for split, rows in dataset.splits.items() for record in rows}
-    timed = [(f, records[f.split, f.id], f.frames / f.fps) for f in frames if f.fps > 0 and (f.split, f.id) in records]
-    cut = [
-        f"{f.split}/{f.id} (span to {record.span[1]:g} s, video to {seconds:.2f} s)"
-        for f, record, seconds in timed
-        if record.span and record.span[1] > seconds + SPAN_TOLERANCE
-    ]
+    timed = [(f, records[f.split, f.id], f.lasts) for f in frames if f.lasts > 0 and (f.split, f.id) in records]
+    cut = [said for f in frames if (said := _cut(f, records.get((f.split, f.id))))]
+    uneven = [f"{f.split}/{f.id} (frames up to {f.uneven:.2f} s off an even rate)" for f in frames if f.uneven]
     late = [
         f"{f.split}/{f.id} (action to {end:g} s, video to {seconds:.2f} s)"
         for f, record, seconds in timed
@@ -50,10 +47,23 @@ def of_media(findings: Sequence[Finding], dataset: Dataset, least: int) -> list[
         *remark("falsifies", "videos shorter than their list says", mend, cropped).some(),
         *remark("note", "spans end after the video", "they are cut there", cut).some(),
         *remark("note", "actions end after the video", "they are on up to its end", late).some(),
+        *remark("note", "variable frame rate", "parts and timed labels go by the time of each frame", uneven).some(),
         *remark("note", "one frame", lone, all_shown(single)).some(),
         *remark("note", "short", need, all_shown(short)).some(),
         *remark("note", "more images than listed", "only the listed ones are used", all_shown(longer)).some(),
     ]
+
+
+def _cut(f: Finding, record: Record | None) -> str:
+    """How far the part of a record goes behind its video; "" where it does not."""
+    if record is None or record.span is None:
+        return ""
+    if isinstance(record.span, FrameSpan):
+        said = f"{f.split}/{f.id} (part to frame {record.span.last} from 0, the video has {f.frames})"
+        return said if record.span.last >= f.frames else ""
+    end = record.span[1]
+    said = f"{f.split}/{f.id} (span to {end:g} s, video to {f.lasts:.2f} s)"
+    return said if f.lasts > 0 and end > f.lasts + SPAN_TOLERANCE else ""
 
 
 def _last_end(record: Record) -> float:

@@ -59,13 +59,14 @@ class Coding:
 @dataclass(frozen=True)
 class Encoded:
     """One source of one video as image files of `size` (W, H), or its sound as one file; `start`: seconds after the
-    first frame."""
+    first frame; `times`: seconds float64 [T] of the items, at a variable rate."""
 
     images: Sequence[bytes]
     size: tuple[int, int]
     fps: float
     coding: str
     start: float = 0.0
+    times: np.ndarray | None = None
 
 
 def encode(name: str, source: OpenSource, fps: float, media: Media | None, coding: Coding) -> Encoded:

@@ -2,7 +2,8 @@
 
 A shard is `shard-00000.zip`, whose members are the images of its videos, and `shard-00000.jsonl`, a line per video that
 says where its tables are. A table is a member too: 16 bytes per image, the offset of its content in the shard (uint64),
-its length (uint32) and its CRC-32 (uint32), little-endian. The CRC-32 of the table stands in the line.
+its length (uint32) and its CRC-32 (uint32), little-endian. The CRC-32 of the table stands in the line. Of a source with
+a variable frame rate there is a member of 8 bytes per image, the seconds of each (float64), too.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import numpy as np
 
 from mml_lightning.data.media import PACKED_LAYOUTS, STREAM, PackedFrames, Told, media_of, told
 
-FORMAT, VERSION, READABLE = "mml-pack", 2, (1, 2)  # 1: no sound, no restart markers
+FORMAT, VERSION, READABLE = "mml-pack", 3, (1, 2, 3)
+"""1: no sound, no restart markers; 2: no times of frames, no parts told by frames."""
 MANIFEST, RECORDS = "manifest.json", "records.jsonl"
 ENTRY = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4")])
+SECONDS = np.dtype("<f8")
 LAYOUTS = {**PACKED_LAYOUTS, "audio": STREAM}
 CODINGS = {"rgb": ("jpg", "png"), "flow_stacked": ("jpg", "png"), "stream": ("mka",)}
 LARGEST = 65_535  # pixels of a side, as in JPEG
@@ -55,6 +58,10 @@ def table_name(folder: str, source: str) -> str:
     return f"{folder}/{source}.table"
 
 
+def times_name(folder: str, source: str) -> str:
+    return f"{folder}/{source}.times"
+
+
 def packed(shard: Path, folder: str, source: str, fields: Mapping[str, Any]) -> PackedFrames:
     """What a line says of one source.
 
@@ -81,7 +88,7 @@ def told_packed(shard: str, folder: str, source: str, fields: Mapping[str, Any])
         return told(PackedFrames(Path(shard), folder, source, problem=str(problem)))
     try:
         count, fps, (width, height), table, crc32, size, coding, layout = _FIELDS(fields)
-        fps, start = float(fps), float(fields.get("start", 0.0))
+        fps, start, times = float(fps), float(fields.get("start", 0.0)), fields.get("times")
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{folder}: a field of {source} is missing or wrong") from None
     least = source != "audio"
@@ -91,9 +98,28 @@ def told_packed(shard: str, folder: str, source: str, fields: Mapping[str, Any])
         or not (least <= width <= LARGEST and least <= height <= LARGEST)
     ):
         raise ValueError(f"{folder}: a number of {source} is wrong")
+    if times is not None:
+        if type(times) is not list or list(map(type, times)) != [int, int] or min(times) < 0:
+            raise ValueError(f"{folder}: the times of {source} are wrong")
+        times = tuple(times)
     if layout != LAYOUTS[source] or coding not in CODINGS[layout]:
         raise ValueError(f"{folder}: {source} is {coding!r} in layout {layout!r}, which this version can't read")
-    return PackedFrames, shard, folder, source, count, fps, (width, height), table, crc32, size, coding, "", start
+    return (
+        PackedFrames,
+        shard,
+        folder,
+        source,
+        count,
+        fps,
+        (width, height),
+        table,
+        crc32,
+        size,
+        coding,
+        "",
+        start,
+        times,
+    )
 
 
 def read_lines(content: bytes) -> tuple[list[dict[str, Any]], int]:

@@ -133,7 +133,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise UserError(f"{path} is not the manifest of a pack; give the folder that mml pack has made")
     if fields.get("version") not in READABLE:
-        known = " and ".join(map(str, READABLE))
+        known = f"{READABLE[0]} to {READABLE[-1]}"
         raise UserError(f"{path} is of version {fields.get('version')}, this program reads {known}; update it")
     if fields.pop("checksum", None) != _checksum(fields):
         raise UserError(f"{path} is damaged: its check sum is not its content's; {AGAIN}")

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mml_lightning import __version__
+from mml_lightning.data.clock import is_constant
 from mml_lightning.data.decode import DecodeError, NoSource, steadily
 from mml_lightning.data.flow import FlowCache
 from mml_lightning.data.images import frames_reader, opencv_version
@@ -189,7 +190,8 @@ class Packer:
         with self._opener(record, wanted) as opener, opener.open(record, wanted) as sources:
             source: OpenSource = sources[name]
             clock = sources["frames"].fps if "frames" in sources else source.fps
-            return encode(name, source, clock, record.media.get(name), self.wish.coding)
+            made = encode(name, source, clock, record.media.get(name), self.wish.coding)
+            return made if is_constant(source) else dataclasses.replace(made, times=source.times)
 
     @contextmanager
     def _opener(self, record: Record, wanted: Sequence[str]) -> Iterator[SourceOpener]:

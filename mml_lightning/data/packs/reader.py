@@ -19,7 +19,7 @@ import numpy as np
 from mml_lightning.data.decode import DecodeError, even_times, laid_out
 from mml_lightning.data.media import PackedFrames
 from mml_lightning.data.packs.jpeg import Cut, cut
-from mml_lightning.data.packs.layout import ENTRY, member_name, table_name
+from mml_lightning.data.packs.layout import ENTRY, SECONDS, member_name, table_name, times_name
 from mml_lightning.transforms import Box
 
 GAP = 256  # bytes between two images, such as a member's header, that are read along rather than skipped
@@ -29,7 +29,7 @@ class PackReader:
     """The items of one source of one video: uint8 [N, H, W, 3] RGB of frames, [N, H, W, 2] (x, y) of flow.
 
     Raises:
-        DecodeError: the source could not be packed, or its table is damaged.
+        DecodeError: the source could not be packed, or its table or its times are damaged.
     """
 
     def __init__(self, media: PackedFrames) -> None:
@@ -37,7 +37,7 @@ class PackReader:
             raise DecodeError(f"{media}: it was not readable when it was packed: {media.problem}")
         self.media = media
         self.count, self.fps, self.size = media.count, media.fps, media.size
-        self.times = even_times(self.count, self.fps)
+        self.times = even_times(self.count, self.fps) if media.times is None else self._times(*media.times)
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         """Items uint8 [N, H, W, c] at 0-based `indices`, in the order asked, repeats allowed.
@@ -112,6 +112,19 @@ class PackReader:
             raise DecodeError(f"{shard}: {error.strerror or error}") from None
         finally:
             os.close(handle)
+
+    def _times(self, place: int, crc32: int) -> np.ndarray:
+        """Seconds float64 [T] of the items."""
+        try:
+            with self.media.shard.open("rb") as handle:
+                handle.seek(place)
+                content = handle.read(SECONDS.itemsize * self.count)
+        except OSError as error:
+            raise DecodeError(f"{self.media.shard}: {error.strerror or error}") from None
+        if zlib.crc32(content) != crc32 or len(content) != SECONDS.itemsize * self.count:
+            name = times_name(self.media.folder, self.media.source)
+            raise DecodeError(f"{self.media.shard}: {name} is damaged: its check sum is not its content's")
+        return np.frombuffer(content, dtype=SECONDS)
 
     def _table(self, handle: int) -> np.ndarray:
         content = os.pread(handle, ENTRY.itemsize * self.count, self.media.table)

@@ -19,6 +19,7 @@ from mml_lightning.data.packs.encode import Encoded
 from mml_lightning.data.packs.layout import (
     ENTRY,
     LAYOUTS,
+    SECONDS,
     line_of,
     lines_name,
     member_name,
@@ -27,6 +28,7 @@ from mml_lightning.data.packs.layout import (
     shard_name,
     table_name,
     table_of,
+    times_name,
 )
 from mml_lightning.data.packs.zipped import Member, directory, local_header
 
@@ -132,7 +134,14 @@ class ShardWriter:
             "table": self._member(table_name(folder, source), table, crc32),
             "crc32": crc32,
             **({"start": content.start} if source == "audio" else {}),
+            **({} if content.times is None else {"times": self._times(folder, source, content.times)}),
         }
+
+    def _times(self, folder: str, source: str, times: np.ndarray) -> list[int]:
+        """Append the times of the items; returns their place and check sum."""
+        content = times.astype(SECONDS).tobytes()
+        crc32 = zlib.crc32(content)
+        return [self._member(times_name(folder, source), content, crc32), crc32]
 
     def _member(self, name: str, content: bytes, crc32: int) -> int:
         """Append one file; returns the offset of its content."""

@@ -92,6 +92,9 @@ def _unequal(now: Encoded, media: PackedFrames) -> tuple[int, str]:
     if (len(now.images), now.size, now.fps) != (media.count, media.size, media.fps):
         return 0, f"{media.count} images of {_times(media.size)}, its source {len(now.images)} of {_times(now.size)}"
     reader, unequal, far = PackReader(media), 0, []
+    then = None if media.times is None else reader.times
+    if not np.array_equal(() if then is None else then, () if now.times is None else now.times):
+        return 0, "its times are not those of its source"
     if media.source == "audio":
         equal = packed_sound(media) == now.images[0] and media.start == now.start
         return int(not equal), "" if equal else "it is not that of its source"
