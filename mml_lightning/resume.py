@@ -146,7 +146,5 @@ def data_differences(described: Mapping[str, Any], folder: Path, cfg: DictConfig
         found.append(f"its videos were read by {before} and are by {now} now")
     then, here = described.get("revisions", {}), revisions(nodes.plain(cfg), data)
     if changed := sorted(what for what in here if then.get(what) != here[what]):
-        found.append(
-            f"an earlier version began it, which did otherwise what is named {', '.join(changed)} in {REVISED}"
-        )
+        found.append(f"an earlier version began it and did otherwise ({', '.join(changed)}: {REVISED})")
     return found

@@ -14,10 +14,15 @@ import torch
 from hydra import compose
 
 from mml_lightning import build
+from mml_lightning import run as runs
 from mml_lightning.errors import UserError
+from mml_lightning.process import quieten_libraries
+from mml_lightning.run import stage
 from tests.data.videos import moving, write_video
+from tests.test_resume import Cut
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
+Same = Callable[[Path, Path], None]
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 VIDEOS = 24  # to train; batches of 8
 SINGLE = {0, 1, 2, 4, 5, 7, 8, 10, 11, 13, 14, 15, 16, 17, 19, 20, 22, 23}  # of one frame: they have no flow
@@ -64,26 +69,68 @@ def test_two_ranks_and_accumulated_batches_are_one_process_with_whole_batches(
         "accumulated": ("data.batch_size=4", "trainer.accumulate_grad_batches=2"),
         "both": (*TWO, "data.batch_size=4", "trainer.accumulate_grad_batches=2"),
     }
-    runs = {}
+    found = {}
     for name, words in ways.items():
         done = shell("train", *own, *words, f"name={name}", plain=True)
         assert done.returncode == 0, done.stdout + done.stderr
-        runs[name] = one_directory(tmp_path / "single", f"*_{name}")
-        assert json.loads((runs[name] / "result.json").read_text())["steps"] == 6, name
-    before = losses(runs["alone"])
+        found[name] = one_directory(tmp_path / "single", f"*_{name}")
+        assert json.loads((found[name] / "result.json").read_text())["steps"] == 6, name
+    before = losses(found["alone"])
     assert [set(row) for row in before] == [
         {"train/rgb/ce", "train/rgb/kl", "train/flow/ce", "train/flow/kl", "train/loss_epoch"}
     ] * 2
     assert 0.5 < before[0]["train/flow/ce"] / math.log(3) < 2, "of six videos, not of twenty-four"
     for name in ("two", "accumulated", "both"):
-        for one, other in zip(before, losses(runs[name]), strict=True):
+        for one, other in zip(before, losses(found[name]), strict=True):
             for key in one:
                 # the steps are the same; within an accumulated one the order of float32 sums is another
                 assert one[key] == pytest.approx(other[key], abs=2e-4), (name, key)
         for peer in ("rgb", "flow"):
-            first, second = weights(runs["alone"], peer), weights(runs[name], peer)
+            first, second = weights(found["alone"], peer), weights(found[name], peer)
             for key in first:
                 torch.testing.assert_close(first[key], second[key], atol=3e-5, rtol=1e-3, msg=f"{name} {peer} {key}")
+
+
+@pytest.mark.slow
+def test_one_peer_per_rank_is_one_process(
+    shell: Shell, own: Sequence[str], tmp_path: Path, one_directory: Callable[..., Path], same_weights: Same
+) -> None:
+    """To the last bit, with batch norms and dropout: each rank sees whole batches."""
+    own = [*own, "batch_norm.freeze=none", "backbone.net.dropout=0.3", "trainer.num_threads=1"]
+    folders = []
+    for name, words in (("alone", ()), ("apart", (*TWO, "placement=peer"))):
+        done = shell("train", *own, *words, f"name={name}", plain=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        folders.append(one_directory(tmp_path / "single", f"*_{name}"))
+    for peer in ("rgb", "flow"):
+        same_weights(folders[0] / "peers" / f"{peer}.pt", folders[1] / "peers" / f"{peer}.pt")
+    assert losses(folders[0]) == losses(folders[1])
+
+
+def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(
+    hydra: None, own: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_weights: Same
+) -> None:
+    """In the middle of a step, and of an epoch: six batches, two per step; the loader looks ahead from there."""
+    quieten_libraries()
+    words = [*own, "batch_norm.freeze=none", "data.batch_size=4", "trainer.accumulate_grad_batches=2"]
+    words += ["callbacks.checkpoint_every_steps=1", "modality=[rgb,flow]"]
+
+    def train(run: str, *more: str) -> Path:
+        folder = tmp_path / "single" / run
+        typed = [*words, *more]
+        stage(compose("train", overrides=[*typed, f"paths.output_dir={folder}"]), typed)
+        return folder
+
+    whole, plain = train("whole"), runs.training_callbacks
+    for calls in (3, 4, 9):
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "training_callbacks", lambda *g, n=calls: [*plain(*g), Cut("on_train_batch_start", n)])
+            with pytest.raises(ConnectionResetError):
+                train(f"cut{calls}")
+        again = train(f"cut{calls}", f"resume={tmp_path}/single/cut{calls}")
+        for peer in ("rgb", "flow"):
+            same_weights(whole / "peers" / f"{peer}.pt", again / "peers" / f"{peer}.pt")
+        assert (whole / "logs/metrics.csv").read_text() == (again / "logs/metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("word", ["batch_norm.sync=true", "batch_norm.group_size=4"])

@@ -97,6 +97,17 @@ def test_thirty_views_of_slowfast_to_the_frame(composed: Composed) -> None:
     assert not any(box.antialias for box in crops(test, 320, 240))
 
 
+@pytest.mark.parametrize("mode", ["uniform", "dense", "random", "strided"])
+@pytest.mark.parametrize("policy", ["fixed", "paper", "code"])
+def test_the_plan_says_where_frames_depend_on_the_company(composed: Composed, mode: str, policy: str) -> None:
+    words = (f"sampling={mode}", f"sampling.policy={policy}")
+    told = f"sampling.policy={policy}: the frames of rgb and flow depend on their company"
+    depends = policy != "fixed" and mode != "strided"
+    assert (told in plan._sample(composed(*words, "modality=[rgb,flow]")[0])) is depends
+    assert "company" not in plan._sample(composed(*words, "modality=[flow]")[0])
+    assert "company" not in plan._sample(composed(*words, "modality=[rgb,flow]", "sampling.shared=false")[0])
+
+
 @pytest.mark.parametrize("name", names("sampling"))
 def test_validation_is_one_clip_and_the_central_crop(composed: Composed, name: str) -> None:
     cfg, _ = composed(f"sampling={name}", "sampling.num_segments=8", "sampling.stride=5", "views=charades30")

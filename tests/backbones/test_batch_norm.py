@@ -17,7 +17,9 @@ from mml_lightning.backbones.batch_norm import (
     batch_norms,
     group_batch_norm,
     population_statistics,
+    silenced,
 )
+from mml_lightning.backbones.non_local import NonLocal
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -57,6 +59,34 @@ def test_freezes(kind, freeze, still, fixed):
         changed = {key for key, value in layer.state_dict().items() if not torch.equal(before[f"{name}.{key}"], value)}
         expected = set(STATISTICS) if index < 12 - still else set()
         assert changed == expected | ({"weight", "bias"} if index < 12 - fixed else set())
+
+
+@pytest.mark.parametrize("kind", ["2d", "3d"])
+def test_partial_freezing_lets_non_local_blocks_learn(kind):
+    """Their norms start at zero: frozen, the blocks would be the identity for good."""
+    torch.manual_seed(0)
+    options = {"width": 8, "nonlocal_blocks": True, "dropout": 0.0, "num_classes": {"label": 3}}
+    net = tsm_resnet(50, **options) if kind == "2d" else video_resnet("i3d", "tiny", **options)
+    blocks = [module for module in net.modules() if isinstance(module, NonLocal)]
+    for layer in batch_norms(net):
+        if not any(layer is block.norm for block in blocks):
+            nn.init.normal_(layer.weight, 1, 0.2)
+    assert len(blocks) == (5 if kind == "2d" else 1)
+    assert freeze_batch_norm(net.train()) == len(batch_norms(net)) - len(blocks) - 1
+    assert all(block.norm.training and block.norm.weight.requires_grad for block in blocks)
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    net(clips(2).float()).logits["label"].square().sum().backward()
+    optimizer.step()
+    assert all(block.norm.weight.any() and block.norm.running_mean.any() for block in blocks)
+    assert silenced(net, "partial") == silenced(net, "all") == []
+
+
+def test_norms_that_would_stay_at_zero_are_named():
+    net = video_resnet("i3d", "tiny", width=8, nonlocal_blocks=True, num_classes={"label": 3})
+    assert silenced(net, "none") == silenced(net, "stats") == []
+    residual = silenced(net, "partial")
+    assert residual and not any("nonlocal" in name for name in residual)
+    assert [name for name in silenced(net, "all") if name not in residual] == ["net.nonlocals.layer2_0.norm"]
 
 
 def test_unknown_freeze():
