@@ -104,8 +104,10 @@ def _prepared(given: list[str]) -> list[str]:
     resume, checkpoint = _value(given, "resume"), _value(given, "ckpt")
     if resume == "" or checkpoint == "":
         raise UserError("resume= and ckpt= need a run directory (an empty shell variable?)")
-    if resume == "auto" and (own := _value(given, "hydra.run.dir")):
+    if own := _value(given, "hydra.run.dir"):
         _stash(Path(own))
+    elif several := _value(given, "hydra.sweep.dir"):
+        _stash(Path(several), "*/.hydra/*.yaml")
     if resume and resume not in ("null", "auto"):  # auto: whatever the directory of this run holds
         return _resumed(given, Path(resume).expanduser())
     if checkpoint:
@@ -142,16 +144,17 @@ def _resumed(given: Sequence[str], folder: Path) -> list[str]:
     return [*saved, *rest, f"resume='{folder}'", f"hydra.run.dir='{folder}'", "hydra.mode=RUN"]
 
 
-def _stash(folder: Path) -> None:
+def _stash(folder: Path, pattern: str = ".hydra/*.yaml") -> None:
     stashed.clear()
-    stashed.update({file: file.read_bytes() for file in (folder / OVERRIDES.parent).glob("*.yaml")})
+    stashed.update({file.absolute(): file.read_bytes() for file in folder.glob(pattern)})
 
 
-def restore_stashed() -> None:
-    """Give a run that was not allowed to go on its own settings back: the next resume reads them."""
+def restore_stashed(folder: Path) -> None:
+    """Give a run that was not allowed to go on, or to begin in `folder` anew, its own settings back: the next resume
+    reads them."""
     for file, content in stashed.items():
-        file.write_bytes(content)
-    stashed.clear()
+        if folder.absolute() in file.parents:
+            file.write_bytes(content)
 
 
 def _made_by(path: Path, given: Sequence[str]) -> list[str]:

@@ -43,6 +43,7 @@ from mml_lightning.data.clips import ClipDataset
 from mml_lightning.data.flow import FlowCache
 from mml_lightning.data.records import Dataset
 from mml_lightning.errors import Preempted, RunsFailed, UserError
+from mml_lightning.files import owned
 from mml_lightning.lineage import Lineage
 from mml_lightning.loaders import VideoData
 from mml_lightning.metrics_log import MetricsLog
@@ -85,7 +86,7 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
         log.error("error: %s", failed)
         arguments.failures.append(arguments.MISTAKE)
         if is_first_rank():
-            arguments.restore_stashed()
+            arguments.restore_stashed(Path(cfg.paths.output_dir))
     except RunsFailed as error:
         failed = error
         log.error("error: %s", error)
@@ -139,11 +140,9 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     nets, origins = build.peers(cfg, specs, data)
     cohort = build.cohort(cfg, specs, nets, origins, data)
     computed = build.step(cfg).apply(nets)
-    resumed = resume.find(cfg, overrides, data, list(nets))
-    folder = Path(cfg.paths.output_dir)
-    if resumed is None:
-        provenance.refuse_occupied(folder)
-    limited = limits.declared(cfg, len(datasets["train"]))
+    resumed, folder = where_to_begin(cfg, overrides, data, list(nets))
+    videos = len(datasets["train"])
+    limited = limits.declared(cfg, videos)
     shown = (cfg.callbacks.speed_every_steps, bool(cfg.callbacks.epoch_lines))
     speed = Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
@@ -157,14 +156,14 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         say([f"limited   {', '.join(limited)}: its networks stay in {folder}, no alias will find them"])
     comparable = estimates.conditions(cfg, cohort, ranks)
     if is_first_rank():  # it measures the first device
-        for number, line in enumerate(estimates.describe(cfg, cohort, len(datasets["train"]), ranks, comparable)):
+        for number, line in enumerate(estimates.describe(cfg, cohort, videos, ranks, comparable)):
             say([f"{'advice' if number else 'cost':<9} {line}"])
-    with open_result(cfg, overrides, data, cohort, origins, resumed) as result:
+    with alone(folder), open_result(cfg, overrides, data, cohort, origins, resumed) as result:
         if is_first_rank():
             manifest.write(cfg, result.fields)
         video = VideoData(datasets, build_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
         metrics, measured = fit_and_measure(cfg, trainer, cohort, video, resumed.path if resumed else None)
-        limited = limits.trained(cfg, trainer, len(datasets["train"]))
+        limited = limits.trained(cfg, trainer, videos)
         told = speed.summary(trainer, cohort)
         result.fields |= {
             "epochs": trainer.current_epoch,
@@ -184,6 +183,35 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     if result.fields["speed"]:
         say([f"speed {describe(result.fields['speed'], build_data.packed(cfg))}"])
     return result.fields
+
+
+def where_to_begin(
+    cfg: DictConfig, overrides: Sequence[str], data: Dataset, peers: Sequence[str]
+) -> tuple[resume.Resumed | None, Path]:
+    """The checkpoint that the run continues from, if there is one, and its directory.
+
+    Raises:
+        UserError: as of :func:`mml_lightning.resume.find`, or a run that begins would replace another.
+    """
+    folder = Path(cfg.paths.output_dir)
+    resumed = resume.find(cfg, overrides, data, peers)
+    if resumed is None:
+        provenance.refuse_occupied(folder)
+    return resumed, folder
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Raises:
+    UserError: another process trains in `folder`: each would replace the other's checkpoints.
+    """
+    if not is_first_rank():
+        yield
+        return
+    with owned(folder / arguments.OVERRIDES) as ours:
+        if not ours:
+            raise UserError(f"{folder} is being trained by another process: wait for it, or end that one first")
+        yield
 
 
 def leave(
