@@ -25,7 +25,7 @@ from mml_lightning import build, build_data, nodes, provenance
 from mml_lightning.build import PeerSpec
 from mml_lightning.data import check
 from mml_lightning.data.records import Dataset
-from mml_lightning.entries import Entry, below
+from mml_lightning.entries import Entry, below, whole
 from mml_lightning.errors import UserError
 from mml_lightning.files import file_hash
 from mml_lightning.weights import CHECKPOINT, KINETICS, Origin, kinetics_file, load_entry, told_of
@@ -115,7 +115,7 @@ class Lineage:
         entries = below(origin.place.parent, peer)
         asked = self.asked(origin)
         differ = {entry.folder: asked.differences(entry, self.passed_by) for entry in entries}
-        fit = [entry for entry in entries if not differ[entry.folder]]
+        fit = [entry for entry in entries if not differ[entry.folder] and whole(entry, peer)]
         if not fit:
             raise UserError(self._refusal(origin, key, entries, differ))
         chosen = min(fit, key=lambda entry: (entry.fingerprint != asked.fingerprint, entry.order))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -43,7 +44,6 @@ from mml_lightning.data.clips import ClipDataset
 from mml_lightning.data.flow import FlowCache
 from mml_lightning.data.records import Dataset
 from mml_lightning.errors import Preempted, RunsFailed, UserError
-from mml_lightning.files import owned
 from mml_lightning.lineage import Lineage
 from mml_lightning.loaders import VideoData
 from mml_lightning.metrics_log import MetricsLog
@@ -140,9 +140,8 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     nets, origins = build.peers(cfg, specs, data)
     cohort = build.cohort(cfg, specs, nets, origins, data)
     computed = build.step(cfg).apply(nets)
-    resumed, folder = where_to_begin(cfg, overrides, data, list(nets))
-    videos = len(datasets["train"])
-    limited = limits.declared(cfg, videos)
+    resumed, folder = resume.where_to_begin(cfg, overrides, data, list(nets))
+    limited = limits.declared(cfg, videos := len(datasets["train"]))
     shown = (cfg.callbacks.speed_every_steps, bool(cfg.callbacks.epoch_lines))
     speed = Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
@@ -150,15 +149,12 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     build_data.check_batch(cfg, data, ranks)
     build_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
     norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
-    sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
-    say(plan.describe(cfg, data, cohort.objective, sizes, origins, computed))
-    if limited:
-        say([f"limited   {', '.join(limited)}: its networks stay in {folder}, no alias will find them"])
+    say(plan.describe(cfg, data, cohort.objective, sizes_of(nets), origins, computed, limited))
     comparable = estimates.conditions(cfg, cohort, ranks)
     if is_first_rank():  # it measures the first device
         for number, line in enumerate(estimates.describe(cfg, cohort, videos, ranks, comparable)):
             say([f"{'advice' if number else 'cost':<9} {line}"])
-    with alone(folder), open_result(cfg, overrides, data, cohort, origins, resumed) as result:
+    with resume.alone(folder), open_result(cfg, overrides, data, cohort, origins, resumed) as result:
         if is_first_rank():
             manifest.write(cfg, result.fields)
         video = VideoData(datasets, build_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
@@ -183,35 +179,6 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     if result.fields["speed"]:
         say([f"speed {describe(result.fields['speed'], build_data.packed(cfg))}"])
     return result.fields
-
-
-def where_to_begin(
-    cfg: DictConfig, overrides: Sequence[str], data: Dataset, peers: Sequence[str]
-) -> tuple[resume.Resumed | None, Path]:
-    """The checkpoint that the run continues from, if there is one, and its directory.
-
-    Raises:
-        UserError: as of :func:`mml_lightning.resume.find`, or a run that begins would replace another.
-    """
-    folder = Path(cfg.paths.output_dir)
-    resumed = resume.find(cfg, overrides, data, peers)
-    if resumed is None:
-        provenance.refuse_occupied(folder)
-    return resumed, folder
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Raises:
-    UserError: another process trains in `folder`: each would replace the other's checkpoints.
-    """
-    if not is_first_rank():
-        yield
-        return
-    with owned(folder / arguments.OVERRIDES) as ours:
-        if not ours:
-            raise UserError(f"{folder} is being trained by another process: wait for it, or end that one first")
-        yield
 
 
 def leave(
@@ -241,10 +208,11 @@ def open_result(
     resumed: resume.Resumed | None,
 ) -> RunResult:
     """The result of a stage that is about to start."""
+    sizes = sizes_of(cohort.peers)
     peers = {
         name: {
             "modality": cohort.modalities[name].name,
-            "parameters": sum(p.numel() for p in net.parameters()),
+            "parameters": sizes[name],
             "frozen": name in cohort.frozen,
             **provenance.origin_fields(origins[name]),
         }
@@ -255,6 +223,11 @@ def open_result(
     fingerprint = provenance.fingerprint(cfg, data, origins, resume.changed(history))
     known = provenance.identity(cfg, overrides, data) | {"fingerprint": fingerprint}
     return RunResult(folder, is_first_rank(), **known, peers=peers, resumed=history)
+
+
+def sizes_of(nets: Mapping[str, Any] | torch.nn.ModuleDict) -> dict[str, int]:
+    """Parameters of each network."""
+    return {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
 
 
 def fit_and_measure(

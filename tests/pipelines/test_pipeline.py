@@ -74,9 +74,12 @@ def test_reduced_mml_reuses_the_first_stage_of_a_single_run(
     train(*QUICK)
     pipeline(*composed("pipeline=reduced_mml", *QUICK, run="pipeline"))
     assert trained == ["reduced_mml_rgb+flow_from_ce"]
-    assert Reuse().finished(*composed(*QUICK)) is not None
+    assert Reuse().finished(*composed(*QUICK, run="other")) is not None
     next(tmp_path.glob("zoo/demo/tiny/ce_rgb_from_scratch/seed0/*/rgb.pt")).write_bytes(b"half of a file")
-    assert Reuse().finished(*composed(*QUICK)) is None, "a damaged network is made again"
+    assert Reuse().finished(*composed(*QUICK, run="other")) is None, "a damaged network is made again"
+    again = train(*QUICK, run="again")
+    assert again["zoo"].endswith(f"{again['fingerprint']}-2"), "the damaged one stays where it is"
+    assert Reuse().finished(*composed(*QUICK, run="other"))["zoo"] == again["zoo"]  # type: ignore[index]
 
 
 def test_other_views_or_a_missing_file_are_not_done_before(
