@@ -98,9 +98,12 @@ def prepare(arguments: Sequence[str], conf: Path) -> list[str]:
     resume, checkpoint = _value(given, "resume"), _value(given, "ckpt")
     if resume == "" or checkpoint == "":
         raise UserError("resume= and ckpt= need a run directory (an empty shell variable?)")
-    if resume == "auto" and (own := _value(given, "hydra.run.dir")):
-        check_links(Path(own))
+    if own := _value(given, "hydra.run.dir"):
+        if resume == "auto":
+            check_links(Path(own))
         _stash(Path(own))
+    elif several := _value(given, "hydra.sweep.dir"):
+        _stash(Path(several), "*/.hydra/*.yaml")
     if resume and resume not in ("null", "auto"):  # auto: whatever the directory of this run holds
         return _resumed(given, Path(resume).expanduser())
     if checkpoint:
@@ -155,17 +158,18 @@ def check_links(folder: Path) -> None:
                 )
 
 
-def _stash(folder: Path) -> None:
+def _stash(folder: Path, pattern: str = ".hydra/*.yaml") -> None:
     stashed.clear()
-    stashed.update({file: file.read_bytes() for file in (folder / OVERRIDES.parent).glob("*.yaml")})
+    stashed.update({file.absolute(): file.read_bytes() for file in folder.glob(pattern)})
 
 
-def restore_stashed() -> None:
-    """Give a run that was not allowed to go on its own settings back: the next resume reads them."""
+def restore_stashed(folder: Path) -> None:
+    """Give a run that was not allowed to go on, or to begin in `folder` anew, its own settings back: the next resume
+    reads them."""
     for file, content in stashed.items():
-        with write_atomically(file, "wb") as handle:
-            handle.write(content)
-    stashed.clear()
+        if folder.absolute() in file.parents:
+            with write_atomically(file, "wb") as handle:
+                handle.write(content)
 
 
 def _made_by(path: Path, given: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ from typing import Any
 from mml_lightning.errors import UserError
 from mml_lightning.files import TEMPORARY
 from mml_lightning.results import read_result
-from mml_lightning.zoo import load_peer
+from mml_lightning.zoo import load_peer, weights_hash
 
 log = logging.getLogger(__name__)
 
@@ -130,23 +130,38 @@ def publish(home: Path, name: str, told: Mapping[str, Any], write: Callable[[Pat
                     raise
             else:
                 return place
-            if _same(read_result(place), told):
+            if _same(place, told):
                 return place
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
     raise AssertionError("counting does not end")
 
 
-def _same(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:
-    if one is None or one.get("evaluation") != other.get("evaluation"):
+def _same(place: Path, told: Mapping[str, Any]) -> bool:
+    """Whether an entry that is there holds what the new one tells of, and whole."""
+    have = read_result(place)
+    if have is None or have.get("evaluation") != told.get("evaluation"):
         return False
-    first, second = (_weights(told) for told in (one, other))
-    return first == second and None not in first.values()
+    wanted = {name: peer["weights"] for name, peer in told["peers"].items() if not peer.get("frozen")}
+    if {file.stem for file in place.glob(f"*{END}")} != set(wanted):
+        return False
+    try:
+        return all(weights_hash(load_peer(place / f"{n}{END}")["state_dict"]) == x for n, x in wanted.items())
+    except UserError as error:
+        log.warning("%s: the network is kept beside it", error)
+        return False
 
 
-def _weights(told: Mapping[str, Any]) -> dict[str, Any]:
-    peers = told.get("peers") or {}
-    return {name: peer.get("weights") for name, peer in peers.items() if not peer.get("frozen")}
+def whole(entry: Entry, peer: str) -> bool:
+    """Whether the file of a network can be read and is of the run that the entry tells of; says so if not."""
+    try:
+        told = load_peer(entry.file(peer))["provenance"].get("fingerprint")
+    except UserError as error:
+        log.warning("%s: it is passed by", error)
+        return False
+    if told != entry.fingerprint:
+        log.warning("%s is of another run than its result.json tells of: it is passed by", entry.file(peer))
+    return bool(told == entry.fingerprint)
 
 
 def _sweep_out(home: Path) -> None:

@@ -121,7 +121,7 @@ def load_entries(cfg: DictConfig, overrides: Sequence[str], data: Callable[[], D
 def peer_files(folder: Path, given: str) -> list[Path]:
     """The exported peers of a run: its own, those of the zoo for a reused step of a pipeline, or of a zoo folder."""
     result = read_result(folder) or {}
-    reused = Path(result["zoo"]) if result.get("reused") else folder
+    reused = Path(str(result["zoo"])) if result.get("reused") and result.get("zoo") else folder
     files = sorted((folder / "peers").glob("*.pt")) or sorted(reused.glob("*.pt"))
     if files:
         return files

@@ -8,6 +8,8 @@ the first weights. Of several that fit: one of the same machine settings first, 
 from __future__ import annotations
 
 import logging
+import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +25,7 @@ from mml_lightning import build, build_data, nodes, provenance
 from mml_lightning.build import PeerSpec
 from mml_lightning.data import check
 from mml_lightning.data.records import Dataset
-from mml_lightning.entries import Entry, below
+from mml_lightning.entries import Entry, below, whole
 from mml_lightning.errors import UserError
 from mml_lightning.files import file_hash
 from mml_lightning.weights import CHECKPOINT, KINETICS, Origin, kinetics_file, load_entry, told_of
@@ -32,6 +34,7 @@ from mml_lightning.zoo import load_peer
 log = logging.getLogger(__name__)
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+PLAIN = re.compile(r"[\w./+%@-]+")
 SHOWN = 3  # differences that a message names
 HOW_READ = ("workers", "batch_size", "eval_batch_size", "cache", "cache_mb")  # keys of `data` that name no videos
 
@@ -112,7 +115,7 @@ class Lineage:
         entries = below(origin.place.parent, peer)
         asked = self.asked(origin)
         differ = {entry.folder: asked.differences(entry, self.passed_by) for entry in entries}
-        fit = [entry for entry in entries if not differ[entry.folder]]
+        fit = [entry for entry in entries if not differ[entry.folder] and whole(entry, peer)]
         if not fit:
             raise UserError(self._refusal(origin, key, entries, differ))
         chosen = min(fit, key=lambda entry: (entry.fingerprint != asked.fingerprint, entry.order))
@@ -189,7 +192,7 @@ class Lineage:
         assert origin.place is not None
         if "ckpt" in self.cfg:
             rest = [item for item in self.overrides if not item.startswith("ckpt=")]
-            return _shell([self.command, f"ckpt='{entry.file(origin.place.stem)}'", *rest])
+            return _shell([self.command, f"ckpt={typed_path(str(entry.file(origin.place.stem)))}", *rest])
         if not entry.told.get("name"):
             return f"init.{origin.place.stem}={entry.file(origin.place.stem)}"
         rest = [item for item in self.overrides if not item.startswith("init.runs=")]
@@ -210,8 +213,15 @@ def first_weights(cfg: DictConfig, spec: PeerSpec) -> dict[str, Any] | None:
 
 def taken(folders: Sequence[str]) -> str:
     """Folders as a list of the command line."""
-    quoted = (folder.replace("\\", "\\\\").replace("'", "\\'") for folder in folders)
-    return f"[{','.join(chr(39) + folder + chr(39) for folder in quoted)}]"
+    return f"[{','.join(map(typed_path, folders))}]"
+
+
+def typed_path(path: str) -> str:
+    """A path as a value of the command line, in quotes where Hydra needs them."""
+    if PLAIN.fullmatch(path):
+        return path
+    escaped = path.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def about(entry: Entry) -> str:
@@ -262,6 +272,4 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _shell(words: Sequence[str]) -> str:
-    import shlex
-
     return " ".join([words[0], *map(shlex.quote, words[1:])])

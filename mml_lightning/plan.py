@@ -24,11 +24,13 @@ def describe(
     parameters: Mapping[str, int],
     provenance: Mapping[str, Mapping[str, Any]],
     computed: str = "",
+    limited: Sequence[str] = (),
 ) -> list[str]:
     """One line per noun of the run.
 
     Args:
         computed: how the networks are computed, see :meth:`mml_lightning.step.StepSettings.apply`.
+        limited: what will cut the training short.
     """
     lines = {
         "run": f"{cfg.name}, seed {cfg.seed}",
@@ -43,6 +45,8 @@ def describe(
         f"{_count(torch.get_num_threads(), 'thread')}" + (f", {computed}" if computed else ""),
         "output": str(cfg.paths.output_dir),
     }
+    if limited:
+        lines["limited"] = f"{', '.join(limited)}: a trial, whose networks stay in its own directory"
     return [f"{key:<9} {value}" for key, value in lines.items()]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mml_lightning import checkpoints, nodes
+from mml_lightning.arguments import OVERRIDES
 from mml_lightning.data import check
 from mml_lightning.data.images import frames_reader
 from mml_lightning.data.records import Dataset, rows
 from mml_lightning.errors import UserError
+from mml_lightning.files import owned
 from mml_lightning.lineage import flat
-from mml_lightning.provenance import decisive
+from mml_lightning.process import is_first_rank
+from mml_lightning.provenance import decisive, refuse_occupied
 from mml_lightning.results import read_result
 from mml_lightning.revisions import revisions
 
@@ -50,6 +54,35 @@ class Resumed:
             "forced": list(self.forced),
             "schedule": list(self.schedule),
         }
+
+
+def where_to_begin(
+    cfg: DictConfig, overrides: Sequence[str], data: Dataset, peers: Sequence[str]
+) -> tuple[Resumed | None, Path]:
+    """The checkpoint that the run continues from, if there is one, and its directory.
+
+    Raises:
+        UserError: as of :func:`find`, or a run that begins would replace another.
+    """
+    folder = Path(cfg.paths.output_dir)
+    resumed = find(cfg, overrides, data, peers)
+    if resumed is None:
+        refuse_occupied(folder)
+    return resumed, folder
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Raises:
+    UserError: another process trains in `folder`: each would replace the other's checkpoints.
+    """
+    if not is_first_rank():
+        yield
+        return
+    with owned(folder / OVERRIDES) as ours:
+        if not ours:
+            raise UserError(f"{folder} is being trained by another process: wait for it, or end that one first")
+        yield
 
 
 def find(cfg: DictConfig, overrides: Sequence[str], data: Dataset, peers: Sequence[str]) -> Resumed | None:

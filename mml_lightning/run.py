@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -86,7 +87,7 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
         log.error("error: %s", failed)
         arguments.failures.append(arguments.MISTAKE)
         if is_first_rank():
-            arguments.restore_stashed()
+            arguments.restore_stashed(Path(cfg.paths.output_dir))
     except RunsFailed as error:
         failed = error
         log.error("error: %s", error)
@@ -140,11 +141,8 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     nets, origins = build.peers(cfg, specs, data)
     cohort = build.cohort(cfg, specs, nets, origins, data)
     computed = build.step(cfg).apply(nets)
-    resumed = resume.find(cfg, overrides, data, list(nets))
-    folder = Path(cfg.paths.output_dir)
-    if resumed is None:
-        provenance.refuse_occupied(folder)
-    limited = limits.declared(cfg, len(datasets["train"]))
+    resumed, folder = resume.where_to_begin(cfg, overrides, data, list(nets))
+    limited = limits.declared(cfg, videos := len(datasets["train"]))
     shown = (cfg.callbacks.speed_every_steps, bool(cfg.callbacks.epoch_lines))
     speed = Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
@@ -152,20 +150,17 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     build_data.check_batch(cfg, data, ranks)
     build_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
     norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
-    sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
-    say(plan.describe(cfg, data, cohort.objective, sizes, origins, computed))
-    if limited:
-        say([f"limited   {', '.join(limited)}: its networks stay in {folder}, no alias will find them"])
+    say(plan.describe(cfg, data, cohort.objective, sizes_of(nets), origins, computed, limited))
     comparable = estimates.conditions(cfg, cohort, ranks)
     if is_first_rank():  # it measures the first device
-        lines = estimates.describe(cfg, cohort, len(datasets["train"]), ranks, comparable)
+        lines = estimates.describe(cfg, cohort, videos, ranks, comparable)
         say([f"{key:<9} {line}" for key, line in lines])
-    with open_result(cfg, overrides, data, cohort, origins, resumed) as result:
+    with resume.alone(folder), open_result(cfg, overrides, data, cohort, origins, resumed) as result:
         if is_first_rank():
             manifest.write(cfg, result.fields)
         video = VideoData(datasets, build_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
         metrics, measured = fit_and_measure(cfg, trainer, cohort, video, resumed.path if resumed else None)
-        limited = limits.trained(cfg, trainer, len(datasets["train"]))
+        limited = limits.trained(cfg, trainer, videos)
         told = speed.summary(trainer, cohort)
         result.fields |= {
             "epochs": trainer.current_epoch,
@@ -214,10 +209,11 @@ def open_result(
     resumed: resume.Resumed | None,
 ) -> RunResult:
     """The result of a stage that is about to start."""
+    sizes = sizes_of(cohort.peers)
     peers = {
         name: {
             "modality": cohort.modalities[name].name,
-            "parameters": sum(p.numel() for p in net.parameters()),
+            "parameters": sizes[name],
             "frozen": name in cohort.frozen,
             **provenance.origin_fields(origins[name]),
         }
@@ -228,6 +224,11 @@ def open_result(
     fingerprint = provenance.fingerprint(cfg, data, origins, resume.changed(history))
     known = provenance.identity(cfg, overrides, data) | {"fingerprint": fingerprint}
     return RunResult(folder, is_first_rank(), **known, peers=peers, resumed=history)
+
+
+def sizes_of(nets: Mapping[str, Any] | torch.nn.ModuleDict) -> dict[str, int]:
+    """Parameters of each network."""
+    return {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
 
 
 def fit_and_measure(

@@ -87,7 +87,8 @@ class Origin:
 
     @property
     def command(self) -> str:
-        return shlex.join(["python", "train.py", *self.making])
+        last = {part.partition("=")[0]: part for part in self.making}  # of what was typed twice
+        return shlex.join(["python", "train.py", *last.values()])
 
 
 def resolve(
@@ -331,6 +332,8 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
 
 def _made(content: Mapping[str, Any]) -> dict[str, Any]:
     """How long a checkpoint was trained: whole epochs and steps, and whether it is that of a run's end."""
+    if "loops" not in content:
+        return {"epochs": content["epoch"] + 1}
     epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"])
     planned = int(content["hyper_parameters"]["config"]["schedule"]["epochs"])
     cut = [] if epochs >= planned else [f"a checkpoint after {epochs} of {planned} epochs"]

@@ -72,7 +72,7 @@ def test_a_refused_resume_leaves_the_settings_of_the_run(tmp_path: Path) -> None
         prepare(given, CONF)
         run_directory(tmp_path / "other", "seed=4")
         (run / ".hydra/overrides.yaml").write_bytes((tmp_path / "other/.hydra/overrides.yaml").read_bytes())  # by Hydra
-        restore_stashed()
+        restore_stashed(run)
         assert "seed=3" in prepare([f"resume={run}"], CONF)
         shutil.rmtree(tmp_path / "other")
 

@@ -55,11 +55,11 @@ def test_more_views(train: Train, measure: Callable[..., dict[str, Any]], tmp_pa
 
 
 def test_alias_names_the_networks_of_a_stage(train: Train, measure: Callable[..., dict[str, Any]]) -> None:
-    own = "sampling.shared=false"  # a shared draw depends on the shortest source
-    rgb = train("schedule.epochs=1", own, run="rgb")
-    flow = train("modality=flow", "schedule.epochs=1", own, run="flow")
-    assert measure("ckpt=ce", own)["metrics"]["test"]["rgb"] == rgb["metrics"]["test"]["rgb"]
-    both = measure("ckpt=own", "modality=[rgb,flow]", own)["metrics"]["test"]
+    own = ("sampling.shared=false", "schedule.epochs=1")  # a shared draw depends on the shortest source
+    rgb = train(*own, run="rgb")
+    flow = train("modality=flow", *own, run="flow")
+    assert measure("ckpt=ce", *own)["metrics"]["test"]["rgb"] == rgb["metrics"]["test"]["rgb"]
+    both = measure("ckpt=own", "modality=[rgb,flow]", *own)["metrics"]["test"]
     assert (both["rgb"], both["flow"]) == (rgb["metrics"]["test"]["rgb"], flow["metrics"]["test"]["flow"])
     assert "ensemble" in both
     with pytest.raises(UserError, match=r"was never trained; make it with: python train.py stage=ml"):
@@ -97,7 +97,7 @@ def test_pipeline_and_unfinished_run_say_what_to_give(
 ) -> None:
     from mml_lightning.results import write_json
 
-    result = train("schedule.epochs=1", "trainer=smoke")
+    result = train("schedule.epochs=1")
     parent = tmp_path / "single" / "pipeline"
     (parent / "1_ce").mkdir(parents=True)
     write_json(parent / "result.json", {"pipeline": "mml"})

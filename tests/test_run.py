@@ -25,13 +25,15 @@ Same = Callable[[Path, Path], None]
 FIELDS = (
     "schema status error command git_sha versions started finished wall_s metrics name stage objective setup data "
     "backbone modality views seed overrides data_fingerprint decoder fingerprint peers epochs steps clips_per_s "
-    "speed unreadable measured zoo evaluation resumed skipped_steps"
+    "speed unreadable measured zoo evaluation resumed skipped_steps limited"
 )
 
 
 def test_a_run_leaves_what_the_design_says(train: Train, tmp_path: Path) -> None:
     result = train("stage=mml", "modality=[rgb,flow,rgbdiff]")
-    folder, zoo = tmp_path / "single" / "run", tmp_path / "zoo/demo/tiny/mml_rgb+flow+rgbdiff_from_scratch/seed0"
+    home = tmp_path / "zoo/demo/tiny/mml_rgb+flow+rgbdiff_from_scratch/seed0"
+    folder, zoo = tmp_path / "single" / "run", home / result["fingerprint"]
+    assert result["zoo"] == str(zoo) and result["limited"] == []
     assert json.loads((folder / "result.json").read_text()) == result
     assert set(result) == set(FIELDS.split())
     assert (result["status"], result["error"], result["epochs"], result["steps"]) == ("completed", None, 2, 6)
@@ -52,6 +54,7 @@ def test_a_run_leaves_what_the_design_says(train: Train, tmp_path: Path) -> None
         told = entry["provenance"]
         assert (told["run"], told["stage"], told["seed"]) == ("mml_rgb+flow+rgbdiff_from_scratch", "mml", 0)
         assert told["fingerprint"] == result["fingerprint"] and told["origin"]["init"] == "scratch"
+        assert (told["epochs"], told["steps"], told["limited"]) == (2, 6, [])
         assert told["metrics"]["test"]["top1"] == result["metrics"]["test"][peer]["top1"]
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
     assert {path.name for path in folder.iterdir()} == {
@@ -111,10 +114,10 @@ def test_a_chain_of_stages(train: Train, tmp_path: Path, same_weights: Same) -> 
     ce = train("stage.copies=2", "schedule.epochs=1", run="ce")
     ml = train("stage=ml", "init=ce", "schedule.epochs=1", run="ml")
     assert set(ml["peers"]) == {"rgb", "rgb_1"} and ml["name"] == "ml_rgb_from_ce"
-    assert ml["peers"]["rgb_1"]["origin"].endswith("ce_rgb_from_scratch/seed0/rgb_1.pt")
+    assert ml["peers"]["rgb_1"]["origin"] == str(Path(ce["zoo"]) / "rgb_1.pt")
     assert ml["peers"]["rgb_1"]["origin_fingerprint"] == ce["fingerprint"]
     mml = train("stage=mml", "modality=[rgb,flow]", "init=ml", "schedule.epochs=1", run="mml")
-    assert mml["peers"]["flow"]["origin"].endswith("ml_rgb_from_ce/seed0/rgb.pt")
+    assert mml["peers"]["flow"]["origin"] == str(Path(ml["zoo"]) / "rgb.pt")
     for name, file in (("peer", "peers/rgb.pt"), ("checkpoint", "checkpoints/last.ckpt")):
         given = [f"init.rgb={tmp_path / 'single/ml' / file}", f"init.flow={tmp_path / 'single/ml/peers/rgb.pt'}"]
         train("stage=mml", "modality=[rgb,flow]", *given, "schedule.epochs=1", run=name)
@@ -211,14 +214,6 @@ def test_resume_refuses_what_its_checkpoint_would_overrule(train: Train, compose
 def test_resume_without_a_checkpoint_starts_over(train: Train, tmp_path: Path) -> None:
     (tmp_path / "single/run").mkdir(parents=True)
     assert train(f"resume='{tmp_path / 'single/run'}'", "schedule.epochs=1")["epochs"] == 1
-
-
-def test_zoo_says_when_it_replaces_other_networks(train: Train, caplog: pytest.LogCaptureFixture) -> None:
-    train("schedule.epochs=1", run="one")
-    train("schedule.epochs=1", "paths.cache=elsewhere", run="repeated")
-    assert "replaced" not in caplog.text
-    train("schedule.epochs=1", "optimizer.lr=0.5", run="two")
-    assert "held the networks of a run with other settings" in caplog.text and "now optimizer.lr=0.5" in caplog.text
 
 
 def test_fingerprint_ignores_what_cannot_change_weights(train: Train) -> None:

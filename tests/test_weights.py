@@ -51,7 +51,8 @@ def given(init: str, modality: str = "rgb", copy: str = "", kept: tuple[str, ...
     ],
 )
 def test_where_an_init_leads(init: str, modality: str, copy: str, path: str) -> None:
-    assert given(init, modality, copy).path == Path(path)
+    origin = given(init, modality, copy)
+    assert origin.key == Path(path) and (origin.path is None) == (init.partition(":")[0] in ALIASES)
 
 
 def test_words_without_a_file() -> None:
@@ -66,10 +67,10 @@ def test_the_command_that_makes_weights_can_be_pasted() -> None:
     origin = given("own", "flow", "_2", ("data.root=/my videos",))
     assert origin.command == ("python train.py stage=ce 'modality=[flow]' stage.copies=3 'data.root=/my videos' seed=2")
     with pytest.raises(UserError, match=r"was never trained; make it with: python train.py stage=ce"):
-        require(origin, "flow_2")
+        require(origin, "init.flow_2")
     with pytest.raises(UserError, match=r"init\.rgb=gone\.pt: no such file"):
-        require(given("gone.pt"), "rgb")
-    require(given("scratch"), "rgb")
+        require(given("gone.pt"), "init.rgb")
+    require(given("scratch"), "init.rgb")
 
 
 def test_fill_takes_trunk_and_head_of_the_same_classes(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mml_lightning import build, checkpoints, nodes
 from mml_lightning.arguments import init_file
 from mml_lightning.entries import Entry
 from mml_lightning.errors import UserError
-from mml_lightning.lineage import taken
+from mml_lightning.lineage import taken, typed_path
 from mml_lightning.pipelines.catalogue import Declared, declare
 from mml_lightning.pipelines.layouts import Layout, Network, layout, views_name
 from mml_lightning.provenance import COPY, zoo_folder
@@ -71,7 +71,7 @@ class Planned:
             self.typed[:] = [o for o in self.typed if not o.startswith("init.runs=")] + [f"init.runs={taken(chosen)}"]
             return
         file = Entry(folder).file(next(iter(self.needs)).stem)
-        self.typed[:] = [o for o in self.typed if not o.startswith("ckpt=")] + [f"ckpt={taken([str(file)])[1:-1]}"]
+        self.typed[:] = [o for o in self.typed if not o.startswith("ckpt=")] + [f"ckpt={typed_path(str(file))}"]
         OmegaConf.update(self.cfg, "ckpt", str(file))
         OmegaConf.update(self.cfg, "paths.output_dir", str(folder / "views" / f"{file.stem}_{self.views}"))
 

@@ -70,7 +70,10 @@ class Reuse:
         wanted, asked = (make(cfg, self.dataset(cfg), origins) for make in (fingerprint, settings))
         peers = [path.stem for path in exported(cfg, specs)]
         own = Path(cfg.paths.output_dir)
-        for entry in [*below(zoo_folder(cfg), peers[0]), of_folder(own, peers[0])] if peers else ():
+        found = below(zoo_folder(cfg), peers[0]) if peers else []
+        if peers and (own / "peers" / f"{peers[0]}.pt").is_file():
+            found.append(of_folder(own, peers[0]))
+        for entry in found:
             if entry.told.get("status") != "completed" or entry.told.get("evaluation") != evaluation(cfg):
                 continue
             if entry.settings not in (None, asked):

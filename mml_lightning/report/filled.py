@@ -80,6 +80,13 @@ class Measured:
                     found.setdefault(metric, {})[seed] = float(item)
         return found
 
+    def limited(self) -> list[str]:
+        """A note on the runs that were cut short."""
+        rows = [row for row in self._rows.values() if row["state"] in READY]
+        cut = {row["run"]: told for row in rows if (told := self.result(row).get("limited"))}
+        reasons = ", ".join(sorted({str(reason) for told in cut.values() for reason in told}))
+        return [f"LIMITED, no number is a result: {len(cut)} of {len(rows)} runs ({reasons})"] if cut else []
+
     def result(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         folder = str(row["folder"])
         if folder not in self._results:
@@ -188,7 +195,7 @@ def fill(table: Layout, measured: Measured) -> Filled:
     found = {metric for line in cells for cell in line for metric in cell.estimates}
     metrics = [metric for metric in METRICS if metric in found]
     verdicts = [_verdict(claim, metrics, measured) for claim in table.claims]
-    notes = list(table.notes)
+    notes = [*table.notes, *measured.limited()]
     if any(cell.missing for line in cells for cell in line):
         notes.append(f"what is missing is made by: python train.py resume={measured.root}")
     return Filled(table, rows, setup, measured.seeds, metrics, cells, verdicts, notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from mml_lightning.report.collect import Run, mapping
 
 # What a row is called by, in the order of the columns.
-FIELDS = ("stage", "setup", "data", "backbone", "modality", "init", "views", "decoder", "data_fingerprint")
+FIELDS = ("stage", "setup", "data", "backbone", "modality", "init", "views", "decoder", "data_fingerprint", "limited")
 _STAGES = ("ce", "ml", "mml", "reduced_mml", "ensemble_ml", "mars", "mers", "d3d", "kd", "mmkd", "adamml")
 
 # Overrides that the name, a field above or a column of every table already tells (`init.<modality>` too).
@@ -21,6 +21,11 @@ _TOLD = {"name", "stage", "setup", "data", "backbone", "modality", "views", "ini
 _COSMETIC = re.compile(
     r"(seed|paths|logger|callbacks|hydra|pipeline|resume|tags|test"
     r"|data\.(root|index|workers|eval_batch_size)|trainer\.num_threads)([./@].*)?$"
+)
+_LIMITS = re.compile(
+    r"trainer(=smoke$|\.(limit_(epochs|train_batches|val_batches|test_batches)|overfit_batches|fast_dev_run"
+    r"|max_(epochs|steps|time))=(?!null$|1\.0$|-1$|false$|0\.0$))",
+    re.IGNORECASE,
 )
 
 
@@ -115,7 +120,17 @@ def _fields(run: Run) -> dict[str, str]:
     if isinstance(decoder, dict):
         fields["decoder"] = " ".join(_text(decoder.get(key)) for key in ("name", "version")).strip()
     fields["data_fingerprint"] = fields["data_fingerprint"][:12]
+    fields["limited"] = ", ".join(_limited(run, told))
     return fields
+
+
+def _limited(run: Run, told: Mapping[str, str]) -> list[str]:
+    """What has cut a run short; runs of earlier versions have typed it only."""
+    found = run.get("limited")
+    if isinstance(found, list):
+        return [str(item) for item in found]
+    typed = {key: value for key, value in told.items() if _LIMITS.match(f"{key}={value}")}
+    return [f"{key}={value}" for key, value in sorted(typed.items())]
 
 
 def _text(item: Any) -> str:

@@ -55,6 +55,8 @@ def tabulate(runs: Sequence[Run], split: str = "test", metrics: Sequence[str] | 
     measured = _measured(lines, metrics)
     extras = sorted({key for home in groups for key in home.overrides})
     shown = [key for key in FIELDS if key in _ALWAYS or len({home.fields[key] for home in groups}) > 1]
+    if any(home.fields["limited"] for home in groups):  # even where all are: no number of these is a result
+        shown = [*(key for key in shown if key != "limited"), "limited"]
     shown += [key for key in extras if len({home.overrides.get(key) for home in groups}) > 1]
     rows = [_row(home, name, shown, measured) for home, name in lines]
     columns = ["name", *shown, "split"]

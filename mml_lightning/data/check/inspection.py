@@ -159,7 +159,8 @@ def _view(path: Path, decoder: str, samples: int, indexes: IndexStore) -> View:
         starts = index.starts[_spread(len(index.starts), samples)]
         around = {int(start) + step for start in starts for step in (-1, 0, 1)} & set(range(reader.count))
         frames = {i: reader.frames([i])[0] for i in sorted({*sampled, *around}, reverse=True)}
-        return View(reader.count, reader.size, reader.fps, sampled, frames, index.loss, length(reader), unevenness(reader))
+        told = index.loss, length(reader), unevenness(reader)
+        return View(reader.count, reader.size, reader.fps, sampled, frames, *told)
 
 
 def _referee(path: Path, seen: View) -> View:
