@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -18,6 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from mml_lightning import arguments, resolvers
+from tests.patience import LONGEST
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -25,6 +27,9 @@ SIZES = {"train": 24, "val": 11, "test": 11}  # odd: two ranks can't share the t
 
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
+os.environ.setdefault("WANDB__SERVICE_WAIT", str(LONGEST))  # for its process to start
+hypothesis.settings.register_profile("patient", deadline=None)  # of time that a case takes
+hypothesis.settings.load_profile("patient")
 resolvers.register()
 
 
@@ -126,7 +131,7 @@ def shell(small: list[str], tmp_path: Path) -> Callable[..., subprocess.Complete
     def run(program: str, *overrides: str, plain: bool = False) -> subprocess.CompletedProcess[str]:
         given = list(overrides) if plain else [*small, f"paths.root={tmp_path}", *overrides]
         return subprocess.run(
-            command(program, *given), capture_output=True, text=True, env=environment(), cwd=tmp_path, timeout=300
+            command(program, *given), capture_output=True, text=True, env=environment(), cwd=tmp_path, timeout=LONGEST
         )
 
     return run

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty
 from typing import Any
 
 LONGEST = 3600.0  # seconds; what takes longer hangs
@@ -29,4 +31,19 @@ def wait_for(happened: Callable[[], Any], what: str, process: subprocess.Popen[s
             break
         assert time.monotonic() < until, f"{what}: not in {LONGEST:.0f} s"
         time.sleep(0.01)
+    return found
+
+
+def answers(queue: Any, processes: Sequence[Any]) -> list[Any]:
+    """One of each of the processes of a multiprocessing queue; a process that fails is told at once."""
+    found: list[Any] = []
+
+    def came() -> bool:
+        with suppress(Empty):
+            found.append(queue.get(timeout=0.1))
+        failed = [process.exitcode for process in processes if process.exitcode]
+        assert not failed, f"exit codes {failed}, {len(found)} answers"
+        return len(found) == len(processes)
+
+    wait_for(came, f"{len(processes)} answers")
     return found

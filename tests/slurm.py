@@ -12,9 +12,10 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.patience import LONGEST, wait_for
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL"}
@@ -75,7 +76,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
-            daemon.wait(30)
+            daemon.wait(LONGEST)
 
 
 def state(job: str, environment: dict[str, str]) -> dict[str, str]:
@@ -87,14 +88,15 @@ def state(job: str, environment: dict[str, str]) -> dict[str, str]:
 
 
 def _wait_for_node(environment: dict[str, str], folder: Path) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
+    def up() -> bool:
         told = subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True, env=environment)
-        if told.stdout.strip() in ("idle", "mixed"):
-            return
-        time.sleep(0.5)
-    logs = "\n".join(path.read_text()[-3000:] for path in folder.glob("*.log"))
-    raise RuntimeError(f"the node never came up:\n{told.stdout}{told.stderr}\n{logs}")
+        return told.stdout.strip() in ("idle", "mixed")
+
+    try:
+        wait_for(up, "the node")
+    except AssertionError as error:
+        logs = "\n".join(path.read_text()[-3000:] for path in folder.glob("*.log"))
+        raise RuntimeError(f"the node never came up:\n{logs}") from error
 
 
 def _port() -> int:

@@ -14,6 +14,7 @@ import pytest
 import mml_lightning
 from mml_lightning.benchmarks.commands import BENCHES
 from mml_lightning.cli import COMMANDS, main, parse
+from tests.patience import LONGEST
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def run_module(*arguments: str, **options: str) -> subprocess.CompletedProcess[s
     root = str(Path(mml_lightning.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": root, **options}
     command = [sys.executable, "-m", "mml_lightning", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LONGEST, check=False)
 
 
 def test_report_prints_and_writes_the_table(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

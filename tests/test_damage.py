@@ -151,7 +151,7 @@ def test_a_tenth_of_the_videos_is_damaged(
     own = [
         *("data=csv", f"data.index={videos / 'videos.csv'}", *kept, "data.workers=2", "data.max_bad_share=0.2"),
         *("stage=mml", "modality=[rgb,flow]", "sampling.num_segments=2", "transforms.scales=[1]"),
-        *("transforms.output=64", "transforms.short_side=64", f"paths.root={tmp_path}", "loading.timeout=60"),
+        *("transforms.output=64", "transforms.short_side=64", f"paths.root={tmp_path}", "loading.timeout=600"),
     ]
     own = [word for word in own if not word.startswith("paths.cache")]
     words = [*own, f"paths.output_dir={tmp_path / 'run'}"]

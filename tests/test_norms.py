@@ -25,6 +25,7 @@ from mml_lightning.errors import UserError
 from mml_lightning.modalities import Modality
 from mml_lightning.norms import NormSettings
 from mml_lightning.objectives import Objective
+from tests.patience import answers
 
 RGB = Modality("rgb", "frames", 1, 3, [0.45], [0.225])
 CLIPS = 4
@@ -235,10 +236,10 @@ def in_processes(do: Callable[[int, str, Any], None], count: int, folder: Path) 
     ranks = [context.Process(target=do, args=(rank, str(folder / "store"), told)) for rank in range(count)]
     for process in ranks:
         process.start()
-    answers = sorted(told.get(timeout=300) for _ in ranks)
+    found = sorted(answers(told, ranks))
     for process in ranks:
         process.join()
-    return answers
+    return found
 
 
 def _rank(rank: int, store: str, told: Any) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from mml_lightning.backbones.resnet import resnet
 from tests.conftest import ROOT, environment
+from tests.patience import LONGEST
 from tests.tiny import charades
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -147,4 +148,4 @@ def run(words: list[str], small: list[str], demo: Path, root: Path) -> subproces
             settings = []  # the run brings its own
         given = [sys.executable, str(ROOT / words[1]), *words[2:], *settings]
     kept = environment(PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return subprocess.run(given, capture_output=True, text=True, env=kept, cwd=root, timeout=300)
+    return subprocess.run(given, capture_output=True, text=True, env=kept, cwd=root, timeout=LONGEST)

@@ -7,15 +7,14 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests import kills, slurm
 from tests.conftest import ROOT, assert_same_weights, environment, only
+from tests.patience import LONGEST, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,15 +33,6 @@ def settings(demo: Path, root: Path) -> list[str]:
     return [*SETTINGS, f"data.root={demo / 'data'}", f"paths.cache={demo / 'cache'}", f"paths.root={root}"]
 
 
-def wait(what: Callable[[], Any], seconds: float = 300) -> Any:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if found := what():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it never came to that")
-
-
 def test_a_job_of_two_ranks_is_requeued_by_its_exit_code(cluster: dict[str, str], demo: Path, tmp_path: Path) -> None:
     """What docs/clusters.md shows, with RequeueExit=75 in slurm.conf."""
     own = ["stage=mml", "modality=[rgb,flow]", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
@@ -55,9 +45,9 @@ def test_a_job_of_two_ranks_is_requeued_by_its_exit_code(cluster: dict[str, str]
         ["sbatch", "-o", str(output), str(script)], env=cluster, capture_output=True, text=True, check=True
     )
     job = sent.stdout.split()[-1]
-    wait((folder / "checkpoints/last.ckpt").exists)
+    wait_for((folder / "checkpoints/last.ckpt").exists, "a checkpoint")
     subprocess.run(["scancel", "--signal=USR1", job], env=cluster, check=True)
-    state = wait(lambda: (s := slurm.state(job, cluster))["JobState"] in slurm.ENDED and s)
+    state = wait_for(lambda: (s := slurm.state(job, cluster))["JobState"] in slurm.ENDED and s, "the end of the job")
     assert state["JobState"] == "COMPLETED" and state["Restarts"] == "1", output.read_text()
     result = json.loads((folder / "result.json").read_text())
     assert result["status"] == "completed" and len(result["resumed"]) == 1
@@ -82,10 +72,10 @@ def test_a_job_of_a_sweep_is_requeued_by_its_launcher(cluster: dict[str, str], d
         stderr=subprocess.STDOUT,
         text=True,
     )
-    wait(lambda: list(tmp_path.glob("sweep/*/*/checkpoints/last.ckpt")))
+    wait_for(lambda: list(tmp_path.glob("sweep/*/*/checkpoints/last.ckpt")), "a checkpoint", sweep)
     jobs = subprocess.run(["squeue", "-h", "-o", "%A"], env=cluster, capture_output=True, text=True).stdout.split()
     subprocess.run(["scancel", "--signal=USR2", *jobs], env=cluster, check=True)
-    said, _ = sweep.communicate(timeout=300)
+    said, _ = sweep.communicate(timeout=LONGEST)
     assert sweep.returncode == 0, said
     folder = only(only(tmp_path / "sweep"), "0_*")
     result = json.loads((folder / "result.json").read_text())

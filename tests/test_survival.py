@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from mml_lightning import run
 from tests import kills
 from tests.conftest import assert_same_weights, command, environment
+from tests.patience import LONGEST, wait_for
 from tests.test_resume import CE, assert_equal_runs
 
 Train = Callable[..., dict[str, Any]]
@@ -44,36 +44,27 @@ def started(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 300
-    while not file.exists():
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
-        time.sleep(0.01)
-
-
 @pytest.mark.slow
 def test_two_ranks_leave_together_and_go_on(small: list[str], tmp_path: Path) -> None:
     """The first rank alone is told, then all processes of the job, workers too; each time they save and leave."""
     settings = [*small, *TWO, "stage=mml", "modality=[rgb,flow]", "data.workers=1", "schedule.epochs=3"]
     settings += [f"paths.root={tmp_path}", "optimizer.clip_norm=0.5", "data.batch_size=4", "optimizer.lr=0.02"]
     whole = started(tmp_path / "whole", *settings)
-    said, _ = whole.communicate(timeout=300)
+    said, _ = whole.communicate(timeout=LONGEST)
     assert whole.returncode == 0, said
     folder = tmp_path / "cut"
     for signal_all in (False, True):
         process = started(folder, *settings, *(["callbacks.checkpoint_every_steps=1"]))
         last = folder / "checkpoints/last.ckpt"
         before = last.stat().st_mtime if last.exists() else 0.0
-        while not last.exists() or last.stat().st_mtime == before:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
+        wait_for(lambda: last.exists() and last.stat().st_mtime != before, "a checkpoint", process)  # noqa: B023
         (os.killpg if signal_all else os.kill)(process.pid, signal.SIGUSR1 if signal_all else signal.SIGTERM)
-        said, _ = process.communicate(timeout=300)
+        said, _ = process.communicate(timeout=LONGEST)
         assert process.returncode == 75, said
         assert f"continue with: python train.py resume={folder}" in said and "Traceback" not in said
         assert json.loads((folder / "result.json").read_text())["status"] == "preempted"
     done = started(folder, *settings)
-    said, _ = done.communicate(timeout=300)
+    said, _ = done.communicate(timeout=LONGEST)
     assert done.returncode == 0, said
     result = json.loads((folder / "result.json").read_text())
     assert len(result["resumed"]) == 2 and result["status"] == "completed"

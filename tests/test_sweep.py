@@ -7,10 +7,11 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.patience import wait_for
 
 ROOT = Path(__file__).parents[1]
 Shell = Callable[..., subprocess.CompletedProcess[str]]
@@ -76,13 +77,11 @@ def test_a_crash_keeps_its_log_and_its_neighbours(shell: Shell, tmp_path: Path, 
 
 def last_epoch(process: subprocess.Popen[str], log: Path, line: str) -> None:
     """Wait until the run has said `line`."""
-    until = time.monotonic() + 300
-    while time.monotonic() < until:
-        if any(line in file.read_text() for file in log.glob("single/*/train.log")):
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    raise AssertionError(f"never said {line!r}")
+
+    def said() -> bool:
+        return any(line in file.read_text() for file in log.glob("single/*/train.log"))
+
+    wait_for(said, line, process)
 
 
 def test_killed_run_resumes_in_its_directory_with_the_same_numbers(
@@ -111,15 +110,17 @@ def test_killed_run_resumes_in_its_directory_with_the_same_numbers(
     same_weights(folder / "peers/rgb.pt", tmp_path / "single/whole/peers/rgb.pt")
 
 
-def interrupt(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Ctrl-C, pressed again by an impatient user: an interrupt that falls into a destructor is swallowed by Python."""
-    for _ in range(4):
+def interrupt(process: subprocess.Popen[str], log: Path) -> tuple[str, str]:
+    """Ctrl-C, pressed again by a user who sees the run go on: an interrupt that falls into a destructor is swallowed by
+    Python."""
+
+    def epochs() -> int:
+        return sum(file.read_text().count("s/epoch") for file in log.glob("single/*/train.log"))
+
+    while process.poll() is None:
         process.send_signal(signal.SIGINT)
-        try:
-            return process.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            continue
-    process.kill()
+        before = epochs()
+        wait_for(lambda: process.poll() is not None or epochs() > before + 3, "the end")  # noqa: B023
     return process.communicate()
 
 
@@ -128,7 +129,7 @@ def test_ctrl_c_says_how_to_continue(
 ) -> None:
     process = started("schedule.epochs=1000")
     last_epoch(process, tmp_path, "epoch 2/1000")
-    said, errors = interrupt(process)
+    said, errors = interrupt(process, tmp_path)
     assert process.returncode == 130, said + errors
     folder = one_directory(tmp_path / "single")
     assert f"interrupted; continue with: python train.py resume={folder}" in said

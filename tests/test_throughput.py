@@ -207,10 +207,10 @@ def test_the_device_is_the_one_that_it_was_trained_on(monkeypatch: pytest.Monkey
     # at the end Lightning moves the networks to the CPU
     batch = {"clips": {name: clip.to("meta") for name, clip in BATCH["clips"].items()}}
     speed, asked = timed(0, 1, 2, batch=batch), []
-    for name, told in (("arithmetic_peak", 1e9), ("peak_memory", 2**20), ("device_name", "it")):
+    for name, told in (("arithmetic_peak", 1e9), ("gain", 2.0), ("peak_memory", 2**20), ("device_name", "it")):
         monkeypatch.setattr(throughput, name, lambda device, *_, told=told: asked.append(device.type) or told)
     told = speed.summary(SimpleNamespace(precision="32-true", world_size=1, num_nodes=1), cohort())  # type: ignore[arg-type]
-    assert told is not None and told["device"] == "it" and asked == ["meta"] * 3
+    assert told is not None and told["device"] == "it" and asked == ["meta"] * 4
 
 
 def test_operations_of_resnet50_are_the_published_ones() -> None:

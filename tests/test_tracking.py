@@ -16,6 +16,7 @@ from mml_lightning import tracking
 from mml_lightning.pipelines.pipeline import pipeline
 from tests.conftest import command, environment
 from tests.offline import offline_run
+from tests.patience import LONGEST
 from tests.test_tables import tiny
 
 Composed = Callable[..., tuple[DictConfig, list[str]]]
@@ -118,6 +119,8 @@ def test_a_machine_without_a_login_stays_offline(small: list[str], tmp_path: Pat
     stranger = environment(HOME=str(empty), NETRC=str(empty / "netrc"))
     kept = {key: value for key, value in stranger.items() if key not in ("WANDB_MODE", "WANDB_API_KEY")}
     given = [*small, f"paths.root={tmp_path}", "schedule.epochs=1", "trainer=smoke", "logger=wandb"]
-    done = subprocess.run(command("train", *given), capture_output=True, text=True, env=kept, cwd=tmp_path, timeout=300)
+    done = subprocess.run(
+        command("train", *given), capture_output=True, text=True, env=kept, cwd=tmp_path, timeout=LONGEST
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(tmp_path.glob("single/*/wandb/offline-run-*")) and "W&B is offline" in done.stdout

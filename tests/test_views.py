@@ -13,6 +13,7 @@ import torch
 
 from mml_lightning.data.batches import EvalSampler
 from mml_lightning.views import Scores
+from tests.patience import answers
 
 
 def test_scores_keep_dataset_order_and_reload_without_pickle(tmp_path):
@@ -113,9 +114,9 @@ def test_two_ranks_count_499_videos_once_each(tmp_path):
     ranks = [context.Process(target=gathered, args=(rank, str(tmp_path), queue)) for rank in range(2)]
     for process in ranks:
         process.start()
-    told = sorted((queue.get(timeout=300) for _ in ranks), key=lambda told: told[0])
+    told = sorted(answers(queue, ranks), key=lambda told: told[0])
     for process in ranks:
-        process.join(timeout=300)
+        process.join()
         assert process.exitcode == 0
     logits, target = split_of_499()
     alone = Scores(ids=[f"v{i}" for i in range(499)], classes=("a", "b", "c"))

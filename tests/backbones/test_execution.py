@@ -10,6 +10,7 @@ from torch import nn
 
 from mml_lightning.backbones import checkpoint_blocks, set_memory_format, tsm_mobilenet_v2, tsm_resnet, video_resnet
 from mml_lightning.backbones.batch_norm import batch_norms, freeze_batch_norm, group_batch_norm
+from tests.patience import LONGEST
 
 
 def tiny(width=8, **options):
@@ -78,7 +79,7 @@ print("alive")
 
 def test_a_narrow_network_lives_through_its_backward_pass():
     """In channels_last the first of these ends the process, on processors with AVX-512."""
-    done = subprocess.run([sys.executable, "-c", NARROW], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", NARROW], capture_output=True, text=True, timeout=LONGEST)
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
 

@@ -6,14 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mml_lightning.benchmarks.commands import suite
+from mml_lightning.benchmarks.commands.leaving import ENDS
 from mml_lightning.cli import main, parse
 
 SMALL = ["backbone=tiny", "backbone.net.width=8", "transforms.output=32", "sampling.num_segments=4"]
@@ -32,7 +31,7 @@ def test_a_page_a_file_each_and_what_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = suite.parts("cpu")[0]
-    monkeypatch.setattr(suite, "parts", lambda device: [suite.Part("no", "No", "flow --engines raft"), step])
+    monkeypatch.setattr(suite, "parts", lambda device, cores: [suite.Part("no", "No", "flow --engines raft"), step])
     assert main(["bench", "suite", "--device", "cpu", "--out", str(tmp_path / "out"), *SMALL]) == 2
     told = capsys.readouterr()
     assert f"no failed; see {tmp_path}/out/no.log" in told.err.splitlines()[-1]
@@ -54,17 +53,18 @@ def test_the_budget_ends_a_part_and_begins_no_other(tmp_path: Path, monkeypatch:
     assert suite._section(part, tmp_path, "why") == "## Growth\n\nwhy\n\n"
 
 
-@pytest.mark.parametrize("number", suite.ENDS)
+@pytest.mark.parametrize("number", ENDS)
 def test_who_asks_the_suite_to_leave_ends_its_part(
     number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[subprocess.Popen[bytes]] = []
 
     class Popen(subprocess.Popen[bytes]):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            begun.append(self)
-            threading.Timer(0.3, os.kill, (os.getpid(), number)).start()
+        def wait(self, timeout: float | None = None) -> int:
+            if not begun:  # the suite waits for its part: now
+                begun.append(self)
+                os.kill(os.getpid(), number)
+            return super().wait(timeout)
 
     monkeypatch.setattr(suite.subprocess, "Popen", Popen)
     before = signal.signal(number, lambda *_: None)
@@ -76,6 +76,12 @@ def test_who_asks_the_suite_to_leave_ends_its_part(
     assert len(begun) == 1 and begun[0].returncode
     with pytest.raises(ProcessLookupError):
         os.killpg(begun[0].pid, 0)
+
+
+def test_no_more_workers_are_measured_than_there_are_cores() -> None:
+    few = {part.name: part.words for part in suite.parts("cuda", 4)}
+    assert "data.workers=4 " in few["end_to_end"] and "--workers 0,1,2,4 " in few["growth"]
+    assert "data.workers=16 " in {part.name: part.words for part in suite.parts("cuda", 64)}["end_to_end"]
 
 
 def test_what_needs_a_compiler_comes_last() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from mml_lightning.data.media import ImageSequence
 from mml_lightning.data.records import Dataset, Head, Record
 from mml_lightning.errors import UserError
 from tests.data.videos import counted, damaged, real, record, write_video
+from tests.patience import wait_for
 
 
 def dataset(**splits: list[Record]) -> Dataset:
@@ -175,10 +175,8 @@ def test_interrupted_check_continues(videos: dict[str, Path], tmp_path: Path, mo
     def stops(path: Path, samples: int, indexes: IndexStore) -> Finding:
         seen.append(path)
         if len(seen) == 3:
-            for _ in range(1000):  # until the first two are on disk
-                if len(read(next(tmp_path.glob("mine.csv.3.*.part")))) == 2:
-                    break
-                time.sleep(0.01)
+            part = next(tmp_path.glob("mine.csv.3.*.part"))
+            wait_for(lambda: len(read(part)) == 2, "two findings on the disk")
             raise KeyboardInterrupt
         return inspect(path, samples)
 

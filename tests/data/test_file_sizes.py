@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mml_lightning.data import file_sizes
+from tests.patience import LONGEST
 
 
 @pytest.mark.parametrize("slow", [False, True])
@@ -21,7 +22,7 @@ def test_slow_looks_are_taken_side_by_side(slow: bool, tmp_path: Path, monkeypat
     names = [*(f"{n}" for n in range(50)), "none", "folder"]
     expected = [*range(50), -1, -1]
     monkeypatch.setattr(file_sizes, "FIRST", 5)
-    monkeypatch.setattr(file_sizes, "SLOW", 1e-3 if slow else 1.0)
+    monkeypatch.setattr(file_sizes, "SLOW", 1e-3 if slow else LONGEST)
     plain, threads = os.stat, set()
 
     def stat(path: Any, **options: Any) -> os.stat_result:

@@ -31,6 +31,7 @@ from mml_lightning.errors import UserError
 from mml_lightning.files import temporary_name
 from tests.conftest import environment
 from tests.data.videos import ROOT, damaged, moving, record, write_video
+from tests.patience import LONGEST, wait_for
 
 SETTINGS = FlowSettings(preset="ultrafast")
 
@@ -112,9 +113,7 @@ def test_pairs_of_several_videos_in_one_batch_give_the_same_files(
         whole = False
 
         def _answer(self, size: torch.Size) -> None:
-            until = time.monotonic() + 60
-            while not self.whole and len(self._waiting) < threads and time.monotonic() < until:
-                time.sleep(0.001)
+            wait_for(lambda: self.whole or len(self._waiting) >= threads, f"{threads} threads")
             self.whole = True
             super()._answer(size)
 
@@ -179,13 +178,13 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
     dead = temporary_name(cache.folder / "dead")
     dead.write_bytes(b"half")
     script = (
-        "import sys, time; from pathlib import Path; from mml_lightning.files import write_atomically\n"
-        "with write_atomically(Path(sys.argv[1])): print('open', flush=True); time.sleep(600)"
+        "import sys; from pathlib import Path; from mml_lightning.files import write_atomically\n"
+        "with write_atomically(Path(sys.argv[1])): print('open', flush=True); sys.stdin.read()"
     )
     environ = environment(PYTHONPATH=str(ROOT))
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(cache.folder / "living")], stdout=subprocess.PIPE, env=environ
-    ) as writer:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = [sys.executable, "-c", script, str(cache.folder / "living")]
+    with subprocess.Popen(command, **pipes, env=environ) as writer:
         assert writer.stdout is not None and writer.stdout.readline() == b"open\n"
         cache.clear_leftovers()
         (living,) = cache.folder.glob(".living.*")
@@ -245,7 +244,9 @@ def killed_until_done(index: Path, folder: Path, kills: int, workers: int, longe
             assert process.returncode == 0 and len(roots) < 2 * kills
             roots.append(folder / str(len(roots)))
             longest /= 2
-    done = subprocess.run(command(index, roots[-1], workers), env=environ, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command(index, roots[-1], workers), env=environ, capture_output=True, text=True, timeout=LONGEST
+    )
     assert done.returncode == 0, done.stderr
     return roots
 
@@ -272,26 +273,24 @@ def test_killed_twenty_times_it_leaves_the_same_files(tmp_path: Path, workers: i
 
 def test_workers_end_with_a_killed_parent(videos: dict[str, Path], tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from mml_lightning.data import flow_fill\n"
+        "import sys; from pathlib import Path; from mml_lightning.data import flow_fill\n"
         "from mml_lightning.data.flow import FlowCache, FlowSettings\n"
         "import os\n"
         "if __name__ == '__main__':\n"
         "    cache = FlowCache(Path(sys.argv[1]), FlowSettings())\n"
         "    pool = flow_fill._pool(cache, 1 + 1)\n"
-        "    print(pool.submit(os.getpid).result(), flush=True); time.sleep(60)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True); sys.stdin.read()\n"
     )
     file = tmp_path / "main.py"
     file.write_text(script)
     environ = environment(PYTHONPATH=str(ROOT))
-    with subprocess.Popen([sys.executable, str(file), str(tmp_path)], stdout=subprocess.PIPE, env=environ) as parent:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, str(file), str(tmp_path)], **pipes, env=environ) as parent:
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
         os.kill(worker, 0)  # it lives
         parent.kill()
-    until = time.monotonic() + 120
-    while alive(worker) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not alive(worker)
+    wait_for(lambda: not alive(worker), "the end of the worker")
 
 
 def alive(process: int) -> bool:

@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from mml_lightning.errors import UserError
 from tests.conftest import ROOT, environment
 from tests.data import packs
 from tests.data.packs import quiet
+from tests.patience import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,6 @@ place, out, most = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 slow = packer(place, out, workers=2)
 encoded = slow.encoded
 def held(item):
-    time.sleep(0.02)
     while lines_bytes(out) > most:  # it is not done before the blow, however late that comes
         time.sleep(0.02)
     return encoded(item)
@@ -140,9 +139,7 @@ def test_kill_9(place: Path, tmp_path: Path) -> None:
     for enough in (400, 2500):  # bytes of lines before the blow
         command = [sys.executable, "-c", SLOW, str(place), str(out), str(enough + 1500)]
         process = subprocess.Popen(command, env=environment(PYTHONPATH=str(ROOT)), cwd=ROOT)
-        deadline = time.monotonic() + 300
-        while lines_bytes(out) < enough and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
+        wait_for(lambda: lines_bytes(out) >= enough, f"{enough} bytes of lines", process)  # noqa: B023
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     told = manifest.read_manifest(out)

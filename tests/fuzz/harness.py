@@ -40,7 +40,7 @@ from mml_lightning.errors import UserError
 from mml_lightning.process import quieten_libraries
 from tests.fuzz.cases import CONF, FAMILIES, Ground, Started, Vague, prepare
 
-PATIENCE = 90  # seconds for one case; where a damaged config asks for the whole demo it takes 20 of them to make
+PATIENCE = 900  # seconds for one case; where a damaged config asks for the whole demo it takes 20 of them to make
 MEMORY = 8 * 2**30  # bytes of addresses: a config may ask for a network of any size
 
 

@@ -6,6 +6,7 @@ What matters most comes first, and whatever is measured is on the disk at once.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import signal
@@ -70,17 +71,15 @@ AXES = "frames,size,peers,views,workers"
 WAYS = "baseline,contiguous,float32,bfloat16,twice"
 
 
-def parts(device: str) -> list[Part]:
-    """In the order of what matters."""
-    from mml_lightning.data.threads import cores
-
+def parts(device: str, cores: float = math.inf) -> list[Part]:
+    """In the order of what matters, on a machine with so many cores."""
     n = SIZES[device]
     one, two, few = (
         f"data.batch_size={n.batch} --steps {n.steps}",
         f"data.batch_size={n.half} --steps {n.steps}",
         f"data.batch_size={n.half} --steps {max(1, n.steps // 4)}",
     )
-    workers = [number for number in n.workers if number <= cores()]  # more would measure how they wait for each other
+    workers = [number for number in n.workers if number <= cores]  # more would measure how they wait for each other
     files = f"data.workers={workers[-1]} --videos 4 --clips {n.clips} --without-baseline"
     values = f"--axes {AXES} --workers {_list(workers)} --views {_list(n.views)}"
     both = "stage=mml modality=[rgb,flow]"
@@ -139,9 +138,10 @@ class Suite:
         import torch
 
         from mml_lightning.benchmarks.timing import device_of
+        from mml_lightning.data.threads import cores
 
         device = device_of(args.device or ("cuda" if torch.cuda.is_available() else "cpu")).type
-        chosen = {part.name: part for part in parts(device)}
+        chosen = {part.name: part for part in parts(device, cores())}
         names = args.parts.split(",") if args.parts else list(chosen)
         for name in names:
             if name not in chosen:
