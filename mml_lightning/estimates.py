@@ -32,6 +32,7 @@ from mml_lightning.throughput import (
 
 USUAL_SHARE = 0.4  # of the device's arithmetic that training reaches, for want of a measurement
 LATEST = 50  # runs that are looked at
+TOLD = ("seconds_per_step", "data_wait", "workers")  # numbers of a run's speed that are used here
 STATES = 3  # float32 numbers per parameter in training: itself, its gradient, its momentum
 GENERATIONS = 2  # of checkpoints that are kept
 DECISIVE = ("backbone", "modality", "sampling", "transforms", "flow", "step", "placement")  # for the time of a step
@@ -57,7 +58,7 @@ def describe(cfg: DictConfig, cohort: Cohort, videos: int, ranks: int, comparabl
     if needed is not None and ranks == 1 and cfg.placement != "peer":
         checkpointed, parts = bool(cfg.step.checkpointing), int(cfg.trainer.accumulate_grad_batches)
         lines.append(suggest_batch(batch, *needed, free_memory(cfg), parts, checkpointed))
-    if earlier is not None and int(cfg.data.workers) <= earlier[1].get("workers", -1):
+    if earlier is not None and "data_wait" in earlier[1] and int(cfg.data.workers) <= earlier[1].get("workers", -1):
         advised = suggest_workers(earlier[1]["data_wait"], earlier[1]["workers"], build_data.packed(cfg))
         lines.append(advised and f"{earlier[0]} waited for data {earlier[1]['data_wait']:.0%} of the time: {advised}")
     return [line for line in lines if line]
@@ -67,7 +68,7 @@ def _step(
     cfg: DictConfig, cohort: Cohort, ranks: int, earlier: tuple[str, Mapping[str, Any]] | None
 ) -> tuple[float, str] | None:
     """Seconds of a training step and where they are known from."""
-    if earlier is not None:
+    if earlier is not None and "seconds_per_step" in earlier[1]:
         return earlier[1]["seconds_per_step"], f"as {earlier[0]}"
     operations = counted_or_none(lambda: training_operations(cohort, clip_shapes(cfg, cohort)))
     if operations is None:
@@ -129,7 +130,8 @@ def earlier_runs(root: Path, comparable: str) -> Iterator[tuple[str, Mapping[str
     files = [*root.glob(f"single/*/{FILE}"), *root.glob(f"single/*/*/{FILE}"), *root.glob(f"sweep/*/*/{FILE}")]
     for file in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)[:LATEST]:
         speed = (read_result(file.parent) or {}).get("speed") or {}
-        if speed.get("conditions") == comparable:
+        told = all(isinstance(speed.get(key), int | float) for key in TOLD if key in speed)
+        if speed.get("conditions") == comparable and told:
             yield file.parent.name, speed
 
 
