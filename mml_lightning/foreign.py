@@ -38,7 +38,7 @@ def parse_json(text: str | bytes) -> Any:
     except Foreign:
         raise
     except ValueError as error:  # of the text or of its encoding
-        raise Foreign(f"it is no valid JSON ({' '.join(str(error).split())[:200]})") from None
+        raise Foreign(" ".join(str(error).split())[:200]) from None
     check_depth(value)
     return value
 
@@ -67,7 +67,7 @@ def read_yaml(path: Path) -> Any:
     except Foreign:
         raise
     except (yaml.YAMLError, ValueError) as error:
-        raise Foreign(f"it is no plain YAML ({' '.join(str(error).split())[:200]})") from None
+        raise Foreign(" ".join(str(error).split())[:200]) from None
     check_depth(value)
     return value
 

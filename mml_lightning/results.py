@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -28,10 +29,11 @@ STRINGS = (
     *("status", "error", "name", "command", "git_sha", "started", "finished", "stage", "objective", "setup", "data"),
     *("backbone", "views", "zoo", "data_fingerprint", "fingerprint"),
 )
-KINDS: dict[str, type] = {
+KINDS: dict[str, type | types.UnionType] = {
     **dict.fromkeys(STRINGS, str),
     **dict.fromkeys(("overrides", "modality", "resumed"), list),
-    **dict.fromkeys(("metrics", "peers", "unreadable", "weights", "evaluation", "expected"), dict),
+    **dict.fromkeys(("metrics", "peers", "unreadable", "weights", "evaluation", "expected", "speed"), dict),
+    "wall_s": int | float,
 }
 """What a field is, where it is there and not null; others are looked at by those who read them."""
 LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "opencv-contrib-python-headless")
@@ -129,17 +131,17 @@ def checked_result(file: Path) -> dict[str, Any]:
     for key, kind in KINDS.items():
         if value.get(key) is not None and not isinstance(value[key], kind):
             raise Foreign(f"its field {key!r} is damaged")
-    parts = [*(value.get("overrides") or ()), *(value.get("modality") or ())]
-    objects = [part for key in ("metrics", "peers") for part in (value.get(key) or {}).values()]
-    objects += [
-        peer
-        for by_peer in (value.get("metrics") or {}).values()
-        if isinstance(by_peer, dict)
-        for peer in by_peer.values()
-    ]
-    if not all(isinstance(part, str) for part in parts) or not all(isinstance(part, dict) for part in objects):
-        raise Foreign("one of its lists or tables is damaged")
+    if not all(isinstance(word, str) for key in ("overrides", "modality") for word in value.get(key) or ()):
+        raise Foreign("one of its lists holds something else than words")
+    tables = [*_parts(value.get("metrics")), *_parts(value.get("peers"))]
+    tables += [part for table in _parts(value.get("metrics")) for part in _parts(table)]
+    if not all(isinstance(table, dict | None) for table in tables):
+        raise Foreign("its metrics or its peers are damaged")
     return value
+
+
+def _parts(table: Any) -> list[Any]:
+    return list(table.values()) if isinstance(table, dict) else []
 
 
 def nested_metrics(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from mml_lightning.errors import UserError
 from mml_lightning.metrics_log import MetricsLog
 from mml_lightning.process import is_first_rank
 from mml_lightning.report import wandb_mode
@@ -119,6 +120,8 @@ def preempted(cfg: DictConfig) -> None:
 def _wandb(cfg: DictConfig, folder: Path, job_type: str) -> WandbLogger:
     import wandb
 
+    if (settings := folder / "wandb" / "settings").exists():  # it would say where W&B sends the record and the key
+        raise UserError(f"{settings} is read by W&B and none of ours: delete it, or train without logger=wandb")
     offline = wandb_mode(cfg.logger.mode) == "offline"
     if offline:  # nobody to show a link to; WandbLogger's own settings come too late to be quiet
         wandb.setup(wandb.Settings(mode="offline", silent=True))

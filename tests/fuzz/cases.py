@@ -10,11 +10,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from hydra import compose
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mml_lightning import arguments, build_data, cli, dumps, evaluate, run
@@ -54,17 +55,26 @@ class Ground:
     data: dict[str, DictConfig] = field(default_factory=dict)  # a config for each kind of dataset
     known: list[str] = field(default_factory=list)
     options: dict[str, list[str]] = field(default_factory=dict)
+    world: Any = None  # of the attacks, once there is one
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "root"
 
     @property
     def out(self) -> Path:
-        return self.folder / "out" / "run"
+        return self.root / "single" / "run"
 
     @property
     def trained(self) -> Path:
-        return self.folder / "trained"
+        return self.root / "single" / "trained"
+
+    def saved(self, *more: str) -> list[str]:
+        """What a run remembers of its command line."""
+        return [word for word in self.words(*more) if not word.startswith("paths.output_dir=")]
 
     def words(self, *more: str) -> list[str]:
-        own = [f"paths.root={self.folder / 'root'}", f"paths.output_dir={self.out}", f"data.index={self.csv}"]
+        own = [f"paths.root={self.root}", f"paths.output_dir={self.out}", f"data.index={self.csv}"]
         return ["data=csv", *SMALL, *own, *more]
 
     @property
@@ -99,10 +109,12 @@ def prepare(folder: Path) -> Ground:
         },
     }
     words = ground.words("trainer=smoke", "trainer.accelerator=cpu")
-    run.stage(compose("train", words), words)
+    saved = ground.saved("trainer=smoke", "trainer.accelerator=cpu")
+    run.stage(compose("train", words), saved)
     ground.out.rename(ground.trained)
     (ground.trained / ".hydra").mkdir(exist_ok=True)
-    (ground.trained / ".hydra" / "overrides.yaml").write_text(json.dumps(words))
+    (ground.trained / ".hydra" / "overrides.yaml").write_text(json.dumps(saved))
+    OmegaConf.save(compose("train", words), ground.trained / ".hydra" / "config.yaml")
     _pack(ground)
     return ground
 
@@ -176,7 +188,7 @@ def whole(ground: Ground, rng: random.Random) -> None:
     finally:
         run.open_result = stopped
         shutil.rmtree(ground.out, ignore_errors=True)
-        shutil.rmtree(ground.folder / "root" / "zoo", ignore_errors=True)
+        shutil.rmtree(ground.root / "zoo", ignore_errors=True)
 
 
 def weights(ground: Ground, rng: random.Random) -> None:
@@ -225,7 +237,7 @@ def scores(ground: Ground, rng: random.Random) -> None:
 
 def directory(ground: Ground, rng: random.Random) -> None:
     """A run directory of somebody else: its overrides, its result, its checkpoint."""
-    folder = ground.folder / "bad_run"
+    folder = ground.trained.with_name("bad_run")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ground.trained, folder)
     file = folder / rng.choice((".hydra/overrides.yaml", "result.json", "checkpoints/last.ckpt"))
@@ -267,14 +279,21 @@ def pack(ground: Ground, rng: random.Random) -> None:
             path.write_bytes(content)
 
 
+def attack(ground: Ground, rng: random.Random) -> None:
+    from tests.fuzz import attacks  # it needs this module
+
+    attacks.attack(ground, rng)
+
+
 FAMILIES: dict[str, tuple[int, Callable[[Ground, random.Random], None]]] = {  # share of the cases in percent
     "command": (23, command),
     "whole": (1, whole),
-    "csv": (14, _lists("csv", "*.csv")),
-    "frame_lists": (12, _lists("frame_lists", "*.txt")),
-    "video_lists": (10, _lists("video_lists", "*.txt")),
-    "ssv2": (10, _lists("ssv2", "annotations/*")),
-    "charades": (10, _lists("charades", "*.*")),
+    "attack": (10, attack),
+    "csv": (10, _lists("csv", "*.csv")),
+    "frame_lists": (10, _lists("frame_lists", "*.txt")),
+    "video_lists": (8, _lists("video_lists", "*.txt")),
+    "ssv2": (9, _lists("ssv2", "annotations/*")),
+    "charades": (9, _lists("charades", "*.*")),
     "weights": (8, weights),
     "scores": (4, scores),
     "directory": (4, directory),

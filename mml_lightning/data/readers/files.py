@@ -162,7 +162,7 @@ def read_json(path: Path) -> Any:
     try:
         return foreign.read_json(path)
     except (OSError, foreign.Foreign) as error:
-        raise UserError(f"{path} can't be used: {error}; mend it, or get it again") from None
+        raise UserError(f"{path} is not valid JSON: {error}; mend it, or get it again") from None
 
 
 def held_out(records: RecordStore) -> tuple[RecordStore, RecordStore]:

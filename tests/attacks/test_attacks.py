@@ -1,0 +1,89 @@
+"""Attacks of every kind, each with every command that reads such a thing: no code runs, nothing else is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from tests.attacks import forged
+from tests.attacks.world import CRASHED, Outcome, World
+from tests.fuzz import cases
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    place = tmp_path_factory.mktemp("world")
+    GlobalHydra.instance().clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        with initialize_config_dir(str(cases.CONF), version_base="1.3"):
+            ground = cases.prepare(place / "ground")
+    made = World(place, ground)
+    yield made
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture(autouse=True)
+def cleaned(world: World) -> Iterator[None]:
+    world.clean()
+    yield
+    world.clean()
+
+
+def survives(world: World, command: forged.Command) -> Outcome:
+    outcome = world.tries(*command)
+    assert not outcome.hits, f"{command}: {outcome.hits}\n{outcome.said}"
+    assert "HIT" not in outcome.said, f"{command}\n{outcome.said}"
+    assert outcome.code not in (CRASHED, -9) and "Traceback" not in outcome.said, f"{command}\n{outcome.said}"
+    assert not set("\x1b\x07\u202e") & set(outcome.said), "it steers the terminal"
+    if outcome.code:
+        errors = [line for line in outcome.said.splitlines() if "error:" in line]
+        assert len(errors) == 1 or "mml" not in command, f"{command}\n{outcome.said}"
+    return outcome
+
+
+def test_good_files_pass(world: World) -> None:
+    """All commands do their work where nothing is forged: an attack is not refused for another reason."""
+    world.forge()
+    no_root = [
+        word for word in world.ground.saved("trainer=smoke", "trainer.accelerator=cpu") if "paths.root" not in word
+    ]
+    forged.make_zoo(world, no_root)
+    for command in forged.commands(world):
+        outcome = survives(world, command)
+        if command[1] == "rerun":  # it stops where it would begin
+            continue
+        assert outcome.code == 0, f"{command}\n{outcome.said}"
+    forged.make_pack(world)
+    for command in forged.pack_commands(world):
+        assert survives(world, command).code == 0, command
+    forged.config("tags: [mine]")(world)
+    for command in forged.config_commands(world):
+        assert survives(world, command).code == 0, command
+
+
+@pytest.mark.parametrize("name", forged.RUNS)
+def test_forged_runs(world: World, name: str) -> None:
+    world.forge()
+    forged.make_zoo(world, [])
+    forged.RUNS[name](world)
+    tried = forged.commands(world)
+    for command in tried[: forged.OF_OVERRIDES] if name.startswith("overrides: ") else tried:
+        survives(world, command)
+
+
+@pytest.mark.parametrize("name", forged.PACKS)
+def test_forged_packs(world: World, name: str) -> None:
+    forged.PACKS[name](world)
+    for command in forged.pack_commands(world):
+        survives(world, command)
+
+
+@pytest.mark.parametrize("name", forged.CONFIGS)
+def test_forged_configs(world: World, name: str) -> None:
+    forged.CONFIGS[name](world)
+    for command in forged.config_commands(world):
+        survives(world, command)

@@ -1,0 +1,70 @@
+"""The canary can sing: the same payloads, through what is typed and trusted or through the libraries alone, do run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+
+from tests.attacks.payloads import filled
+from tests.attacks.world import Touch
+from tests.conftest import command, environment
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def victim(tmp_path: Path) -> tuple[Path, Path]:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    canary = outside / "CANARY"
+    (outside / "evil.pkl").write_bytes(pickle.dumps(Touch(canary)))
+    (outside / "sitecustomize.py").write_text(f"import pathlib\npathlib.Path({str(canary)!r}).touch()\n")
+    return outside, canary
+
+
+@pytest.mark.parametrize("name", ["interpolated callback", "callback", "callback by its leaf"])
+def test_hydra_alone_calls_what_an_override_says(name: str, tmp_path: Path) -> None:
+    outside, canary = victim(tmp_path)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", filled(name, outside, canary), return_hydra_config=True)
+    try:
+        Callbacks(cfg)
+    except Exception as error:  # what comes back from the call is no callback, or no weights
+        assert canary.exists(), error
+    assert canary.exists()
+
+
+def test_a_pickle_runs_where_it_is_unpickled(tmp_path: Path) -> None:
+    outside, canary = victim(tmp_path)
+    torch.save({"state_dict": Touch(canary)}, outside / "evil.pt")
+    torch.load(outside / "evil.pt", weights_only=False)
+    assert canary.exists()
+
+
+def test_the_environment_runs_code(tmp_path: Path) -> None:
+    outside, canary = victim(tmp_path)
+    subprocess.run([sys.executable, "-c", "pass"], env={**os.environ, "PYTHONPATH": str(outside)}, check=True)
+    assert canary.exists()
+
+
+def test_what_is_typed_is_trusted(tmp_path: Path) -> None:
+    """The same callback, and the same trust, from the person at the keyboard."""
+    _, canary = victim(tmp_path)
+    call = f"+hydra.callbacks.mine={{_target_: os.system, command: 'touch {canary}'}}"
+    for trust, runs in (((), False), (("trusted=[os,posix]",), True)):
+        words = [call, *trust, "data.index=nothing.csv", "data=csv", f"paths.root={tmp_path}"]
+        done = subprocess.run(
+            command("train", *words), capture_output=True, text=True, env=environment(), cwd=tmp_path, timeout=300
+        )
+        assert canary.exists() is runs, done.stderr
+        assert runs or "type trusted=[os]" in done.stderr
+        assert done.returncode == 2, done.stderr
