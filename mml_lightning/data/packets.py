@@ -6,7 +6,7 @@ Legend: T pictures shown, P packets of the video stream. Timestamps are whole nu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,13 +62,24 @@ def packets(container: Any, stream: Any, damage: Damage) -> Iterator[Any]:
             return
 
 
-def pictures(container: Any, stream: Any, damage: Damage) -> Iterator[Any]:
-    """All frames in the order shown, from where the container stands: a damaged packet costs what was in it."""
+def pictures(container: Any, stream: Any, damage: Damage, begin: Callable[[Any], bool] | None = None) -> Iterator[Any]:
+    """All frames in the order shown: a damaged packet costs what was in it.
+
+    Args:
+        begin: `opaque` of a frame is to be the number of its packet, counted from the first one for which this is true;
+            only in decoders without threads of their own, which would wait for Python's lock for ever.
+    """
     import av
 
-    flushed = False
+    flushed, number = False, -1
+    if begin is not None:
+        stream.codec_context.copy_opaque = True
     for packet in packets(container, stream, damage):
         flushed = not packet.size
+        if begin is not None and not flushed:
+            if number < 0 and not begin(packet):
+                continue
+            packet.opaque = number = number + 1
         try:
             yield from stream.codec_context.decode(None if flushed else packet)
         except av.error.FFmpegError as error:
@@ -94,7 +105,7 @@ class Seen:
         seconds: how long the pictures last by the container; 0 where it does not say, or only guesses.
         first: the first frame that decodes; None where none of the first packets gives one.
         looked: what each packet says of itself; empty where nothing here can read the codec.
-        pts, dts, keys: of each packet; keys by the container.
+        pts, dts, keys, places: of each packet; keys by the container, places as (offset in the file, size).
         odd: packets that are to be left out, are marked damaged or bring a new description of the stream.
     """
 
@@ -110,6 +121,7 @@ class Seen:
     pts: list[int | None] = field(default_factory=list)
     dts: list[int | None] = field(default_factory=list)
     keys: list[bool] = field(default_factory=list)
+    places: list[tuple[int, int]] = field(default_factory=list)
     odd: list[int] = field(default_factory=list)
     left_out: int = 0
     listed: int = 0
@@ -157,6 +169,7 @@ def _note(seen: Seen, packet: Any, look: Look | None) -> None:
     seen.pts.append(packet.pts)
     seen.dts.append(packet.dts)
     seen.keys.append(bool(packet.is_keyframe))
+    seen.places.append((-1 if packet.pos is None else packet.pos, packet.size))
     if look is not None:
         seen.looked.append(look(bytes(packet)))
 

@@ -15,6 +15,8 @@ from mml_lightning.data.orientation import Orientation
 from mml_lightning.data.packets import Damage, opened, pictures
 from mml_lightning.data.video_index import VideoIndex
 
+MOST_SKIPPED = 256  # packets before the wanted one, after which a container is taken to have missed it
+
 
 class Unlike(Exception):
     """A file does not decode as its index says: it is damaged inside of packets that look whole."""
@@ -24,11 +26,57 @@ class _Missed(Exception):
     """A container did not go where it was sent."""
 
 
-class PyAVReader:
-    """Frames of a file by its index.
+class _Told:
+    """How frames that come after the jump to `start` are told from others: by their timestamps, else by the numbers of
+    their packets, whose first one is known by its place in the file."""
 
-    A frame is told by its timestamp where the file has those: after a jump, and one by one. Where it has none, frames
-    are counted from the start. Going on from the frame that was given last needs no jump.
+    def __init__(self, index: VideoIndex, start: int) -> None:
+        self.index, self.start = index, start
+        self.jump = None if index.jumps is None else index.jumps[np.searchsorted(index.starts, start)].tolist()
+        self.skipped = 0
+
+    @property
+    def time(self) -> int:
+        return self.jump[0] if self.jump is not None else int(self.index.pts[self.start])  # type: ignore[index]
+
+    def begins(self, packet: Any) -> bool:
+        """Whether this packet is the one to begin with.
+
+        Raises:
+            _Missed: it has passed.
+        """
+        if not self.start or self.jump is None:
+            return True
+        _, offset, size = self.jump
+        self.skipped += 1
+        if self.skipped > MOST_SKIPPED or packet.pos is None or packet.pos > offset:
+            raise _Missed
+        return bool(packet.pos == offset and packet.size == size)
+
+    def before(self, frame: Any) -> bool:
+        """Whether a first frame lies before `start`.
+
+        Raises:
+            _Missed: it lies behind, or anywhere.
+        """
+        if self.jump is not None:
+            return bool(frame.opaque != 0)
+        wanted = self.index.pts[self.start]  # type: ignore[index]
+        if frame.pts is None or frame.pts > wanted:
+            raise _Missed
+        return bool(frame.pts < wanted)
+
+    def right(self, frame: Any, index: int) -> bool:
+        order, pts = self.index.order, self.index.pts
+        if order is not None:
+            return bool(frame.opaque == order[index] - (order[self.start] if self.start else 0))
+        return pts is None or bool(frame.pts == pts[index])
+
+
+class PyAVReader:
+    """Frames of a file by its index; each is checked to be the one of its number.
+
+    Going on from the frame that was given last needs no jump.
     """
 
     def __init__(self, path: Path, index: VideoIndex) -> None:
@@ -74,22 +122,21 @@ class PyAVReader:
             yield from self._counted(0)
 
     def _counted(self, start: int) -> Generator[tuple[int, Any]]:
-        pts, damage, index = self.index.pts, Damage(), start
+        told, index, damage = _Told(self.index, start), start, Damage()
         with opened(self.path) as (container, stream):
             if start:
-                container.seek(int(pts[start]), stream=stream)  # type: ignore[index]
-            for frame in pictures(container, stream, damage):
+                container.seek(told.time, stream=stream)
+            for frame in pictures(container, stream, damage, None if self.index.order is None else told.begins):
                 if (damage.packets or damage.gaps) and (start or not self.index.decoded):
                     raise Unlike("a packet is damaged")
-                if pts is not None:
-                    if start and index == start and frame.pts != pts[start]:
-                        if frame.pts is None or frame.pts > pts[start]:
-                            raise _Missed
-                        continue  # the container went to an earlier place; from `start` on all is right
-                    if index >= len(pts) or frame.pts != pts[index]:
-                        raise Unlike(f"picture {index + 1} is not the one of its time")
+                if start and index == start and told.before(frame):
+                    continue  # from `start` on all is right, whatever comes before it
+                if index >= self.index.count or not told.right(frame, index):
+                    raise Unlike(f"picture {index + 1} is not the one that was there before")
                 yield index, frame
                 index += 1
+        if start and index == start:
+            raise _Missed
 
     def _rgb(self, frame: Any) -> np.ndarray:
         """Pictures of another size, after a change inside of the stream, are scaled to the first one's."""

@@ -20,6 +20,8 @@ from mml_lightning.data.packets import Damage, Seen, look_at, opened, pictures
 
 MOST_LOST = 0.5  # share of the pictures of a file that may be lost to damage; beyond it the video is unreadable
 TIMED = ("mov", "matroska")  # containers that keep the time of every picture, and find it again
+COUNTED = ("avi", "mpegts", "flv")  # containers whose packets are found again by their place in the file
+THREADED = ("av1",)  # codecs whose decoder has threads of its own: their frames don't tell their packets
 BY_DECORD = ("h264", "vp8", "vp9")  # codecs whose sparse reading by decord is tested, in these containers
 
 
@@ -33,6 +35,8 @@ class VideoIndex:
         fps: average rate by the container; 0 where unknown.
         pts: timestamps of the frames, int64 [T] rising, in `time_base` seconds; None where they have none of their own.
         starts: frames int64 [K], rising, at which a decoder may begin and be right from there on; 0 is always one.
+        order: number of the packet of each frame, int64 [T], in files whose frames are not told by `pts`.
+        jumps: how their `starts` are found, int64 [K, 3]: decoding time, offset and size of the packet.
         orientation: how stored pictures are shown, see :class:`Orientation`.
         decoded: the frames were counted by decoding all of them, else by the packets' own words.
         promised: pictures that the file says it has.
@@ -51,6 +55,8 @@ class VideoIndex:
     promised: int
     loss: str = ""
     by_pyav: str = ""
+    order: np.ndarray | None = None
+    jumps: np.ndarray | None = None
 
     @property
     def times(self) -> np.ndarray | None:
@@ -170,11 +176,13 @@ def _seconds_missing(seen: Seen) -> float:
 
 
 def _by_decoding(path: Path, seen: Seen, reason: str) -> VideoIndex:
-    damage, stamps, first = Damage(), [], None
+    damage, stamps, numbers, first = Damage(), [], [], None
+    counted = _family(seen) not in TIMED and seen.codec not in THREADED
     with opened(path) as (container, stream):
-        for frame in pictures(container, stream, damage):
+        for frame in pictures(container, stream, damage, (lambda packet: True) if counted else None):
             first = frame if first is None else first
             stamps.append(frame.pts)
+            numbers.append(frame.opaque)
     if first is None:
         raise ValueError("none of its frames decodes" if seen.packets else "it has no frame")
     orientation = orientation_of(first)
@@ -182,17 +190,33 @@ def _by_decoding(path: Path, seen: Seen, reason: str) -> VideoIndex:
     pts = np.array(stamps, dtype=np.int64) if timed else None
     promised, loss = _loss(seen, damage, len(stamps))
     size = orientation.size((first.width, first.height))
-    starts = np.zeros(1, dtype=np.int64)
-    if pts is not None and _family(seen) in TIMED and not loss and not damage.packets and seen.looked:
-        places = [stamp for place in _safe_starts(seen) if (stamp := seen.pts[place]) is not None]
-        starts = np.union1d(starts, np.searchsorted(pts, np.intersect1d(pts, places)))
+    starts, order, jumps = np.zeros(1, dtype=np.int64), None, None
+    if counted and None not in numbers:
+        order = np.array(numbers, dtype=np.int64)
+        if not loss and _family(seen) in COUNTED:
+            starts, jumps = _counted_starts(seen, order)
+    elif pts is not None and _family(seen) in TIMED and not loss and seen.looked:
+        told = [stamp for place in _safe_starts(seen) if (stamp := seen.pts[place]) is not None]
+        starts = np.union1d(starts, np.searchsorted(pts, np.intersect1d(pts, told)))
     by_pyav = reason or _by_packets(seen).by_pyav
     count = len(stamps)
     if not by_pyav and count != seen.packets:
         by_pyav = "packets without a picture"
-    return VideoIndex(
-        count, size, seen.fps, pts, Fraction(seen.time_base), starts, orientation.code, True, promised, loss, by_pyav
-    )
+    base, code = Fraction(seen.time_base), orientation.code
+    return VideoIndex(count, size, seen.fps, pts, base, starts, code, True, promised, loss, by_pyav, order, jumps)
+
+
+def _counted_starts(seen: Seen, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(starts, jumps) of a file whose frames are told by their packets: nothing before a start is shown after it."""
+    later = np.minimum.accumulate(order[::-1])[::-1]  # the first packet of this frame and all that follow
+    found = [(0, 0, 0, 0)]
+    for frame, packet in enumerate(order.tolist()):
+        (offset, size), dts = seen.places[packet], seen.dts[packet]
+        ready = frame > 0 and later[frame] == packet and packet < len(seen.looked) and seen.looked[packet].start
+        if ready and offset >= 0 and dts is not None and seen.places.count((offset, size)) == 1:
+            found.append((frame, dts, offset, size))
+    table = np.array(found, dtype=np.int64)
+    return table[:, 0], table[:, 1:]
 
 
 def _loss(seen: Seen, damage: Damage, count: int) -> tuple[int, str]:
@@ -216,18 +240,13 @@ def remember(index: VideoIndex, reason: str) -> VideoIndex:
 
 def plain(index: VideoIndex) -> dict[str, Any]:
     """As numbers and words for a file; timestamps as runs of equal steps."""
-    steps: list[list[int]] = []
-    for step in [] if index.pts is None else np.diff(index.pts).tolist():
-        if steps and steps[-1][0] == step:
-            steps[-1][1] += 1
-        else:
-            steps.append([step, 1])
     return {
         "count": index.count,
         "size": list(index.size),
         "fps": index.fps,
-        "first": None if index.pts is None else int(index.pts[0]),
-        "steps": steps,
+        "pts": _runs(index.pts),
+        "order": _runs(index.order),
+        "jumps": None if index.jumps is None else index.jumps.tolist(),
         "time_base": [index.time_base.numerator, index.time_base.denominator],
         "starts": index.starts.tolist(),
         "orientation": index.orientation,
@@ -238,18 +257,39 @@ def plain(index: VideoIndex) -> dict[str, Any]:
     }
 
 
+def _runs(values: np.ndarray | None) -> list[Any] | None:
+    """The first value and the steps from each to the next, equal ones counted."""
+    if values is None:
+        return None
+    steps: list[list[int]] = []
+    for step in np.diff(values).tolist():
+        if steps and steps[-1][0] == step:
+            steps[-1][1] += 1
+        else:
+            steps.append([step, 1])
+    return [int(values[0]), steps]
+
+
+def _of_runs(told: list[Any] | None, count: int) -> np.ndarray | None:
+    if told is None:
+        return None
+    steps = np.array(told[1], dtype=np.int64).reshape(-1, 2)
+    if steps[:, 1].sum() != count - 1 or (steps[:, 1] < 1).any():
+        raise ValueError("there is not one value for each frame")
+    return told[0] + np.concatenate([[0], np.cumsum(np.repeat(steps[:, 0], steps[:, 1]))])
+
+
 def of_plain(fields: dict[str, Any]) -> VideoIndex:
     """What :func:`plain` has written.
 
     Raises:
         KeyError, TypeError, ValueError: it is not.
     """
-    count, pts, starts = fields["count"], None, np.array(fields["starts"], dtype=np.int64)
-    if fields["first"] is not None:
-        steps = np.array(fields["steps"], dtype=np.int64).reshape(-1, 2)
-        if steps[:, 1].sum() != count - 1 or not (steps > 0).all():
-            raise ValueError("its timestamps are not those of its frames")
-        pts = fields["first"] + np.concatenate([[0], np.cumsum(np.repeat(steps[:, 0], steps[:, 1]))])
+    count, starts = fields["count"], np.array(fields["starts"], dtype=np.int64)
+    pts, order = _of_runs(fields["pts"], count), _of_runs(fields["order"], count)
+    jumps = None if fields["jumps"] is None else np.array(fields["jumps"], dtype=np.int64).reshape(len(starts), 3)
+    if pts is not None and not (np.diff(pts) > 0).all():
+        raise ValueError("its timestamps don't rise")
     width, height = fields["size"]
     whole = [count, width, height, fields["orientation"], fields["promised"]]
     if not all(type(value) is int for value in whole) or min(count, width, height) < 1:
@@ -271,4 +311,6 @@ def of_plain(fields: dict[str, Any]) -> VideoIndex:
         fields["promised"],
         fields["loss"],
         fields["by_pyav"],
+        order,
+        jumps,
     )

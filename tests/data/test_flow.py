@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mml_lightning.data import flow as module
-from mml_lightning.data.decode import DecodeError, NoSource
+from mml_lightning.data.decode import DecodeError, NoSource, open_video
 from mml_lightning.data.flow import FlowCache, FlowSettings, compute_flow, dequantise, quantise
 from mml_lightning.data.flow_engines import ALGORITHMS
 from mml_lightning.errors import UserError
 from mml_lightning.transforms import invert_x
-from tests.data.videos import counted, damaged, moving, record, texture, write_video
+from tests.data.numbered import Made
+from tests.data.videos import counted, damaged, moving, record, texture, with_matrix, write_video
 
 BOUNDS = st.floats(1.0, 64.0)
 
@@ -218,3 +219,37 @@ def test_two_writers_of_one_file_do_no_harm(videos: dict[str, Path], cache: Flow
 def test_frames_without_structure_still_have_flow(cache: FlowCache, tmp_path: Path) -> None:
     still = write_video(tmp_path / "still.mp4", [texture(64, 48)] * 3 + counted(1))
     assert np.abs(dequantise(cache.load(record(still))[0], 20.0)).max() < 1.5
+
+
+def before(cache: FlowCache, path: Path, decoder: str | None = None) -> Path:
+    """Where an older version kept the flow of `path`, with zeros in it."""
+    with open_video(path) as video:
+        shape = (video.count - 1, *video.size[::-1], 2)
+    place = cache.before / cache.path(record(path, decoder=decoder)).name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    np.save(place, np.zeros(shape, dtype=np.uint8))
+    return place
+
+
+def test_flow_of_an_older_version_is_kept_where_its_frames_were_the_right_ones(
+    videos: dict[str, Path], tmp_path: Path, cache: FlowCache
+) -> None:
+    assert cache.before != cache.folder
+    mirrored = with_matrix(videos["h264"], tmp_path / "m.mp4", (-(1 << 16), 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30))
+    turned = with_matrix(videos["h264"], tmp_path / "t.mp4", (-(1 << 16), 0, 0, 0, -(1 << 16), 0, 0, 0, 1 << 30))
+    avi = Made("a", "mpeg4", "avi", {"g": "10", "bf": "2"}, frames=12).write(tmp_path)
+    for path, decoder, kept in (
+        (videos["h264"], None, True),  # decord was right, and is proven to be
+        (avi, None, False),
+        (avi, "pyav", True),
+        (mirrored, None, False),
+        (mirrored, "pyav", False),
+        (turned, "pyav", True),
+    ):
+        old = before(cache, path, decoder)
+        flow = cache.load(record(path, decoder=decoder))
+        assert (not flow.any()) is kept, (path.name, decoder)
+        assert old.exists()
+    short = before(cache, videos["vp9"])
+    np.save(short, np.zeros((3, 48, 64, 2), dtype=np.uint8))  # of fewer frames than there are
+    assert cache.load(record(videos["vp9"])).shape[0] == 23
