@@ -178,7 +178,7 @@ class Lineage:
         assert origin.place is not None
         if not entries:
             return f"{key}={origin.init}: {origin.place} was never trained; make it with: {origin.command}"
-        near = min(entries, key=lambda entry: len(differ[entry.folder]))
+        near = min(reversed(entries), key=lambda entry: len(differ[entry.folder]))
         more = f", and {len(differ[near.folder]) - SHOWN} more" if len(differ[near.folder]) > SHOWN else ""
         others = f" ({len(entries) - 1} more in {origin.place.parent})" if len(entries) > 1 else ""
         return (
