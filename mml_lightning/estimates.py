@@ -29,7 +29,7 @@ from mml_lightning.throughput import counted_or_none, half_gain, training_operat
 USUAL_SHARE = 0.4  # of the device's arithmetic that training reaches, for want of a measurement
 LATEST = 50  # runs that are looked at
 KEPT = (1.3, 2.5)  # memory of a step over what it keeps of its maps: the least and the most of docs/benchmarks.md
-NUMBERS = ("seconds_per_step", "data_wait", "workers", "others", "mfu", "gain", "room")  # of a run's speed, used here
+NUMBERS = ("seconds_per_step", "data_wait", "workers", "steady", "others", "mfu", "gain", "room")  # of speed, used here
 STATES = 3  # float32 numbers per parameter in training: itself, its gradient, its momentum
 GENERATIONS = 2  # of checkpoints that are kept
 DECISIVE = ("backbone", "modality", "sampling", "transforms", "flow", "step", "placement")  # for the time of a step
