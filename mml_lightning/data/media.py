@@ -91,6 +91,7 @@ class PackedFrames:
         bytes: of all images.
         problem: why there is none, where it could not be read when the pack was made.
         start: of sound, seconds after the first frame.
+        steps: of items that don't follow each other evenly, (microseconds to the next one, how many times) in turn.
     """
 
     shard: Path
@@ -105,6 +106,7 @@ class PackedFrames:
     coding: str = "jpg"
     problem: str = ""
     start: float = 0.0
+    steps: tuple[tuple[int, int], ...] = ()
 
     @property
     def layout(self) -> str:
@@ -191,8 +193,8 @@ def identity(plain: Told, sizes: Iterator[int]) -> object:
         return next(sizes)
     if plain[0] is PackedFrames:
         next(sizes)
-        _, _, _, source, count, fps, _, _, crc32, _, _, problem, _ = plain
-        return PACKED_LAYOUTS.get(source, STREAM), count, fps, crc32, problem
+        _, _, _, source, count, fps, _, _, crc32, _, _, problem, _, steps = plain
+        return PACKED_LAYOUTS.get(source, STREAM), count, fps, crc32, problem, *steps
     _, _, _, count, fps, _, layout = plain
     return layout, count, fps, list(itertools.islice(sizes, 4 if layout == "flow_pair" else 2))
 

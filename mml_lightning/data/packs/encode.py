@@ -5,6 +5,7 @@ Legend: H height, W width. Flow is one grey image [2H, W], x above y: half as ma
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from mml_lightning.data.packs.jpeg import restart_interval
 from mml_lightning.data.sources import OpenSource
 from mml_lightning.errors import UserError
 
+EVEN = 0.5  # of the time of a frame, by which the times of a video of even rate may differ from its average
 CHUNK = 32  # items of a source without a stream that are read at once
 JPEG = (".jpg", ".jpeg")
 
@@ -59,13 +61,14 @@ class Coding:
 @dataclass(frozen=True)
 class Encoded:
     """One source of one video as image files of `size` (W, H), or its sound as one file; `start`: seconds after the
-    first frame."""
+    first frame; `steps`: see :class:`PackedFrames`."""
 
     images: Sequence[bytes]
     size: tuple[int, int]
     fps: float
     coding: str
     start: float = 0.0
+    steps: Sequence[tuple[int, int]] = ()
 
 
 def encode(name: str, source: OpenSource, fps: float, media: Media | None, coding: Coding) -> Encoded:
@@ -81,9 +84,20 @@ def encode(name: str, source: OpenSource, fps: float, media: Media | None, codin
         if all(path.suffix.lower() in JPEG for path in paths):
             for _ in items(source):  # each is decoded once: a damaged one is not taken over
                 pass
-            return Encoded([_content(path) for path in paths], size, fps, "jpg")
+            return Encoded([_content(path) for path in paths], size, fps, "jpg", steps=uneven_steps(source, fps))
     images = [encode_item(name, pixels, size, coding) for pixels in items(source)]
-    return Encoded(images, size, fps, coding.ending(name))
+    return Encoded(images, size, fps, coding.ending(name), steps=uneven_steps(source, fps))
+
+
+def uneven_steps(source: OpenSource, fps: float) -> list[tuple[int, int]]:
+    """Microseconds from each item to the next, equal ones counted; none where `fps` places all to half of a frame."""
+    times = source.times
+    if times is None or fps <= 0 or len(times) < 2:
+        return []
+    if float(np.abs(times - np.arange(len(times)) / fps).max()) <= EVEN / fps:
+        return []
+    steps = np.maximum(1, np.diff(np.rint(1e6 * times).astype(np.int64)))
+    return [(int(step), len(list(same))) for step, same in itertools.groupby(steps.tolist())]
 
 
 def reduced(size: tuple[int, int], short_side: int) -> tuple[int, int]:

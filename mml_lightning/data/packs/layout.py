@@ -82,6 +82,7 @@ def told_packed(shard: str, folder: str, source: str, fields: Mapping[str, Any])
     try:
         count, fps, (width, height), table, crc32, size, coding, layout = _FIELDS(fields)
         fps, start = float(fps), float(fields.get("start", 0.0))
+        steps = tuple((int(step), int(times)) for step, times in fields.get("steps", ()))
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{folder}: a field of {source} is missing or wrong") from None
     least = source != "audio"
@@ -89,11 +90,27 @@ def told_packed(shard: str, folder: str, source: str, fields: Mapping[str, Any])
         not (type(count) is type(table) is type(crc32) is type(size) is type(width) is type(height) is int)
         or not (count > 0 <= table and crc32 >= 0 <= size and 0 <= fps < 1e6 and isfinite(start))
         or not (least <= width <= LARGEST and least <= height <= LARGEST)
+        or (steps and (sum(times for _, times in steps) != count - 1 or min(map(min, steps)) < 1))
     ):
         raise ValueError(f"{folder}: a number of {source} is wrong")
     if layout != LAYOUTS[source] or coding not in CODINGS[layout]:
         raise ValueError(f"{folder}: {source} is {coding!r} in layout {layout!r}, which this version can't read")
-    return PackedFrames, shard, folder, source, count, fps, (width, height), table, crc32, size, coding, "", start
+    return (
+        PackedFrames,
+        shard,
+        folder,
+        source,
+        count,
+        fps,
+        (width, height),
+        table,
+        crc32,
+        size,
+        coding,
+        "",
+        start,
+        steps,
+    )
 
 
 def read_lines(content: bytes) -> tuple[list[dict[str, Any]], int]:

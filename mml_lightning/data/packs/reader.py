@@ -38,6 +38,9 @@ class PackReader:
         self.media = media
         self.count, self.fps, self.size = media.count, media.fps, media.size
         self.times = even_times(self.count, self.fps)
+        if media.steps:
+            step, times = np.array(media.steps, dtype=np.int64).T
+            self.times = np.concatenate([[0.0], np.cumsum(np.repeat(step, times)) / 1e6])
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         """Items uint8 [N, H, W, c] at 0-based `indices`, in the order asked, repeats allowed.

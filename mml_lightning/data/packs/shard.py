@@ -132,6 +132,7 @@ class ShardWriter:
             "table": self._member(table_name(folder, source), table, crc32),
             "crc32": crc32,
             **({"start": content.start} if source == "audio" else {}),
+            **({"steps": [list(step) for step in content.steps]} if content.steps else {}),
         }
 
     def _member(self, name: str, content: bytes, crc32: int) -> int:
