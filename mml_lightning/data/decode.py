@@ -250,3 +250,19 @@ class _DecordReader:
 
     def close(self) -> None:
         del self._reader
+
+
+def by_decord_alone(path: Path, indices: Sequence[int]) -> np.ndarray:
+    """What decord gives at `indices` without any proof, uint8 [N, H, W, 3]: for comparisons.
+
+    Raises:
+        DecodeError: it can't.
+    """
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        made: np.ndarray = decord.VideoReader(str(path), num_threads=1).get_batch(list(indices)).asnumpy()
+    except Exception as error:
+        raise DecodeError(f"{path}: {_reason(error, path)} (decord)") from None
+    return made

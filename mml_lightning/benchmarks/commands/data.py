@@ -13,6 +13,7 @@ from mml_lightning.benchmarks.told import Told
 
 if TYPE_CHECKING:
     from mml_lightning.data.data_bench import Row, Settings
+    from mml_lightning.data.exact_bench import Row as Exact
     from mml_lightning.data.flow_errors import Errors
 
 HALF_OF_IT = 0.5
@@ -39,6 +40,11 @@ def _declare(parser: argparse.ArgumentParser) -> None:
         metavar="VIDEO",
         help="instead: error of flow stored as images, on the first 23 pairs of these videos (default: synthetic ones)",
     )
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="instead: milliseconds of 8 sparse frames by codec and container, and what judging a file costs once",
+    )
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to make the videos (default: temporary)")
 
 
@@ -46,8 +52,11 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     """Raises:
     UserError: a number is out of range, or a video can't be read.
     """
-    from mml_lightning.data import data_bench, flow_errors
+    from mml_lightning.data import data_bench, exact_bench, flow_errors
 
+    if args.exact:
+        yield _exact(exact_bench.compare(exact_bench.Settings(args.frames, args.size, args.rounds), say))
+        return
     if args.errors is not None:
         yield _errors(flow_errors.compare(args.errors, say))
         return
@@ -80,6 +89,28 @@ def _fastest(found: Sequence[Row]) -> str:
     else:
         limit = "decoding is the bottleneck" + (f": {MADE[fastest.way]}" if fastest.way in MADE else "")
     return f"{fastest.way}, the fastest, spends {share:.0%} of the time of a sample reading; {limit}"
+
+
+def _exact(found: Sequence[Exact]) -> Told:
+    rows = [
+        {
+            **{"file": one.kind, "read_by": one.used, "sample_ms": one.sample, "pyav_ms": one.pyav},
+            **{
+                "alone_ms": one.alone,
+                "wrong_alone": one.wrong,
+                "vs_alone": one.alone and one.alone / one.sample,
+            },
+            **{"judge_ms": one.first, "decode_all_ms": one.whole},
+        }
+        for one in found
+    ]
+    safe = [one.alone / one.sample for one in found if one.used == "decord" and one.alone]
+    told = "decord is not installed, or reads none of these files"
+    if safe:
+        told = (
+            f"where decord is proven exact, samples are read at {min(safe):.2f} to {max(safe):.2f} times its own speed"
+        )
+    return Told(rows, told, more={"rows": [asdict(one) for one in found]})
 
 
 def _errors(found: Sequence[Errors]) -> Told:
