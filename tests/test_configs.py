@@ -149,6 +149,18 @@ def test_command_line_beats_stage_beats_setup(hydra: None) -> None:
     assert compose("train", overrides=["stage=mml", "objective=cross_entropy"]).objective.name == "cross_entropy"
 
 
+def test_plan_says_which_columns_were_taken(hydra: None, tmp_path: Path) -> None:
+    lines = "".join(f"{n}.mp4,{n % 2},{'train' if n < 8 else 'val' if n < 10 else 'test'},0,1,x\n" for n in range(12))
+    (tmp_path / "mine.csv").write_text("video,y,split,start_sec,stop_sec,two\\lines\n" + lines)
+    cfg = compose("train", overrides=["data=csv", f"data.index={tmp_path / 'mine.csv'}"])
+    said = plan._data(cfg, build_data.records(cfg))
+    assert said.startswith("csv_mine: 8 train, 2 val, 2 test videos, 2 classes; decord ")
+    assert said.endswith(
+        "; columns path from 'video', label from 'y', split, parts from 'start_sec' and 'stop_sec' (seconds); "
+        r"not used 'two\\lines'"
+    )
+
+
 def test_plan_is_ten_lines_with_the_graph_of_lessons(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
     cfg, typed = composed("stage=mml", "modality=[rgb,flow,rgbdiff]", "schedule.epochs=1")
     specs = build.peer_specs(cfg, typed)

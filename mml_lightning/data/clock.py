@@ -34,7 +34,7 @@ def is_constant(source: Timed) -> bool:
         return False
     if source.times is None:
         return True
-    return bool((np.abs(source.times * source.fps - np.arange(source.count)) <= JITTER).all())
+    return bool((np.abs(source.times * source.fps - np.arange(len(source.times))) <= JITTER).all())
 
 
 def clock(source: Timed) -> np.ndarray | None:
@@ -46,7 +46,7 @@ def unevenness(source: Timed) -> float:
     """Seconds by which a frame is at most off the place that the average rate gives it; 0 at a constant rate."""
     if is_constant(source) or source.times is None or source.fps <= 0:
         return 0.0
-    return float(np.abs(source.times - np.arange(source.count) / source.fps).max())
+    return float(np.abs(source.times - np.arange(len(source.times)) / source.fps).max())
 
 
 def length(source: Timed) -> float:

@@ -73,12 +73,12 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     data = read(root)
     assert classes(data) == ("a", "b")
     assert data.told == (
-        "1 videos outside of class folders left out, first 6.mp4",
-        "1 folders without videos left out, first c",
-        "3 files of other endings left out (.ts 2, none 1)",
+        "1 videos outside of class folders left out, first '6.mp4'",
+        "1 folders without videos left out, first 'c'",
+        "3 files of other endings left out ('.ts' 2, 'none' 1)",
     )
     write(tmp_path / "with", "train/a/1.mp4", "train/b/1.mp4", "labels/classes.csv")
-    assert read(tmp_path / "with").told[0] == "1 folders without videos left out, first labels"
+    assert read(tmp_path / "with").told[0] == "1 folders without videos left out, first 'labels'"
 
 
 def test_links_are_followed(tmp_path: Path) -> None:

@@ -255,8 +255,8 @@ SAME += [("caf\u00e9", "cafe\u0301"), ("walk", "walk\u200b"), ("1", "01"), ("2",
 @pytest.mark.parametrize(("one", "other"), SAME)
 def test_one_class_in_two_spellings_is_refused(tmp_path: Path, one: str, other: str) -> None:
     text = f"path,label,split\na,{one},train\nb,y,train\nc,{other},train\nd,{one},train\n"
-    refused(tmp_path, text, "line [24]: class .* is .* of .*line [24] in another spelling; make them one")
-    refused(tmp_path, text.replace(f",{other},", f",y|{other},"), "in another spelling", label_separator="|")
+    refused(tmp_path, text, r"line [24]: class .* is also spelt .* \(.*line [24]\); make them one")
+    refused(tmp_path, text.replace(f",{other},", f",y|{other},"), "is also spelt", label_separator="|")
 
 
 def test_different_classes_stay(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def by_folders(root: Path, labels: tuple[str, str, str]) -> Dataset:
 def test_other_readers_refuse_it_too(
     tmp_path: Path, reader: Callable[[Path, tuple[str, str, str]], Dataset], one: str, other: str
 ) -> None:
-    with pytest.raises(UserError, match="in another spelling; make them one"):
+    with pytest.raises(UserError, match=r"is also spelt .*; make them one"):
         reader(tmp_path, (one, other, "z"))
 
 
@@ -321,3 +321,20 @@ def test_text_that_is_none_in_a_json_file(tmp_path: Path) -> None:
         read_json(tmp_path / "ids.json")
     (tmp_path / "ids.json").write_text('["\\ud83d\\ude00"]')  # both halves of a character
     assert read_json(tmp_path / "ids.json") == ["\U0001f600"]
+
+
+@pytest.mark.parametrize(("first", "expected"), [(0, [1, 2]), (1, [0, 1])])
+def test_labels_that_are_numbers_are_those_of_the_list_of_classes(
+    tmp_path: Path, first: int, expected: list[int]
+) -> None:
+    (tmp_path / "classes.txt").write_text("".join(f"{first + k} {name}\n" for k, name in enumerate("abc")))
+    (tmp_path / "list.txt").write_text("v.mp4 1\nw.mp4 2\n")
+    (tmp_path / "val.txt").write_text("x.mp4 2\n")
+    options = {"columns": ["path", "label"], "separator": " ", "classes": "classes.txt"}
+    pattern = r"(?P<number>\d+) (?P<name>.+)"
+    lists = {"train": "list.txt", "val": "val.txt"}
+    data = read_annotated("x", str(tmp_path), lists, "{path}", id="{stem}", class_pattern=pattern, **options)  # type: ignore[arg-type]
+    assert [record.target["label"] for record in data.splits["train"]] == expected
+    (tmp_path / "val.txt").write_text(f"x.mp4 {first + 3}\n")
+    with pytest.raises(UserError, match="is none of the 3 classes"):
+        read_annotated("x", str(tmp_path), lists, "{path}", id="{stem}", class_pattern=pattern, **options)  # type: ignore[arg-type]

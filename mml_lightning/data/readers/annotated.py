@@ -129,7 +129,8 @@ def read_annotated(
         file_pattern: regular expression of an annotation file's name, whose named groups are fields too.
         splits: what the field `split` says -> train, val, test, or null for lines to leave out; under `all` only.
         classes: file of class names, found as annotations are; null: the labels are the classes, sorted.
-        class_pattern: regular expression of its lines with the groups `name` and, where the file has it, `number`.
+        class_pattern: regular expression of its lines with the groups `name` and, where the file has it, `number`:
+            then labels that are numbers are these.
         images: file name template such as "{:05d}.jpg" where videos are folders of images (`fps` a second).
         absent: a video that is missing is an "error"; "drop" leaves it out and says how many.
         mirrored: tell the classes that a horizontal flip swaps by their names.
@@ -140,9 +141,9 @@ def read_annotated(
     check_choice("data.absent", absent, ABSENT)
     base = Path(root).expanduser()
     lines = _by_split(base, annotations, _Parser(columns, separator, pattern, file_pattern), splits)
-    named = class_names(find(base, classes, PLACE), class_pattern) if classes else None
+    named, first = class_names(find(base, classes, PLACE), class_pattern) if classes else (None, 0)
     texts = {split: [_label(line, label, split) for line in rows] for split, rows in lines.items()}
-    labels = Labels(named, (text for rows in texts.values() for text in rows if text is not None), name)
+    labels = Labels(named, (text for rows in texts.values() for text in rows if text is not None), name, first)
     places, folder = [files] if isinstance(files, str) else files, Root(base)
 
     def made(line: _Line, text: str | None) -> Row:

@@ -44,9 +44,7 @@ def check_spelling(classes: Iterable[str], where: Callable[[str], str]) -> None:
         key = _spelling(label)
         other = spelt.setdefault(key, label)
         if other != label:
-            raise UserError(
-                f"{where(label)}: class {label!a} is {other!a} of {where(other)} in another spelling; make them one"
-            )
+            raise UserError(f"{where(label)}: class {label!a} is also spelt {other!a} ({where(other)}); make them one")
 
 
 def _spelling(label: str) -> str:
@@ -241,13 +239,14 @@ class Labels:
 
     Args:
         classes: class names in order; None where the labels themselves tell: sorted names, or 0 to the largest number.
+        first: the number that labels which are numbers give to the first class.
 
     Raises:
-        UserError: fewer than two classes, or a class twice.
+        UserError: fewer than two classes, or a class twice, be it in another spelling where labels tell.
     """
 
-    def __init__(self, classes: Sequence[str] | None, labels: Iterable[str], where: str) -> None:
-        self.numbered = False
+    def __init__(self, classes: Sequence[str] | None, labels: Iterable[str], where: str, first: int = 0) -> None:
+        self.numbered, self.first = False, first
         if classes is None:
             found = sorted(set(labels), key=natural)
             self.numbered = all(label.isascii() and label.isdigit() for label in found)
@@ -270,13 +269,15 @@ class Labels:
     def __call__(self, label: str) -> int | None:
         """The number of a name, or of a number; None for what is neither."""
         found = self.number.get(label)
-        if found is None and label.isascii() and label.isdigit() and int(label) < len(self.number):
-            return int(label)
+        if found is None and label.isascii() and label.isdigit():
+            number = int(label) - self.first
+            return number if 0 <= number < len(self.number) else None
         return found
 
 
-def class_names(path: Path, pattern: str = r"(?P<name>.+)") -> list[str]:
-    """Class names, one a line, in the order of the file or of the numbers that `pattern` finds beside them.
+def class_names(path: Path, pattern: str = r"(?P<name>.+)") -> tuple[list[str], int]:
+    """Class names, one a line, in the order of the file or of the numbers that `pattern` finds beside them; and the
+    number of the first.
 
     Raises:
         UserError: a line does not fit, or the numbers don't count up from 0 or 1.
@@ -291,7 +292,7 @@ def class_names(path: Path, pattern: str = r"(?P<name>.+)") -> list[str]:
         names.append(match["name"].strip())
         numbers.append(int(match["number"]) if "number" in fits.groupindex else line)
     if "number" not in fits.groupindex:
-        return names
+        return names, 0
     if sorted(numbers) not in ([*range(len(names))], [*range(1, len(names) + 1)]):
         raise UserError(f"{path}: its {len(names)} classes must be numbered from 0 or from 1 without a gap")
-    return [name for _, name in sorted(zip(numbers, names, strict=True))]
+    return [name for _, name in sorted(zip(numbers, names, strict=True))], min(numbers)

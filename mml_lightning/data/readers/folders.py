@@ -175,10 +175,10 @@ class _Look:
         """What is left out, in words."""
         said = []
         if self.loose:
-            said.append(f"{len(self.loose)} videos outside of class folders left out, first {self.loose[0]}")
+            said.append(f"{len(self.loose)} videos outside of class folders left out, first {self.loose[0]!r}")
         if self.empty:
-            said.append(f"{len(self.empty)} folders without videos left out, first {self.empty[0]}")
+            said.append(f"{len(self.empty)} folders without videos left out, first {self.empty[0]!r}")
         if self.others:
-            kinds = ", ".join(f"{ending} {count}" for ending, count in self.others.most_common(4))
+            kinds = ", ".join(f"{ending!r} {count}" for ending, count in self.others.most_common(4))
             said.append(f"{sum(self.others.values())} files of other endings left out ({kinds})")
         return tuple(said)

@@ -87,7 +87,7 @@ def read_frame_lists(
     check_choice("data.id", id, IDS)
     check_choice("data.unpaired", unpaired, UNPAIRED)
     base = Path(root).expanduser()
-    named = class_names(find(base, classes, "set data.classes, or null for numbers")) if classes else None
+    named = class_names(find(base, classes, "set data.classes, or null for numbers"))[0] if classes else None
     used = {source: _Source(base, source, dict(given), fps) for source, given in sources.items() if given}
     if not used:
         raise UserError("data.sources names no source; give frames, flow or both")
