@@ -32,7 +32,7 @@ RESUMABLE = (
     *("schedule", "init", "step", "nonfinite", "flow.on_the_fly"),
     *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.deterministic"),
 )
-REVISED = "docs/protocols.md#revisions"
+REVISED = "docs/revisions.md"
 KINDS = ("forced", "schedule")
 SHOWN = 3  # differences that a message names
 

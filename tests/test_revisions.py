@@ -95,5 +95,5 @@ def test_a_run_that_an_earlier_version_began_is_not_continued_unseen(hydra: None
     data = videos()
     described = {"data": {"fingerprint": data.fingerprint(), "decoder": None}}
     (told,) = data_differences(described, tmp_path, cfg, data)
-    assert told == "an earlier version began it and did otherwise (draws: docs/protocols.md#revisions)"
+    assert told == "an earlier version began it and did otherwise (draws: docs/revisions.md)"
     assert data_differences({**described, "revisions": {"draws": 2}}, tmp_path, cfg, data) == []
