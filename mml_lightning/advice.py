@@ -67,14 +67,14 @@ def describe(speed: Mapping[str, Any], cheap: bool = False) -> str:
 
 def bottleneck(seen: Seen) -> str:
     """One sentence."""
-    if told := waiting(seen):
+    if told := emulated(seen.precision, seen.gain):
         return told
     if seen.others > CROWDED:
         return (
             f"other processes had {seen.others:.0%} of the cores, so its times tell little: "
             "measure again on an idle machine"
         )
-    if told := emulated(seen.precision, seen.gain):
+    if told := waiting(seen):
         return told
     if seen.mfu is not None and seen.mfu < SMALL:
         return "operations are too small for this device: a larger data.batch_size"

@@ -31,7 +31,7 @@ def test_a_page_a_file_each_and_what_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = suite.parts("cpu")[0]
-    monkeypatch.setattr(suite, "parts", lambda device, cores: [suite.Part("no", "No", "flow --engines raft"), step])
+    monkeypatch.setattr(suite, "parts", lambda *_: [suite.Part("no", "No", "flow --engines raft"), step])
     assert main(["bench", "suite", "--device", "cpu", "--out", str(tmp_path / "out"), *SMALL]) == 2
     told = capsys.readouterr()
     assert f"no failed; see {tmp_path}/out/no.log" in told.err.splitlines()[-1]
