@@ -61,7 +61,11 @@ def read_yaml(path: Path) -> Any:
         Foreign: it holds something else, or nests too deeply.
     """
     try:
-        value = yaml.load(_content(path), Loader=_Loader)
+        loader = _Loader(_content(path))
+        try:
+            value = loader.get_single_data()
+        finally:
+            loader.dispose()
     except RecursionError:
         raise Foreign(f"it nests more than {DEPTH} levels") from None
     except Foreign:

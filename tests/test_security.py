@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import io
-import json
 import pickle
 import subprocess
 import sys
@@ -18,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose
+from hydra import compose, initialize_config_dir
+from hydra._internal import hydra as hydra_internal
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from mml_lightning import arguments, build_data, dumps, nodes
+from mml_lightning import arguments, build_data, config_guard, dumps, nodes
 from mml_lightning.commands import check
 from mml_lightning.data.readers import read_annotated, read_csv, read_frame_lists
 from mml_lightning.errors import UserError
@@ -75,7 +76,9 @@ def test_no_call_unpickles_or_opens_a_shell(file: Path) -> None:
 def test_a_config_calls_trusted_packages_only(target: str, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     node = OmegaConf.create({"_target_": target, "_args_": [f"touch {mark}"]})
-    with pytest.raises(UserError, match=r"configs may call mml_lightning, torch.optim only; where you trust that"):
+    with pytest.raises(
+        UserError, match=r"configs may call mml_lightning\.backbones, .*, torch.optim only; where you trust"
+    ):
         nodes.make(node)
     nested = OmegaConf.create({"_target_": "mml_lightning.data.readers.read_csv", "name": [{"deep": node}]})
     with pytest.raises(UserError, match="where you trust that package, type trusted="):
@@ -89,8 +92,8 @@ def test_trust_is_given_by_typing_it(composed: Callable[..., Any], tmp_path: Pat
         build_data.records(composed(own)[0])
     cfg, _ = composed(own, "trusted=[collections]")
     assert isinstance(nodes.make(cfg.data.reader), OrderedDict)
-    with pytest.raises(UserError, match=r"_target_=mml_lightning\.nothing can't be found"):
-        build_data.records(composed("data.reader={_target_:mml_lightning.nothing}")[0])
+    with pytest.raises(UserError, match=r"_target_=mml_lightning\.backbones\.nothing can't be found"):
+        build_data.records(composed("data.reader={_target_:mml_lightning.backbones.nothing}")[0])
     # not by a run directory of somebody else
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text("- trusted=[evil]\n- +trusted=[evil]\n- seed=3\n")
@@ -99,13 +102,26 @@ def test_trust_is_given_by_typing_it(composed: Callable[..., Any], tmp_path: Pat
         assert "seed=3" in prepared and not any("evil" in word for word in prepared)
 
 
-def test_what_hydra_calls_itself_is_not_set_from_outside(tmp_path: Path) -> None:
-    evil = "+hydra.callbacks.evil={_target_: os.system}"
-    (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra" / "overrides.yaml").write_text(json.dumps([evil]))
-    for typed in ([evil], ["hydra.launcher._target_=os.system"], [f"resume={tmp_path}"]):
-        with pytest.raises(UserError, match="what Hydra itself calls can't be set here"):
-            arguments.prepare(typed, ROOT / "conf")
+def test_what_hydra_calls_itself_is_looked_at_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every config of a process goes through the guarded loader, and what is typed needs typed trust as well."""
+    monkeypatch.setattr(hydra_internal, "ConfigLoaderImpl", hydra_internal.ConfigLoaderImpl)
+    config_guard.install()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        evil = "+hydra.callbacks.evil={_target_: os.system, command: 'true'}"
+        for typed in ([evil], ["hydra.launcher._target_=os.system"], ["+x._target_=os.system"]):
+            with pytest.raises(UserError, match=r"_target_=os\.system: configs may call .* type trusted=\[os\]"):
+                compose("train", typed)
+        assert compose("train", [evil, "trusted=[os,posix]"]).trusted == ["os", "posix"]
+        with pytest.raises(UserError, match=r"name='a/\.\./b' names a folder"):
+            compose("train", ["name=a/../b"])
+        # own configs may use nothing else either, unless it is typed
+        (tmp_path / "experiment").mkdir()
+        (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\ntrusted: [mine]\n")
+        words = [f"hydra.searchpath=[{tmp_path}]", "experiment=mine"]
+        with pytest.raises(UserError, match=r"trusted=mine stands in a file: trust counts where it is typed"):
+            compose("train", words)
+        assert compose("train", [*words, "trusted=[mine]"]).trusted == ["mine"]
 
 
 # ------------------------------------------------------------ weights and scores
