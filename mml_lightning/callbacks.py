@@ -135,6 +135,7 @@ class Quarantine(pl.Callback):
     def __init__(self, path: Path, videos: int, max_share: float, left_out: Mapping[str, str] | None = None) -> None:
         self.path, self.videos, self.max_share = path, videos, max_share
         self.reasons: dict[str, str] = dict(left_out or {})
+        self._told = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.reasons and trainer.is_global_zero:
@@ -157,6 +158,13 @@ class Quarantine(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        if batch.get("written") and not self._told:
+            self._told = True
+            log.warning(
+                "%s was written since the run began, and has the size of before: it is read as it is now; "
+                "others may be",
+                batch["written"][0],
+            )
         new = {video: reason for video, reason in batch["failures"] if video not in self.reasons}
         if not new:
             return

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mml_lightning.errors import Preempted, UserError
+from mml_lightning import life
+from mml_lightning.errors import Preempted, RankDied, UserError
 from mml_lightning.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy"
 class RunResult:
     """The result of one run: a context that writes it on entering ("running") and on leaving, whole and by one rank.
 
+    In between it names the process and is touched time and again, see :mod:`mml_lightning.life`.
+
     Args:
         folder: directory of the run.
         active: False on other ranks: nothing is written.
@@ -38,9 +42,10 @@ class RunResult:
     def __init__(self, folder: Path, active: bool, **fields: Any) -> None:
         self.folder, self.active = folder, active
         self._clock = time.monotonic()
+        self._open = ExitStack()
         self.fields: dict[str, Any] = {
             "schema": SCHEMA,
-            "status": "running",
+            "status": life.RUNNING,
             "error": None,
             "command": shlex.join([Path(sys.executable).name, *sys.argv]),
             "git_sha": git_sha(),
@@ -52,12 +57,15 @@ class RunResult:
 
     def __enter__(self) -> RunResult:
         self.write()
+        if self.active:
+            self._open.enter_context(life.beating(self.folder / FILE))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close with status "completed", "preempted" or "failed"; the error goes on, even if nothing can be written."""
+        self._open.close()
         self.fields |= {
             "status": "completed" if error is None else "preempted" if isinstance(error, Preempted) else "failed",
             "error": None if error is None else describe_error(error),
@@ -78,7 +86,8 @@ class RunResult:
     def write(self) -> None:
         if not self.active:
             return
-        write_json(self.folder / FILE, self.fields)
+        own = {"process": life.process()} if self.fields["status"] == life.RUNNING else {}
+        write_json(self.folder / FILE, {**self.fields, **own})
 
 
 def describe_error(error: BaseException) -> str:
@@ -87,7 +96,7 @@ def describe_error(error: BaseException) -> str:
         return "interrupted"
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else ""
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, UserError | RankDied) else f"{type(error).__name__}: {text}"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -98,12 +107,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The result of a run, or None where there is none to read."""
+    """The result of a run, or None where there is none to read; of one that was killed with status "died"."""
     try:
         value = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
+    return life.told(value, folder / FILE) if isinstance(value, dict) else None
 
 
 def nested_metrics(flat: Mapping[str, Any]) -> dict[str, Any]:

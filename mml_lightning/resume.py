@@ -15,6 +15,7 @@ from mml_lightning.data import check
 from mml_lightning.data.images import frames_reader
 from mml_lightning.data.records import Dataset, rows
 from mml_lightning.errors import UserError
+from mml_lightning.life import DIED, RUNNING
 from mml_lightning.provenance import decisive
 from mml_lightning.results import read_result
 
@@ -56,6 +57,11 @@ def find(cfg: DictConfig, overrides: Sequence[str], data: Dataset, peers: Sequen
             log.info("%s has no checkpoint: it starts from the beginning", folder)
         return None
     path, content = found
+    told = read_result(folder) or {}
+    if told.get("status") == DIED:
+        log.info("%s died: %s; it goes on", folder, told["error"])
+    elif told.get("status") == RUNNING and told.get("process"):
+        log.warning("%s says that it is running on %s; two at a time spoil it", folder, told["process"].get("host"))
     described = content["hyper_parameters"]
     differ = differences(described, cfg, overrides, peers) + data_differences(described, folder, cfg, data)
     if differ and not cfg.resume_force:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from mml_lightning import (
     placement,
     plan,
     provenance,
+    ranks,
     resume,
     tracking,
 )
@@ -41,7 +43,8 @@ from mml_lightning.cohort import Cohort
 from mml_lightning.data.clips import ClipDataset
 from mml_lightning.data.flow import FlowCache
 from mml_lightning.data.records import Dataset
-from mml_lightning.errors import Preempted, RunsFailed, UserError
+from mml_lightning.errors import Preempted, RankDied, RunsFailed, UserError, exhausted
+from mml_lightning.files import Busy, locked
 from mml_lightning.loaders import VideoData
 from mml_lightning.metrics_log import MetricsLog
 from mml_lightning.objectives.graph import Objective
@@ -64,7 +67,7 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
     failed: BaseException | None = None
     advice = f"continue with: python train.py resume={cfg.paths.output_dir}" if "resume" in cfg else "start it again"
     try:
-        with LISTENER.listen():
+        with LISTENER.listen(), alone(Path(cfg.paths.output_dir)):
             do(cfg, overrides)
     except Preempted as error:
         failed = error
@@ -84,7 +87,7 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
         arguments.failures.append(arguments.MISTAKE)
         if is_first_rank():
             arguments.restore_stashed()
-    except RunsFailed as error:
+    except (RunsFailed, RankDied) as error:
         failed = error
         log.error("error: %s", error)
         arguments.failures.append(arguments.FAILURE)
@@ -92,6 +95,9 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
         failed = error
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             log.error("error: %s: %s; make room, then %s", error.filename, error.strerror, advice)
+        elif not arguments.tracebacks and (spent := exhausted(error)):
+            failed = UserError(spent)
+            log.error("error: %s; then %s", spent, advice)
         elif not arguments.tracebacks and read_result(Path(cfg.paths.output_dir)) is None:
             failed = not_begun(error, overrides)
             log.error("error: %s", failed)
@@ -102,8 +108,32 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
         tracking.close(cfg, failed is not None)
         if failed is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
             provenance.record_failure(cfg, overrides, failed)
-        elif isinstance(failed, UserError):
+        elif isinstance(failed, UserError) and not isinstance(failed, InUse):
             provenance.discard_unstarted(Path(cfg.paths.output_dir))
+
+
+class InUse(UserError):
+    """The directory of a run belongs to another process."""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Have the directory of a run for this process and its ranks.
+
+    Raises:
+        InUse: another process is at it.
+    """
+    if not is_first_rank():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except Busy:
+            where = "wait for it, or choose another hydra.run.dir"
+            raise InUse(f"{folder} is being written by another process: {where}") from None
+        yield
 
 
 def not_begun(error: Exception, overrides: Sequence[str]) -> UserError:
@@ -141,19 +171,20 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     shown = (cfg.callbacks.speed_every_steps, bool(cfg.callbacks.epoch_lines))
     speed = Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
-    ranks = 1 if placement.of(trainer) is not None else trainer.world_size
-    build_data.check_batch(cfg, data, ranks)
+    sharing = 1 if placement.of(trainer) is not None else trainer.world_size
+    build_data.check_batch(cfg, data, sharing)
     build_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
     norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     say(plan.describe(cfg, data, cohort.objective, sizes, origins, computed))
-    comparable = estimates.conditions(cfg, cohort, ranks)
+    comparable = estimates.conditions(cfg, cohort, sharing)
     if is_first_rank():  # it measures the first device
-        for number, line in enumerate(estimates.describe(cfg, cohort, len(datasets["train"]), ranks, comparable)):
+        for number, line in enumerate(estimates.describe(cfg, cohort, len(datasets["train"]), sharing, comparable)):
             say([f"{'advice' if number else 'cost':<9} {line}"])
     with open_result(cfg, overrides, data, cohort, origins, resumed) as result:
         if is_first_rank():
             manifest.write(cfg, result.fields)
+        datasets = {split: dataclasses.replace(one, seen=data.seen(split)) for split, one in datasets.items()}
         video = VideoData(datasets, build_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
         metrics, measured = fit_and_measure(cfg, trainer, cohort, video, resumed.path if resumed else None)
         told = speed.summary(trainer, cohort)
@@ -169,7 +200,8 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         tracking.log_outcome(trainer.loggers, metrics, result.fields, folder)
         if is_first_rank():
             provenance.export(cfg, cohort, origins, result)
-        trainer.strategy.barrier("export")
+        with ranks.blamed():
+            trainer.strategy.barrier("export")
     say_result(result.fields)
     if result.fields["speed"]:
         say([f"speed {describe(result.fields['speed'], build_data.packed(cfg))}"])
@@ -212,7 +244,7 @@ def fit_and_measure(
         provenance.save_scores(cohort, predictions, split)
         return _of_split(trainer, split)
 
-    with interruptible(trainer):
+    with interruptible(trainer), ranks.blamed():
         trainer.fit(cohort, datamodule=video, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
         if cohort.validated_at != trainer.global_step:  # trainer.validations, or a finished run was resumed
             with nullcontext() if cohort.trained else unlogged(trainer):  # its row is there
@@ -307,7 +339,7 @@ def make_trainer(
     if bar:  # it reads the loss, for which a GPU stands still
         own.append(TQDMProgressBar(refresh_rate=10 if uses_gpu(cfg.trainer.accelerator) else 1))
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             max_epochs=epochs,
             check_val_every_n_epoch=math.ceil(epochs / (cfg.trainer.validations or epochs)),
             logger=tracking.loggers(cfg, folder, job_type or cfg.stage.name),
@@ -324,6 +356,8 @@ def make_trainer(
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from None
+    ranks.watch(trainer)
+    return trainer
 
 
 def flow_filler(cache: FlowCache | None, datasets: Mapping[str, ClipDataset], workers: int) -> Callable[[], None]:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mml_lightning.errors import UserError
+from mml_lightning.errors import UserError, blameless
 
 PACKAGES = {"decord": "decord", "pyav": "av"}
 DECODERS = tuple(PACKAGES)
@@ -29,7 +29,17 @@ KEEP_BYTES = 256 * 2**20  # decoded frames that PyAV's reader holds; a longer vi
 
 
 class DecodeError(Exception):
-    """A record can't become a sample; the message is one line with the file and the reason."""
+    """A record can't become a sample; the message is one line with the file and the reason.
+
+    Raises:
+        UserError: the reason is that this process has no file descriptors or memory left: no fault of the file, which
+            must not be left out for it.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        if (reason := blameless(text)) is not None:
+            raise UserError(reason)
+        super().__init__(text)
 
 
 class NoSource(DecodeError):
