@@ -5,16 +5,16 @@ Imports no torch, so that `--help` stays instant.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from mml_lightning import config_guard, resolvers, usage
-from mml_lightning.errors import Preempted, UserError
+from mml_lightning import config_guard, console, resolvers, usage
+from mml_lightning.errors import Preempted, UserError, exhausted
 from mml_lightning.files import write_atomically
 from mml_lightning.foreign import Foreign, read_json, read_yaml
 from mml_lightning.plain_text import visible
@@ -24,7 +24,6 @@ MULTIRUN = ("-m", "--multirun")
 OVERRIDES = Path(".hydra") / "overrides.yaml"
 WEIGHTS = (".pt", ".pth", ".ckpt")
 FAILURE, MISTAKE, PREEMPTED, INTERRUPTED = 1, 2, 75, 130  # exit codes; 75 is EX_TEMPFAIL: start it again
-PATIENCE = 30.0  # seconds that a failed rank waits for the first one to end by itself
 stashed: dict[Path, bytes] = {}
 """Files of a run that goes on, as they were before Hydra wrote this start's settings over them."""
 failures: list[int] = []
@@ -36,6 +35,14 @@ tracebacks = False  # whether errors of libraries are shown whole: HYDRA_FULL_ER
 
 def launch(main: Callable[[], None], conf: Path) -> NoReturn:
     """Run a Hydra application: a mistake of the user is one line and exit code 2, a failed job exit code 1."""
+    with console.guarded():
+        try:
+            _launch(main, conf)
+        except MemoryError as error:  # there was too little to say what went wrong
+            sys.exit(f"error: {exhausted(error)}")
+
+
+def _launch(main: Callable[[], None], conf: Path) -> NoReturn:
     resolvers.register()
     resolvers.stamp_run()
     config_guard.install()
@@ -49,6 +56,8 @@ def launch(main: Callable[[], None], conf: Path) -> NoReturn:
             sys.exit()
         sys.argv[1:] = prepare(sys.argv[1:], conf)
         os.environ.setdefault("MML_SWEEP", swept_keys(sys.argv[1:]) or "sweep")
+        if not any(word.startswith("--") for word in sys.argv[1:]):  # of Hydra, which tells about the config
+            importlib.import_module("mml_lightning.run")  # here it fails in one line where there is no memory for it
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -60,25 +69,17 @@ def launch(main: Callable[[], None], conf: Path) -> NoReturn:
     except SystemExit as stop:  # Hydra has named the mistake itself, unless it stopped for --help and the like
         if stop.code:
             failures.append(MISTAKE)
-    except BrokenPipeError:  # the reader of our output (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:  # a job logs its own: this is the command line's
+        if not tracebacks and (spent := exhausted(error)):
+            print(f"error: {spent}", file=sys.stderr)
+            sys.exit(FAILURE)
         from mml_lightning import mistakes
 
         if tracebacks or not mistakes.of_command_line(error):
             raise
         print(f"error: {visible(mistakes.one_line(error, conf))}", file=sys.stderr)
         failures.append(MISTAKE)
-    _leave(max(failures, default=0))
-
-
-def _leave(code: int) -> NoReturn:
-    """Exit. Lightning kills the first rank as soon as another one fails: let it write its results and end by itself."""
-    if code and os.environ.get("LOCAL_RANK", "0") != "0":
-        parent, until = os.getppid(), time.monotonic() + PATIENCE
-        while os.getppid() == parent and time.monotonic() < until:
-            time.sleep(0.1)
-    sys.exit(code)
+    sys.exit(max(failures, default=0))
 
 
 def prepare(arguments: Sequence[str], conf: Path) -> list[str]:

@@ -137,6 +137,7 @@ class Quarantine(pl.Callback):
         self.path, self.videos, self.max_share = path, videos, max_share
         self.reasons: dict[str, str] = dict(left_out or {})
         self.damaged: dict[str, str] = {}  # read as far as they decode
+        self._told = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.reasons and trainer.is_global_zero:
@@ -161,6 +162,13 @@ class Quarantine(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._note_damaged(trainer, batch)
+        if batch.get("written") and not self._told:
+            self._told = True
+            log.warning(
+                "%s was written since the run began, and has the size of before: it is read as it is now; "
+                "others may be",
+                batch["written"][0],
+            )
         new = {video: reason for video, reason in batch["failures"] if video not in self.reasons}
         if not new:
             return

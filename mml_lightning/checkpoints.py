@@ -8,6 +8,7 @@ and logs of one that was never interrupted; what Lightning does not keep for tha
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import random
 import shutil
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 MARGIN = 2**20  # bytes that are left free beside a checkpoint
+PATIENCE = 20  # looks at a loader after which one of several ranks that was asked to leave does so without saving
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -156,6 +158,7 @@ class Checkpoints(Checkpoint):
         self._agreement: Agreement | None = None
         self._saved_at = 0.0
         self._saved_step = -1
+        self._looks = 0
         self._waits_for_validation = False
         self._loaded: list[dict[str, Any]] | None = None
 
@@ -185,8 +188,7 @@ class Checkpoints(Checkpoint):
             remove_leftovers(self.folder)
         if self._loaded is not None:
             self._restore(trainer)
-        self.listener.install()  # Lightning has just put its own handlers there
-        self.listener.deferring = True
+        self._defer(trainer)
 
     def _restore(self, trainer: pl.Trainer) -> None:
         assert self._loaded is not None
@@ -247,8 +249,33 @@ class Checkpoints(Checkpoint):
     def _begin_loop(self, trainer: pl.Trainer) -> None:
         if trainer.state.fn != "fit":
             self._agreement = self._agreement or Agreement(trainer.world_size)
-            self.listener.install()
-            self.listener.deferring = True
+            self._defer(trainer)
+
+    def _defer(self, trainer: pl.Trainer) -> None:
+        """From here on a signal waits for the end of a step, or for the loader to look."""
+        self.listener.install()  # Lightning has just put its own handlers there
+        self.listener.leave = functools.partial(self._leave_waiting, trainer)
+        self.listener.deferring = True
+
+    def _leave_waiting(self, trainer: pl.Trainer) -> None:
+        """Leave while the loader waits for data that may never come.
+
+        One rank saves: it stands between two steps. One of several can't, since the others may stand within one; it
+        gives the data some time, for the next step saves them all, and leaves as it is: they go on from the last
+        checkpoint.
+        """
+        if trainer.world_size > 1:
+            self._looks += 1
+            if self._looks < PATIENCE:
+                return
+        elif trainer.state.fn == "fit" and self._between_steps(trainer):
+            self._save(trainer, waits_for_validation=not trainer.training)
+        self._leave(trainer, True)
+
+    def _between_steps(self, trainer: pl.Trainer) -> bool:
+        """Whether there is something to save here: not at the start of an epoch, where the one before was saved."""
+        begun = trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0
+        return begun and not (trainer.training and trainer.fit_loop._should_accumulate())
 
     def _end_loop(self, trainer: pl.Trainer) -> None:
         if trainer.state.fn != "fit":

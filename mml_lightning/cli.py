@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mml_lightning import __version__
+from mml_lightning import __version__, console
 from mml_lightning.benchmarks import commands as bench
 from mml_lightning.commands import ensemble, flow, graph, import_weights, pack, rerun, score
-from mml_lightning.errors import UserError
+from mml_lightning.errors import UserError, exhausted
 from mml_lightning.plain_text import VisibleStream
 
 if TYPE_CHECKING:
@@ -228,8 +228,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; exit code 0, or 2 with one line on stderr for a user's mistake, 130 if interrupted."""
-    args = parse(argv)
+    """Run one subcommand; exit code 0, or 2 with one line on stderr for a user's mistake, 1 where the machine has too
+    little of something, 130 if interrupted."""
+    with console.guarded():
+        return _run(parse(argv))
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         with contextlib.redirect_stdout(VisibleStream(sys.stdout)):  # type: ignore[type-var]  # names come from files
             args.run(args)
@@ -239,4 +244,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("mml: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if (spent := exhausted(error)) is None:
+            raise
+        print(f"mml: error: {spent}", file=sys.stderr)
+        return 1
     return 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mml_lightning import build, build_data, checkpoints, limits, nodes, process, provenance, run, tracking
+from mml_lightning import build, build_data, checkpoints, limits, nodes, process, provenance, ranks, run, tracking
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.registry import rebuild
 from mml_lightning.cohort import Cohort
@@ -62,8 +62,9 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     known |= {"weights": {name: entry["provenance"].get("fingerprint") for name, entry in entries.items()}}
     with RunResult(folder, process.is_first_rank(), **known, peers=peers) as result:
         filler = run.flow_filler(cache, datasets, cfg.data.workers)
+        datasets = {split: dataclasses.replace(one, seen=data.seen(cfg.split)) for split, one in datasets.items()}
         video = VideoData(datasets, build_data.loader_settings(cfg), filler)
-        with run.interruptible(trainer):
+        with run.interruptible(trainer), ranks.blamed():
             trainer.test(cohort, datamodule=video, verbose=False)
         provenance.save_scores(cohort, folder / "predictions", cfg.split)
         result.fields |= {

@@ -230,29 +230,6 @@ def _is(handle: int, path: Path) -> bool:
         return False
 
 
-@contextmanager
-def owned(path: Path) -> Iterator[bool]:
-    """Own a file as long as the block lasts; False where another process does. A process that dies gives it back.
-
-    Where there is no such file, or the file system knows no locks, everybody owns it.
-    """
-    try:
-        import fcntl  # not on Windows
-
-        handle = path.open("r+b")
-    except (ImportError, OSError):
-        yield True
-        return
-    with handle:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, children do not inherit it
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                yield False
-                return
-        yield True
-
-
 def check_writable(path: Path) -> None:
     """What :func:`write_atomically` needs, tried beforehand, without the folder being made: no file is left, none
     changed.

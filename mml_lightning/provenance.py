@@ -243,7 +243,7 @@ def record_failure(cfg: DictConfig, overrides: Sequence[str], error: BaseExcepti
 def discard_unstarted(folder: Path) -> None:
     """Remove the directory that Hydra made for a run which a mistake kept from starting; whatever began is kept."""
     inside = {path.name for path in folder.glob("*")} if folder.is_dir() else set()
-    if is_first_rank() and inside <= {".hydra", "train.log", "eval.log", "run.log"}:
+    if is_first_rank() and inside <= {".hydra", ".lock", "train.log", "eval.log", "run.log"}:
         shutil.rmtree(folder, ignore_errors=True)
 
 

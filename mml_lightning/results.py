@@ -11,13 +11,15 @@ import sys
 import time
 import types
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mml_lightning.errors import Preempted, UserError
+from mml_lightning import life
+from mml_lightning.errors import Preempted, RankDied, UserError
 from mml_lightning.files import write_atomically
 from mml_lightning.foreign import Foreign, read_json
 
@@ -42,6 +44,8 @@ LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy"
 class RunResult:
     """The result of one run: a context that writes it on entering ("running") and on leaving, whole and by one rank.
 
+    In between it names the process and is touched time and again, see :mod:`mml_lightning.life`.
+
     Args:
         folder: directory of the run.
         active: False on other ranks: nothing is written.
@@ -51,9 +55,10 @@ class RunResult:
     def __init__(self, folder: Path, active: bool, **fields: Any) -> None:
         self.folder, self.active = folder, active
         self._clock = time.monotonic()
+        self._open = ExitStack()
         self.fields: dict[str, Any] = {
             "schema": SCHEMA,
-            "status": "running",
+            "status": life.RUNNING,
             "error": None,
             "command": shlex.join([Path(sys.executable).name, *sys.argv]),
             "git_sha": git_sha(),
@@ -65,12 +70,15 @@ class RunResult:
 
     def __enter__(self) -> RunResult:
         self.write()
+        if self.active:
+            self._open.enter_context(life.beating(self.folder / FILE))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close with status "completed", "preempted" or "failed"; the error goes on, even if nothing can be written."""
+        self._open.close()
         self.fields |= {
             "status": "completed" if error is None else "preempted" if isinstance(error, Preempted) else "failed",
             "error": None if error is None else describe_error(error),
@@ -91,7 +99,8 @@ class RunResult:
     def write(self) -> None:
         if not self.active:
             return
-        write_json(self.folder / FILE, self.fields)
+        own = {"process": life.process()} if self.fields["status"] == life.RUNNING else {}
+        write_json(self.folder / FILE, {**self.fields, **own})
 
 
 def describe_error(error: BaseException) -> str:
@@ -100,7 +109,7 @@ def describe_error(error: BaseException) -> str:
         return "interrupted"
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else ""
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, UserError | RankDied) else f"{type(error).__name__}: {text}"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -111,9 +120,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The result of a run, or None where there is none to read."""
+    """The result of a run, or None where there is none to read; of one that was killed with status "died"."""
     try:
-        return checked_result(folder / FILE)
+        return life.told(checked_result(folder / FILE), folder / FILE)
     except (OSError, Foreign):
         return None
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mml_lightning import checkpoints, nodes
-from mml_lightning.arguments import OVERRIDES
 from mml_lightning.data import check
 from mml_lightning.data.images import frames_reader
 from mml_lightning.data.records import Dataset, rows
 from mml_lightning.errors import UserError
-from mml_lightning.files import owned
+from mml_lightning.life import DIED, RUNNING
 from mml_lightning.lineage import flat
-from mml_lightning.process import is_first_rank
 from mml_lightning.provenance import decisive, refuse_occupied
 from mml_lightning.results import read_result
 from mml_lightning.revisions import revisions
@@ -71,20 +68,6 @@ def where_to_begin(
     return resumed, folder
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Raises:
-    UserError: another process trains in `folder`: each would replace the other's checkpoints.
-    """
-    if not is_first_rank():
-        yield
-        return
-    with owned(folder / OVERRIDES) as ours:
-        if not ours:
-            raise UserError(f"{folder} is being trained by another process: wait for it, or end that one first")
-        yield
-
-
 def find(cfg: DictConfig, overrides: Sequence[str], data: Dataset, peers: Sequence[str]) -> Resumed | None:
     """What `resume=<run directory>`, or `resume=auto` for the run's own, continues from; None for a start from scratch.
 
@@ -100,6 +83,11 @@ def find(cfg: DictConfig, overrides: Sequence[str], data: Dataset, peers: Sequen
             log.info("%s has no checkpoint: it starts from the beginning", folder)
         return None
     path, content = found
+    told = read_result(folder) or {}
+    if told.get("status") == DIED:
+        log.info("%s died: %s; it goes on", folder, told["error"])
+    elif told.get("status") == RUNNING and told.get("process"):
+        log.warning("%s says that it is running on %s; two at a time spoil it", folder, told["process"].get("host"))
     described = content["hyper_parameters"]
     differ = differences(described, cfg, overrides, peers) + data_differences(described, folder, cfg, data)
     if differ and not cfg.resume_force:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from mml_lightning import (
     placement,
     plan,
     provenance,
+    ranks,
     resume,
     tracking,
 )
@@ -44,7 +46,8 @@ from mml_lightning.cohort import Cohort
 from mml_lightning.data.clips import ClipDataset
 from mml_lightning.data.flow import FlowCache
 from mml_lightning.data.records import Dataset
-from mml_lightning.errors import Preempted, RunsFailed, UserError
+from mml_lightning.errors import Preempted, RankDied, RunsFailed, UserError, exhausted
+from mml_lightning.files import Busy, locked
 from mml_lightning.lineage import Lineage
 from mml_lightning.loaders import VideoData
 from mml_lightning.metrics_log import MetricsLog
@@ -68,7 +71,7 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
     failed: BaseException | None = None
     hint = f"continue with: python train.py resume={cfg.paths.output_dir}" if "resume" in cfg else "start it again"
     try:
-        with LISTENER.listen():
+        with LISTENER.listen(), alone(Path(cfg.paths.output_dir)):
             do(cfg, overrides)
     except Preempted as error:
         failed = error
@@ -88,7 +91,7 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
         arguments.failures.append(arguments.MISTAKE)
         if is_first_rank():
             arguments.restore_stashed(Path(cfg.paths.output_dir))
-    except RunsFailed as error:
+    except (RunsFailed, RankDied) as error:
         failed = error
         log.error("error: %s", error)
         arguments.failures.append(arguments.FAILURE)
@@ -96,6 +99,9 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
         failed = error
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             log.error("error: %s: %s; make room, then %s", error.filename, error.strerror, hint)
+        elif not arguments.tracebacks and (spent := exhausted(error)):
+            failed = UserError(spent)
+            log.error("error: %s; then %s", spent, hint)
         elif not arguments.tracebacks and read_result(Path(cfg.paths.output_dir)) is None:
             failed = not_begun(error, overrides)
             log.error("error: %s", failed)
@@ -106,8 +112,32 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
         tracking.close(cfg, failed is not None)
         if failed is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
             provenance.record_failure(cfg, overrides, failed)
-        elif isinstance(failed, UserError):
+        elif isinstance(failed, UserError) and not isinstance(failed, InUse):
             provenance.discard_unstarted(Path(cfg.paths.output_dir))
+
+
+class InUse(UserError):
+    """The directory of a run belongs to another process."""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Have the directory of a run for this process and its ranks.
+
+    Raises:
+        InUse: another process is at it.
+    """
+    if not is_first_rank():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except Busy:
+            where = "wait for it, or choose another hydra.run.dir"
+            raise InUse(f"{folder} is being written by another process: {where}") from None
+        yield
 
 
 def not_begun(error: Exception, overrides: Sequence[str]) -> UserError:
@@ -146,18 +176,19 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     shown = (cfg.callbacks.speed_every_steps, bool(cfg.callbacks.epoch_lines))
     speed = Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
-    ranks = 1 if placement.of(trainer) is not None else trainer.world_size
-    build_data.check_batch(cfg, data, ranks)
+    sharing = 1 if placement.of(trainer) is not None else trainer.world_size
+    build_data.check_batch(cfg, data, sharing)
     build_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
     norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
     say(plan.describe(cfg, data, cohort.objective, sizes_of(nets), origins, computed, limited))
-    comparable = estimates.conditions(cfg, cohort, ranks)
+    comparable = estimates.conditions(cfg, cohort, sharing)
     if is_first_rank():  # it measures the first device
-        lines = estimates.describe(cfg, cohort, videos, ranks, comparable)
+        lines = estimates.describe(cfg, cohort, videos, sharing, comparable)
         say([f"{key:<9} {line}" for key, line in lines])
-    with resume.alone(folder), open_result(cfg, overrides, data, cohort, origins, resumed) as result:
+    with open_result(cfg, overrides, data, cohort, origins, resumed) as result:
         if is_first_rank():
             manifest.write(cfg, result.fields)
+        datasets = {split: dataclasses.replace(one, seen=data.seen(split)) for split, one in datasets.items()}
         video = VideoData(datasets, build_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
         metrics, measured = fit_and_measure(cfg, trainer, cohort, video, resumed.path if resumed else None)
         limited = limits.trained(cfg, trainer, videos)
@@ -175,7 +206,8 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         tracking.log_outcome(trainer.loggers, metrics, result.fields, folder)
         if is_first_rank():
             leave(cfg, cohort, data, origins, result, limited)
-        trainer.strategy.barrier("export")
+        with ranks.blamed():
+            trainer.strategy.barrier("export")
     say_result(result.fields)
     if result.fields["speed"]:
         say([f"speed {advice.describe(result.fields['speed'], build_data.cheap(cfg))}"])
@@ -244,7 +276,7 @@ def fit_and_measure(
         provenance.save_scores(cohort, predictions, split)
         return _of_split(trainer, split)
 
-    with interruptible(trainer):
+    with interruptible(trainer), ranks.blamed():
         trainer.fit(cohort, datamodule=video, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
         if cohort.validated_at != trainer.global_step:  # trainer.validations, or a finished run was resumed
             with nullcontext() if cohort.trained else unlogged(trainer):  # its row is there
@@ -339,7 +371,7 @@ def make_trainer(
     if bar:  # it reads the loss, for which a GPU stands still
         own.append(TQDMProgressBar(refresh_rate=10 if uses_gpu(cfg.trainer.accelerator) else 1))
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             max_epochs=epochs,
             check_val_every_n_epoch=math.ceil(epochs / (cfg.trainer.validations or epochs)),
             logger=tracking.loggers(cfg, folder, job_type or cfg.stage.name),
@@ -356,6 +388,8 @@ def make_trainer(
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from None
+    ranks.watch(trainer)
+    return trainer
 
 
 def flow_filler(cache: FlowCache | None, datasets: Mapping[str, ClipDataset], workers: int) -> Callable[[], None]:

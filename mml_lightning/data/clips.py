@@ -23,7 +23,7 @@ from torch import Tensor
 from mml_lightning.data.clock import clock, frames_of, items_of
 from mml_lightning.data.decode import DecodeError, steadily
 from mml_lightning.data.intervals import ENDS, Ends, classes_between
-from mml_lightning.data.records import Head, Record
+from mml_lightning.data.records import Head, Record, Seen
 from mml_lightning.data.sources import OpenSource, SourceOpener, fitted, read_part
 from mml_lightning.errors import UserError
 from mml_lightning.modalities import Modality
@@ -61,6 +61,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         views: clips x crops of a sample, for whoever plans a batch.
         reading: told the index of each record before it is read, and -1 after it.
         refused: why records, by index, must not be read at all: they have killed a worker, or taken it too long.
+        seen: what the fingerprint of the run saw of the files, by which one that was replaced since is known.
 
     Raises:
         UserError: unknown `missing` or `interval_ends`.
@@ -84,6 +85,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     views: int = 1
     reading: Callable[[int], None] | None = None
     refused: Mapping[int, str] = field(default_factory=dict)
+    seen: Seen | None = None
 
     def __post_init__(self) -> None:
         if self.missing not in MISSING:
@@ -117,14 +119,27 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def _read(self, index: int, epoch: int) -> dict[str, Any]:
         if index in self.refused:
             raise DecodeError(self.refused[index])
-        load = functools.partial(self._load, self.records[index], epoch)
         if self.reading is None:
-            return steadily(load)
+            return self._load_same(index, epoch)
         self.reading(index)
         try:
-            return steadily(load)
+            return self._load_same(index, epoch)
         finally:
             self.reading(-1)
+
+    def _load_same(self, index: int, epoch: int) -> dict[str, Any]:
+        """The sample of a record, whose files are those of the run's fingerprint; looked at after they were read, so
+        that a change meanwhile counts too.
+
+        Raises:
+            DecodeError: a file can't be read, or has another size.
+        """
+        record = self.records[index]
+        sample = steadily(functools.partial(self._load, record, epoch))
+        replaced, written = self.seen.changes(index, record) if self.seen is not None else (None, None)
+        if replaced is not None:
+            raise DecodeError(replaced)
+        return sample | {"written": [written] if written else []}
 
     def _load(self, record: Record, epoch: int) -> dict[str, Any]:
         names = sorted({modality.source for modality in self.modalities})
@@ -262,14 +277,15 @@ def keyed_generator(seed: int, epoch: int, record: str, purpose: str) -> np.rand
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Samples to a batch of clips {m: uint8 [B, V, T, C, H, W]}, present {m: [B]}, target {head: [B] or [B, K]},
-    index [B], id, failures and notes; complete, whether every sample has every modality: told here, on the host, so
-    that no step has to ask the device for it.
+    index [B], id, failures, notes and files that were written since the run began; complete, whether every sample has
+    every modality: told here, on the host, so that no step has to ask the device for it.
 
     Samples that could not be read in evaluation carry no clips: they are listed under `failures` only, so that a batch
     can be shorter than asked, or empty.
     """
     batch: dict[str, Any] = {"failures": [f for s in samples for f in s["failures"]]}
     batch["notes"] = [note for s in samples for note in s.get("notes", ())]
+    batch["written"] = [name for s in samples for name in s.get("written", ())]
     good = [s for s in samples if "clips" in s]
     batch["index"] = torch.tensor([s["index"] for s in good], dtype=torch.int64)
     batch["id"] = [s["id"] for s in good]

@@ -22,7 +22,7 @@ import numpy as np
 from mml_lightning.data.index_store import IndexStore
 from mml_lightning.data.pyav_reader import PyAVReader, Unlike
 from mml_lightning.data.video_index import VideoIndex, remember
-from mml_lightning.errors import UserError
+from mml_lightning.errors import UserError, blameless
 
 PACKAGES = {"decord": "decord", "pyav": "av"}
 DECODERS = tuple(PACKAGES)
@@ -31,7 +31,17 @@ T = TypeVar("T")
 
 
 class DecodeError(Exception):
-    """A record can't become a sample; the message is one line with the file and the reason."""
+    """A record can't become a sample; the message is one line with the file and the reason.
+
+    Raises:
+        UserError: the reason is that this process has no file descriptors or memory left: no fault of the file, which
+            must not be left out for it.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        if (reason := blameless(text)) is not None:
+            raise UserError(reason)
+        super().__init__(text)
 
 
 class NoSource(DecodeError):

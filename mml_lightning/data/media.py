@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeGuard, get_args
 
 from mml_lightning.data import file_sizes
 
+MOST_IMAGES = 10**7  # of one video: four days at 30 per second
 Layout = Literal["rgb", "flow_pair", "flow_packed"]
 PACKED_LAYOUTS, STREAM = {"frames": "rgb", "flow": "flow_stacked"}, "stream"  # of sources in packs, of others
 
@@ -60,6 +61,8 @@ class ImageSequence:
 
     def __post_init__(self) -> None:
         _check_template(self.template, self.layout)
+        if self.count > MOST_IMAGES:  # lists are foreign: who looks for so many does nothing else
+            raise ValueError(f"{self.count} images in {self.folder}: more than {MOST_IMAGES}")
 
     def paths(self, index: int) -> tuple[Path, ...]:
         """The image of item `index` (from 0), or its x and its y image."""

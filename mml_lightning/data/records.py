@@ -6,11 +6,14 @@ import functools
 import hashlib
 import itertools
 import math
+import os
+import time
 from abc import abstractmethod
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import length_hint
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,6 +111,40 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """The files of a split when its fingerprint was taken.
+
+    Args:
+        sizes: of all files, in order.
+        ends: where those of each record end; 0 before the first.
+        at: when, in seconds since the epoch.
+    """
+
+    sizes: array[int]
+    ends: array[int]
+    at: float
+
+    def changes(self, index: int, record: Record) -> tuple[str | None, str | None]:
+        """What has become of the files of a record: (how one has another size, the name of one that was written since
+        and has the size of before); None for neither."""
+        names = itertools.chain.from_iterable(telling(told(one)) for one in record.media.values())
+        written = None
+        for name, size in zip(names, self.sizes[self.ends[index] : self.ends[index + 1]], strict=False):
+            try:
+                now = os.stat(name)
+            except OSError:  # whoever reads it says so
+                continue
+            if size >= 0 and now.st_size != size:
+                return (
+                    f"{name}: it had {size} bytes when the run began and has {now.st_size} now: it was replaced",
+                    None,
+                )
+            if now.st_mtime > self.at:
+                written = name
+        return None, written
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Records per split and the heads they are labelled for.
 
@@ -135,12 +172,26 @@ class Dataset:
         """
         media = (one for row in rows(self.splits.get(split, ())) for one in row[1].values())
         files = itertools.chain.from_iterable(map(telling, media))
+        self._looked[split] = time.time()
         self._sizes[split] = file_sizes.sizes(files, f"the files of the {split} split")
         return self._sizes[split]
 
     @functools.cached_property
     def _sizes(self) -> dict[str, array[int]]:
         return {}
+
+    @functools.cached_property
+    def _looked(self) -> dict[str, float]:
+        return {}
+
+    @functools.cached_property
+    def _seen(self) -> dict[str, Seen]:
+        return {}
+
+    def seen(self, split: str) -> Seen | None:
+        """What the fingerprint saw of the files of a split; None of one that is no part of it, without any label."""
+        self.fingerprint()
+        return self._seen.get(split)
 
     def fingerprint(self) -> str:
         """Hash of ids, labels, spans, intervals, file sizes and special readers: the same wherever the data lie."""
@@ -152,9 +203,12 @@ class Dataset:
         for split in SPLITS:
             if not any(row[2] for row in rows(self.splits.get(split, ()))):
                 continue  # without a label it changes no weight and no number
-            sizes = iter(self._sizes.get(split) or self.look(split))
+            found = self._sizes.get(split) or self.look(split)
+            sizes, ends = iter(found), array("Q", [0])
+            self._seen[split] = Seen(found, ends, self._looked[split])
             for video, media, target, span, decoder, intervals, _ in rows(self.splits[split]):
                 seen = [identity(one, sizes) for one in media.values()]
+                ends.append(len(found) - length_hint(sizes))
                 if len(seen) > 1:
                     seen = [one for _, one in sorted(zip(media, seen, strict=True))]
                 if not target:

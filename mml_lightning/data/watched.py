@@ -20,6 +20,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from multiprocessing.connection import wait
+from multiprocessing.queues import Queue
 from typing import Any
 
 import torch
@@ -28,9 +29,9 @@ from torch.utils.data import DataLoader, Sampler, get_worker_info
 from mml_lightning.data.ahead import ahead
 from mml_lightning.data.clips import ClipDataset, collate
 from mml_lightning.data.store import settled
-from mml_lightning.errors import UserError
+from mml_lightning.errors import UserError, descriptors, spent_descriptors
 from mml_lightning.heap import keep_freed_memory
-from mml_lightning.preemption import leave_signals_to_the_parent
+from mml_lightning.preemption import LISTENER, leave_signals_to_the_parent
 from mml_lightning.presence import by_step
 
 log = logging.getLogger(__name__)
@@ -40,18 +41,21 @@ DEATHS = 2  # deaths of a worker over one video, after which the video is the ca
 LOSSES = 5  # workers that may be killed from outside in one epoch
 DYING = 5.0  # seconds that a process may take to end
 POLL = 1.0  # seconds between two looks at the workers
-PID, TAKEN, INDEX = range(3)  # columns of the board
+HANDED = 2  # batches that may be lost on their way from the workers in one epoch
+PID, TAKEN, INDEX, LOST = range(4)  # columns of the board
 IDLE = -1
+UNSHARED, SPENT, STILL = range(3)  # why a batch is lost: its memory can't be shared, no file descriptor, nobody knows
+QUIET = 120  # looks at workers that read nothing while a batch is missing, after which it is lost
 CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGBUS}
 SHARED = "/dev/shm is too small: enlarge it (docker run --shm-size), or lower "
 FEWER = "data.workers or data.batch_size"
 
 
 class Board:
-    """What every worker is reading: [workers, 3] numbers in memory that all processes see."""
+    """What every worker is reading: [workers, 4] numbers in memory that all processes see."""
 
     def __init__(self, workers: int) -> None:
-        self.state = torch.full((max(1, workers), 3), IDLE).share_memory_()
+        self.state = torch.full((max(1, workers), 4), IDLE).share_memory_()
 
     def enter(self, worker: int) -> None:
         """Called in a worker when it starts."""
@@ -59,6 +63,12 @@ class Board:
         leave_signals_to_the_parent()
         keep_freed_memory(False)  # as its parent may: what a worker decodes is never as large again
         self.state[worker, PID] = os.getpid()
+
+        def lose(error: Exception, batch: object) -> None:
+            """A batch can't be handed over: the thread that does it would print that, and nobody would hear of it."""
+            self.state[worker, LOST] = SPENT if spent_descriptors(error) else UNSHARED
+
+        Queue._on_queue_feeder_error = staticmethod(lose)  # type: ignore[attr-defined]
 
     def read(self, index: int) -> None:
         """Called where a sample is made: record `index` is being read, :data:`IDLE` for none."""
@@ -69,6 +79,15 @@ class Board:
 
     def rows(self) -> list[list[int]]:
         return self.state.tolist()
+
+    def lost(self) -> int | None:
+        """Why a batch was lost on its way from a worker; None where none was."""
+        worst = int(self.state[:, LOST].max())
+        return None if worst == IDLE else worst
+
+    def read_so_far(self) -> int | None:
+        """How many samples were taken by workers that read nothing now; None where one reads."""
+        return int(self.state[:, TAKEN].sum()) if bool((self.state[:, INDEX] == IDLE).all()) else None
 
     def clear(self) -> None:
         self.state.fill_(IDLE)
@@ -128,13 +147,14 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
         self.board = Board(workers)
         self.refused: dict[int, str] = {}
         self._deaths: Counter[int] = Counter()
-        self._losses = 0
+        self._losses = self._handed = self._quiet = 0
+        self._taken: int | None = None
         self._slow: dict[int, int] = {}  # pid of a worker that was ended for being slow: what it was reading
         self._feed = _Feed()
         self._loader: DataLoader[Any] | None = None
         self._processes: list[Any] = []
         super().__init__(
-            dataclasses.replace(dataset, reading=self.board.read, refused=self.refused),
+            dataclasses.replace(dataset, reading=self.board.read if workers else self._read, refused=self.refused),
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
@@ -143,6 +163,11 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
             multiprocessing_context=context if workers else None,
             generator=torch.Generator(),  # of seeds that nothing uses; the process's own stays as it is
         )
+
+    def _read(self, index: int) -> None:
+        """Without workers this process reads: between two videos it hears that it shall leave."""
+        self.board.read(index)
+        LISTENER.pause()
 
     def reading(self) -> list[str]:
         """Ids of the videos that are being read now."""
@@ -159,7 +184,7 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
         if not self.num_workers:
             yield from super().__iter__()
             return
-        self._losses = 0
+        self._losses = self._handed = self._quiet = 0
         assert self.batch_sampler is not None
         self._feed.begin(self.batch_sampler)
         with self._watch():
@@ -174,13 +199,16 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
             except StopIteration:
                 return
             except Exception as error:  # a batch on its way from a worker that dies fails in many ways
-                if _waited(error) and batches is not None and not any(p.exitcode is not None for p in self._processes):
+                gone = any(process.exitcode is not None for process in self._processes)
+                if _waited(error) and batches is not None and not gone and self._lost(error) is None:
+                    LISTENER.pause()
                     continue
                 batches = None
                 if not self._recover(error):
                     raise _plainly(error) from None
                 continue
             self._feed.delivered()
+            self._quiet = 0
             yield batch
 
     def _start(self) -> Iterator[Any]:
@@ -226,7 +254,7 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
         interval = min(POLL, limit / 4)
         seen: dict[int, tuple[int, float]] = {}  # pid: (samples taken, seconds on the last one)
         while not ended.wait(interval):
-            for pid, taken, index in self.board.rows():
+            for pid, taken, index, _ in self.board.rows():
                 before, seconds = seen.get(pid, (taken, 0.0))
                 # looks are counted, not the clock: it goes on while the run is suspended, and so is the watch
                 seconds = seconds + interval if before == taken and index != IDLE else 0.0
@@ -250,7 +278,8 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
                 if process.sentinel in ended:
                     process.join(DYING)  # its files are closed a moment before it has ended
             dead = {p.pid: p.exitcode for p in self._processes if p.exitcode is not None}
-            if not dead and not _waited(error):
+            lost = self._lost(error)
+            if not dead and not _waited(error) and lost is None:
                 return False
             at = {row[PID]: row[INDEX] for row in self.board.rows()}
             for process in self._processes:
@@ -258,9 +287,41 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
             for process in self._processes:
                 process.join(DYING)
             self._loader, self._processes = None, []
+        if lost is not None:
+            self._hand_over(lost)
         for pid, code in dead.items():
             self._judge(pid, code, at.get(pid, IDLE))
         return True
+
+    def _lost(self, error: Exception) -> int | None:
+        """Why the batch that is waited for will not come; None where it may."""
+        if spent_descriptors(error):
+            return SPENT
+        taken = self.board.read_so_far()
+        self._quiet = self._quiet + 1 if taken is not None and taken == self._taken else 0
+        self._taken = taken
+        told = self.board.lost()
+        return STILL if told is None and self._quiet > QUIET else told
+
+    def _hand_over(self, why: int) -> None:
+        """A batch was lost on its way: tensors in files that have names need no descriptor each, so the next try sends
+        them in those.
+
+        Raises:
+            UserError: it happened too often.
+        """
+        self._handed += 1
+        self._quiet = 0
+        cause, advice = {
+            SPENT: (f"too many open files, ulimit -n is {descriptors()}", "raise it, or lower data.workers"),
+            UNSHARED: ("its memory can't be shared", f"{SHARED}{FEWER}"),
+            STILL: ("the workers wait and so does the run", "set data.workers=0 to see what happens"),
+        }[why]
+        lost = f"{self.name}: a batch was lost on its way from a loader worker ({cause})"
+        if self._handed > HANDED:
+            raise UserError(f"{lost}, {self._handed} times in this epoch; {advice}")
+        torch.multiprocessing.set_sharing_strategy("file_system")
+        log.error("%s; it is loaded again; %s", lost, advice)
 
     def _judge(self, pid: int, code: int, index: int) -> None:
         """Note what the death of one worker says about the video it was reading."""
@@ -328,6 +389,8 @@ def _plainly(error: BaseException) -> BaseException:
         return UserError(last.partition("UserError: ")[2] or last)
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
         return UserError(f"memory ran out in a loader worker; lower {FEWER}")
+    if spent_descriptors(error):
+        return UserError(f"too many open files (ulimit -n is {descriptors()}); raise it, or lower data.workers")
     if "shared memory" in text or "No space left on device" in text:
         return UserError(f"{SHARED}{FEWER}")
     return error

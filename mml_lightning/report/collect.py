@@ -7,11 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mml_lightning import life
 from mml_lightning.errors import UserError
 from mml_lightning.foreign import Foreign, read_yaml
 from mml_lightning.results import FILE, SCHEMA, checked_result
 
-STATUSES = ("completed", "failed", "preempted", "running")
+STATUSES = ("completed", "failed", "preempted", "running", "died")
 Run = dict[str, Any]
 
 # Folders inside a run that hold no run of their own; walking a large checkpoint or wandb tree would only cost time.
@@ -21,9 +22,10 @@ _PRUNED = {"checkpoints", "data", "logs", "peers", "predictions", "wandb", "zoo"
 def collect(root: Path) -> list[Run]:
     """All runs under `root`, sorted by path: the contents of result.json plus `path`, the run's directory.
 
-    A run whose file can't be used has status "unreadable", one that has `.hydra/` but no result.json "no result"
-    (its overrides come from `.hydra/overrides.yaml`); both say why in `error`. The parent of a pipeline, which has no
-    numbers of its own, is left out where its steps tell the same. Raises UserError if `root` is no directory.
+    A run that was killed has status "died", one whose file can't be used "unreadable", one that has `.hydra/` but no
+    result.json "no result" (its overrides come from `.hydra/overrides.yaml`); each says why in `error`. The parent of a
+    pipeline, which has no numbers of its own, is left out where its steps tell the same. Raises UserError if `root` is
+    no directory.
     """
     root = Path(root)
     if not root.is_dir():
@@ -95,7 +97,7 @@ def _read(path: Path) -> Run:
         return _problem(path, "unreadable", f"result.json has schema {run.get('schema')!r}, not {SCHEMA}")
     if run.get("status") not in STATUSES:
         return _problem(path, "unreadable", f"result.json has status {run.get('status')!r}, not one of {STATUSES}")
-    return {**run, "path": str(path)}
+    return {**life.told(run, path / FILE), "path": str(path)}
 
 
 def _problem(path: Path, status: str, error: str) -> Run:

@@ -112,7 +112,7 @@ def _row(home: Group, split: str, shown: Sequence[str], measured: Sequence[str])
     for quantity in measured:
         row |= _cells(home, split, quantity)
     row["seeds"] = ",".join(str(seed) if isinstance(seed, int) else "?" for seed in home.seeds) or None
-    row["failed"] = len(home.unfinished("failed", "no result", "unreadable"))
+    row["failed"] = len(home.unfinished("failed", "died", "no result", "unreadable"))
     row["running"] = len(home.unfinished("running", "preempted"))
     return row
 

@@ -94,7 +94,7 @@ def told_packed(shard: str, folder: str, source: str, fields: Mapping[str, Any])
     least = source != "audio"
     if (
         not (type(count) is type(table) is type(crc32) is type(size) is type(width) is type(height) is int)
-        or not (count > 0 <= table and crc32 >= 0 <= size and 0 <= fps < 1e6 and isfinite(start))
+        or not (0 < count * ENTRY.itemsize <= table and crc32 >= 0 <= size and 0 <= fps < 1e6 and isfinite(start))
         or not (least <= width <= LARGEST and least <= height <= LARGEST)
     ):
         raise ValueError(f"{folder}: a number of {source} is wrong")

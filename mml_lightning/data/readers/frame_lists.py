@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mml_lightning.data.media import ImageSequence, Told
+from mml_lightning.data.media import MOST_IMAGES, ImageSequence, Told
 from mml_lightning.data.readers.files import (
     Labels,
     Root,
@@ -151,7 +151,7 @@ class _Source:
             try:
                 where, count, label = text.rsplit(None, 2)
                 line = _Line(path, number, where, int(count), label)
-                if line.images < 0 or int(label) < 0:
+                if not 0 <= line.images <= MOST_IMAGES or int(label) < 0:
                     raise ValueError
             except ValueError:
                 raise UserError(
