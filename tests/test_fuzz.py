@@ -15,9 +15,8 @@ from tests.fuzz import harness, mutations
 def test_damaged_input_never_shows_a_traceback(hydra: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cases, seed = (int(os.environ.get(f"MML_FUZZ_{key}", usual)) for key, usual in (("CASES", 200), ("SEED", 1)))
-    outcomes, findings = harness.fuzz(tmp_path / "ground", cases, seed, stop=200 if cases <= 200 else None)
+    outcomes, findings = harness.fuzz(tmp_path / "ground", cases, seed)
     assert not findings, "\n".join(f"--- {f.family} {f.number}\n{f.what}" for f in findings)
-    assert outcomes["not reached"] < cases / 2
     assert sum(n for name, n in outcomes.items() if name.endswith(": line")) > 20, "damage is noticed"
     assert sum(n for name, n in outcomes.items() if name.endswith(": ok")) > 10, "and not everything is damage"
     left = {path.name for path in tmp_path.glob("ground/root/single/*")}

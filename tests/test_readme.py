@@ -86,6 +86,7 @@ def my_videos(demo: Path, tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_every_command_of_the_table_runs(small: list[str], demo: Path, my_videos: Path, tmp_path: Path):
     charades(tmp_path / "charades")
     theirs = resnet(18).state_dict() | {"fc.weight": torch.randn(1000, 512), "fc.bias": torch.randn(1000)}
