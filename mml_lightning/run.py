@@ -176,10 +176,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     shown = (cfg.callbacks.speed_every_steps, bool(cfg.callbacks.epoch_lines))
     speed = Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
-    sharing = 1 if placement.of(trainer) is not None else trainer.world_size
-    build_data.check_batch(cfg, data, sharing)
-    build_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
-    norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
+    sharing = check_shares(cfg, trainer, data, datasets)
     say(plan.describe(cfg, data, cohort.objective, sizes_of(nets), origins, computed, limited))
     comparable = estimates.conditions(cfg, cohort, sharing)
     if is_first_rank():  # it measures the first device
@@ -230,6 +227,19 @@ def leave(
     if limited:
         where = Path(cfg.paths.output_dir) / "peers"
         log.warning("limited (%s): the networks are in %s only, no alias finds them", ", ".join(limited), where)
+
+
+def check_shares(cfg: DictConfig, trainer: pl.Trainer, data: Dataset, datasets: Mapping[str, ClipDataset]) -> int:
+    """How many ranks share a batch.
+
+    Raises:
+        UserError: the parts of a batch are too small, or take more memory than there is.
+    """
+    sharing = 1 if placement.of(trainer) is not None else trainer.world_size
+    build_data.check_batch(cfg, data, sharing)
+    build_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
+    norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
+    return sharing
 
 
 def open_result(
