@@ -129,8 +129,7 @@ def read_annotated(
         file_pattern: regular expression of an annotation file's name, whose named groups are fields too.
         splits: what the field `split` says -> train, val, test, or null for lines to leave out; under `all` only.
         classes: file of class names, found as annotations are; null: the labels are the classes, sorted.
-        class_pattern: regular expression of its lines with the groups `name` and, where the file has it, `number`:
-            then labels that are numbers are these.
+        class_pattern: regular expression of its lines with the groups `name` and perhaps `number`, which labels may be.
         images: file name template such as "{:05d}.jpg" where videos are folders of images (`fps` a second).
         absent: a video that is missing is an "error"; "drop" leaves it out and says how many.
         mirrored: tell the classes that a horizontal flip swaps by their names.
