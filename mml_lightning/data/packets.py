@@ -6,6 +6,7 @@ Legend: T pictures shown, P packets of the video stream. Timestamps are whole nu
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -105,7 +106,8 @@ class Seen:
         seconds: how long the pictures last by the container; 0 where it does not say, or only guesses.
         first: the first frame that decodes; None where none of the first packets gives one.
         looked: what each packet says of itself; empty where nothing here can read the codec.
-        pts, dts, keys, places: of each packet; keys by the container, places as (offset in the file, size).
+        pts, dts, keys, places: of each packet; keys by the container, places as (offset in the file, size, sum).
+        whole: the file is as long as it says, if it says so.
         odd: packets that are to be left out, are marked damaged or bring a new description of the stream.
     """
 
@@ -121,9 +123,10 @@ class Seen:
     pts: list[int | None] = field(default_factory=list)
     dts: list[int | None] = field(default_factory=list)
     keys: list[bool] = field(default_factory=list)
-    places: list[tuple[int, int]] = field(default_factory=list)
+    places: list[tuple[int, int, int]] = field(default_factory=list)
     odd: list[int] = field(default_factory=list)
     left_out: int = 0
+    whole: bool = True
     listed: int = 0
     damage: Damage = field(default_factory=Damage)
 
@@ -151,6 +154,8 @@ def look_at(path: Path) -> Seen:
             coded.field_order == 1 or name != "h264",
             _seconds(container, stream),
         )
+        if container.format.name == "avi":
+            seen.whole = _riff_bytes(container.name) == os.path.getsize(container.name)
         for packet in packets(container, stream, seen.damage):
             _note(seen, packet, look)
             if seen.first is None:
@@ -169,9 +174,10 @@ def _note(seen: Seen, packet: Any, look: Look | None) -> None:
     seen.pts.append(packet.pts)
     seen.dts.append(packet.dts)
     seen.keys.append(bool(packet.is_keyframe))
-    seen.places.append((-1 if packet.pos is None else packet.pos, packet.size))
+    content = bytes(packet)
+    seen.places.append((-1 if packet.pos is None else packet.pos, packet.size, zlib.crc32(content)))
     if look is not None:
-        seen.looked.append(look(bytes(packet)))
+        seen.looked.append(look(content))
 
 
 def _first(coded: Any, packet: Any) -> Any:

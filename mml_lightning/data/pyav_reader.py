@@ -5,6 +5,7 @@ Legend: N frames asked for, H height, W width.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,11 @@ class _Told:
         """
         if not self.start or self.jump is None:
             return True
-        _, offset, size = self.jump
+        _, offset, size, crc32 = self.jump
         self.skipped += 1
         if self.skipped > MOST_SKIPPED or packet.pos is None or packet.pos > offset:
             raise _Missed
-        return bool(packet.pos == offset and packet.size == size)
+        return bool(packet.pos == offset and packet.size == size and zlib.crc32(bytes(packet)) == crc32)
 
     def before(self, frame: Any) -> bool:
         """Whether a first frame lies before `start`.

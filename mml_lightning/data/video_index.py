@@ -8,6 +8,7 @@ decoding; where packets don't tell which pictures will be shown, the file is dec
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -36,7 +37,7 @@ class VideoIndex:
         pts: timestamps of the frames, int64 [T] rising, in `time_base` seconds; None where they have none of their own.
         starts: frames int64 [K], rising, at which a decoder may begin and be right from there on; 0 is always one.
         order: number of the packet of each frame, int64 [T], in files whose frames are not told by `pts`.
-        jumps: how their `starts` are found, int64 [K, 3]: decoding time, offset and size of the packet.
+        jumps: how their `starts` are found, int64 [K, 4]: decoding time, offset, size and check sum of the packet.
         orientation: how stored pictures are shown, see :class:`Orientation`.
         decoded: the frames were counted by decoding all of them, else by the packets' own words.
         promised: pictures that the file says it has.
@@ -193,7 +194,7 @@ def _by_decoding(path: Path, seen: Seen, reason: str) -> VideoIndex:
     starts, order, jumps = np.zeros(1, dtype=np.int64), None, None
     if counted and None not in numbers:
         order = np.array(numbers, dtype=np.int64)
-        if not loss and _family(seen) in COUNTED:
+        if not loss and seen.whole and _family(seen) in COUNTED:
             starts, jumps = _counted_starts(seen, order)
     elif pts is not None and _family(seen) in TIMED and not loss and seen.looked:
         told = [stamp for place in _safe_starts(seen) if (stamp := seen.pts[place]) is not None]
@@ -209,12 +210,13 @@ def _by_decoding(path: Path, seen: Seen, reason: str) -> VideoIndex:
 def _counted_starts(seen: Seen, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(starts, jumps) of a file whose frames are told by their packets: nothing before a start is shown after it."""
     later = np.minimum.accumulate(order[::-1])[::-1]  # the first packet of this frame and all that follow
-    found = [(0, 0, 0, 0)]
+    alone = Counter(seen.places)
+    found = [(0, 0, 0, 0, 0)]
     for frame, packet in enumerate(order.tolist()):
-        (offset, size), dts = seen.places[packet], seen.dts[packet]
+        place, dts = seen.places[packet], seen.dts[packet]
         ready = frame > 0 and later[frame] == packet and packet < len(seen.looked) and seen.looked[packet].start
-        if ready and offset >= 0 and dts is not None and seen.places.count((offset, size)) == 1:
-            found.append((frame, dts, offset, size))
+        if ready and place[0] >= 0 and dts is not None and alone[place] == 1:
+            found.append((frame, dts, *place))
     table = np.array(found, dtype=np.int64)
     return table[:, 0], table[:, 1:]
 
@@ -287,7 +289,7 @@ def of_plain(fields: dict[str, Any]) -> VideoIndex:
     """
     count, starts = fields["count"], np.array(fields["starts"], dtype=np.int64)
     pts, order = _of_runs(fields["pts"], count), _of_runs(fields["order"], count)
-    jumps = None if fields["jumps"] is None else np.array(fields["jumps"], dtype=np.int64).reshape(len(starts), 3)
+    jumps = None if fields["jumps"] is None else np.array(fields["jumps"], dtype=np.int64).reshape(len(starts), 4)
     if pts is not None and not (np.diff(pts) > 0).all():
         raise ValueError("its timestamps don't rise")
     width, height = fields["size"]
