@@ -116,10 +116,10 @@ def own(small: list[str], hydra: None, tmp_path: Path) -> Callable[..., tuple[Di
 
     quieten_libraries()
 
-    def make(index: Path, *overrides: str, program: str = "train") -> tuple[DictConfig, list[str]]:
+    def make(index: Path, *overrides: str, program: str = "train", folder: str = "run") -> tuple[DictConfig, list[str]]:
         kept = [item for item in small if not item.startswith(("data.videos", "data.root"))]
         typed = ["data=csv", f"data.index={index}", *kept, "data.batch_size=4", f"paths.root={tmp_path}", *overrides]
-        return compose(program, overrides=[*typed, f"paths.output_dir={tmp_path / 'run'}"]), typed
+        return compose(program, overrides=[*typed, f"paths.output_dir={tmp_path / folder}"]), typed
 
     return make
 
@@ -196,7 +196,7 @@ def test_flow_of_a_video_of_one_frame(own: Composed, demo: Path, tmp_path: Path)
         reason = next(csv.DictReader(handle))["reason"]
     assert "flow needs two" in reason and "one_frame.mp4" in reason
     assert run.stage(*own(index, *overrides, "data.max_bad_share=0.1"))["status"] == "completed"
-    assert run.stage(*own(index, "schedule.epochs=1"))["unreadable"]["test"] == {}, "rgb alone can use it"
+    assert run.stage(*own(index, "schedule.epochs=1", folder="rgb"))["unreadable"]["test"] == {}, "rgb alone can use it"
 
 
 def test_weights_that_do_not_fit(train: Train, own: Composed, composed: Composed, demo: Path, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_weights_that_do_not_fit(train: Train, own: Composed, composed: Composed
         run.stage(*own(videos_csv(tmp_path, demo), f"init.all={peer}"))
     assert run.stage(*own(videos_csv(tmp_path, demo), f"init.all={peer}", "init.new_head=true", "schedule.epochs=1"))
     with pytest.raises(UserError, match="trained for 10 classes, data=csv_videos has 3"):
-        evaluate.evaluate(*own(videos_csv(tmp_path, demo), f"ckpt={peer}", program="eval"))
+        evaluate.evaluate(*own(videos_csv(tmp_path, demo), f"ckpt={peer}", program="eval", folder="eval"))
     with pytest.raises(UserError, match="does not fit this backbone"):
         run.stage(*composed("backbone.net.width=16", f"init.all={peer}"))
     with pytest.raises(UserError, match="does not fit this backbone"):

@@ -94,8 +94,6 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]
         raise UserError(f"--out {args.out} must end in .pt, as init= and ckpt= expect of a zoo file")
     if args.out.exists() and args.file.exists() and args.out.samefile(args.file):
         raise UserError("--out is the file that is imported; name another one")
-    if args.out.exists():
-        raise UserError(f"--out {args.out} is there already and may be what runs started from: name another file")
     name = args.modality[0]
     words = {"backbone": args.backbone, "data": args.data or [], "modality": [f"modality=[{name}]", *args.modality[1:]]}
     cfg = compose([override for group, given in words.items() for override in _overrides(group, given)])
@@ -112,6 +110,8 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]
         assert isinstance(net, Peer)
         return net
 
+    if args.out.exists():
+        raise UserError(f"--out {args.out} is there already and may be what runs have started from: name another file")
     described: dict[str, Any] = {"name": modality.name, **nodes.plain(cfg.modality[modality.name])}
     imported = importing.zoo_entry(
         args.file,

@@ -67,11 +67,14 @@ def test_the_backbone_and_the_modality_take_overrides(tmp_path: Path, capsys: py
     theirs = naming.save(naming.slowfast(net), tmp_path / "x.pyth", lambda state: {"model_state": state, "cfg": "x"})
     arguments = ["import", str(theirs), "--backbone", "slow_resnet50", "backbone.net.depth=18", "backbone.net.width=16"]
     out = ["--out", str(tmp_path / "rgb.pt")]
-    assert main([*arguments, *out]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "plain.pt")]) == 0
     assert "inputs: SlowFast networks usually see frames with mean 0.45" in capsys.readouterr().out
     assert main([*arguments, *out, "--modality", "rgb", "statistics.mean=[0.45]", "statistics.std=[0.225]"]) == 0
     assert "inputs:" not in capsys.readouterr().out
     assert load_peer(tmp_path / "rgb.pt")["modality"]["std"] == [0.225]
+    before = (tmp_path / "rgb.pt").read_bytes()
+    assert main([*arguments, *out]) == 2 and "is there already" in capsys.readouterr().err
+    assert (tmp_path / "rgb.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize(
