@@ -64,7 +64,9 @@ def say(world: World, overrides: object) -> None:
     make_zoo(world, overrides)
 
 
-def make_zoo(world: World, overrides: object) -> Path:
+def make_zoo(world: World, overrides: object = None) -> Path:
+    """Weights with a result beside them; by default with the overrides of the good run."""
+    overrides = rootless(world) if overrides is None else overrides
     zoo = world.foreign / "zoo"
     shutil.rmtree(zoo, ignore_errors=True)
     zoo.mkdir()
@@ -74,13 +76,17 @@ def make_zoo(world: World, overrides: object) -> Path:
     return zoo
 
 
+def rootless(world: World) -> list[str]:
+    """What was typed for the good run, but for its places: weights lie anywhere."""
+    return [word for word in json.loads((world.good / OVERRIDES).read_text()) if not word.startswith("paths.")]
+
+
 def payload(name: str) -> Callable[[World], None]:
     def forge(world: World) -> None:
         words = filled(name, world.outside, world.canary)
         good = [word for word in json.loads((world.good / OVERRIDES).read_text()) if not _same(word, words)]
         say(world, [*good, *words])
-        no_root = [word for word in good if not word.startswith("paths.")]
-        make_zoo(world, [*no_root, *words])
+        make_zoo(world, [*(word for word in rootless(world) if word in good), *words])
 
     return forge
 
@@ -117,7 +123,7 @@ def nested(depth: int) -> Callable[[World], None]:
             (world.forged / name).write_text(text[:-1].rstrip() + f', "overrides": {deep}}}')
         (world.forged / OVERRIDES).write_text(deep)
         (world.forged / "runs.json").write_text(deep)
-        make_zoo(world, [])
+        make_zoo(world)
         (world.foreign / "zoo" / "result.json").write_text(f'{{"overrides": {deep}}}')
 
     return forge
@@ -198,7 +204,7 @@ def manifest_with(**fields: Any) -> Callable[[World], None]:
 def result_with(**fields: Any) -> Callable[[World], None]:
     def forge(world: World) -> None:
         change_json(world.forged / "result.json", lambda told: told.update(fields))
-        make_zoo(world, [])
+        make_zoo(world)
         change_json(world.foreign / "zoo/result.json", lambda told: told.update(fields))
 
     return forge
@@ -254,7 +260,7 @@ def pickled(name: str, legacy: bool = False) -> Callable[[World], None]:
             np.savez(file, ids=np.array([Touch(world.canary)], dtype=object), target=np.zeros(1))
         else:
             torch.save(content, file, _use_new_zipfile_serialization=not legacy)
-        make_zoo(world, [])
+        make_zoo(world)
         torch.save(content, world.foreign / "zoo/rgb.pt", _use_new_zipfile_serialization=not legacy)
 
     return forge
@@ -263,7 +269,7 @@ def pickled(name: str, legacy: bool = False) -> Callable[[World], None]:
 def plain_pickle(world: World) -> None:
     for name in ("peers/rgb.pt", "checkpoints/last.ckpt", "predictions/test.npz"):
         (world.forged / name).write_bytes(pickle.dumps(Touch(world.canary)))
-    make_zoo(world, [])
+    make_zoo(world)
     (world.foreign / "zoo/rgb.pt").write_bytes(pickle.dumps(Touch(world.canary)))
 
 
@@ -283,7 +289,7 @@ def weights_with(change: Callable[[dict[str, Any]], object]) -> Callable[[World]
         entry = torch.load(world.good / "peers/rgb.pt", weights_only=True)
         change(entry)
         torch.save(entry, world.forged / "peers/rgb.pt")
-        make_zoo(world, json.loads((world.good / OVERRIDES).read_text())[:-2])
+        make_zoo(world)
         torch.save(entry, world.foreign / "zoo/rgb.pt")
 
     return forge
@@ -294,7 +300,7 @@ def checkpoint_with(change: Callable[[dict[str, Any]], object]) -> Callable[[Wor
         content = torch.load(world.good / "checkpoints/last.ckpt", weights_only=True)
         change(content["hyper_parameters"])
         torch.save(content, world.forged / "checkpoints/last.ckpt")
-        make_zoo(world, [])
+        make_zoo(world)
 
     return forge
 
@@ -375,6 +381,7 @@ def pack_with(change: Callable[[dict[str, Any]], object]) -> Callable[[World], N
 
 
 def make_pack(world: World) -> Path:
+    shutil.copyfile(world.good / "peers/rgb.pt", world.foreign / "rgb.pt")
     shutil.copytree(world.ground.folder / "pack", world.foreign / "pack")
     return world.foreign / "pack"
 
@@ -418,7 +425,7 @@ def pack_commands(world: World) -> list[Command]:
     place, small = f"data.root={world.foreign / 'pack'}", world.ground.words()[1:-3]
     return [
         ("train", "data=pack", place, *small),
-        ("eval", "data=pack", place, *small, f"ckpt={world.good}", "data.index=null"),
+        ("eval", "data=pack", place, *small, f"ckpt={world.foreign / 'rgb.pt'}"),
         ("mml", "check", "data=pack", place, *small, "--no-timing"),
         ("mml", "pack", "data=pack", place, *small, "--out", "report/pack"),
         ("mml", "flow", "data=pack", place, *small, "--export", "report/flow"),

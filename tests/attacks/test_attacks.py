@@ -48,10 +48,7 @@ def survives(world: World, command: forged.Command) -> Outcome:
 def test_good_files_pass(world: World) -> None:
     """All commands do their work where nothing is forged: an attack is not refused for another reason."""
     world.forge()
-    no_root = [
-        word for word in world.ground.saved("trainer=smoke", "trainer.accelerator=cpu") if "paths.root" not in word
-    ]
-    forged.make_zoo(world, no_root)
+    forged.make_zoo(world)
     for command in forged.commands(world):
         outcome = survives(world, command)
         if command[1] == "rerun":  # it stops where it would begin
@@ -68,7 +65,7 @@ def test_good_files_pass(world: World) -> None:
 @pytest.mark.parametrize("name", forged.RUNS)
 def test_forged_runs(world: World, name: str) -> None:
     world.forge()
-    forged.make_zoo(world, [])
+    forged.make_zoo(world)
     forged.RUNS[name](world)
     tried = forged.commands(world)
     for command in tried[: forged.OF_OVERRIDES] if name.startswith("overrides: ") else tried:

@@ -31,6 +31,7 @@ import eval as eval_program
 import train as train_program
 from mml_lightning import arguments, cli, evaluate, run
 from mml_lightning.commands import rerun
+from mml_lightning.data.demo import generate
 from tests.fuzz.cases import CONF, Ground, Started
 
 PATIENCE = 60.0  # seconds for one command
@@ -185,6 +186,7 @@ def _as_a_process(world: World, log: Path, call: Callable[[], int]) -> None:
         warnings.simplefilter("ignore")
         arguments.failures.clear()
         run.open_result, evaluate.RunResult = _begin, _Begins  # type: ignore[assignment, misc]
+        generate._make_missing = _begin  # type: ignore[assignment]  # the folder of the demo is there by then
         rerun.subprocess = types.SimpleNamespace(run=_run_again)  # type: ignore[assignment]
         try:
             code = call()

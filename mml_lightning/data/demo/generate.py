@@ -36,6 +36,8 @@ IN_PROCESS = 60  # fewer files than this are made sooner here than by fresh proc
 
 TABLE, SEPARATOR = "videos.csv", "|"  # annotations of several labels a video
 
+OWN = ("videos", "annotations", "manifest.json", "manifest.partial.jsonl", ".lock", ".DS_Store")
+
 Entry = dict[str, Any]
 
 
@@ -73,6 +75,7 @@ def prepare_demo(
     parameters = {"seed": seed, "train": train, "val": val, "test": test} | (
         {"motions": motions} if motions > 1 else {}
     )
+    _check_folder(root)
     (root / "videos").mkdir(parents=True, exist_ok=True)
     with locked(root, lambda: log.info("demo: another process is preparing %s; waiting for it", root)):
         _check_parameters(root, parameters)
@@ -95,6 +98,17 @@ def prepare_demo(
 def _journal(root: Path) -> Path:
     """Entries of the files finished so far, one JSON line each; exists only between start and manifest."""
     return root / "manifest.partial.jsonl"
+
+
+def _check_folder(root: Path) -> None:
+    """Make no demo among other files, nor through a link to other places."""
+    inside = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    linked = next((root / name for name in OWN if (root / name).is_symlink()), None)
+    if linked is not None:
+        raise UserError(f"{linked} is a link, and the demo would be made where it leads; set data.root=<new folder>")
+    others = sorted(inside.difference(OWN))
+    if others and "parameters" not in (_load(root / "manifest.json") or {}) and not _journal(root).exists():
+        raise UserError(f"{root} holds other files ({others[0]}); choose an empty folder with data.root=<folder>")
 
 
 def _check_parameters(root: Path, parameters: dict[str, int]) -> None:
