@@ -51,8 +51,9 @@ class Listener:
             return
         self.asked, self.deferring, self.leave = None, False, None
         self.before = {number: signal.getsignal(number) for number in SIGNALS}
-        if hasattr(signal, "SIGHUP") and self.before.get(signal.SIGHUP) == signal.SIG_IGN:
-            del self.before[signal.SIGHUP]  # nohup: it shall not be heard
+        hangup = getattr(signal, "SIGHUP", 0)
+        if self.before.get(hangup) == signal.SIG_IGN:
+            del self.before[hangup]  # nohup: it shall not be heard
         self.listening = True
         self.install()
         try:

@@ -15,6 +15,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -65,10 +66,11 @@ class Board:
         self.state[worker, PID] = os.getpid()
 
         def lose(error: Exception, batch: object) -> None:
-            """A batch can't be handed over: the thread that does it would print that, and nobody would hear of it."""
+            """A batch can't be handed over: the threads that do it would print that, and nobody would hear of it."""
             self.state[worker, LOST] = SPENT if spent_descriptors(error) else UNSHARED
 
         Queue._on_queue_feeder_error = staticmethod(lose)  # type: ignore[attr-defined]
+        sys.excepthook = lambda kind, error, trace: lose(error, None)  # type: ignore[arg-type]  # of the one that sends
 
     def read(self, index: int) -> None:
         """Called where a sample is made: record `index` is being read, :data:`IDLE` for none."""
@@ -280,7 +282,9 @@ class WatchedLoader(DataLoader[dict[str, Any]]):
             dead = {p.pid: p.exitcode for p in self._processes if p.exitcode is not None}
             lost = self._lost(error)
             if not dead and not _waited(error) and lost is None:
-                return False
+                if not isinstance(error, EOFError | ConnectionError):
+                    return False
+                lost = UNSHARED  # nobody has died, and what was announced has not come
             at = {row[PID]: row[INDEX] for row in self.board.rows()}
             for process in self._processes:
                 process.kill()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -184,3 +186,89 @@ def test_time_in_which_the_run_is_suspended_does_not_count(records: list[Record]
     measured = loader(records, suspended, replace=False, timeout=limit, workers=1)
     batches = list(measured)
     assert mark.exists() and [video for batch in batches for video in batch["id"]] == [r.id for r in records]
+
+
+def test_a_batch_that_is_lost_on_its_way_is_loaded_again(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No file descriptor is left where the worker hands it over; named files need none of their own."""
+    strategy = torch.multiprocessing.get_sharing_strategy()
+    whole = clips(list(loader(records, lambda: None, workers=0)))
+
+    plain = watched.collate
+
+    def spend(samples: Any) -> dict[str, Any]:
+        """Every descriptor of the worker, once it has read."""
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        if torch.multiprocessing.get_sharing_strategy() != "file_system":
+            with contextlib.suppress(OSError):
+                while True:
+                    os.open(os.devnull, os.O_RDONLY)
+        return plain(samples)
+
+    monkeypatch.setattr(watched, "collate", spend)
+    try:
+        batches = list(loader(records, lambda: None, replace=False))
+    finally:
+        torch.multiprocessing.set_sharing_strategy(strategy)
+    assert [video for batch in batches for video in batch["id"]] == [one.id for one in records]
+    assert all(torch.equal(clip, whole[video]) for video, clip in clips(batches).items())
+    assert "train: a batch was lost on its way from a loader worker (too many open files, ulimit -n is" in caplog.text
+    assert "it is loaded again; raise it, or lower data.workers" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(24, "Too many open files"), r"too many open files, ulimit -n is \d+\), 3 times .*; raise it, or"),
+        (RuntimeError("unable to write"), r"its memory can't be shared\), 3 times .*enlarge it"),
+    ],
+)
+def test_batches_that_are_lost_time_and_again_end_the_run(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
+) -> None:
+    strategy = torch.multiprocessing.get_sharing_strategy()
+    plain = watched.collate
+
+    def unsendable(samples: Any) -> dict[str, Any]:
+        return plain(samples) | {"bomb": Bomb(error)}
+
+    monkeypatch.setattr(watched, "collate", unsendable)
+    try:
+        with pytest.raises(UserError, match=says):
+            list(loader(records, lambda: None))
+    finally:
+        torch.multiprocessing.set_sharing_strategy(strategy)
+
+
+class Bomb:
+    """What can't be handed over."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        raise self.error
+
+
+def test_workers_that_wait_while_a_batch_is_missing_are_started_again(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody has said that the batch is lost: what is taken from the queue and never given on."""
+    strategy = torch.multiprocessing.get_sharing_strategy()
+    monkeypatch.setattr(watched, "QUIET", 3)
+    started = WatchedLoader._start
+
+    def losing(self: WatchedLoader) -> Any:
+        batches = started(self)
+        if not self._handed:
+            monkeypatch.setattr(batches, "_try_get_data", lambda timeout=None: (False, None))
+        return batches
+
+    monkeypatch.setattr(WatchedLoader, "_start", losing)
+    try:
+        batches = list(loader(records, lambda: None, replace=False))
+    finally:
+        torch.multiprocessing.set_sharing_strategy(strategy)
+    assert [video for batch in batches for video in batch["id"]] == [one.id for one in records]
+    assert "(the workers wait and so does the run)" in caplog.text
