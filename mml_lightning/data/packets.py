@@ -90,6 +90,11 @@ def pictures(container: Any, stream: Any, damage: Damage, begin: Callable[[Any],
         yield from stream.codec_context.decode(None)
 
 
+def luminance_sum(frame: Any) -> int:
+    """Check sum of what a frame shows, without its colours."""
+    return zlib.crc32(frame.to_ndarray(format="gray").tobytes())
+
+
 def _raise_if_ours(error: Exception) -> None:
     if isinstance(error, MemoryError):
         raise error

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mml_lightning.data.orientation import Orientation
-from mml_lightning.data.packets import Damage, opened, pictures
+from mml_lightning.data.packets import Damage, luminance_sum, opened, pictures
 from mml_lightning.data.video_index import VideoIndex
 
 MOST_SKIPPED = 256  # packets before the wanted one, after which a container is taken to have missed it
@@ -66,6 +66,12 @@ class _Told:
         if frame.pts is None or frame.pts > wanted:
             raise _Missed
         return bool(frame.pts < wanted)
+
+    def same(self, frame: Any) -> bool:
+        """Whether the first frame shows what it shows when all is decoded: decoders make up for damage with what they
+        have seen before."""
+        sums = self.index.sums
+        return sums is None or luminance_sum(frame) == sums[np.searchsorted(self.index.starts, self.start)]
 
     def right(self, frame: Any, index: int) -> bool:
         order, pts = self.index.order, self.index.pts
@@ -132,6 +138,8 @@ class PyAVReader:
                     raise Unlike("a packet is damaged")
                 if start and index == start and told.before(frame):
                     continue  # from `start` on all is right, whatever comes before it
+                if start and index == start and not told.same(frame):
+                    raise _Missed
                 if index >= self.index.count or not told.right(frame, index):
                     raise Unlike(f"picture {index + 1} is not the one that was there before")
                 yield index, frame

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mml_lightning.data.orientation import Orientation, orientation_of
-from mml_lightning.data.packets import Damage, Seen, look_at, opened, pictures
+from mml_lightning.data.packets import Damage, Seen, look_at, luminance_sum, opened, pictures
 
 MOST_LOST = 0.5  # share of the pictures of a file that may be lost to damage; beyond it the video is unreadable
 TIMED = ("mov", "matroska")  # containers that keep the time of every picture, and find it again
@@ -43,6 +43,8 @@ class VideoIndex:
         promised: pictures that the file says it has.
         loss: what of them can't be shown for damage, in words; "" if nothing is known to be lost.
         by_pyav: why decord must not read the file; "" if it may.
+        sums: check sums of the frames at `starts`, int64 [K], where all were decoded: whether a decoder that begins
+            there shows the same, even where it makes up for damage.
     """
 
     count: int
@@ -58,6 +60,7 @@ class VideoIndex:
     by_pyav: str = ""
     order: np.ndarray | None = None
     jumps: np.ndarray | None = None
+    sums: np.ndarray | None = None
 
     @property
     def times(self) -> np.ndarray | None:
@@ -177,11 +180,17 @@ def _seconds_missing(seen: Seen) -> float:
 
 
 def _by_decoding(path: Path, seen: Seen, reason: str) -> VideoIndex:
-    damage, stamps, numbers, first = Damage(), [], [], None
+    damage, first = Damage(), None
+    stamps: list[Any] = []
+    numbers: list[Any] = []
     counted = _family(seen) not in TIMED and seen.codec not in THREADED
+    maybe = {seen.pts[place] for place in _safe_starts(seen)} if _family(seen) in TIMED and seen.looked else set()
+    sums: dict[int, int] = {}
     with opened(path) as (container, stream):
         for frame in pictures(container, stream, damage, (lambda packet: True) if counted else None):
             first = frame if first is None else first
+            if frame.pts in maybe or (counted and _may_start(seen, frame.opaque)):
+                sums[len(stamps)] = luminance_sum(frame)
             stamps.append(frame.pts)
             numbers.append(frame.opaque)
     if first is None:
@@ -201,10 +210,17 @@ def _by_decoding(path: Path, seen: Seen, reason: str) -> VideoIndex:
         starts = np.union1d(starts, np.searchsorted(pts, np.intersect1d(pts, told)))
     by_pyav = reason or _by_packets(seen).by_pyav
     count = len(stamps)
-    if not by_pyav and count != seen.packets:
-        by_pyav = "packets without a picture"
+    if not by_pyav and (loss or count != seen.packets):
+        by_pyav = "damage" if loss else "packets without a picture"
+    proof = np.array([sums.get(start, 0) for start in starts.tolist()], dtype=np.int64)
     base, code = Fraction(seen.time_base), orientation.code
-    return VideoIndex(count, size, seen.fps, pts, base, starts, code, True, promised, loss, by_pyav, order, jumps)
+    return VideoIndex(
+        count, size, seen.fps, pts, base, starts, code, True, promised, loss, by_pyav, order, jumps, proof
+    )
+
+
+def _may_start(seen: Seen, packet: int | None) -> bool:
+    return packet is not None and packet < len(seen.looked) and seen.looked[packet].start
 
 
 def _counted_starts(seen: Seen, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +230,7 @@ def _counted_starts(seen: Seen, order: np.ndarray) -> tuple[np.ndarray, np.ndarr
     found = [(0, 0, 0, 0, 0)]
     for frame, packet in enumerate(order.tolist()):
         place, dts = seen.places[packet], seen.dts[packet]
-        ready = frame > 0 and later[frame] == packet and packet < len(seen.looked) and seen.looked[packet].start
+        ready = frame > 0 and later[frame] == packet and _may_start(seen, packet)
         if ready and place[0] >= 0 and dts is not None and alone[place] == 1:
             found.append((frame, dts, *place))
     table = np.array(found, dtype=np.int64)
@@ -249,6 +265,7 @@ def plain(index: VideoIndex) -> dict[str, Any]:
         "pts": _runs(index.pts),
         "order": _runs(index.order),
         "jumps": None if index.jumps is None else index.jumps.tolist(),
+        "sums": None if index.sums is None else index.sums.tolist(),
         "time_base": [index.time_base.numerator, index.time_base.denominator],
         "starts": index.starts.tolist(),
         "orientation": index.orientation,
@@ -290,6 +307,7 @@ def of_plain(fields: dict[str, Any]) -> VideoIndex:
     count, starts = fields["count"], np.array(fields["starts"], dtype=np.int64)
     pts, order = _of_runs(fields["pts"], count), _of_runs(fields["order"], count)
     jumps = None if fields["jumps"] is None else np.array(fields["jumps"], dtype=np.int64).reshape(len(starts), 4)
+    sums = None if fields["sums"] is None else np.array(fields["sums"], dtype=np.int64).reshape(len(starts))
     if pts is not None and not (np.diff(pts) > 0).all():
         raise ValueError("its timestamps don't rise")
     width, height = fields["size"]
@@ -315,4 +333,5 @@ def of_plain(fields: dict[str, Any]) -> VideoIndex:
         fields["by_pyav"],
         order,
         jumps,
+        sums,
     )
