@@ -107,7 +107,7 @@ def declared(cfg: DictConfig, videos: int) -> list[str]:
         UserError: they leave no step.
     """
     every, left = videos // int(cfg.data.batch_size), batches(cfg, videos)
-    if not left:
+    if every and not left:
         raise UserError(
             f"trainer.limit_train_batches={cfg.trainer.limit_train_batches} leaves none of {every} batches: no step "
             "would be made; raise it"
