@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hydra import compose
 
 from mml_lightning.nodes import plain
-from mml_lightning.provenance import decisive, metrics_of, zoo_folder
+from mml_lightning.provenance import decisive, fingerprint, metrics_of, zoo_folder
 
 
 def test_metrics_of_a_peer_with_one_head_and_with_several() -> None:
@@ -31,3 +33,20 @@ def test_how_a_run_reads_and_how_often_it_looks_is_no_part_of_its_identity(hydra
     for same in ("data.cache=none", "data.cache=ram", "data.cache_mb=7", "data.workers=3", "trainer.validations=1"):
         assert identity(same) == usual
     assert identity("schedule.epochs=1") != usual
+
+
+@pytest.mark.parametrize(
+    ("typed", "known"),
+    [
+        ([], "951a60591828d6cc"),
+        (["stage=mml", "modality=[rgb,flow]", "init=ce"], "1092cb7c1dcf3a9f"),
+        (["trainer.limit_train_batches=2"], "dd404c710e37533f"),
+        (["repeat=1", "+trainer.max_steps=3"], "6cb7d18d406559f1"),
+    ],
+)
+def test_fingerprints_of_finished_runs_stay_what_they_are(hydra: None, typed: list[str], known: str) -> None:
+    """As version fdeecbd computed them: the zoo of then is still found."""
+    cfg = compose("train", overrides=[*typed, "paths.output_dir=o"])
+    told = {"ce": {"fingerprint": "f", "peer": "rgb"}}
+    origins = {name: {"init": cfg.init[name], "provenance": told.get(cfg.init[name])} for name in cfg.modality}
+    assert fingerprint(cfg, SimpleNamespace(fingerprint=lambda: "data"), origins) == known  # type: ignore[arg-type]
