@@ -345,6 +345,7 @@ class Cohort(pl.LightningModule):
     def _collect(self, batch: Batch) -> None:
         for scores in self.scores.values():
             scores.failures.update(dict(batch["failures"]))
+            scores.damaged |= {video: loss for video, kind, loss in batch.get("notes", ()) if kind == "damaged"}
         if not batch["id"]:  # nothing in this batch could be read
             return
         views = next(iter(batch["clips"].values())).shape[1]

@@ -70,6 +70,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         result.fields |= {
             "metrics": nested_metrics(trainer.callback_metrics),
             "unreadable": {cfg.split: provenance.unreadable(cohort, cfg.split)},
+            "damaged": {cfg.split: provenance.damaged(cohort)},
             "measured": {cfg.split: provenance.measured(cohort, cfg.split)},
         }
         result.fields["limited"] = [

@@ -201,6 +201,11 @@ def unreadable(cohort: Cohort, split: str) -> dict[str, str]:
     return failures
 
 
+def damaged(cohort: Cohort) -> dict[str, str]:
+    """Videos of the split just measured that were measured as far as they decode, with what is lost."""
+    return {video: loss for scores in cohort.scores.values() for video, loss in sorted(scores.damaged.items())}
+
+
 def measured(cohort: Cohort, split: str) -> dict[str, int]:
     """How many videos of the split just measured have scores, `of` how many; a part is said."""
     scores = next(iter(cohort.scores.values()))

@@ -34,7 +34,7 @@ STRINGS = (
 KINDS: dict[str, type | types.UnionType] = {
     **dict.fromkeys(STRINGS, str),
     **dict.fromkeys(("overrides", "modality", "resumed"), list),
-    **dict.fromkeys(("metrics", "peers", "unreadable", "weights", "evaluation", "expected", "speed"), dict),
+    **dict.fromkeys(("metrics", "peers", "unreadable", "damaged", "weights", "evaluation", "expected", "speed"), dict),
     "wall_s": int | float,
 }
 """What a field is, where it is there and not null; others are looked at by those who read them."""

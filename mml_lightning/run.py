@@ -278,10 +278,11 @@ def fit_and_measure(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train, then measure val and test; saves their scores, and returns their metrics and what was measured."""
     predictions = Path(cfg.paths.output_dir) / "predictions"
-    told: dict[str, Any] = {"unreadable": {}, "measured": {}}
+    told: dict[str, Any] = {"unreadable": {}, "damaged": {}, "measured": {}}
 
     def keep(split: str) -> dict[str, Any]:
         told["unreadable"][split] = provenance.unreadable(cohort, split)
+        told["damaged"][split] = provenance.damaged(cohort)
         told["measured"][split] = provenance.measured(cohort, split)
         provenance.save_scores(cohort, predictions, split)
         return _of_split(trainer, split)

@@ -47,6 +47,7 @@ class Scores:
     kept: dict[str, np.ndarray] = field(default_factory=dict, repr=False)  # [N, V, K] of each peer
     rows: dict[int, tuple[dict[str, np.ndarray], np.ndarray]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)  # measured as far as they decode: what is lost of each
 
     def add(
         self, index: Tensor, logits: Mapping[str, Tensor], target: Tensor, present: Mapping[str, Tensor] | None = None
@@ -80,10 +81,11 @@ class Scores:
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
         parts: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, (self.rows, self.failures))
-        for rows, failures in reversed(parts):
+        torch.distributed.all_gather_object(parts, (self.rows, self.failures, self.damaged))
+        for rows, failures, damaged in reversed(parts):
             self.rows.update(rows)
             self.failures.update(failures)
+            self.damaged.update(damaged)
 
     def dump(self) -> Dump | None:
         """All that was collected, in dataset order; None where nothing was."""

@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from hydra import compose
 
 from mml_lightning.data import check
 from mml_lightning.data.check import inspect
@@ -20,6 +21,7 @@ from mml_lightning.data.index_store import IndexStore
 from mml_lightning.data.records import Dataset, Head
 from mml_lightning.data.sources import SourceOpener
 from mml_lightning.modalities import Modality
+from mml_lightning.run import stage
 from mml_lightning.transforms import Crop
 from tests.data.numbered import Made, everything, from_the_start, number
 from tests.data.videos import record
@@ -216,6 +218,28 @@ def test_damage_that_packets_hide_is_found_where_it_is_read(tmp_path: Path, deco
     sample = clips[0, 0]
     assert sample["failures"] == [] and [kind for _, kind, _ in sample["notes"]][-1] == "damaged"
     assert number(sample["clips"]["rgb"][0, 0].permute(1, 2, 0).numpy()) == 3
+
+
+def test_a_run_names_what_is_damaged_wherever_it_is_used(
+    small: list[str], hydra: None, broken: Path, tmp_path: Path
+) -> None:
+    rows = ["path,label,split"]
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
+        for k in range(count):
+            video = tmp_path / "videos" / f"{split}{k}.mp4"
+            video.parent.mkdir(exist_ok=True)
+            video.write_bytes(broken.read_bytes() + bytes(k))  # no two alike
+            rows.append(f"{video},{'ab'[k % 2]},{split}")
+    (tmp_path / "mine.csv").write_text("\n".join(rows))
+    kept = [word for word in small if not word.startswith(("data.root", "data.videos", "paths.cache"))]
+    typed = [*kept, "data=csv", f"data.index={tmp_path / 'mine.csv'}", "data.batch_size=2", f"paths.root={tmp_path}"]
+    typed += ["schedule.epochs=1", f"paths.output_dir={tmp_path / 'run'}"]
+    result = stage(compose("train", overrides=typed), typed)
+    named = {split: sorted(result["damaged"][split]) for split in ("val", "test")}
+    assert named == {split: [str(tmp_path / "videos" / f"{split}{k}") for k in range(2)] for split in named}
+    assert LOSS in result["damaged"]["test"][named["test"][0]]
+    written = (tmp_path / "run" / "quarantine.csv").read_text()
+    assert written.count("used as far as it decodes") == 4 and result["unreadable"] == {"val": {}, "test": {}}
 
 
 @BOTH
