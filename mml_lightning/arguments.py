@@ -108,9 +108,14 @@ def prepare(arguments: Sequence[str], conf: Path) -> list[str]:
     if resume and resume not in ("null", "auto"):  # auto: whatever the directory of this run holds
         return _resumed(given, Path(resume).expanduser())
     if checkpoint:
-        flags = [argument for argument in given if argument in MULTIRUN]
-        return [*flags, *_made_by(Path(checkpoint).expanduser(), given), *given[len(flags) :]]
+        return _together(_made_by(Path(checkpoint).expanduser(), given), given)
     return given
+
+
+def _together(saved: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Saved words before typed ones, which win, and options before both: options between words are not understood."""
+    first = next((n for n, word in enumerate(given) if "=" in word and not word.startswith("-")), len(given))
+    return [*given[:first], *saved, *given[first:]]
 
 
 def swept_keys(given: Sequence[str]) -> str:
@@ -139,7 +144,7 @@ def _resumed(given: Sequence[str], folder: Path) -> list[str]:
     _stash(folder)
     rest = [a for a in given if not a.startswith(("resume=", "hydra.run.dir="))]
     # an experiment may carry a sweep of its own; this continues one of its jobs
-    return [*saved, *rest, quoted("resume", folder), quoted("hydra.run.dir", folder), "hydra.mode=RUN"]
+    return [*_together(saved, rest), quoted("resume", folder), quoted("hydra.run.dir", folder), "hydra.mode=RUN"]
 
 
 def check_links(folder: Path) -> None:

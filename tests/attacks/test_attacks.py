@@ -56,10 +56,12 @@ def test_good_files_pass(world: World) -> None:
         assert outcome.code == 0, f"{command}\n{outcome.said}"
     forged.make_pack(world)
     for command in forged.pack_commands(world):
-        assert survives(world, command).code == 0, command
+        outcome = survives(world, command)
+        assert outcome.code == 0, f"{command}\n{outcome.said}"
     forged.config("tags: [mine]")(world)
     for command in forged.config_commands(world):
-        assert survives(world, command).code == 0, command
+        outcome = survives(world, command)
+        assert outcome.code == 0, f"{command}\n{outcome.said}"
 
 
 @pytest.mark.parametrize("name", forged.RUNS)
