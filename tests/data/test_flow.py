@@ -218,3 +218,11 @@ def test_two_writers_of_one_file_do_no_harm(videos: dict[str, Path], cache: Flow
 def test_frames_without_structure_still_have_flow(cache: FlowCache, tmp_path: Path) -> None:
     still = write_video(tmp_path / "still.mp4", [texture(64, 48)] * 3 + counted(1))
     assert np.abs(dequantise(cache.load(record(still))[0], 20.0)).max() < 1.5
+
+
+@pytest.mark.parametrize("shape", [(10**12, 10**6, 10**6, 2), (10**30, 1, 1, 2), (2**62, 2, 2, 2), (-1, 2, 2, 2)])
+def test_a_header_that_claims_more_than_the_file_has_is_damage(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with (tmp_path / "flow.npy").open("wb") as handle:
+        np.lib.format.write_array_header_1_0(handle, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        handle.write(bytes(1000))
+    assert module._stored(tmp_path / "flow.npy") is None
