@@ -9,6 +9,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -317,14 +318,21 @@ def _content(path: Path) -> bytes:
 
 
 def _stored(path: Path) -> np.ndarray | None:
-    """The memory-mapped flow; None where it is missing or damaged."""
+    """The memory-mapped flow; None where it is missing or damaged: its size must be what its header says."""
     try:
-        flow = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as handle:
+            version = np.lib.format.read_magic(handle)
+            if version != (1, 0):
+                return None
+            shape, fortran, kind = np.lib.format.read_array_header_1_0(handle)
+            start, size = handle.tell(), os.fstat(handle.fileno()).st_size
+        if fortran or kind != np.uint8 or len(shape) != 4 or min(shape) < 1 or size != start + math.prod(shape):
+            return None
+        return np.memmap(path, np.uint8, "r", start, shape)
     except (FileNotFoundError, EOFError, ValueError):
         return None
     except OSError as error:
         raise DecodeError(f"{path}: {error.strerror or error}") from None
-    return flow if flow.dtype == np.uint8 and flow.ndim == 4 and flow.shape[0] else None
 
 
 def _save(handle: IO[bytes], fields: Iterator[np.ndarray], pairs: int) -> None:

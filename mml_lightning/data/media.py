@@ -190,6 +190,11 @@ def telling(plain: Told) -> tuple[str, ...]:
     return tuple(f"{folder}/{name}" for name in names)
 
 
+def files(plain: Told) -> int:
+    """How many :func:`telling` tells."""
+    return 1 if isinstance(plain, str) or plain[0] is PackedFrames else 4 if plain[-1] == "flow_pair" else 2
+
+
 def identity(plain: Told, sizes: Iterator[int]) -> object:
     """As :func:`media_identity`, of files whose sizes are the next of `sizes`."""
     if isinstance(plain, str):

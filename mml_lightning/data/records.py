@@ -13,12 +13,11 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import length_hint
 from pathlib import Path
 from typing import NamedTuple
 
 from mml_lightning.data import file_sizes
-from mml_lightning.data.media import Media, Told, absent, identity, telling, told
+from mml_lightning.data.media import Media, Told, absent, files, identity, telling, told
 from mml_lightning.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -208,7 +207,7 @@ class Dataset:
             self._seen[split] = Seen(found, ends, self._looked[split])
             for video, media, target, span, decoder, intervals, _ in rows(self.splits[split]):
                 seen = [identity(one, sizes) for one in media.values()]
-                ends.append(len(found) - length_hint(sizes))
+                ends.append(ends[-1] + sum(map(files, media.values())))
                 if len(seen) > 1:
                     seen = [one for _, one in sorted(zip(media, seen, strict=True))]
                 if not target:

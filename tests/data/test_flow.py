@@ -253,3 +253,11 @@ def test_flow_of_an_older_version_is_kept_where_its_frames_were_the_right_ones(
     short = before(cache, videos["vp9"])
     np.save(short, np.zeros((3, 48, 64, 2), dtype=np.uint8))  # of fewer frames than there are
     assert cache.load(record(videos["vp9"])).shape[0] == 23
+
+
+@pytest.mark.parametrize("shape", [(10**12, 10**6, 10**6, 2), (10**30, 1, 1, 2), (2**62, 2, 2, 2), (-1, 2, 2, 2)])
+def test_a_header_that_claims_more_than_the_file_has_is_damage(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with (tmp_path / "flow.npy").open("wb") as handle:
+        np.lib.format.write_array_header_1_0(handle, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        handle.write(bytes(1000))
+    assert module._stored(tmp_path / "flow.npy") is None
