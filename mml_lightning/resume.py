@@ -45,12 +45,8 @@ class Resumed:
     schedule: tuple[str, ...] = ()
 
     def fields(self) -> dict[str, Any]:
-        return {
-            "checkpoint": self.path.name,
-            "step": self.step,
-            "forced": list(self.forced),
-            "schedule": list(self.schedule),
-        }
+        told = {"checkpoint": self.path.name, "step": self.step, "forced": list(self.forced)}
+        return told | ({"schedule": list(self.schedule)} if self.schedule else {})
 
 
 def where_to_begin(
