@@ -17,7 +17,7 @@ import torch
 
 from mml_lightning import checkpoints, files
 from mml_lightning.checkpoints import LAST, PREVIOUS, CheckpointFiles, random_state, set_random_state
-from mml_lightning.files import check_archive, remove_leftovers
+from mml_lightning.files import check_archive, remove_leftovers, temporary_name
 
 USAGE = namedtuple("USAGE", "total used free")
 
@@ -121,7 +121,7 @@ def test_every_flipped_bit_and_every_cut_is_found(two: Path, at: int) -> None:
 
 
 def test_what_a_killed_process_left_is_removed(two: Path) -> None:
-    (two / ".last.ckpt.0123.tmp").write_bytes(b"half")
+    temporary_name(two / LAST).write_bytes(b"half")
     assert remove_leftovers(two) == 1 and set(steps(two)) == {LAST, PREVIOUS}
 
 
