@@ -109,12 +109,16 @@ def _wrong(value: Any) -> str | None:
     return None
 
 
+def _sane(value: object) -> bool:
+    return isinstance(value, str) and VALUE.fullmatch(value) is not None
+
+
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Those variables that belong into a manifest, in writing as in reading: others can run code."""
     return {
         key: value
         for key, value in sorted(variables.items())
-        if (key in VARIABLES or key.startswith(PREFIXES)) and NAME.fullmatch(key) and VALUE.fullmatch(str(value))
+        if (key in VARIABLES or key.startswith(PREFIXES)) and NAME.fullmatch(key) and _sane(value)
     }
 
 

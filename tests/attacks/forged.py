@@ -448,13 +448,14 @@ def config(text: str, **more: str) -> Callable[[World], None]:
     return forge
 
 
-CALL = "{_target_: os.system, command: 'touch {c}'}"
+CALL = "{_target_: shutil.copyfile, src: '{o}/notes.txt', dst: '{c}'}"
 CONFIGS: dict[str, Callable[[World], None]] = {
-    "trust": config(f"trusted: [os]\ndata: {{reader: {CALL}}}"),
-    "trust of a word": config(f"trusted: os\ndata: {{reader: {CALL}}}"),
-    "trust by a look-up": config(f"own: [os]\ntrusted: ${{own}}\ndata: {{reader: {CALL}}}"),
+    "trust": config(f"trusted: [shutil]\ndata: {{reader: {CALL}}}"),
+    "trust of a word": config(f"trusted: shutil\ndata: {{reader: {CALL}}}"),
+    "trust by a look-up": config(f"own: [shutil]\ntrusted: ${{own}}\ndata: {{reader: {CALL}}}"),
     "trust of another group": config(
-        f"defaults: [{{override /data: evil}}]\ndata: {{reader: {CALL}}}", **{"data/evil": "name: evil\ntrusted: [os]"}
+        f"defaults: [{{override /data: evil}}]\ndata: {{reader: {CALL}}}",
+        **{"data/evil": "name: evil\ntrusted: [shutil]"},
     ),
     "callback": config(f"hydra: {{callbacks: {{evil: {CALL}}}}}"),
     "callback by a look-up": config(f"evil: {CALL}\nhydra: {{callbacks: {{evil: '${{evil}}'}}}}"),
@@ -468,12 +469,12 @@ CONFIGS: dict[str, Callable[[World], None]] = {
         "defaults: [{override /hydra/callbacks: evil}]", **{"hydra/callbacks/evil": f"evil: {CALL}"}
     ),
     "callback of what ours imports": config(
-        "hydra: {callbacks: {evil: {_target_: mml_lightning.hydra_callbacks.os.system, command: 'touch {c}'}}}"
+        "hydra: {callbacks: {evil: {_target_: mml_lightning.zoo.torch.load, f: '{o}/evil.pkl', weights_only: false}}}"
     ),
     "launcher": config(f"hydra: {{launcher: {CALL}}}"),
     "sweeper": config("hydra: {sweeper: {_target_: os.system}}"),
     "swept trust": config(
-        "hydra: {mode: MULTIRUN, sweeper: {params: {trusted: '[os]', data.reader._target_: os.system}}}"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {trusted: '[shutil]', data.reader._target_: os.system}}}"
     ),
     "log factory": config("hydra: {job_logging: {handlers: {x: {(): os.system, command: 'touch {c}'}}}}"),
     "log class": config("hydra: {job_logging: {handlers: {x: {class: evilmod.X}}}}"),
@@ -503,7 +504,7 @@ CONFIGS: dict[str, Callable[[World], None]] = {
     "network": config('backbone: {net: {_target_: builtins.exec, _args_: [\'open("{c}", "w")\']}}'),
     "tag": config("data: {reader: !!python/object/apply:os.system ['touch {c}']}"),
     "catalogue": config(
-        "catalogue: {x: {stage: ce, modality: [rgb], set: ['trusted=[os]', 'data.reader._target_=os.system']}}\n"
+        "catalogue: {x: {stage: ce, modality: [rgb], set: ['trusted=[shutil]', 'data.reader._target_=os.system']}}\n"
         "tables: {t: {title: t, columns: [a], rows: {r: [x/rgb]}}}"
     ),
     "pipeline": config(f"pipeline: {{runs: [{{stage: ce, set: ['++hydra.callbacks.x={CALL}']}}]}}"),
@@ -519,7 +520,7 @@ def config_commands(world: World) -> list[Command]:
         ("train", f"--config-dir={place}", *words, "experiment=evil"),
         ("train", f"hydra.searchpath=[{place}]", *words, "experiment=evil"),
         ("train", "-m", f"--config-dir={place}", *words, "experiment=evil", "seed=0,1"),
-        ("eval", f"--config-dir={place}", *index, "+experiment=evil", f"ckpt={world.good / 'peers/rgb.pt'}"),
+        ("eval", f"--config-dir={place}", *index, "experiment=evil", f"ckpt={world.good / 'peers/rgb.pt'}"),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-CALL = "{{_target_: os.system, command: 'touch {c}'}}"
+CALL = "{{_target_: shutil.copyfile, src: '{o}/notes.txt', dst: '{c}'}}"
 UNPICKLE = ("+evil._target_=torch.load", "+evil.f={o}/evil.pkl", "+evil.weights_only=false")
 
 PAYLOADS: dict[str, tuple[str, ...]] = {
@@ -11,7 +11,11 @@ PAYLOADS: dict[str, tuple[str, ...]] = {
     "callback": (f"+hydra.callbacks.evil={CALL}",),
     "forced callback": (f"++hydra.callbacks.evil={CALL}",),
     "callbacks as a whole": (f"hydra.callbacks={{{{table: {CALL}}}}}",),
-    "callback by its leaf": ("hydra.callbacks.table._target_=os.system", "+hydra.callbacks.table.command='touch {c}'"),
+    "callback by its leaf": (
+        "hydra.callbacks.table._target_=shutil.copyfile",
+        "+hydra.callbacks.table.src={o}/notes.txt",
+        "+hydra.callbacks.table.dst={c}",
+    ),
     "group of hydra": ("hydra/callbacks=evil",),
     "group in the place of hydra": ("+optimizer@hydra.callbacks.evil=sgd",),
     "group in the place of hydra, global": ("+experiment@_global_=../../../{o}/evil",),
@@ -54,8 +58,11 @@ PAYLOADS: dict[str, tuple[str, ...]] = {
     "option by a path": ("experiment=../../../../../../../../../../..{o}/conf/experiment/evil",),
     "option by an absolute path": ("experiment={o}/conf/experiment/evil",),
     "options by paths": ("modality=[rgb,../../../../../../../../../../..{o}/conf/experiment/evil]",),
-    "trust and a reader": ("trusted=[os]", "data.reader={{_target_: os.system, command: 'touch {c}'}}"),
-    "trust, added": ("++trusted=[os,pathlib]", "+data.reader._args_=[x]", "data.reader._target_=os.system"),
+    "trust and a reader": (
+        "trusted=[shutil]",
+        "data.reader={{_target_: shutil.copyfile, src: '{o}/notes.txt', dst: '{c}'}}",
+    ),
+    "trust, added": ("++trusted=[shutil,pathlib]", "+data.reader._args_=[x]", "data.reader._target_=os.system"),
     "trust in a list": ("trusted.0=os", "data.reader._target_=os.system"),
     # what calls, how, and where it hides
     "reader": ("data.reader={{_target_: pathlib.Path.touch, self: {c}}}",),
@@ -64,7 +71,9 @@ PAYLOADS: dict[str, tuple[str, ...]] = {
         "data.reader={{_target_: mml_lightning.results.subprocess.run, args: [touch, {c}]}}",
         "~data.reader.index",
     ),
-    "deep in a list": ("+data.reader.more=[[{{a: [{{_target_: os.system, command: 'touch {c}'}}]}}]]",),
+    "deep in a list": (
+        "+data.reader.more=[[{{a: [{{_target_: shutil.copyfile, src: '{o}/notes.txt', dst: '{c}'}}]}}]]",
+    ),
     "partial": ("+optimizer.optimizer._partial_=false", "optimizer.optimizer._target_=os.system"),
     "arguments": ("+schedule.factor._args_=['touch {c}']", "schedule.factor._target_=os.system"),
     "convert": ("+data.reader._convert_=object",),
@@ -95,7 +104,7 @@ PAYLOADS: dict[str, tuple[str, ...]] = {
     "account": ("logger=wandb", "logger.entity=somebody"),
     "command of an alias": ("aliases.ce.make=['hydra.run.dir={o}']", "init=ce"),
     "catalogue": (
-        "+catalogue.x={{stage: ce, set: ['trusted=[os]', 'data.reader._target_=os.system']}}",
+        "+catalogue.x={{stage: ce, set: ['trusted=[shutil]', 'data.reader._target_=os.system']}}",
         "+tables.t={{title: t, columns: [a], rows: {{r: [x/rgb]}}}}",
     ),
 }

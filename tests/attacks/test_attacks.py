@@ -8,6 +8,7 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from mml_lightning import arguments, config_guard
 from tests.attacks import forged
 from tests.attacks.world import CRASHED, Outcome, World
 from tests.fuzz import cases
@@ -64,14 +65,29 @@ def test_good_files_pass(world: World) -> None:
         assert outcome.code == 0, f"{command}\n{outcome.said}"
 
 
+@pytest.mark.parametrize("name", ["interpolated callback", "callback", "log", "directory of the run", "root"])
+def test_attacks_hit_where_the_gate_is_open(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watch sees them all: without the checks the same files do what they were made for."""
+    monkeypatch.setattr(arguments, "admitted", lambda items, source, typed=(): list(items))
+    monkeypatch.setattr(config_guard, "check", lambda cfg, typed: None)
+    forge(world, f"overrides: {name}")
+    hits = world.tries("eval", f"ckpt={world.forged}").hits
+    assert hits and all("outside" in hit or hit == "code ran" for hit in hits), hits
+
+
 @pytest.mark.parametrize("name", forged.RUNS)
 def test_forged_runs(world: World, name: str) -> None:
+    tried = forged.commands(world)
+    for command in tried[: forged.OF_OVERRIDES] if name.startswith("overrides: ") else tried:
+        world.clean()  # a run that goes on writes its settings anew
+        forge(world, name)
+        survives(world, command)
+
+
+def forge(world: World, name: str) -> None:
     world.forge()
     forged.make_zoo(world)
     forged.RUNS[name](world)
-    tried = forged.commands(world)
-    for command in tried[: forged.OF_OVERRIDES] if name.startswith("overrides: ") else tried:
-        survives(world, command)
 
 
 @pytest.mark.parametrize("name", forged.PACKS)

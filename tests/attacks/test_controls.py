@@ -25,6 +25,7 @@ def victim(tmp_path: Path) -> tuple[Path, Path]:
     outside = tmp_path / "outside"
     outside.mkdir()
     canary = outside / "CANARY"
+    (outside / "notes.txt").write_text("mine")
     (outside / "evil.pkl").write_bytes(pickle.dumps(Touch(canary)))
     (outside / "sitecustomize.py").write_text(f"import pathlib\npathlib.Path({str(canary)!r}).touch()\n")
     return outside, canary
@@ -58,13 +59,13 @@ def test_the_environment_runs_code(tmp_path: Path) -> None:
 
 def test_what_is_typed_is_trusted(tmp_path: Path) -> None:
     """The same callback, and the same trust, from the person at the keyboard."""
-    _, canary = victim(tmp_path)
-    call = f"+hydra.callbacks.mine={{_target_: os.system, command: 'touch {canary}'}}"
-    for trust, runs in (((), False), (("trusted=[os,posix]",), True)):
+    outside, canary = victim(tmp_path)
+    call = f"+hydra.callbacks.mine={{_target_: shutil.copyfile, src: {outside}/evil.pkl, dst: {canary}}}"
+    for trust, runs in (((), False), (("trusted=[shutil]",), True)):
         words = [call, *trust, "data.index=nothing.csv", "data=csv", f"paths.root={tmp_path}"]
         done = subprocess.run(
             command("train", *words), capture_output=True, text=True, env=environment(), cwd=tmp_path, timeout=300
         )
         assert canary.exists() is runs, done.stderr
-        assert runs or "type trusted=[os]" in done.stderr
+        assert runs or "type trusted=[shutil]" in done.stderr
         assert done.returncode == 2, done.stderr

@@ -114,6 +114,7 @@ class World:
         """Size and time of every file and folder that no command may touch: all but the user's own output."""
         found: dict[str, tuple[int, int]] = {}
         own = {str(self.ground.root), str(self.work / "multirun"), str(self.work / "report")}
+        own.add(str(self.home / ".cache"))  # W&B logs there what it does, wherever its records lie
         for place, folders, files in os.walk(self.place):
             folders[:] = [name for name in folders if os.path.join(place, name) not in own]
             for name in (*folders, *files):
