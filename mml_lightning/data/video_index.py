@@ -149,7 +149,7 @@ def _safe_starts(seen: Seen) -> list[int]:
 
 
 def _why_not_decord(seen: Seen, places: list[int], orientation: Orientation) -> str:
-    """decord seeks by the decoding time and counts packets: both must be the frames' own order."""
+    """decord goes to the last key frame decoded by the time wanted and counts packets: both must fit what is shown."""
     pts = np.array(seen.pts, dtype=np.int64)
     lags = {seen.pts[place] - (seen.dts[place] or 0) for place in places}  # type: ignore[operator]
     closed = all(pts[place:].min() == pts[place] for place in places)
@@ -158,6 +158,7 @@ def _why_not_decord(seen: Seen, places: list[int], orientation: Orientation) -> 
         ("a fragmented file", _family(seen) == "mov" and seen.stated != seen.packets),
         ("open groups of pictures", not closed or places != [place for place, key in enumerate(seen.keys) if key]),
         ("key frames of uneven delay", _family(seen) == "mov" and len(lags) > 1),
+        ("key frames closer than their delay", _family(seen) == "mov" and _overtaken(seen, places)),
         ("hidden pictures", not all(one.shown for one in seen.looked)),
         ("a picture that changes its form", len({one.parameters for one in seen.looked if one.parameters}) > 1),
         ("a picture that is turned or mirrored", orientation.code != 0),
@@ -165,6 +166,13 @@ def _why_not_decord(seen: Seen, places: list[int], orientation: Orientation) -> 
         if holds:
             return reason
     return ""
+
+
+def _overtaken(seen: Seen, places: list[int]) -> bool:
+    """Whether a jump by the time of a key frame finds one behind it, which is decoded by then: so where no edit list
+    sets the delay of the first picture off."""
+    behind = zip(places, places[1:], strict=False)
+    return seen.pts[0] != 0 and any(seen.dts[later] <= seen.pts[one] for one, later in behind)  # type: ignore[operator]
 
 
 def _seconds_missing(seen: Seen) -> float:

@@ -115,6 +115,10 @@ def everything() -> list[Made]:
     for gop, options in GOPS.items():
         add("libx264", gop, {**X264, **options}, ["mp4", "mkv", "mov", "avi", "ts", "flv"])
         add("libx264", f"frag-{gop}", {**X264, **options}, ["mp4"], muxing={"movflags": "frag_keyframe+empty_moov"})
+        add("libx264", f"noedit-{gop}", {**X264, **options}, ["mp4"], muxing={"use_editlist": "0"})
+    add(
+        "libx264", "hybrid", {**X264, **GOPS["closed"]}, ["mp4"], muxing={"movflags": "hybrid_fragmented+frag_keyframe"}
+    )
     for stamps in ("offset", "uneven", "cut"):
         add("libx264", "closed", {**X264, **GOPS["closed"]}, ["mp4", "mkv", "mov"], stamps=stamps)
         add("libx264", "open", {**X264, **GOPS["open"]}, ["mp4", "mkv"], stamps=stamps)
