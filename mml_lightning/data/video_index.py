@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,7 @@ def _why_not_decord(seen: Seen, places: list[int], orientation: Orientation) -> 
 def _overtaken(seen: Seen, places: list[int]) -> bool:
     """Whether a jump by the time of a key frame finds one behind it, which is decoded by then: so where no edit list
     sets the delay of the first picture off."""
-    behind = zip(places, places[1:], strict=False)
-    return seen.pts[0] != 0 and any(seen.dts[later] <= seen.pts[one] for one, later in behind)  # type: ignore[operator]
+    return seen.pts[0] != 0 and any(seen.dts[later] <= seen.pts[one] for one, later in pairwise(places))  # type: ignore[operator]
 
 
 def _seconds_missing(seen: Seen) -> float:

@@ -22,7 +22,8 @@ from tests.data.videos import real, record
 
 ALL = everything()
 QUICK = ("libx264-closed.mp4", "libx264-closed.avi", "libx264-open.mkv", "libx264-closed.ts", "libx264-closed-cut.mp4",
-         "libx264-frag-closed.mp4", "libx264-noedit-closed.mp4", "libx265-default.mp4", "mpeg4-b2.avi", "mpeg4-b2.mp4", "mpeg2video-b2.mpg",
+         "libx264-frag-closed.mp4", "libx264-noedit-closed.mp4",
+         "libx265-default.mp4", "mpeg4-b2.avi", "mpeg4-b2.mp4", "mpeg2video-b2.mpg",
          "libvpx-vp9-plain.webm", "wmv2-plain.wmv")  # fmt: skip
 
 
@@ -115,7 +116,8 @@ def test_there_are_enough_of_them() -> None:
 def test_decord_reads_where_it_is_proven_only(tmp_path: Path) -> None:
     safe = {"libx264-closed.mp4": True, "libx264-open.mp4": False, "libx264-frag-closed.mp4": False,
             "libx264-closed-cut.mp4": False, "libx264-closed.avi": False, "libvpx-vp9-plain.webm": True,
-            "libx264-closed-uneven.mp4": False, "libx264-noedit-closed.mp4": False, "libx264-noedit-plain.mp4": True}  # fmt: skip
+            "libx264-closed-uneven.mp4": False, "libx264-noedit-closed.mp4": False,
+            "libx264-noedit-plain.mp4": True}  # fmt: skip
     for made in ALL:
         name = f"{made.name}.{made.ending}"
         if name in safe:
