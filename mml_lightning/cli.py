@@ -17,7 +17,7 @@ from mml_lightning import __version__, console
 from mml_lightning.benchmarks import commands as bench
 from mml_lightning.commands import ensemble, flow, graph, import_weights, pack, rerun, score
 from mml_lightning.errors import UserError, exhausted
-from mml_lightning.plain_text import VisibleStream
+from mml_lightning.plain_text import VisibleStream, log_visibly
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -129,7 +129,7 @@ def _declare_check(parser: argparse.ArgumentParser) -> None:
 def _check(args: argparse.Namespace) -> None:
     from mml_lightning.commands import check
 
-    logging.basicConfig(format="%(message)s", level=logging.INFO)  # progress without a terminal
+    logging.getLogger().setLevel(logging.INFO)  # progress without a terminal
     report, folder = check.run_check(_compose(args.overrides), args.samples, args.threads, not args.no_timing)
     print("\n".join(check.check_lines(report, folder)))
     if not report.usable:
@@ -235,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    log_visibly(logging.WARNING)
     try:
         with contextlib.redirect_stdout(VisibleStream(sys.stdout)):  # type: ignore[type-var]  # names come from files
             args.run(args)

@@ -37,3 +37,10 @@ class VisibleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))
+
+
+def log_visibly(level: int = logging.INFO) -> None:
+    """What is logged goes to stderr, made visible, unless somebody has set up logging already."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=level)

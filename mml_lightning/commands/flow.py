@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]
     form = _form(args)
     if args.workers < 1:
         raise UserError(f"--workers {args.workers} must be 1 or more")
-    logging.basicConfig(format="%(message)s", level=logging.INFO)  # progress without a terminal
+    logging.getLogger().setLevel(logging.INFO)  # progress without a terminal
     cfg = compose(args.overrides)
     cache = build_data.flow_store(cfg)
     if cache.settings.on_the_fly:

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]
     from mml_lightning.data.packs.packing import Wish
     from mml_lightning.data.packs.verify import verify
 
-    logging.basicConfig(format="%(message)s", level=logging.INFO)  # progress without a terminal
+    logging.getLogger().setLevel(logging.INFO)  # progress without a terminal
     coding = Coding(args.short_side, args.quality, args.flow_short_side, args.flow_quality)
     wish = Wish((), coding, args.shards, args.shard_size, args.workers, tuple(args.overrides), args.keep_flow)
     packer = prepare(compose(args.overrides), args.out, wish, ("audio",) if args.audio else ())
