@@ -36,6 +36,8 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     process.set_up_process(cfg)
     if cfg.split not in ("val", "test"):
         raise UserError(f"split={cfg.split!r} is unknown; use val or test")
+    if not limits.measures(cfg, "test"):
+        raise UserError("trainer.limit_test_batches=0: nothing would be measured; raise it, or set it to null")
     folder = Path(cfg.paths.output_dir)
     if any((folder / name).is_dir() for name in ("peers", checkpoints.FOLDER)):
         raise UserError(f"{folder} holds a training run, whose numbers these would replace: choose another directory")
@@ -51,6 +53,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     cohort = scoring_cohort(cfg, entries, chosen, data)
     trainer = run.make_trainer(cfg, folder, [], job_type="eval")
     build_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
+    run.check_measuring(cfg, trainer, datasets)
     process.say(
         [
             f"measuring {', '.join(entries)} on {len(datasets['test'])} {cfg.split} videos of {data.name}, "
@@ -71,11 +74,11 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
             "metrics": nested_metrics(trainer.callback_metrics),
             "unreadable": {cfg.split: provenance.unreadable(cohort, cfg.split)},
             "damaged": {cfg.split: provenance.damaged(cohort)},
-            "measured": {cfg.split: provenance.measured(cohort, cfg.split)},
+            "measured": {cfg.split: provenance.measured(cohort, cfg.split, "test")},
         }
         result.fields["limited"] = [
             *(f"{name}: {why}" for name, entry in entries.items() for why in entry["provenance"].get("limited") or ()),
-            *limits.measured(cfg, result.fields["measured"], result.fields["unreadable"]),
+            *limits.measured(cfg, result.fields["measured"], result.fields["unreadable"], "test"),
         ]
         tracking.log_outcome(trainer.loggers, trainer.callback_metrics, result.fields, folder)
         if not result.fields["metrics"]:

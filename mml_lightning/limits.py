@@ -138,15 +138,37 @@ def trained(cfg: DictConfig, trainer: pl.Trainer, videos: int) -> list[str]:
     return found
 
 
-def measured(cfg: DictConfig, counts: dict[str, dict[str, int]], unreadable: dict[str, Any]) -> list[str]:
+def measures(cfg: DictConfig, split: str) -> bool:
+    """Whether val or test is measured at all: a limit of no batch leaves it out, and nothing is kept of it."""
+    return bool(cfg.trainer[f"limit_{split}_batches"] != 0)
+
+
+def check_share(cfg: DictConfig, split: str, batches: int) -> None:
+    """Raises:
+    UserError: a share of the `batches` of val or test that leaves none of them.
+    """
+    key = f"limit_{split}_batches"
+    share = cfg.trainer[key]
+    if isinstance(share, float) and 0 < share < 1 and not int(share * batches):
+        raise UserError(
+            f"trainer.{key}={share} leaves none of {batches} {'batch' if batches == 1 else 'batches'}; raise it, or "
+            "use 0 to leave it out"
+        )
+
+
+def measured(
+    cfg: DictConfig, counts: dict[str, dict[str, int]], unreadable: dict[str, Any], loop: str | None = None
+) -> list[str]:
     """Settings that left videos of val or test unmeasured: they change no weight, but the numbers.
 
     Args:
         counts: {split: {"videos": measured, "of": all}}. unreadable: {split: those that can't be read}.
+        loop: "test" where every split was measured by that loop of Lightning, as eval.py does.
     """
     found = []
     for split, count in counts.items():
-        limit = cfg.trainer[f"limit_{split}_batches"]
+        key = f"limit_{loop or split}_batches"
+        limit = cfg.trainer[key]
         if limit is not None and count["videos"] + len(unreadable.get(split) or ()) < count["of"]:
-            found.append(f"trainer.limit_{split}_batches={limit}")
+            found.append(f"trainer.{key}={limit}")
     return found

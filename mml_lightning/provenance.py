@@ -206,13 +206,17 @@ def damaged(cohort: Cohort) -> dict[str, str]:
     return {video: loss for scores in cohort.scores.values() for video, loss in sorted(scores.damaged.items())}
 
 
-def measured(cohort: Cohort, split: str) -> dict[str, int]:
-    """How many videos of the split just measured have scores, `of` how many; a part is said."""
+def measured(cohort: Cohort, split: str, loop: str | None = None) -> dict[str, int]:
+    """How many videos of the split just measured have scores, `of` how many; a part is said.
+
+    Args:
+        loop: of Lightning that measured it, whose limit holds; `split` is that of its name.
+    """
     scores = next(iter(cohort.scores.values()))
     dump, of = scores.dump(), len(scores.ids)
     seen = len(dump.ids) if dump else 0
     if dump and dump.skipped and is_first_rank():
-        log.warning("%s: %d of %d videos measured (trainer.limit_%s_batches)", split, seen, of, split)
+        log.warning("%s: %d of %d videos measured (trainer.limit_%s_batches)", split, seen, of, loop or split)
     return {"videos": seen, "of": of}
 
 

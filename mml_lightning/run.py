@@ -166,7 +166,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     specs = Lineage(cfg, overrides, lambda: data).settle(specs)
     cache = build_data.flow_cache(cfg, chosen)
     datasets = build_data.clip_datasets(cfg, data, cache, list(chosen.values()))
-    if not cfg.test:
+    if not (cfg.test and limits.measures(cfg, "test")):
         datasets.pop("test", None)  # its flow would be computed for nothing
     nets, origins = build.peers(cfg, specs, data)
     cohort = build.cohort(cfg, specs, nets, origins, data)
@@ -239,7 +239,17 @@ def check_shares(cfg: DictConfig, trainer: pl.Trainer, data: Dataset, datasets: 
     build_data.check_batch(cfg, data, sharing)
     build_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
     norms.check(build.norms(cfg), trainer, cfg.data.batch_size)
+    check_measuring(cfg, trainer, datasets)
     return sharing
+
+
+def check_measuring(cfg: DictConfig, trainer: pl.Trainer, datasets: Mapping[str, ClipDataset]) -> None:
+    """Raises:
+    UserError: a limit in shares leaves no batch of val or test.
+    """
+    for split in sorted({"val", "test"} & set(datasets)):
+        videos = max(1, int(cfg.data.eval_batch_size) // datasets[split].views)
+        limits.check_share(cfg, split, math.ceil(len(datasets[split]) / trainer.world_size / videos))
 
 
 def open_result(
@@ -289,11 +299,12 @@ def fit_and_measure(
 
     with interruptible(trainer), ranks.blamed():
         trainer.fit(cohort, datamodule=video, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
-        if cohort.validated_at != trainer.global_step:  # trainer.validations, or a finished run was resumed
+        by_val = limits.measures(cfg, "val")
+        if by_val and cohort.validated_at != trainer.global_step:  # trainer.validations, or a finished run was resumed
             with nullcontext() if cohort.trained else unlogged(trainer):  # its row is there
                 trainer.validate(cohort, datamodule=video, verbose=False)
-        metrics = keep("val")
-        if cfg.test:
+        metrics = keep("val") if by_val else {}
+        if cfg.test and limits.measures(cfg, "test"):
             trainer.test(cohort, datamodule=video, verbose=False)
             metrics |= keep("test")
     return metrics, told

@@ -54,6 +54,17 @@ def test_more_views(train: Train, measure: Callable[..., dict[str, Any]], tmp_pa
         assert logits(tmp_path / "single/eval")["logits/rgb"].shape == (11, count, 10)
 
 
+def test_a_part_of_a_split_is_marked(train: Train, measure: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    train("schedule.epochs=1", "test=false")
+    ckpt = f"ckpt={tmp_path}/single/run"
+    part = measure(ckpt, "split=val", "trainer.limit_test_batches=1", "data.eval_batch_size=4")
+    assert part["measured"]["val"]["videos"] == 4 and part["limited"] == ["trainer.limit_test_batches=1"]
+    assert measure(ckpt, "split=val", "trainer.limit_val_batches=1", "data.eval_batch_size=4")["limited"] == []
+    for limit, said in (("0", "nothing would be measured"), ("0.01", "leaves none of")):
+        with pytest.raises(UserError, match=said):
+            measure(ckpt, f"trainer.limit_test_batches={limit}")
+
+
 def test_alias_names_the_networks_of_a_stage(train: Train, measure: Callable[..., dict[str, Any]]) -> None:
     own = ("sampling.shared=false", "schedule.epochs=1")  # a shared draw depends on the shortest source
     rgb = train(*own, run="rgb")

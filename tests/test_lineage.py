@@ -177,6 +177,15 @@ def test_limits_that_leave_all_as_it_is(train: Train) -> None:
     assert part["limited"] == ["trainer.limit_val_batches=1"] and "zoo" in part, "its weights are whole"
 
 
+def test_what_a_limit_leaves_out_is_not_measured(train: Train, tmp_path: Path) -> None:
+    told = train("trainer.limit_val_batches=0", "trainer.limit_test_batches=1")
+    assert set(told["metrics"]) == set(told["measured"]) == {"test"} and "zoo" in told, "its weights are whole"
+    folder = tmp_path / "single/other"
+    told = train("trainer.limit_test_batches=0", run="other")
+    assert set(told["metrics"]) == set(told["measured"]) == {"val"}
+    assert not (folder / "predictions/test.npz").exists(), "the scores of val are none of test"
+
+
 def test_a_limited_pipeline_starts_from_its_own_networks(ce: Path, composed: Composed, tmp_path: Path) -> None:
     settings = ("pipeline=reduced_mml", *SHORT, "trainer=smoke", "trainer.accelerator=cpu")
     pipeline(*composed(*settings))
@@ -219,6 +228,8 @@ def test_eval_asks_for_no_trainer(ce: Path, composed: Composed) -> None:
         ("trainer.limit_train_batches=-1", "use a whole number from 1"),
         ("trainer.limit_train_batches=true", "use a whole number from 1"),
         ("trainer.limit_val_batches=1.5", "use a whole number from 0"),
+        ("trainer.limit_val_batches=0.01", "leaves none of"),
+        ("trainer.limit_test_batches=0.01", "leaves none of"),
         ("trainer.limit_epochs=0", "must be a whole number from 1"),
     ],
 )

@@ -20,7 +20,7 @@ from typing import Any
 
 from mml_lightning.data.video_index import VideoIndex, judge, of_plain, plain
 
-SCHEMA = 1
+SCHEMA = 2
 KEPT = 4096  # indices in memory: a few kilobytes each
 
 _lock = threading.Lock()

@@ -113,6 +113,7 @@ class Seen:
         looked: what each packet says of itself; empty where nothing here can read the codec.
         pts, dts, keys, places: of each packet; keys by the container, places as (offset in the file, size, sum).
         whole: the file is as long as it says, if it says so.
+        videos: streams of pictures that the file has.
         odd: packets that are to be left out, are marked damaged or bring a new description of the stream.
     """
 
@@ -132,6 +133,7 @@ class Seen:
     odd: list[int] = field(default_factory=list)
     left_out: int = 0
     whole: bool = True
+    videos: int = 1
     listed: int = 0
     damage: Damage = field(default_factory=Damage)
 
@@ -158,6 +160,7 @@ def look_at(path: Path) -> Seen:
             stream.frames,
             coded.field_order == 1 or name != "h264",
             _seconds(container, stream),
+            videos=len(container.streams.video),
         )
         if container.format.name == "avi":
             seen.whole = _riff_bytes(container.name) == os.path.getsize(container.name)

@@ -156,6 +156,7 @@ def _why_not_decord(seen: Seen, places: list[int], orientation: Orientation) -> 
     closed = all(pts[place:].min() == pts[place] for place in places)
     for reason, holds in (
         (f"{seen.codec} in {_family(seen)}", seen.codec not in BY_DECORD),
+        ("several streams of pictures", seen.videos > 1),  # decord may choose another one
         ("a fragmented file", _family(seen) == "mov" and seen.stated != seen.packets),
         ("open groups of pictures", not closed or places != [place for place, key in enumerate(seen.keys) if key]),
         ("key frames of uneven delay", _family(seen) == "mov" and len(lags) > 1),

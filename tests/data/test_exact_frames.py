@@ -6,6 +6,7 @@ The referee is PyAV without any code of the package. Draws are sparse, and aroun
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -17,7 +18,7 @@ from mml_lightning.data.decode import DECODERS, open_video
 from mml_lightning.data.flow import FlowCache, FlowSettings
 from mml_lightning.data.index_store import IndexStore
 from mml_lightning.data.sources import SourceOpener
-from tests.data.numbered import Made, everything, from_the_start, number
+from tests.data.numbered import HEIGHT, WIDTH, Made, everything, from_the_start, number, numbered
 from tests.data.videos import real, record
 
 ALL = everything()
@@ -124,6 +125,25 @@ def test_decord_reads_where_it_is_proven_only(tmp_path: Path) -> None:
             with open_video(made.write(tmp_path)) as video:
                 assert (video.used == "decord") is safe[name], name  # type: ignore[attr-defined]
                 assert (video.notes == {}) is safe[name]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "mov"])
+def test_of_several_streams_both_readers_show_the_same(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"two.{ending}"
+    with av.open(str(path), "w") as output:
+        streams = [output.add_stream("libx264", rate=25, options={"g": "12"}) for _ in range(2)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for n in range(40):
+            for first, stream in zip((0, 100), streams, strict=True):
+                frame = av.VideoFrame.from_ndarray(numbered(first + n), format="rgb24")
+                frame.pts, frame.time_base = n, Fraction(1, 25)
+                output.mux(stream.encode(frame))
+        for stream in streams:
+            output.mux(stream.encode(None))
+    truth = from_the_start(path)
+    for decoder in DECODERS:
+        assert wrong_frames(path, truth, decoder, IndexStore()) == []
 
 
 @pytest.mark.real
