@@ -522,7 +522,7 @@ CONFIGS: dict[str, Callable[[World], None]] = {
     ),
     "pipeline": config(f"pipeline: {{runs: [{{stage: ce, set: ['++hydra.callbacks.x={CALL}']}}]}}"),
     "alias whose command trusts": alias(
-        "trusted=[os,posix]", "data.reader={_target_: os.system, command: 'touch {c}'}"
+        "trusted=[pathlib]", "~data.reader", "+data.reader={{_target_: pathlib.Path.touch, self: '{c}'}}"
     ),
     "log to a file": config(
         "hydra: {job_logging: {formatters: {simple: {format: 'touch {c} # %(message)s'}}, "
