@@ -30,6 +30,9 @@ CLASSES = (
 )
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 BELOW_RUN = "${hydra.runtime.output_dir}/"  # what follows can't make it anything but a path
+OF_PROGRAM = re.compile(r"\$\{(oc\.env:MML_PROGRAM,run|hydra\.job\.name)\}")  # what the name of a log is made of
+SHELL: dict[str, Any] = {"setup": None, "additional_parameters": {}, "submitit_folder": "${hydra.sweep.dir}/.submitit/%j"}
+"""What a launcher runs in a shell, or unpickles from, and what it has where nobody says otherwise."""
 
 
 class GuardedLoader(ConfigLoaderImpl):
@@ -95,18 +98,47 @@ def _check_hydra(cfg: DictConfig, raw: Mapping[str, Any], typed: Sequence[str], 
             check_targets([target], (*packages, *CALLED_BY_HYDRA), name)
     for key in LOGS:
         for name, value in _strings(raw.get(key), f"hydra.{key}"):
-            _check_log(name, value, packages)
+            _check_log(name, value, packages, typed)
+    _check_launcher(cfg, raw["launcher"], typed)
     sweeper = raw.get("sweeper")
     swept = sweeper.get("params") if isinstance(sweeper, dict) else None
     for key in swept if isinstance(swept, dict) else ():
         if key_of(str(key)).split(".")[0] in ("hydra", "trusted"):
             raise UserError(f"hydra.sweeper.params sweeps over {key} in a file: type {key}=... yourself")
-    set_by_file = dict(raw.get("job", {}).get("env_set") or {})
-    if set_by_file and not any(key_of(word).startswith("hydra.job.env_set") for word in typed):
-        raise UserError(f"hydra.job.env_set sets {', '.join(map(str, set_by_file))} in a file: set it in your shell")
+    _check_job(raw["job"], typed)
     folder = raw.get("output_subdir")
     if folder is not None and not FOLDER_NAME.fullmatch(str(folder)):
         raise UserError(f"hydra.output_subdir={folder} must name a folder below that of the run")
+
+
+def _check_job(job: Mapping[str, Any], typed: Sequence[str]) -> None:
+    variables = job.get("env_set") or {}
+    if not isinstance(variables, Mapping):
+        raise UserError(f"hydra.job.env_set={variables} must be a table: set variables in your shell")
+    if set_by_file := [name for name in map(str, variables) if not _typed(f"hydra.job.env_set.{name}", typed)]:
+        raise UserError(f"hydra.job.env_set sets {', '.join(set_by_file)} in a file: set it in your shell")
+    name = job.get("name")  # that of the log and of a scheduler's job
+    if name is not None and not FOLDER_NAME.fullmatch(str(name)) and not _typed("hydra.job.name", typed):
+        raise UserError(f"hydra.job.name={name} must name a file: use letters, digits and any of . _ + = , @ -")
+
+
+def _check_launcher(cfg: DictConfig, launcher: Any, typed: Sequence[str]) -> None:
+    """Its settings become lines of a shell script."""
+    if not isinstance(launcher, Mapping):
+        raise UserError(f"hydra.launcher={launcher} must be a table: choose one with hydra/launcher=...")
+    for name, usual in SHELL.items():
+        value, key = launcher.get(name), f"hydra.launcher.{name}"
+        keys = [f"{key}.{one}" for one in value] if isinstance(value, Mapping) else [key]
+        if value not in (usual, None) and not all(_typed(one, typed) for one in keys):
+            raise UserError(f"{key} stands in a file, and a shell would run it: type it yourself")
+    for key, text in _strings(_resolved(cfg, "launcher"), "hydra.launcher"):
+        if "\n" in text and not _typed(key, typed):
+            raise UserError(f"{key} has several lines, which a shell would run: type it yourself")
+
+
+def _typed(key: str, typed: Sequence[str]) -> bool:
+    """Whether a setting, or a table that it lies in, was typed."""
+    return any(f"{key}.".startswith(f"{key_of(word)}.") for word in typed if key_of(word))
 
 
 def _resolved(cfg: DictConfig, key: str) -> Any:
@@ -118,10 +150,18 @@ def _resolved(cfg: DictConfig, key: str) -> Any:
         raise UserError(f"hydra.{key}: {mistake(error)}") from None
 
 
-def _check_log(key: str, value: str, packages: tuple[str, ...]) -> None:
-    """What the configuration of logging looks up by name is another way to call something."""
+def _check_log(key: str, value: str, packages: tuple[str, ...], typed: Sequence[str]) -> None:
+    """What the configuration of logging looks up by name is another way to call something. So is a log that is written
+    to a file which something else runs."""
     last = key.rpartition(".")[2]
-    if last in ("class", "()"):
+    if ".." in key:  # its key ".": attributes of a handler, such as the file it opens later
+        raise UserError(f"{key} sets an attribute of a log: leave it out")
+    if last == "filename":
+        rest = OF_PROGRAM.sub("x", value.removeprefix(BELOW_RUN))
+        own = value.startswith(BELOW_RUN) and FOLDER_NAME.fullmatch(rest) and key.startswith("hydra.job_logging.")
+        if not own and not _typed(key, typed):
+            raise UserError(f"{key}={value} in a file leads out of the directory of the run: type it yourself")
+    elif last in ("class", "()"):
         if value not in CLASSES and not lies_in(value, packages[len(TRUSTED) :]):
             raise UserError(f"{key}={value}: a log may use {', '.join(CLASSES)} only; type trusted=[...] for others")
     elif re.match(r"[a-z]+://", value) and value not in STREAMS:

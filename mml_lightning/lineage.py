@@ -22,12 +22,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mml_lightning import build, build_data, nodes, provenance
+from mml_lightning.arguments import init_file
 from mml_lightning.build import PeerSpec
 from mml_lightning.data import check
 from mml_lightning.data.records import Dataset
 from mml_lightning.entries import Entry, below, whole
 from mml_lightning.errors import UserError
 from mml_lightning.files import file_hash
+from mml_lightning.saved_overrides import ONCE, Source, admitted, key_of
 from mml_lightning.weights import CHECKPOINT, KINETICS, Origin, kinetics_file, load_entry, told_of
 from mml_lightning.zoo import load_peer
 
@@ -139,7 +141,9 @@ class Lineage:
         return self._asked[origin.making]
 
     def _composed(self, origin: Origin) -> DictConfig:
-        typed = list(origin.making)
+        ours = [word for word in origin.making if word not in self.overrides]
+        admitted([init_file(word) for word in ours], Source(f"the alias {origin.init}"), self.overrides)
+        typed = [word for word in origin.making if word in self.overrides or key_of(word) not in ONCE]
         try:
             if GlobalHydra.instance().is_initialized():
                 cfg = compose("train", overrides=typed)

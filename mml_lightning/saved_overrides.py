@@ -29,6 +29,7 @@ ONCE = ("resume", "ckpt", "trusted")
 LONGEST, MOST = 20_000, 1_000  # characters of an override, overrides of a run
 OWN_ROOT = ("single", "sweep", "zoo")  # folders of a root in which runs and their networks lie
 WRITTEN = ("paths.root", "paths.zoo", "paths.cache", "paths.output_dir")
+PLACES = ("paths", *WRITTEN)
 DATA = ("data.root", "data.reader.root")  # the demo makes its videos there
 
 
@@ -115,10 +116,12 @@ def _reserved(keys: Sequence[str]) -> str | None:
 
 def _value(override: Override, source: Source) -> str | None:
     group = "." not in override.key_or_group
+    if override.is_delete() and override.key_or_group in PLACES:
+        return "takes away where files are written"
     for key, value in _leaves(override.key_or_group, override.value()):
         why = _reserved(key.split("."))
-        if why is None and isinstance(value, str):
-            why = _text(key, value, source, group)
+        if why is None and (key in WRITTEN or not isinstance(value, dict | list | None)):
+            why = _text(key, str(value), source, group)  # a number names a folder as well as a word does
         if why:
             return why
     return None
@@ -128,12 +131,11 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Dotted keys and plain values; those of a list have its key."""
     if isinstance(value, dict):
         for name, item in value.items():
-            yield f"{key}.{name}", None  # the name itself is looked at even where nothing is below it
             yield from _leaves(f"{key}.{name}", item)
     elif isinstance(value, list):
         for item in value:
             yield from _leaves(key, item)
-    else:
+    if not isinstance(value, dict | list) or not value:  # a name counts even where nothing is below it
         yield key, value
 
 

@@ -448,6 +448,20 @@ def config(text: str, **more: str) -> Callable[[World], None]:
     return forge
 
 
+def alias(*making: str) -> Callable[[World], None]:
+    """An alias that means an entry of the zoo, and says how such an entry is made."""
+
+    def forge(world: World) -> None:
+        words = json.dumps(["stage=ce", "modality=[rgb]", *making])
+        config(
+            f"aliases: {{ce: {{run: mine, peer: rgb, make: {words}}}}}\ninit: {{all: ce, rgb: ce}}\nstage: {{name: x}}"
+        )(world)
+        for path in ("csv_videos/tiny/mine/seed0",):
+            shutil.copytree(world.good / "peers", world.ground.root / "zoo" / path, dirs_exist_ok=True)
+
+    return forge
+
+
 CALL = "{_target_: shutil.copyfile, src: '{o}/notes.txt', dst: '{c}'}"
 CONFIGS: dict[str, Callable[[World], None]] = {
     "trust": config(f"trusted: [shutil]\ndata: {{reader: {CALL}}}"),
@@ -508,6 +522,43 @@ CONFIGS: dict[str, Callable[[World], None]] = {
         "tables: {t: {title: t, columns: [a], rows: {r: [x/rgb]}}}"
     ),
     "pipeline": config(f"pipeline: {{runs: [{{stage: ce, set: ['++hydra.callbacks.x={CALL}']}}]}}"),
+    "alias whose command trusts": alias(
+        "trusted=[pathlib]", "~data.reader", "+data.reader={{_target_: pathlib.Path.touch, self: '{c}'}}"
+    ),
+    "log to a file": config(
+        "hydra: {job_logging: {formatters: {simple: {format: 'touch {c} # %(message)s'}}, "
+        "handlers: {file: {filename: '{o}/notes.txt'}}}}"
+    ),
+    "log to a file below that of the run": config(
+        "hydra: {job_logging: {handlers: {file: {filename: "
+        "'${hydra.runtime.output_dir}/../../../../outside/notes.txt'}}}}"
+    ),
+    "log to a file by a look-up": config(
+        "a: ../../../../outside/notes.txt\n"
+        "hydra: {job_logging: {handlers: {file: {filename: '${hydra.runtime.output_dir}/${a}'}}}}"
+    ),
+    "log to a file by the name of the job": config(
+        "hydra: {job: {name: ../../../../outside/notes}, job_logging: {handlers: {file: {filename: "
+        "'${hydra.runtime.output_dir}/${hydra.job.name}.txt'}}}}"
+    ),
+    "log of Hydra to a file": config(
+        "hydra: {hydra_logging: {handlers: {file: {class: logging.FileHandler, filename: '{o}/notes.txt'}}, "
+        "root: {handlers: [file]}}}"
+    ),
+    "job by a look-up": config("a: {env_set: {PYTHONPATH: '{o}'}}\nhydra: {job: '${a}'}"),
+    "environment by a look-up": config("a: {PYTHONPATH: '{o}'}\nhydra: {job: {env_set: '${a}'}}"),
+    "shell of a launcher": config(
+        "defaults: [{override /hydra/launcher: submitit_slurm}]\nhydra: {launcher: {setup: ['touch {c}']}}"
+    ),
+    "parameters of a launcher": config(
+        "defaults: [{override /hydra/launcher: submitit_slurm}]\n"
+        "hydra: {launcher: {additional_parameters: {wrap: 'touch {c}'}}}"
+    ),
+    "lines of a launcher": config(
+        'a: "x\\ntouch {c}"\ndefaults: [{override /hydra/launcher: submitit_slurm}]\n'
+        "hydra: {launcher: {comment: '${a}'}}"
+    ),
+    "launcher by a look-up": config("a: {_target_: os.system}\nhydra: {launcher: '${a}'}"),
     "search path of the first config": config("{}", evil="defaults: [train]\nhydra: {searchpath: ['pkg://evilmod']}"),
 }
 

@@ -46,6 +46,11 @@ PAYLOADS: dict[str, tuple[str, ...]] = {
     "modality that is a path": ("++modality={{../../../../../outside/x: {{name: rgb, source: frames, channels: 3}}}}",),
     "data that are made": ("data=demo", "data.root={o}/demo"),
     "data that are made beside others": ("data=demo", "data.root={o}"),
+    "root that is a number": ("paths.root=12345",),
+    "root that is nothing": ("paths.zoo=null", "paths.cache=true"),
+    "no places": ("~paths.zoo",),
+    "account that is a number": ("logger=wandb", "logger.entity=12345"),
+    "data in a number": ("data=demo", "data.root=12345"),
     # environment, folders of configs, trust
     "environment": ("+hydra.job.env_set.PYTHONPATH={o}", "+hydra.job.env_set.LD_PRELOAD={o}/x.so"),
     "search path": ("hydra.searchpath=[{o}/conf]", "experiment=evil"),
