@@ -263,8 +263,8 @@ class ReadersTold(pl.Callback):
         if read := self.found.get(f"{split} pyav"):
             kinds = ", ".join(f"{note}: {count}" for note, count in Counter(read.values()).most_common(4))
             log.info(
-                "%s: %d videos are read by PyAV where data.decoder=%s is not proven exact (%s); docs/exactness.md",
-                *(split, len(read), self.decoder, kinds),
+                "%s: PyAV reads %d video%s, where data.decoder=%s is not proven exact (%s); docs/exactness.md",
+                *(split, len(read), "" if len(read) == 1 else "s", self.decoder, kinds),
             )
         if split != "train" and (damaged := self.found.get(f"{split} damaged")):
             video, loss = min(damaged.items())

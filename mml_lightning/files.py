@@ -102,16 +102,6 @@ def lock(descriptor: int) -> bool:
     return True
 
 
-def copy_atomically(source: Path, target: Path) -> None:
-    """Copy a file, whole or not at all.
-
-    Raises:
-        OSError: it can't be read or written.
-    """
-    with source.open("rb") as reader, write_atomically(target, "wb") as writer:
-        shutil.copyfileobj(reader, writer)
-
-
 def publish(path: Path, text: str) -> str:
     """Write a text file unless there is one; returns what it holds. Of several that do so at a time all get the text of
     the first.

@@ -10,7 +10,6 @@ import pytest
 from mml_lightning.files import (
     Busy,
     check_writable,
-    copy_atomically,
     file_hash,
     folder_atomically,
     locked,
@@ -98,12 +97,6 @@ def test_of_several_that_publish_the_first_counts(tmp_path: Path) -> None:
     path = tmp_path / "new" / "settings"
     assert publish(path, "first") == "first" and publish(path, "second") == "first"
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_copy_is_whole(tmp_path: Path) -> None:
-    (source := tmp_path / "a").write_bytes(bytes(range(256)) * 1000)
-    copy_atomically(source, tmp_path / "new" / "b")
-    assert (tmp_path / "new" / "b").read_bytes() == source.read_bytes()
 
 
 def test_a_folder_for_one_at_a_time(tmp_path: Path) -> None:

@@ -136,6 +136,8 @@ class PyAVReader:
             for frame in pictures(container, stream, damage, None if self.index.order is None else told.begins):
                 if (damage.packets or damage.gaps) and (start or not self.index.decoded):
                     raise Unlike("a packet is damaged")
+                if frame.is_corrupt and not self.index.decoded:  # what is made up for it hangs on where decoding began
+                    raise Unlike("a picture is damaged")
                 if start and index == start and told.before(frame):
                     continue  # from `start` on all is right, whatever comes before it
                 if start and index == start and not told.same(frame):

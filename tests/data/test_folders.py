@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mml_lightning.data.readers import read_folders
+from mml_lightning.data.readers.files import HELD_OUT
 from mml_lightning.data.records import Dataset
 from mml_lightning.errors import UserError
 
@@ -73,12 +74,16 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     data = read(root)
     assert classes(data) == ("a", "b")
     assert data.told == (
-        "1 videos outside of class folders left out, first '6.mp4'",
-        "1 folders without videos left out, first 'c'",
+        "1 video outside of class folders left out, first '6.mp4'",
+        "1 folder without videos left out, first 'c'",
         "3 files of other endings left out ('.ts' 2, 'none' 1)",
+        HELD_OUT,
     )
-    write(tmp_path / "with", "train/a/1.mp4", "train/b/1.mp4", "labels/classes.csv")
-    assert read(tmp_path / "with").told[0] == "1 folders without videos left out, first 'labels'"
+    write(tmp_path / "with", "train/a/1.mp4", "train/b/1.mp4", "labels/classes.csv", "loose.mp4")
+    assert read(tmp_path / "with").told[:2] == (
+        "1 video outside of class folders left out, first 'loose.mp4'",
+        "1 folder without videos left out, first 'labels'",
+    )
 
 
 def test_links_are_followed(tmp_path: Path) -> None:

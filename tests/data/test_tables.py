@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mml_lightning.data.readers import read_annotated, read_csv, read_folders, read_frame_lists
 from mml_lightning.data.readers.cells import rows_of
-from mml_lightning.data.readers.files import read_json
+from mml_lightning.data.readers.files import HELD_OUT, read_json
 from mml_lightning.data.records import Dataset, FrameSpan
 from mml_lightning.errors import UserError
 
@@ -147,7 +147,7 @@ def test_columns_that_would_be_guessed(tmp_path: Path, header: str, message: str
     ],
 )
 def test_what_was_taken_for_what_is_said(tmp_path: Path, header: str, said: tuple[str, ...]) -> None:
-    assert read(tmp_path, f"{header}\na,b,train,1\nc,d,train,2\n").told == said
+    assert read(tmp_path, f"{header}\na,b,train,1\nc,d,train,2\n").told == (*said, HELD_OUT)
 
 
 def test_of_several_pairs_of_times_one_is_taken_and_said(tmp_path: Path) -> None:
@@ -157,6 +157,7 @@ def test_of_several_pairs_of_times_one_is_taken_and_said(tmp_path: Path) -> None
     assert data.told == (
         "columns path, label, split, parts from 'start_timestamp' and 'stop_timestamp' (seconds)",
         "not used 'start_frame', 'stop_frame', 'narration_timestamp'",
+        HELD_OUT,
     )
     assert {span for *_, span in told(data)} == {(1.0, 1.5)}
 
@@ -303,7 +304,7 @@ def test_columns_of_one_name_in_other_lists(tmp_path: Path) -> None:
 
 def test_a_key_twice_in_a_json_file(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text('{"a": "0", "b": "1", "a": "2"}')
-    with pytest.raises(UserError, match="key 'a' stands there twice"):
+    with pytest.raises(UserError, match="its key 'a' stands twice"):
         read_json(tmp_path / "labels.json")
 
 

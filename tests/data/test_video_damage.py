@@ -253,3 +253,26 @@ def test_a_picture_that_changes_its_size_is_scaled_to_the_first(tmp_path: Path, 
         assert (video.count, video.size) == (40, (96, 64))
         frames = video.frames([3, 19, 20, 39])
     assert [number(frame) for frame in frames] == [3, 19, 0, 19]
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+def test_a_jump_to_a_damaged_key_frame_shows_what_decoding_from_the_start_shows(ending: str, tmp_path: Path) -> None:
+    """A decoder makes up for what is damaged with what it has seen before: after a jump it has seen nothing."""
+    path = MADE[f"libx264-closed.{ending}"].write(tmp_path)
+    with av.open(str(path)) as container:
+        told = [p for p in container.demux(container.streams.video[0]) if p.size]
+        place = next(p for p in told if p.is_keyframe and p.pts and p.pts > told[10].pts)  # type: ignore[operator]
+        at, size = place.pos or 0, place.size
+    data = bytearray(path.read_bytes())
+    data[at + size // 2 : at + size - 8] = random.Random(0).randbytes(size - 8 - size // 2)
+    path.write_bytes(bytes(data))
+    truth, found = from_the_start(path), []
+    assert len(truth) == 50
+    for index in range(50):
+
+        def read(index: int = index) -> int:
+            with open_video(path, "pyav") as video:
+                return number(video.frames([index])[0])
+
+        found.append(read_again(read))
+    assert found == truth

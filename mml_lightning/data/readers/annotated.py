@@ -19,6 +19,7 @@ from mml_lightning.data.media import Told, told
 from mml_lightning.data.readers.cells import cells_of, check_header
 from mml_lightning.data.readers.files import (
     ABSENT,
+    HELD_OUT,
     Labels,
     Root,
     check_choice,
@@ -155,7 +156,8 @@ def read_annotated(
     if not lines["val"]:
         records["train"], records["val"] = held_out(records["train"])
     head = labels.head
-    return Dataset(name, records, {"label": head}, {"label": mirrored_classes(head.classes)} if mirrored else {})
+    partners = {"label": mirrored_classes(head.classes)} if mirrored else {}
+    return Dataset(name, records, {"label": head}, partners, told=() if lines["val"] else (HELD_OUT,))
 
 
 def _label(line: _Line, template: str, split: str) -> str | None:

@@ -170,6 +170,10 @@ def held_out(records: RecordStore) -> tuple[RecordStore, RecordStore]:
     return training, RecordStore(row for row in records.rows() if row[0] in chosen)
 
 
+HELD_OUT = "no val split: every fifth training video, by order of id, validates"
+"""Said by readers that use :func:`held_out`."""
+
+
 def layout_of(template: str, source: str) -> Layout:
     """What the images of a source are, told by their template."""
     if source == "frames":

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mml_lightning.data.readers.files import check_name, check_spelling, held_out
+from mml_lightning.data.readers.files import HELD_OUT, check_name, check_spelling, held_out
 from mml_lightning.data.readers.mirrored import mirrored_classes
 from mml_lightning.data.records import SPLITS, Dataset, Head, row_of
 from mml_lightning.data.store import RecordStore
@@ -63,10 +63,12 @@ def read_folders(name: str, root: str, extensions: Sequence[str] = VIDEOS, mirro
         splits[split] = RecordStore(
             row_of(identity, {"frames": path}, {"label": number[label]}) for label, identity, path in found[split]
         )
+    told = looked.told()
     if not splits["val"]:
         splits["train"], splits["val"] = held_out(splits["train"])
+        told += (HELD_OUT,)
     partners = {"label": mirrored_classes(classes) if mirrored else {}}
-    return Dataset(name, splits, {"label": Head(tuple(classes))}, partners, told=looked.told())
+    return Dataset(name, splits, {"label": Head(tuple(classes))}, partners, told=told)
 
 
 def _split_folders(looked: _Look) -> dict[str, Path]:
@@ -82,6 +84,7 @@ def _split_folders(looked: _Look) -> dict[str, Path]:
         if folders and all(_LIKE_A_SPLIT.search(path.name) and looked.folders(path) for path in folders):
             raise UserError(f"{folders[0]} looks like a split, not like a class; call the splits train, val and test")
         return {}
+    looked.loose += looked.loose_videos(base)
     found: dict[str, Path] = {}
     for path in splits:
         split = split_of[path.name.casefold()]
@@ -120,10 +123,14 @@ class _Look:
         """Those below a folder, and links to some, in order."""
         return [folder / name for name, is_folder in self._entries(folder) if is_folder]
 
+    def loose_videos(self, folder: Path) -> list[str]:
+        """Names of the videos in `folder` itself."""
+        return [name for name, is_folder in self._entries(folder) if not is_folder and self._is_video(name)]
+
     def videos(self, folder: Path) -> Iterator[tuple[str, str, str]]:
         """(class, id, file) of all videos below the class folders of `folder`, in order."""
         entries = self._entries(folder)
-        self.loose += [name for name, is_folder in entries if not is_folder and self._is_video(name)]
+        self.loose += self.loose_videos(folder)
         above = os.path.realpath(self.base), os.path.realpath(folder)
         for label in [name for name, is_folder in entries if is_folder]:
             count = 0
@@ -175,10 +182,15 @@ class _Look:
         """What is left out, in words."""
         said = []
         if self.loose:
-            said.append(f"{len(self.loose)} videos outside of class folders left out, first {self.loose[0]!r}")
+            said.append(f"{_some(self.loose, 'video')} outside of class folders left out, first {self.loose[0]!r}")
         if self.empty:
-            said.append(f"{len(self.empty)} folders without videos left out, first {self.empty[0]!r}")
+            said.append(f"{_some(self.empty, 'folder')} without videos left out, first {self.empty[0]!r}")
         if self.others:
             kinds = ", ".join(f"{ending!r} {count}" for ending, count in self.others.most_common(4))
-            said.append(f"{sum(self.others.values())} files of other endings left out ({kinds})")
+            number = sum(self.others.values())
+            said.append(f"{number} {'file' if number == 1 else 'files'} of other endings left out ({kinds})")
         return tuple(said)
+
+
+def _some(found: list[str], what: str) -> str:
+    return f"{len(found)} {what}{'' if len(found) == 1 else 's'}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mml_lightning.data.readers.cells import check_width, delimiter_of, has_marks, rows_of
 from mml_lightning.data.readers.columns import Columns
-from mml_lightning.data.readers.files import Root, check_spelling, held_out, natural, without_ending
+from mml_lightning.data.readers.files import HELD_OUT, Root, check_spelling, held_out, natural, without_ending
 from mml_lightning.data.records import SPLITS, Dataset, FrameSpan, Head, row_of
 from mml_lightning.data.store import RecordStore
 from mml_lightning.errors import UserError
@@ -66,9 +66,11 @@ def read_csv(
         if split not in splits:
             split = table.split(line, split)
         splits[split].append(row_of(identity, {"frames": path}, targets[label], span))
+    told = list(table.columns.told)
     if not splits["val"]:
         splits["train"], splits["val"] = held_out(splits["train"])
-    return Dataset(name, splits, heads, told=table.columns.told)
+        told.append(HELD_OUT)
+    return Dataset(name, splits, heads, told=tuple(told))
 
 
 def _part(span: tuple[float, float], first_frame: int) -> str:
