@@ -571,7 +571,7 @@ def config_commands(world: World) -> list[Command]:
         ("train", f"--config-dir={place}", *words, "experiment=evil"),
         ("train", f"hydra.searchpath=[{place}]", *words, "experiment=evil"),
         ("train", "-m", f"--config-dir={place}", *words, "experiment=evil", "seed=0,1"),
-        ("eval", f"--config-dir={place}", *index, "+experiment=evil", f"ckpt={world.good / 'peers/rgb.pt'}"),
+        ("eval", f"--config-dir={place}", *index, "experiment=evil", f"ckpt={world.good / 'peers/rgb.pt'}"),
     ]
 
 
