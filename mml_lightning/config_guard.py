@@ -31,7 +31,10 @@ CLASSES = (
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 BELOW_RUN = "${hydra.runtime.output_dir}/"  # what follows can't make it anything but a path
 OF_PROGRAM = re.compile(r"\$\{(oc\.env:MML_PROGRAM,run|hydra\.job\.name)\}")  # what the name of a log is made of
-SHELL: dict[str, Any] = {"setup": None, "additional_parameters": {}, "submitit_folder": "${hydra.sweep.dir}/.submitit/%j"}
+SHELL: dict[str, Any] = {
+    **{"setup": None, "additional_parameters": {}},
+    "submitit_folder": "${hydra.sweep.dir}/.submitit/%j",
+}
 """What a launcher runs in a shell, or unpickles from, and what it has where nobody says otherwise."""
 
 

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 1
 FILE = "manifest.json"
-# What can change numbers or files without being typed.
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "TORCH_LOGS")
+# What can change numbers without being typed. Not TORCH_LOGS: torch imports the modules that it names.
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG")
 PREFIXES = ("MML_", "NVIDIA_TF32", "TORCH_ALLOW_TF32", "PYTORCH_CUDA")
 NAME, VALUE = re.compile(r"[A-Z][A-Z0-9_]*"), re.compile(r"[\w .,:;+=%@/\[\]-]{0,1000}")
 START: dict[str, type | types.UnionType] = {

@@ -92,3 +92,15 @@ def test_quoted_words_come_back(path: str) -> None:
 def test_a_path_that_looks_something_up_is_refused() -> None:
     with pytest.raises(UserError, match=r"rename it without"):
         quoted("resume", "/x/${oc.env:HOME}")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("paths.root=12345", "paths.zoo=null", "paths.cache=true", "paths={root: 1.5}", "~paths", "~paths.zoo"),
+        *("logger.entity=12345", "data.root=7", "+x={_target_: {}}"),
+    ],
+)
+def test_numbers_and_deletions_are_looked_at_as_words_are(word: str, source: Source) -> None:
+    with pytest.raises(UserError, match="files are not trusted with that"):
+        admitted([word], source)

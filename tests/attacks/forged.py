@@ -176,7 +176,8 @@ def environment(world: World) -> None:
     bad = {
         **{"PYTHONPATH": str(world.outside), "LD_PRELOAD": str(world.outside / "x.so"), "PATH": str(world.outside)},
         **{"PYTHONSTARTUP": str(world.outside / "evilmod.py"), "BASH_ENV": str(world.outside / "x"), "HOME": "/x"},
-        **{"OMP_NUM_THREADS": "1\nLD_PRELOAD=x", "PYTORCH_CUDA\nLD_PRELOAD": "x", "MML_X=1": "y", "TORCH_LOGS": "`id`"},
+        **{"OMP_NUM_THREADS": "1\nLD_PRELOAD=x", "PYTORCH_CUDA\nLD_PRELOAD": "x", "MML_X=1": "y"},
+        "TORCH_LOGS": "evilmod.x",
     }
     change_json(world.forged / "manifest.json", lambda told: told["starts"][0]["environment"].update(bad))
 

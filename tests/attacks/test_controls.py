@@ -14,6 +14,8 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 
+from mml_lightning import config_guard, resolvers
+from mml_lightning.errors import UserError
 from tests.attacks.payloads import filled
 from tests.attacks.world import Touch
 from tests.conftest import command, environment
@@ -69,3 +71,24 @@ def test_what_is_typed_is_trusted(tmp_path: Path) -> None:
         assert canary.exists() is runs, done.stderr
         assert runs or "type trusted=[shutil]" in done.stderr
         assert done.returncode == 2, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["hydra/launcher=submitit_slurm", "hydra.launcher.setup=[module load cuda]"],
+        ["hydra/launcher=submitit_slurm", "+hydra.launcher.additional_parameters.x=1"],
+        ["hydra/launcher=submitit_slurm", "hydra.launcher.submitit_folder=/tmp/x"],
+        ["hydra.job_logging.handlers.file.filename=/tmp/x.log"],
+        ["+hydra.job.env_set.X=1"],
+    ],
+)
+def test_what_steers_hydra_counts_where_it_is_typed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    GlobalHydra.instance().clear()
+    resolvers.register()
+    monkeypatch.setenv("MML_STAMP", "now")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", words, return_hydra_config=True)
+    config_guard.check(cfg, words)
+    with pytest.raises(UserError):
+        config_guard.check(cfg, [])

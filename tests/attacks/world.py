@@ -164,6 +164,7 @@ def _run_again(command: Sequence[str], env: dict[str, str] | None = None, **more
     """In place of `subprocess.run` of `mml rerun`: the same command, in this process."""
     assert command[0] == sys.executable and Path(command[1]).name == "train.py"
     bad = {"PYTHONPATH", "LD_PRELOAD", "PATH", "HOME", "PYTHONSTARTUP", "LD_LIBRARY_PATH", "PYTHONHOME", "BASH_ENV"}
+    bad |= {"TORCH_LOGS"}
     assert env is not None and all(env.get(key) == os.environ.get(key) for key in bad), "HIT: environment of a file"
     assert more.get("cwd") is None, "HIT: folder of a file"
     os.environ.update(env)
