@@ -155,9 +155,8 @@ def read_annotated(
         records = {split: without_absent(name, split, store) for split, store in records.items()}
     if not lines["val"]:
         records["train"], records["val"] = held_out(records["train"])
-    head = labels.head
-    partners = {"label": mirrored_classes(head.classes)} if mirrored else {}
-    return Dataset(name, records, {"label": head}, partners, told=() if lines["val"] else (HELD_OUT,))
+    partners = {"label": mirrored_classes(labels.head.classes)} if mirrored else {}
+    return Dataset(name, records, {"label": labels.head}, partners, told=() if lines["val"] else (HELD_OUT,))
 
 
 def _label(line: _Line, template: str, split: str) -> str | None:
