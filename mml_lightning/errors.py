@@ -19,6 +19,7 @@ MEMORY = (
     "failed to map segment",
     "without exception set",
 )
+ONEDNN = "could not create a primitive"  # said of anything; where the address space is limited it is that
 THREADS = ("can't start new thread", "thread creation failed", "Resource temporarily unavailable")
 FEWER = "lower data.batch_size or data.workers"
 
@@ -68,7 +69,7 @@ def exhausted(error: BaseException) -> str | None:
     if any(words in text for words in THREADS):
         return f"no further thread could be started{_address_space()}: raise ulimit -u or -v, or lower data.workers"
     no_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
-    if no_memory or any(words in text for words in MEMORY):
+    if no_memory or any(words in text for words in MEMORY) or (ONEDNN in text and _address_space()):
         where = "the device's memory" if "CUDA" in text or "HIP" in text else "memory"
         return f"{where} ran out{_address_space()}: {FEWER}"
     return None

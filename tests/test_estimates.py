@@ -166,11 +166,13 @@ def test_a_precision_that_this_device_emulates_is_warned_of_before_training(
 
 
 def test_a_run_that_does_not_tell_its_conditions_does_not_count(tmp_path: Path) -> None:
-    for name, speed in (("old", {"data_wait": 0.5}), ("other", {"conditions": "b"}), ("none", None)):
+    whole = {"conditions": "b", "seconds_per_step": 0.1, "data_wait": 0.5, "workers": 0, "precision": "32-true"}
+    damaged = {"part": {"conditions": "b"}, "words": {**whole, "data_wait": "much"}, "list": {**whole, "mfu": [1]}}
+    for name, speed in {"old": {"data_wait": 0.5}, "other": whole, "none": None, **damaged}.items():
         (tmp_path / "single" / name).mkdir(parents=True)
         write_json(tmp_path / "single" / name / "result.json", {"speed": speed})
     assert not list(earlier_runs(tmp_path, "a"))
-    assert list(earlier_runs(tmp_path, "b")) == [("other", {"conditions": "b"})]
+    assert list(earlier_runs(tmp_path, "b")) == [("other", whole)]
 
 
 @pytest.mark.parametrize(

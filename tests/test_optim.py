@@ -158,7 +158,8 @@ def test_tsn_groups_of_a_3d_network():
     assert groups["first_conv_weight"]["params"][0] is net.net.conv1.weight
     assert groups["norm"]["weight_decay"] == 0 and groups["bias"]["lr"] == 0.02
     freeze_batch_norm(net)
-    assert counts(tsn_parameter_groups(net, 0.01, 5e-4)) == {**expected, "norm": 2}
+    # the first norm learns, and those of the five blocks, which start at zero
+    assert counts(tsn_parameter_groups(net, 0.01, 5e-4)) == {**expected, "norm": 2 * 6}
     freeze_batch_norm(net, "all")
     assert "norm" not in counts(tsn_parameter_groups(net, 0.01, 5e-4))
 

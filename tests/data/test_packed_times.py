@@ -39,7 +39,7 @@ def test_a_place_that_can_not_be_is_refused(tmp_path: Path) -> None:
         "count": 3,
         "fps": 10.0,
         "size": [8, 8],
-        "table": 9,
+        "table": 900,
         "crc32": 1,
         "bytes": 5,
         "coding": "jpg",
