@@ -29,6 +29,10 @@ CLASSES = (
     *("logging.handlers.WatchedFileHandler", "mml_lightning.plain_text.VisibleFormatter"),
 )
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+TABLES = (
+    *("paths", "data", "backbone", "objective", "modality", "init", "sampling", "transforms", "views", "flow"),
+    *("optimizer", "schedule", "trainer", "callbacks", "logger", "setup", "stage", "pipeline"),
+)
 BELOW_RUN = "${hydra.runtime.output_dir}/"  # what follows can't make it anything but a path
 OF_PROGRAM = re.compile(r"\$\{(oc\.env:MML_PROGRAM,run|hydra\.job\.name)\}")  # what the name of a log is made of
 SHELL: dict[str, Any] = {
@@ -72,6 +76,9 @@ def check(cfg: DictConfig, typed: Sequence[str]) -> None:
     content = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(content, dict)
     ours = {key: value for key, value in content.items() if key != "hydra"}
+    wrong = next((key for key in TABLES if key in ours and not isinstance(ours[key], dict)), None)
+    if wrong:  # a file of configs says so: on the command line it would be the option of a group
+        raise UserError(f"{wrong}={ours[wrong]} must be a table of settings, as in conf/{wrong}/")
     for key, target in _calls(ours):
         if "${" not in target and not lies_in(target, packages):  # others are known when they are made: nodes.make
             check_targets([target], packages, key)

@@ -81,7 +81,7 @@ def too_long(error: BaseException) -> bool:
 
 
 HYDRA = (HydraException, OmegaConfBaseException)
-COMPOSING = ("hydra", "omegaconf", "antlr4", "yaml")
+COMPOSING = ("hydra", "omegaconf", "antlr4", "yaml", "logging")
 
 
 def of_command_line(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from mml_lightning import arguments, config_guard
 from tests.attacks import forged
+from tests.attacks.payloads import PAYLOADS
 from tests.attacks.world import CRASHED, Outcome, World
 from tests.fuzz import cases
 
@@ -75,7 +76,15 @@ def test_attacks_hit_where_the_gate_is_open(world: World, name: str, monkeypatch
     assert hits and all("outside" in hit or hit == "code ran" for hit in hits), hits
 
 
-@pytest.mark.parametrize("name", forged.RUNS)
+# Every fifth list of overrides each time, all of them with the slow tests: they take four minutes on an idle machine.
+LATER = [name for number, name in enumerate(PAYLOADS) if number % 5]
+MARKED = [
+    pytest.param(name, marks=pytest.mark.slow if name.removeprefix("overrides: ") in LATER else ())
+    for name in forged.RUNS
+]
+
+
+@pytest.mark.parametrize("name", MARKED)
 def test_forged_runs(world: World, name: str) -> None:
     tried = forged.commands(world)
     for command in tried[: forged.OF_OVERRIDES] if name.startswith("overrides: ") else tried:
