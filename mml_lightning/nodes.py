@@ -10,7 +10,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mml_lightning.errors import UserError
+from mml_lightning.errors import UserError, exhausted
 
 TRUSTED = (
     *("mml_lightning.backbones", "mml_lightning.data.readers", "mml_lightning.data.charades"),
@@ -55,6 +55,8 @@ def make(node: DictConfig) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError | ValueError):
             raise UserError(str(error.__cause__)) from None
+        if error.__cause__ is not None and exhausted(error.__cause__):  # no mistake of the config
+            raise error.__cause__ from None
         raise UserError(" ".join(str(error).split())[:300]) from None
     except OmegaConfBaseException as error:
         raise UserError(mistake(error)) from None

@@ -49,4 +49,4 @@ def test_fingerprints_of_finished_runs_stay_what_they_are(hydra: None, typed: li
     cfg = compose("train", overrides=[*typed, "paths.output_dir=o"])
     told = {"ce": {"fingerprint": "f", "peer": "rgb"}}
     origins = {name: {"init": cfg.init[name], "provenance": told.get(cfg.init[name])} for name in cfg.modality}
-    assert fingerprint(cfg, SimpleNamespace(fingerprint=lambda: "data"), origins) == known  # type: ignore[arg-type]
+    assert fingerprint(cfg, SimpleNamespace(fingerprint=lambda: "data", splits={}), origins) == known  # type: ignore[arg-type]

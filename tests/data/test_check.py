@@ -206,7 +206,7 @@ def test_checks_at_a_time_don_t_disturb_each_other(
     data, file = dataset(train=[record(videos["vp9"]), record(videos["h264"])]), tmp_path / "mine.csv"
     whole: list[list[Finding]] = []
 
-    def late(path: Path, samples: int) -> Finding:
+    def late(path: Path, samples: int, indexes: IndexStore) -> Finding:
         if path == videos["h264"]:
             monkeypatch.undo()
             whole.append(run(data, file))
