@@ -7,15 +7,17 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from mml_lightning import report
 from mml_lightning.results import read_result
+from tests.patience import wait_for
 from tests.test_ddp import TWO
-from tests.test_survival import started, wait_for
+from tests.test_survival import started
 
 LONG = ("schedule.epochs=100000", "callbacks.epoch_lines=false", "callbacks.checkpoint_every_steps=1")
 
@@ -35,16 +37,22 @@ def gone(pid: int) -> bool:
 
 
 @pytest.fixture
-def training(small: list[str], tmp_path: Path) -> Callable[[], tuple[subprocess.Popen[str], int]]:
+def training(small: list[str], tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[str], int]]]:
     """Two ranks that train for ever: the first one's process, and the number of the other's."""
+    running: list[int] = []
 
     def start() -> tuple[subprocess.Popen[str], int]:
         process = started(tmp_path / "run", *small, *TWO, *LONG, f"paths.root={tmp_path}")
-        wait_for(tmp_path / "run/checkpoints/last.ckpt", process)
+        running.append(process.pid)
+        wait_for((tmp_path / "run/checkpoints/last.ckpt").exists, "a checkpoint", process)
         (other,) = children(process.pid)
+        running.append(other)
         return process, other
 
-    return start
+    yield start
+    for pid in running:  # of a test that failed
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_the_second_rank_is_killed(training: Callable[[], tuple[subprocess.Popen[str], int]], tmp_path: Path) -> None:
