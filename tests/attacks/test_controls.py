@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal import hydra as hydra_internal
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 
 from mml_lightning import config_guard, resolvers
@@ -34,7 +36,9 @@ def victim(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("name", ["interpolated callback", "callback", "callback by its leaf"])
-def test_hydra_alone_calls_what_an_override_says(name: str, tmp_path: Path) -> None:
+def test_hydra_alone_calls_what_an_override_says(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # as it was before another test of this process has put our loader in its place
+    monkeypatch.setattr(hydra_internal, "ConfigLoaderImpl", ConfigLoaderImpl)
     outside, canary = victim(tmp_path)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
