@@ -86,7 +86,7 @@ def limited(kilobytes: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_AS, (kilobytes * 1024,) * 2)
 
 
-@pytest.mark.parametrize("kilobytes", [400_000, 700_000, 1_500_000])
+@pytest.mark.parametrize("kilobytes", [400_000, 700_000])  # more is enough for some, by chance
 def test_too_little_memory_is_one_line(small: list[str], tmp_path: Path, kilobytes: int) -> None:
     """Where it is used up depends on the machine; what is said does not."""
     given = command("train", *small, f"paths.root={tmp_path}", "data.workers=2")
