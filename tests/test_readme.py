@@ -118,8 +118,9 @@ def filled(word: str, demo: Path, root: Path) -> str:
 
 def run(words: list[str], small: list[str], demo: Path, root: Path) -> subprocess.CompletedProcess[str]:
     """The command with small settings, in `root`, where its multirun/ goes."""
+    cache = [word for word in small if word.startswith("paths.cache=")]  # elsewhere: a run is not trusted with that
     if words[0] == "mml":
-        given = [sys.executable, "-m", "mml_lightning", *words[1:]]
+        given = [sys.executable, "-m", "mml_lightning", *words[1:], *(cache if words[1] == "rerun" else ())]
     else:
         settings = [
             s
@@ -146,7 +147,7 @@ def run(words: list[str], small: list[str], demo: Path, root: Path) -> subproces
         if any(word.startswith("seeds=") for word in words):
             settings.append("pipeline.dry=true")  # planned in full; tests/test_tables.py and tests/pipelines train
         if any(word.startswith(("resume=", "ckpt=multirun", f"ckpt={root}")) for word in words):
-            settings = []  # the run brings its own
+            settings = cache  # the run brings the others
         given = [sys.executable, str(ROOT / words[1]), *words[2:], *settings]
     kept = environment(PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return subprocess.run(given, capture_output=True, text=True, env=kept, cwd=root, timeout=LONGEST)
