@@ -24,8 +24,8 @@ LONG = ("schedule.epochs=100000", "callbacks.epoch_lines=false", "callbacks.chec
 
 def children(pid: int) -> list[int]:
     """Processes that one has started and that train, too."""
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if "train.py" in line]
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(one) for one in listed if b"train.py" in Path(f"/proc/{one}/cmdline").read_bytes()]
 
 
 def gone(pid: int) -> bool:

@@ -2,7 +2,8 @@
 
 Every number of records has a process of its own. Each record has a file, as tiny as it can be, for what is measured is
 the list and the look at every file, not the decoder. Memory is the proportional share (PSS) of the process and its
-workers, so that pages that they share count once.
+workers, so that pages that they share count once; pages of files (code of libraries) are left out, for their share
+hangs on what else runs on the machine.
 """
 
 from __future__ import annotations
@@ -101,11 +102,12 @@ def measure(cfg: DictConfig, samples: int) -> dict[str, float]:
 
 
 def held_memory() -> float:
-    """Megabytes of this process and its children, what they share counted once."""
+    """Megabytes of this process and its children but for pages of files, what they share counted once."""
     own = os.getpid()
     children = Path(f"/proc/{own}/task/{own}/children").read_text(encoding="ascii").split()
     told = [Path(f"/proc/{one}/smaps_rollup").read_text(encoding="ascii") for one in (str(own), *children)]
-    shares = [int(line.split()[1]) for text in told for line in text.splitlines() if line.startswith("Pss:")]
+    kinds = ("Pss_Anon:", "Pss_Shmem:")
+    shares = [int(line.split()[1]) for text in told for line in text.splitlines() if line.startswith(kinds)]
     return round(sum(shares) / 1024, 1)
 
 

@@ -36,8 +36,15 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
         coded = stream.codec_context
         if coded.width * coded.height > MOST_PIXELS:
             raise ValueError(f"its frames are {coded.width}x{coded.height}, too large to be read")
-        stream.thread_type = "NONE"
+        alone(stream)
         yield container, stream
+
+
+def alone(stream: Any) -> None:
+    """Decode without threads: what a fork copies of an object that has some waits for them for ever, or crashes, where
+    it is freed. Scaling has threads of its own by default: give each `reformat` and `to_ndarray` `threads=1`."""
+    stream.thread_type = "NONE"
+    stream.codec_context.thread_count = 1  # decoders of other libraries heed no type
 
 
 @dataclass
@@ -92,7 +99,7 @@ def pictures(container: Any, stream: Any, damage: Damage, begin: Callable[[Any],
 
 def luminance_sum(frame: Any) -> int:
     """Check sum of what a frame shows, without its colours."""
-    return zlib.crc32(frame.to_ndarray(format="gray").tobytes())
+    return zlib.crc32(frame.to_ndarray(format="gray", threads=1).tobytes())
 
 
 def _raise_if_ours(error: Exception) -> None:

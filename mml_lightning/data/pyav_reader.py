@@ -152,5 +152,5 @@ class PyAVReader:
     def _rgb(self, frame: Any) -> np.ndarray:
         """Pictures of another size, after a change inside of the stream, are scaled to the first one's."""
         width, height = self._stored
-        pixels = self._scale.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
+        pixels = self._scale.reformat(frame, width=width, height=height, format="rgb24", threads=1).to_ndarray()
         return self._shown.apply(pixels)

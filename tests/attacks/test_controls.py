@@ -88,6 +88,8 @@ def test_what_is_typed_is_trusted(tmp_path: Path) -> None:
     ],
 )
 def test_what_steers_hydra_counts_where_it_is_typed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if "hydra/launcher=submitit_slurm" in words:
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install -e '.[slurm]'")
     GlobalHydra.instance().clear()
     resolvers.register()
     monkeypatch.setenv("MML_STAMP", "now")

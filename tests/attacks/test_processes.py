@@ -51,6 +51,8 @@ def test_a_manifest_brings_no_environment(train: Train, tmp_path: Path, monkeypa
         file.write_text((outside / "sitecustomize.py").read_text())
     bad = {"PYTHONPATH": str(outside), "LD_PRELOAD": str(outside / "x.so"), "MML_STAMP": "/x", "OMP_NUM_THREADS": "1"}
     told["starts"][0] |= {"environment": bad, "folder": str(modules.parent)}
+    # the cache of these tests lies elsewhere: files are not trusted with that
+    told["overrides"] = [word for word in told["overrides"] if not word.startswith("paths.cache")]
     (run / "manifest.json").write_text(json.dumps(told))
     # the demo is made by programs of their own too
     again = [word for word in told["overrides"] if not word.startswith("data.")]

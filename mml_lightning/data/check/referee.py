@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from mml_lightning.data.packets import alone
+
 
 @dataclass
 class Shown:
@@ -38,7 +40,8 @@ def shown_from_the_start(path: Path, wanted: Collection[int]) -> Shown:
             found.size = (shown.width, shown.height)
         if found.count in wanted:
             shown = upright(frame)
-            found.frames[found.count] = shown.to_ndarray(format="rgb24", width=found.size[0], height=found.size[1])
+            width, height = found.size
+            found.frames[found.count] = shown.to_ndarray(format="rgb24", width=width, height=height, threads=1)
         found.count += 1
     return found
 
@@ -48,7 +51,7 @@ def _decoded(path: Path) -> Iterator[Any]:
 
     with av.open(str(path)) as container:
         stream: Any = container.streams.best("video")
-        stream.thread_type = "NONE"
+        alone(stream)
         more = True
         while more:
             try:
@@ -78,6 +81,7 @@ def _upright(frame: Any) -> Callable[[Any], Any]:
         key = (one.width, one.height, one.format.name)
         if key not in graphs:
             graphs[key] = graph = Graph()
+            graph.threads = 1
             source = graph.add_buffer(width=key[0], height=key[1], format=one.format, time_base=one.time_base)
             graph.link_nodes(source, *(graph.add(*name) for name in filters), graph.add("buffersink")).configure()
         graphs[key].push(one)
