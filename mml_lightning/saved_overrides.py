@@ -102,6 +102,8 @@ def _key(override: Override) -> str | None:
         return "puts a group in another place (@)"
     if parts[0] == "hydra":
         return "is a setting of Hydra itself"
+    if parts[0] == "trusted":  # one of the list: all of it is in ONCE
+        return "gives trust"
     if parts[0] == "aliases":
         return "makes up commands"
     if not all(re.fullmatch(r"[\w-]+", part) for part in parts):

@@ -118,13 +118,10 @@ def resolve(
     word, _, peer = init.partition(":")
     if word in aliases:
         alias = aliases[word]
-        values = {"modality": modality, "copy": copy}
-        name = peer or alias.peer.format(**values)
-        make = [part.format(**values) for part in alias.make]
+        name, run, *make = _filled(word, (peer or alias.peer, alias.run, *alias.make), modality, copy)
         number = name.rpartition("_")[2]
         if "stage=ce" in make and "_" in name and number.isdigit():
             make.append(f"stage.copies={int(number) + 1}")  # the run that leaves further, independent networks
-        run = alias.run.format(**values)
         looked_at = next((found[1].split(",") for part in make if (found := MODALITIES.fullmatch(part))), [modality])
         shared = [part for part in kept if not (of := OF_MODALITY.match(part)) or of[1] in looked_at]
         taken = next((one.file(name) for one in chosen if (one.told["name"], one.told["seed"]) == (run, seed)), None)
@@ -166,6 +163,13 @@ def chosen_entries(folders: Sequence[object]) -> list[Entry]:
             raise UserError(f"init.runs: {folder} is no directory of a run and no entry of the zoo (no result.json)")
         found.append(Entry(folder.expanduser(), told, told.get("fingerprint")))
     return found
+
+
+def _filled(alias: str, texts: Sequence[str], modality: str, copy: str) -> list[str]:
+    try:
+        return [text.format(modality=modality, copy=copy) for text in texts]
+    except (AttributeError, IndexError, KeyError, ValueError):
+        raise UserError(f"aliases.{alias} may hold {{modality}} and {{copy}} only, and no other braces") from None
 
 
 def require(origin: Origin, key: str) -> None:

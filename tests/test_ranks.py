@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -72,8 +71,7 @@ def test_the_first_rank_is_killed(training: Callable[[], tuple[subprocess.Popen[
     assert told is not None and told["status"] == "running"
     process.kill()
     said, _ = process.communicate()  # until the other one has closed it, too
-    while not gone(other):
-        time.sleep(0.05)
+    wait_for(lambda: gone(other), "the end of the other one")
     assert "rank 1" in said and "Traceback" not in said
     (listed,) = report.collect(tmp_path / "run")
     assert listed["status"] == "died" and f"process {process.pid} on " in listed["error"]

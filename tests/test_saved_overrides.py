@@ -98,7 +98,7 @@ def test_a_path_that_looks_something_up_is_refused() -> None:
     "word",
     [
         *("paths.root=12345", "paths.zoo=null", "paths.cache=true", "paths={root: 1.5}", "~paths", "~paths.zoo"),
-        *("logger.entity=12345", "data.root=7", "+x={_target_: {}}"),
+        *("logger.entity=12345", "data.root=7", "+x={_target_: {}}", "trusted.0=os", "+trusted.0=os"),
     ],
 )
 def test_numbers_and_deletions_are_looked_at_as_words_are(word: str, source: Source) -> None:

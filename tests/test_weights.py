@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,14 @@ def given(init: str, modality: str = "rgb", copy: str = "", kept: tuple[str, ...
 def test_where_an_init_leads(init: str, modality: str, copy: str, path: str) -> None:
     origin = given(init, modality, copy)
     assert origin.key == Path(path) and (origin.path is None) == (init.partition(":")[0] in ALIASES)
+
+
+@pytest.mark.parametrize("text", ["{kind}", "{", "{0}", "{modality.x}", "{modality:z}"])
+@pytest.mark.parametrize("place", ["run", "peer", "make"])
+def test_other_braces_of_an_alias_are_named(place: str, text: str) -> None:
+    alias = replace(ALIASES["own"], **{place: (text,) if place == "make" else text})
+    with pytest.raises(UserError, match=r"aliases\.mine may hold \{modality\} and \{copy\} only"):
+        resolve("mine", "rgb", "", {"mine": alias}, Path("zoo"), (), seed=0)
 
 
 def test_words_without_a_file() -> None:
