@@ -5,16 +5,17 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from mml_lightning import arguments
+from mml_lightning.cli import hydra_app
+from mml_lightning.config import resolvers
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
 def main(cfg: DictConfig) -> None:
-    arguments.resolvers.register()  # named here, so that a job on another machine brings them along
-    from mml_lightning import evaluate, run
+    resolvers.register()  # named here, so that a job on another machine brings them along
+    from mml_lightning.engine import evaluate, job
 
-    run.job(cfg, evaluate.evaluate)
+    job.job(cfg, evaluate.evaluate)
 
 
 if __name__ == "__main__":
-    arguments.launch(main, Path(__file__).parent / "conf")
+    hydra_app.launch(main, Path(__file__).parent / "conf")

@@ -5,17 +5,21 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from mml_lightning import arguments
+from mml_lightning.cli import hydra_app
+from mml_lightning.config import resolvers
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
-    arguments.resolvers.register()  # named here, so that a job on another machine brings them along
-    from mml_lightning import run  # torch is imported here, so that --help is instant
-    from mml_lightning.pipelines import pipeline
+    resolvers.register()  # named here, so that a job on another machine brings them along
+    from mml_lightning.engine import (
+        job,
+        train,  # torch is imported here, so that --help is instant
+    )
+    from mml_lightning.pipelines import run_pipeline
 
-    run.job(cfg, pipeline.pipeline if pipeline.is_pipeline(cfg) else run.stage)
+    job.job(cfg, run_pipeline.pipeline if run_pipeline.is_pipeline(cfg) else train.stage)
 
 
 if __name__ == "__main__":
-    arguments.launch(main, Path(__file__).parent / "conf")
+    hydra_app.launch(main, Path(__file__).parent / "conf")

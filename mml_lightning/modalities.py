@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mml_lightning.motion import PRESETS, tvl1_pairs
+from mml_lightning.optical_flow import PRESETS, tvl1_pairs
 
 FLOW_BOUND = 20.0  # pixels of motion at the ends of 0..1, as in the flow cache
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as OpenCV has it

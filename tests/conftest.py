@@ -18,7 +18,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from mml_lightning import arguments, resolvers
+from mml_lightning.config import resolvers
+from mml_lightning.utils import exit_codes
 from tests.patience import LONGEST
 
 ROOT = Path(__file__).parents[1]
@@ -39,11 +40,11 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MML_STAMP", "stamp")
     torch.set_num_threads(1)
-    arguments.failures.clear()
+    exit_codes.failures.clear()
     level = logging.getLogger().level
     yield
     logging.getLogger().setLevel(level)
-    arguments.failures.clear()
+    exit_codes.failures.clear()
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:  # a test that failed would hand its record to the next
         wandb.finish()
@@ -103,8 +104,8 @@ def train(composed: Callable[..., tuple[DictConfig, list[str]]]) -> Callable[...
     """Run a stage in this process; returns its result. Its directory is <tmp_path>/single/<run>."""
 
     def make(*overrides: str, run: str = "run") -> dict[str, Any]:
-        from mml_lightning.process import quieten_libraries
-        from mml_lightning.run import stage
+        from mml_lightning.engine.train import stage
+        from mml_lightning.utils.process import quieten_libraries
 
         quieten_libraries()
         return stage(*composed(*overrides, run=run))

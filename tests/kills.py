@@ -2,7 +2,7 @@
 
     python tests/kills.py --kills 100
 
-Every run is a real one (`mml_lightning.run.stage`) in a process of its own, forked from one that has imported torch, so
+Every run is a real one (`train.stage`) in a process of its own, forked from one that has imported torch, so
 that a start costs a fraction of a second. Half of the kills come at a random time, half while a checkpoint is being
 written; half reach the process alone, half its loader's workers too. A run that survives to its end must equal, to the
 last bit, the same run that nobody touched: weights, logits, metrics, every row of the log.
@@ -70,15 +70,16 @@ def started(folder: Path, overrides: list[str]) -> int:
 def _train(folder: Path, overrides: list[str]) -> None:
     from hydra import compose, initialize_config_dir
 
-    from mml_lightning import resolvers, run
-    from mml_lightning.process import quieten_libraries
+    from mml_lightning.config import resolvers
+    from mml_lightning.engine import train
+    from mml_lightning.utils.process import quieten_libraries
 
     os.environ["MML_STAMP"] = "stamp"
     resolvers.register()
     quieten_libraries()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", overrides=[*overrides, f"paths.output_dir={folder}", "resume=auto"])
-    run.stage(cfg, overrides)
+    train.stage(cfg, overrides)
 
 
 def finished(pid: int) -> bool:

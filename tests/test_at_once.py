@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mml_lightning.files import TEMPORARY
+from mml_lightning.utils.files import TEMPORARY
 from tests.conftest import ROOT, assert_same_weights, command, environment
 
 BUSY = 2  # exit code of a command that another process keeps from writing

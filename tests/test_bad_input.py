@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mml_lightning import build_data
+from mml_lightning.config import data
 from tests import tiny
 from tests.bad_input import lists, tables, videos  # noqa: F401  # fill CASES
 from tests.bad_input.lab import CASES, FLOW, Lab, Shell
@@ -27,7 +27,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def lab(small: list[str], hydra: None, shell: Shell, train: Any, tmp_path: Path, clips: Path) -> Lab:
-    from mml_lightning.process import quieten_libraries
+    from mml_lightning.utils.process import quieten_libraries
 
     quieten_libraries()
     left = ("data.videos", "data.root", "paths.cache")
@@ -57,18 +57,18 @@ def test_what_a_run_says_and_bears(lab: Lab, caplog: pytest.LogCaptureFixture) -
     for kind, count in (("", 6), ("_flow", 5)):
         tiny.edit(lab.data / f"val{kind}.txt", f"v9 {count} 1", f"v3 {count} 1")
     tiny.edit(lab.data / "train_flow.txt", "v5 5 1", "v5 3 1")
-    build_data.dataset(lab.config(*words)[0])
+    data.dataset(lab.config(*words)[0])
     doubles = "data=frames_data: 1 of 8 training videos stand in val or test too (the same files or id), first v3 (val)"
     assert len(caplog.messages) == 1 and caplog.messages[0].startswith(doubles)
     caplog.clear()
-    build_data.dataset(lab.config(*words, *FLOW)[0])
+    data.dataset(lab.config(*words, *FLOW)[0])
     assert len(caplog.messages) == 2 and caplog.messages[0].startswith(doubles)
     assert "flow of 1 of 12 videos is of another length" in caplog.messages[1] and "train/v5" in caplog.messages[1]
 
 
 def test_more_workers_than_cores_are_said_once(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
-    build_data.loader_settings(lab.config(*lab.lists(), "data.workers=0")[0])
+    data.loader_settings(lab.config(*lab.lists(), "data.workers=0")[0])
     assert not caplog.messages
-    build_data.loader_settings(lab.config("data=frame_lists", "data.root=x", "data.workers=9999")[0])
+    data.loader_settings(lab.config("data=frame_lists", "data.root=x", "data.workers=9999")[0])
     (said,) = caplog.messages
     assert said.startswith("data.workers=9999: there are ") and said.endswith("fewer workers may be faster")

@@ -13,8 +13,10 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
-from mml_lightning import build, build_data, plan
-from mml_lightning.errors import UserError
+from mml_lightning.config import data as config_data
+from mml_lightning.config import peers, training
+from mml_lightning.engine import plan
+from mml_lightning.utils.errors import UserError
 
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = sorted((file.parent.name, file.stem) for file in CONF.glob("*/*.yaml"))
@@ -24,11 +26,11 @@ NEEDED[("data", "csv")] = ["data.index=videos.csv"]
 # Missing from partial targets: given by build.py.
 LATER: dict[str, dict[str, Any]] = {
     "mml_lightning.backbones": {"in_channels": 3, "num_classes": {"label": 2}},
-    "mml_lightning.schedules": {"epoch": 0, "epochs": 10},
+    "mml_lightning.training.schedules": {"epoch": 0, "epochs": 10},
     "torch.optim": {"params": []},
-    "mml_lightning.hydra_callbacks": {},
-    "mml_lightning.data.readers": {},
-    "mml_lightning.data.charades": {},
+    "mml_lightning.pipelines.sweep_callback": {},
+    "mml_lightning.data.records.readers": {},
+    "mml_lightning.data.records.readers.charades": {},
 }
 
 
@@ -93,7 +95,7 @@ def test_every_target_binds_its_arguments(hydra: None) -> None:
 
 def test_a_wrong_argument_of_a_target_would_be_seen() -> None:
     with pytest.raises(TypeError):
-        inspect.signature(get_method("mml_lightning.schedules.cosine")).bind(epoch=0, epochs=1, gamma=3)
+        inspect.signature(get_method("mml_lightning.training.schedules.cosine")).bind(epoch=0, epochs=1, gamma=3)
 
 
 ALIKE = ("optimizer", "schedule", "sampling", "transforms", "views", "objective", "callbacks", "trainer")
@@ -117,7 +119,7 @@ def test_unknown_key_is_refused_by_name(hydra: None, override: str) -> None:
 def test_a_new_field_of_a_modality_is_refused(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
     cfg, _ = composed("+modality.rgb.chanels=3")
     with pytest.raises(UserError, match="chanels"):
-        build_data.modalities(cfg)
+        config_data.modalities(cfg)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_plan_says_which_columns_were_taken(hydra: None, tmp_path: Path) -> None
     lines = "".join(f"{n}.mp4,{n % 2},{'train' if n < 8 else 'val' if n < 10 else 'test'},0,1,x\n" for n in range(12))
     (tmp_path / "mine.csv").write_text("video,y,split,start_sec,stop_sec,two\\lines\n" + lines)
     cfg = compose("train", overrides=["data=csv", f"data.index={tmp_path / 'mine.csv'}"])
-    said = plan._data(cfg, build_data.records(cfg))
+    said = plan._data(cfg, config_data.records(cfg))
     assert said.startswith("csv_mine: 8 train, 2 val, 2 test videos, 2 classes; decord ")
     assert said.endswith(
         "; columns path from 'video', label from 'y', split, parts from 'start_sec' and 'stop_sec' (seconds); "
@@ -163,10 +165,10 @@ def test_plan_says_which_columns_were_taken(hydra: None, tmp_path: Path) -> None
 
 def test_plan_is_ten_lines_with_the_graph_of_lessons(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
     cfg, typed = composed("stage=mml", "modality=[rgb,flow,rgbdiff]", "schedule.epochs=1")
-    specs = build.peer_specs(cfg, typed)
-    data = build_data.dataset(cfg)
-    nets, origins = build.peers(cfg, specs, data)
-    cohort = build.cohort(cfg, specs, nets, origins, data)
+    specs = peers.peer_specs(cfg, typed)
+    data = config_data.dataset(cfg)
+    nets, origins = peers.peers(cfg, specs, data)
+    cohort = training.cohort(cfg, specs, nets, origins, data)
     lines = plan.describe(cfg, data, cohort.objective, dict.fromkeys(nets, 1_000_000), origins)
     assert len(lines) == 10 and all("\n" not in line for line in lines)
     text = "\n".join(lines)

@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 from hydra import compose
 
-from mml_lightning import build_data, evaluate, run
-from mml_lightning.cohort import Cohort
-from mml_lightning.data.flow import FlowCache
+from mml_lightning.config import data as config_data
+from mml_lightning.data.flow.cache import FlowCache
+from mml_lightning.engine import evaluate, flow, train
+from mml_lightning.training.cohort import Cohort
 from tests.data.videos import damaged, texture, write_sound, write_video
 
 SIDE, FRAMES, CLASSES, SPEEDS = 64, 8, 5, (-3, 0, 3)
@@ -102,7 +103,7 @@ def test_a_tenth_of_the_videos_is_damaged(
     kinds = dict(zip(numbers, list(DAMAGE)[:12], strict=True)) | {131: "truncated", 137: "sound only", 149: "gone"}
     kinds |= {int(np.setdiff1d(np.arange(120), numbers)[0]): "another frame rate"}
     flowless = int(np.setdiff1d(np.arange(120), list(kinds))[0])
-    makes_sets, fills = build_data.clip_datasets, run.flow_filler
+    makes_sets, fills = config_data.clip_datasets, flow.flow_filler
 
     def damage_after_the_checks(cfg: Any, data: Any, *rest: Any) -> Any:
         """Files go bad while a run goes on: what is missing when it starts ends it there."""
@@ -142,8 +143,9 @@ def test_a_tenth_of_the_videos_is_damaged(
         check(self, batch) if batch["id"] else None
         collect(self, batch)
 
-    monkeypatch.setattr(build_data, "clip_datasets", damage_after_the_checks)
-    monkeypatch.setattr(run, "flow_filler", lose_flow)
+    monkeypatch.setattr(config_data, "clip_datasets", damage_after_the_checks)
+    monkeypatch.setattr(flow, "flow_filler", lose_flow)
+    monkeypatch.setattr(train, "flow_filler", lose_flow)
     monkeypatch.setattr(Cohort, "training_step", training_step)
     monkeypatch.setattr(Cohort, "_collect", collect_checked)
     kept = [word for word in small if not word.startswith(("data.videos", "data.root", "data.workers", "transforms"))]
@@ -154,7 +156,7 @@ def test_a_tenth_of_the_videos_is_damaged(
     ]
     own = [word for word in own if not word.startswith("paths.cache")]
     words = [*own, f"paths.output_dir={tmp_path / 'run'}"]
-    told = run.stage(compose("train", words), words)
+    told = train.stage(compose("train", words), words)
     assert told["status"] == "completed"
 
     with (tmp_path / "run" / "quarantine.csv").open() as handle:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mml_lightning.data.batches import TrainSampler
+from mml_lightning.data.loading.samplers import TrainSampler
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")

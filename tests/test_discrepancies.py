@@ -19,17 +19,19 @@ import torch
 from hydra import compose
 from omegaconf import DictConfig
 
-from mml_lightning import build, metrics, sampling
-from mml_lightning.data.draws import training_crop
-from mml_lightning.data.flow import FlowSettings, compute_flow
-from mml_lightning.nodes import plain
+from mml_lightning import sampling
+from mml_lightning.backbones.stem import convert_stem
+from mml_lightning.config import peers, training
+from mml_lightning.config.instantiate import to_container
+from mml_lightning.data.flow.cache import FlowSettings, compute_flow
+from mml_lightning.data.loading.draws import training_crop
+from mml_lightning.evaluation import metrics
 from mml_lightning.objectives import Objective, kl_divergence
 from mml_lightning.objectives.supervised import cross_entropy
-from mml_lightning.optim import tsn_parameter_groups
-from mml_lightning.pipelines import planned
-from mml_lightning.stems import convert_stem
+from mml_lightning.pipelines import plan as pipelines_plan
+from mml_lightning.training.parameter_groups import tsn_parameter_groups
 from tests.data.videos import moving
-from tests.starts import WINDOWS, clips, one_based, support, train
+from tests.sampling.starts import WINDOWS, clips, one_based, support, train
 
 ROOT = Path(__file__).parents[1]
 HALF, ZERO = [3, 7, 12, 17, 21, 26, 31, 35], [1, 5, 10, 14, 19, 24, 28, 33]
@@ -201,7 +203,7 @@ def test_p1_what_two_teachers_say_together(hydra: None, aggregate: str, expected
     torch.testing.assert_close(torch.stack(lessons), torch.tensor(expected, dtype=torch.float64), **close)
     cfg = compose("train", overrides=["stage=mml", f"objective.edges.0.aggregate={aggregate}"])
     outputs = {name: SimpleNamespace(logits={"label": z}) for name, z in zip("abc", (Z1, Z2, Z3), strict=True)}
-    terms = Objective(list("abc"), plain(cfg.objective.edges))(outputs, {"label": torch.tensor([0, 2])})
+    terms = Objective(list("abc"), to_container(cfg.objective.edges))(outputs, {"label": torch.tensor([0, 2])})
     assert np.allclose([terms[name]["kl"].item() for name in "abc"], expected, **close)
 
 
@@ -220,7 +222,9 @@ def box_scales(crop: Any) -> set[float]:
 
 def test_p3_scales_and_flips(hydra: None):
     """TSM: flow and differences have three scales and always flips, labels stay. MML: four scales and no flip."""
-    mml, tsm = (plain(compose("train", overrides=[f"transforms={name}"]).transforms) for name in ("multiscale", "tsm"))
+    mml, tsm = (
+        to_container(compose("train", overrides=[f"transforms={name}"]).transforms) for name in ("multiscale", "tsm")
+    )
     three, four = {1.0, 0.88, 0.75}, {1.0, 0.88, 0.75, 0.66}
     tsm, mml = ({**settings, "output": 224, "scales": [1, 0.875, 0.75, 0.66]} for settings in (tsm, mml))
     for name in ("rgb", "flow", "rgbdiff"):
@@ -250,7 +254,7 @@ def test_p3_rates(hydra: None):
         0.025,
         0.01,
     ]
-    plan = build.optimiser_plan(compose("train", overrides=["optimizer.flow_stem_lr5=true"]), {}, ["flow"])
+    plan = training.optimiser_plan(compose("train", overrides=["optimizer.flow_stem_lr5=true"]), {}, ["flow"])
     stems = {peer: plan.parameter_groups(peer, net)[0] for peer in ("rgb", "flow")}
     assert stems["flow"]["name"] == "flow/first_conv_weight"
     assert stems["flow"]["lr"] == pytest.approx(5 * stems["rgb"]["lr"])
@@ -259,7 +263,7 @@ def test_p3_rates(hydra: None):
 @pytest.mark.parametrize("modality", ["flow", "rgbdiff"])
 def test_p4_two_peers_of_one_modality_see_the_same_windows(composed: Composed, modality: str):
     """The program gave each of two flow networks half of the window."""
-    specs = build.peer_specs(*composed("stage=ml", f"modality=[{modality}]"))
+    specs = peers.peer_specs(*composed("stage=ml", f"modality=[{modality}]"))
     assert [spec.name for spec in specs] == [modality, f"{modality}_1"]
     assert specs[0].modality == specs[1].modality
     assert {"flow": 5, "rgbdiff": 6}[modality] == specs[0].modality.window
@@ -280,7 +284,7 @@ def test_p6_the_ensemble_averages_probabilities_or_logits(hydra: None):
     torch.testing.assert_close(logits, torch.tensor([[-0.5, 0.0]]).double().softmax(dim=-1))
     for kind in ("probs", "logits"):
         cfg = compose("train", overrides=[f"views.ensemble={kind}"])
-        assert build.scoring(cfg).ensemble == kind
+        assert training.scoring(cfg).ensemble == kind
 
 
 def test_p7_three_steps_or_two(composed: Composed):
@@ -288,7 +292,7 @@ def test_p7_three_steps_or_two(composed: Composed):
     stages = {}
     for name in ("mml", "reduced_mml"):
         cfg, typed = composed(f"pipeline={name}")
-        stages[name] = [run.cfg.stage.name for run in planned.plan_runs(cfg, typed)]
+        stages[name] = [run.cfg.stage.name for run in pipelines_plan.plan_runs(cfg, typed)]
     assert stages == {"mml": ["ce", "ml", "mml"], "reduced_mml": ["ce", "reduced_mml"]}
 
 

@@ -18,8 +18,9 @@ import torch
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mml_lightning import evaluate, run
-from mml_lightning.errors import UserError
+from mml_lightning.engine import evaluate
+from mml_lightning.engine import train as engine_train
+from mml_lightning.utils.errors import UserError
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 Composed = Callable[..., tuple[DictConfig, list[str]]]
@@ -87,7 +88,7 @@ IN_PROCESS = {
 def test_mistake_is_found_before_anything_is_written(composed: Composed, tmp_path: Path, override: str) -> None:
     cfg, typed = composed(override)
     with pytest.raises(UserError) as caught:
-        run.stage(cfg, typed)
+        engine_train.stage(cfg, typed)
     text = str(caught.value)
     assert "\n" not in text
     assert IN_PROCESS[override] in text or re.search(IN_PROCESS[override], text), text
@@ -112,7 +113,7 @@ def own(small: list[str], hydra: None, tmp_path: Path) -> Callable[..., tuple[Di
     """own(index, *overrides): a small run on a CSV."""
     from hydra import compose
 
-    from mml_lightning.process import quieten_libraries
+    from mml_lightning.utils.process import quieten_libraries
 
     quieten_libraries()
 
@@ -126,7 +127,7 @@ def own(small: list[str], hydra: None, tmp_path: Path) -> Callable[..., tuple[Di
 
 def test_own_videos_train(own: Composed, demo: Path, tmp_path: Path) -> None:
     cfg, typed = own(videos_csv(tmp_path, demo), "schedule.epochs=1")
-    assert run.stage(cfg, typed)["status"] == "completed"
+    assert engine_train.stage(cfg, typed)["status"] == "completed"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_a_wrong_index(own: Composed, demo: Path, tmp_path: Path, change: Any, m
     index = videos_csv(tmp_path, demo)
     index.write_text(change(index.read_text()))
     with pytest.raises(UserError, match=message):
-        run.stage(*own(index))
+        engine_train.stage(*own(index))
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == {index}
 
 
@@ -169,7 +170,7 @@ def one_frame(folder: Path) -> Path:
 def test_unreadable_videos_are_replaced_up_to_a_share(own: Composed, demo: Path, tmp_path: Path) -> None:
     index = videos_csv(tmp_path, demo, v3=damaged(tmp_path), v17=damaged(tmp_path))
     cfg, typed = own(index, "data.max_bad_share=0.1", "schedule.epochs=1")
-    result = run.stage(cfg, typed)
+    result = engine_train.stage(cfg, typed)
     with (tmp_path / "run" / "quarantine.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     assert [row["id"] for row in rows] == ["v3"] and "damaged.mp4" in rows[0]["reason"]
@@ -182,7 +183,7 @@ def test_too_many_unreadable_videos_stop_the_run(own: Composed, demo: Path, tmp_
     index = videos_csv(tmp_path, demo, v3=damaged(tmp_path), v4=damaged(tmp_path))
     cfg, typed = own(index, "data.max_bad_share=0.1", "schedule.epochs=1")
     with pytest.raises(UserError, match=r"of 12 training videos are unreadable, more than data.max_bad_share=0.1"):
-        run.stage(cfg, typed)
+        engine_train.stage(cfg, typed)
     assert not (tmp_path / "zoo").exists() and not (tmp_path / "run" / "peers").exists()
     assert '"status": "failed"' in (tmp_path / "run" / "result.json").read_text()
 
@@ -191,26 +192,30 @@ def test_flow_of_a_video_of_one_frame(own: Composed, demo: Path, tmp_path: Path)
     index = videos_csv(tmp_path, demo, v3=one_frame(tmp_path))
     overrides = ("modality=[rgb,flow]", "stage=mml", "schedule.epochs=1", f"paths.cache={tmp_path / 'cache'}")
     with pytest.raises(UserError, match="1 of 12 training videos are unreadable"):
-        run.stage(*own(index, *overrides, "data.max_bad_share=0.05"))
+        engine_train.stage(*own(index, *overrides, "data.max_bad_share=0.05"))
     with (tmp_path / "run" / "quarantine.csv").open() as handle:
         reason = next(csv.DictReader(handle))["reason"]
     assert "flow needs two" in reason and "one_frame.mp4" in reason
-    assert run.stage(*own(index, *overrides, "data.max_bad_share=0.1"))["status"] == "completed"
-    assert run.stage(*own(index, "schedule.epochs=1", folder="rgb"))["unreadable"]["test"] == {}, "rgb alone can use it"
+    assert engine_train.stage(*own(index, *overrides, "data.max_bad_share=0.1"))["status"] == "completed"
+    assert engine_train.stage(*own(index, "schedule.epochs=1", folder="rgb"))["unreadable"]["test"] == {}, (
+        "rgb alone can use it"
+    )
 
 
 def test_weights_that_do_not_fit(train: Train, own: Composed, composed: Composed, demo: Path, tmp_path: Path) -> None:
     train("schedule.epochs=1", "trainer=smoke", run="ten_classes")
     peer = tmp_path / "single/ten_classes/peers/rgb.pt"
     with pytest.raises(UserError, match=r"other classes \(label: 10\) than the data have \(label: 3\).*init.new_head"):
-        run.stage(*own(videos_csv(tmp_path, demo), f"init.all={peer}"))
-    assert run.stage(*own(videos_csv(tmp_path, demo), f"init.all={peer}", "init.new_head=true", "schedule.epochs=1"))
+        engine_train.stage(*own(videos_csv(tmp_path, demo), f"init.all={peer}"))
+    assert engine_train.stage(
+        *own(videos_csv(tmp_path, demo), f"init.all={peer}", "init.new_head=true", "schedule.epochs=1")
+    )
     with pytest.raises(UserError, match="trained for 10 classes, data=csv_videos has 3"):
         evaluate.evaluate(*own(videos_csv(tmp_path, demo), f"ckpt={peer}", program="eval", folder="eval"))
     with pytest.raises(UserError, match="does not fit this backbone"):
-        run.stage(*composed("backbone.net.width=16", f"init.all={peer}"))
+        engine_train.stage(*composed("backbone.net.width=16", f"init.all={peer}"))
     with pytest.raises(UserError, match="does not fit this backbone"):
-        run.stage(*composed("backbone=tsm_resnet18", "backbone.net.width=8", f"init.all={peer}"))
+        engine_train.stage(*composed("backbone=tsm_resnet18", "backbone.net.width=8", f"init.all={peer}"))
 
 
 def test_files_that_are_no_weights(train: Train, composed: Composed, tmp_path: Path) -> None:
@@ -218,9 +223,9 @@ def test_files_that_are_no_weights(train: Train, composed: Composed, tmp_path: P
     text.write_text("hello")
     torch.save({"weight": torch.zeros(1)}, foreign)
     with pytest.raises(UserError, match="can't be read as weights"):
-        run.stage(*composed(f"init.all={text}"))
+        engine_train.stage(*composed(f"init.all={text}"))
     with pytest.raises(UserError, match="is not a zoo file"):
-        run.stage(*composed(f"init.all={foreign}"))
+        engine_train.stage(*composed(f"init.all={foreign}"))
     for given in (text, foreign):
         checkpoint = shutil.copy(given, given.with_suffix(".ckpt"))
         with pytest.raises(UserError, match="not a readable checkpoint of a run"):
@@ -242,7 +247,7 @@ def test_damaged_checkpoint_on_resume(train: Train, composed: Composed, tmp_path
     last.write_bytes(last.read_bytes()[:1000])
     before = (folder / "result.json").read_bytes()
     with pytest.raises(UserError, match="it is cut or no checkpoint"):
-        run.stage(*composed(f"resume='{folder}'", "schedule.epochs=1", "trainer=smoke"))
+        engine_train.stage(*composed(f"resume='{folder}'", "schedule.epochs=1", "trainer=smoke"))
     assert (folder / "result.json").read_bytes() == before
 
 
@@ -270,6 +275,6 @@ def test_the_printed_command_makes_what_was_missing(shell: Shell, tmp_path: Path
 def test_an_unreadable_validation_video_is_named(
     own: Composed, demo: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    result = run.stage(*own(videos_csv(tmp_path, demo, v13=damaged(tmp_path)), "schedule.epochs=1"))
+    result = engine_train.stage(*own(videos_csv(tmp_path, demo, v13=damaged(tmp_path)), "schedule.epochs=1"))
     assert list(result["unreadable"]["val"]) == ["v13"] and result["unreadable"]["test"] == {}
     assert "val: not measured: 1 video, first v13" in caplog.text

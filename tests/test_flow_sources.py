@@ -11,8 +11,8 @@ import cv2
 import pytest
 from hydra import compose
 
-from mml_lightning.process import quieten_libraries
-from mml_lightning.run import stage
+from mml_lightning.engine.train import stage
+from mml_lightning.utils.process import quieten_libraries
 from tests.conftest import CONF
 from tests.data.videos import moving, write_video
 

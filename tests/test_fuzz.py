@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mml_lightning.utils import errors
+from tests.fuzz import cases as fuzz_cases
 from tests.fuzz import harness, mutations
 
 
@@ -29,19 +31,19 @@ def test_cases_repeat() -> None:
 
 
 def test_the_harness_sees_a_traceback_and_a_directory(hydra: None, tmp_path: Path) -> None:
-    ground = harness.Ground(tmp_path)
+    ground = fuzz_cases.Ground(tmp_path)
 
-    def raises(ground: harness.Ground, rng: random.Random) -> None:
+    def raises(ground: fuzz_cases.Ground, rng: random.Random) -> None:
         raise KeyError("of a library")
 
-    def leaves(ground: harness.Ground, rng: random.Random) -> None:
+    def leaves(ground: fuzz_cases.Ground, rng: random.Random) -> None:
         (ground.out / "x").mkdir(parents=True)
 
-    def speaks(ground: harness.Ground, rng: random.Random) -> None:
-        raise harness.UserError("two\nlines")
+    def speaks(ground: fuzz_cases.Ground, rng: random.Random) -> None:
+        raise errors.UserError("two\nlines")
 
     with pytest.MonkeyPatch.context() as patch:
         for case, told in ((raises, "KeyError"), (leaves, "left a run directory"), (speaks, "not one line")):
-            patch.setitem(harness.FAMILIES, "csv", (1, case))
+            patch.setitem(fuzz_cases.FAMILIES, "csv", (1, case))
             verdict, said = harness.attempt(ground, "csv", 0, 0)
             assert verdict == "finding" and told in said

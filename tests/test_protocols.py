@@ -15,12 +15,14 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from mml_lightning import build_data, plan, provenance
-from mml_lightning.data.clips import ClipDataset
-from mml_lightning.errors import UserError
-from mml_lightning.evaluate import evaluate
-from mml_lightning.nodes import plain
+from mml_lightning.config import data as config_data
+from mml_lightning.config.instantiate import to_container
+from mml_lightning.data.loading.dataset import ClipDataset
+from mml_lightning.engine import plan
+from mml_lightning.engine.evaluate import evaluate
+from mml_lightning.runs import fingerprint
 from mml_lightning.transforms import invert_x
+from mml_lightning.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 Composed = Callable[..., tuple[DictConfig, list[str]]]
@@ -56,11 +58,11 @@ def names(group: str) -> list[str]:
 
 def datasets(cfg: DictConfig, *splits: str) -> dict[str, ClipDataset]:
     """Samples of a run on the demo; only the splits named, as eval.py asks for them."""
-    data = build_data.dataset(cfg)
+    data = config_data.dataset(cfg)
     if splits:
         data = dataclasses.replace(data, splits={split: data.splits[split] for split in splits})
-    chosen = build_data.modalities(cfg)
-    return build_data.clip_datasets(cfg, data, build_data.flow_cache(cfg, chosen), list(chosen.values()))
+    chosen = config_data.modalities(cfg)
+    return config_data.clip_datasets(cfg, data, config_data.flow_cache(cfg, chosen), list(chosen.values()))
 
 
 def starts(dataset: ClipDataset, count: int = 100) -> Any:
@@ -149,7 +151,7 @@ def test_crops_of_tsm_are_for_one_kind_of_modality(composed: Composed) -> None:
 
 def test_mirrored_test_crops_negate_the_x_of_flow_and_keep_the_label(composed: Composed) -> None:
     cfg, _ = composed("views=ten_crop", "modality=[rgb,flow]")
-    cache = build_data.flow_cache(cfg, build_data.modalities(cfg))
+    cache = config_data.flow_cache(cfg, config_data.modalities(cfg))
     test = datasets(cfg, "test")["test"]
     assert cache is not None
     cache.make(test.records[0])
@@ -167,7 +169,7 @@ def test_mirrored_views_of_classes_with_sides_are_warned_of(
 ) -> None:
     for override, said in (("views.crops=5", 0), ("views.crops=10", 1)):
         cfg, _ = composed("views=ten_crop", override)
-        assert build_data.records(cfg).mirrored["label"]
+        assert config_data.records(cfg).mirrored["label"]
         datasets(cfg, "test")
         assert caplog.text.count("use views.crops=5") == said
     caplog.clear()
@@ -214,13 +216,13 @@ def test_every_option_stands_on_the_page() -> None:
 
 def test_identity_holds_the_views_in_full(composed: Composed) -> None:
     cfg, typed = composed("views=charades30", "sampling.policy=code", "sampling.stride=3")
-    kept = provenance.identity(cfg, typed)["evaluation"]
-    assert kept["views"] == plain(cfg.views)
+    kept = fingerprint.identity(cfg, typed)["evaluation"]
+    assert kept["views"] == to_container(cfg.views)
     assert (kept["views"]["name"], kept["views"]["policy"], kept["views"]["stride"]) == ("charades30", "code", 3)
     assert kept["frames"] == {"num_segments": 4, "output": 32, "short_side": 36, "antialias": True}
     for changed in ("views.strided=9", "sampling.num_segments=5", "transforms.short_side=40", "sampling.policy=code"):
-        other = provenance.evaluation(composed("views=charades30", changed)[0])
-        assert other != provenance.evaluation(composed("views=charades30")[0]), changed
+        other = fingerprint.evaluation(composed("views=charades30", changed)[0])
+        assert other != fingerprint.evaluation(composed("views=charades30")[0]), changed
 
 
 def test_results_hold_the_views_that_made_them(
@@ -230,9 +232,9 @@ def test_results_hold_the_views_that_made_them(
     train("schedule.epochs=1", "trainer=smoke", "views=uniform1_zero")
     run = tmp_path / "single" / "run"
     stored = json.loads((run / "result.json").read_text())
-    assert stored["views"] == "uniform1_zero" and stored["evaluation"]["views"] == plain(cfg.views)
+    assert stored["views"] == "uniform1_zero" and stored["evaluation"]["views"] == to_container(cfg.views)
     measured, typed = composed(f"ckpt={run}", "views=ten_crop", program="eval", run="eval")
     evaluate(measured, typed)
     again = json.loads((tmp_path / "single" / "eval" / "result.json").read_text())
-    assert again["evaluation"]["views"] == plain(measured.views) != stored["evaluation"]["views"]
+    assert again["evaluation"]["views"] == to_container(measured.views) != stored["evaluation"]["views"]
     assert again["metrics"]["test"]["rgb"]

@@ -145,7 +145,9 @@ def run(words: list[str], small: list[str], demo: Path, root: Path) -> subproces
                 "views=center",
             ]
         if any(word.startswith("seeds=") for word in words):
-            settings.append("pipeline.dry=true")  # planned in full; tests/test_tables.py and tests/pipelines train
+            settings.append(
+                "pipeline.dry=true"
+            )  # planned in full; tests/report/test_paper_table.py and tests/pipelines train
         if any(word.startswith(("resume=", "ckpt=multirun", f"ckpt={root}")) for word in words):
             settings = cache  # the run brings the others
         given = [sys.executable, str(ROOT / words[1]), *words[2:], *settings]

@@ -22,19 +22,21 @@ from hydra._internal import hydra as hydra_internal
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from mml_lightning import arguments, build_data, config_guard, dumps, nodes
-from mml_lightning.commands import check
-from mml_lightning.data.readers import read_annotated, read_csv, read_frame_lists
-from mml_lightning.errors import UserError
-from mml_lightning.importing import read_checkpoint
-from mml_lightning.weights import checkpoint_entries
-from mml_lightning.zoo import load_peer
+from mml_lightning.cli import hydra_app
+from mml_lightning.config import data as config_data
+from mml_lightning.config import guard, instantiate
+from mml_lightning.data.records.readers import read_annotated, read_csv, read_frame_lists
+from mml_lightning.engine import check_data
+from mml_lightning.evaluation import predictions
+from mml_lightning.utils.errors import UserError
+from mml_lightning.zoo.files import checkpoint_entries, load_peer
+from mml_lightning.zoo.importers import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [*sorted((ROOT / "mml_lightning").rglob("*.py")), ROOT / "train.py", ROOT / "eval.py"]
 
 
-IN_MEMORY = {"store.py": "pickle.loads"}  # of bytes that the process has made itself and that no file holds
+IN_MEMORY = {"record_store.py": "pickle.loads"}  # of bytes that the process has made itself and that no file holds
 
 
 def calls(file: Path) -> list[tuple[str, ast.Call]]:
@@ -68,8 +70,8 @@ def test_no_call_unpickles_or_opens_a_shell(file: Path) -> None:
         "os.system",
         "builtins.eval",
         "torch.load",
-        "mml_lightning.results.subprocess.run",  # a trusted module has imported it
-        "mml_lightning.nodes.instantiate",
+        "mml_lightning.runs.result.subprocess.run",  # a trusted module has imported it
+        "mml_lightning.config.instantiate.instantiate_node",
         "mml_lightning_evil.run",
     ],
 )
@@ -79,33 +81,33 @@ def test_a_config_calls_trusted_packages_only(target: str, tmp_path: Path) -> No
     with pytest.raises(
         UserError, match=r"configs may call mml_lightning\.backbones, .*, torch.optim only; where you trust"
     ):
-        nodes.make(node)
-    nested = OmegaConf.create({"_target_": "mml_lightning.data.readers.read_csv", "name": [{"deep": node}]})
+        instantiate.instantiate(node)
+    nested = OmegaConf.create({"_target_": "mml_lightning.data.records.readers.read_csv", "name": [{"deep": node}]})
     with pytest.raises(UserError, match="where you trust that package, type trusted="):
-        nodes.make(nested)
+        instantiate.instantiate(nested)
     assert not mark.exists()
 
 
 def test_trust_is_given_by_typing_it(composed: Callable[..., Any], tmp_path: Path) -> None:
     own = "data.reader={_target_:collections.OrderedDict}"
     with pytest.raises(UserError, match=r"_target_=collections\.OrderedDict.* type trusted=\[collections\]"):
-        build_data.records(composed(own)[0])
+        config_data.records(composed(own)[0])
     cfg, _ = composed(own, "trusted=[collections]")
-    assert isinstance(nodes.make(cfg.data.reader), OrderedDict)
+    assert isinstance(instantiate.instantiate(cfg.data.reader), OrderedDict)
     with pytest.raises(UserError, match=r"_target_=mml_lightning\.backbones\.nothing can't be found"):
-        build_data.records(composed("data.reader={_target_:mml_lightning.backbones.nothing}")[0])
+        config_data.records(composed("data.reader={_target_:mml_lightning.backbones.nothing}")[0])
     # not by a run directory of somebody else
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text("- trusted=[evil]\n- +trusted=[evil]\n- seed=3\n")
     for program in (f"resume={tmp_path}", f"ckpt={tmp_path}"):
-        prepared = arguments.prepare([program], ROOT / "conf")
+        prepared = hydra_app.prepare([program], ROOT / "conf")
         assert "seed=3" in prepared and not any("evil" in word for word in prepared)
 
 
 def test_what_hydra_calls_itself_is_looked_at_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every config of a process goes through the guarded loader, and what is typed needs typed trust as well."""
     monkeypatch.setattr(hydra_internal, "ConfigLoaderImpl", hydra_internal.ConfigLoaderImpl)
-    config_guard.install()
+    guard.install()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         evil = "+hydra.callbacks.evil={_target_: os.system, command: 'true'}"
@@ -140,7 +142,7 @@ def readers(path: Path) -> list[Callable[[], Any]]:
         lambda: load_peer(path),
         lambda: checkpoint_entries(path),
         lambda: read_checkpoint(path),
-        lambda: dumps.load(path),
+        lambda: predictions.load(path),
     ]
 
 
@@ -183,8 +185,8 @@ def test_an_image_that_claims_a_huge_size_is_not_unpacked(tmp_path: Path) -> Non
     (tmp_path / "img_00001.png").write_bytes(png)
     program = (
         "import sys, pathlib\n"
-        "from mml_lightning.data.images import ImageReader\n"
-        "from mml_lightning.data.media import ImageSequence\n"
+        "from mml_lightning.data.video.images import ImageReader\n"
+        "from mml_lightning.data.video.media import ImageSequence\n"
         "try:\n    ImageReader(ImageSequence(pathlib.Path(sys.argv[1]), 'img_{:05d}.png', 1))\n"
         "except Exception as error:\n    print(type(error).__name__)\n"
         "status = pathlib.Path('/proc/self/status').read_text()  # ru_maxrss begins with that of who started it\n"
@@ -235,6 +237,6 @@ def test_names_are_text_on_pages(hydra: None, tmp_path: Path) -> None:
     (tmp_path / "videos.csv").write_text("\n".join(lines) + "\n")
     words = ["data=csv", f"data.index={tmp_path / 'videos.csv'}", "test=false", f"paths.root={tmp_path}"]
     cfg = compose("train", overrides=[*words, f"paths.output_dir={tmp_path}"])
-    _, folder = check.run_check(cfg, 2, 1, timed=False)
+    _, folder = check_data.run_check(cfg, 2, 1, timed=False)
     page = (folder / "report.html").read_text()
     assert "&lt;script&gt;" in page and "<script>alert" not in page

@@ -14,8 +14,9 @@ import torch
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from mml_lightning import build, build_data, run
 from mml_lightning.backbones import video_resnet
+from mml_lightning.config import data, training
+from mml_lightning.engine import train
 from mml_lightning.objectives.graph import Objective
 from tests.data.videos import real
 
@@ -63,7 +64,7 @@ def setup(name: str, *overrides: str) -> DictConfig:
 
 
 def rates(cfg: DictConfig, *epochs: float) -> list[float]:
-    plan = build.optimiser_plan(cfg, {})
+    plan = training.optimiser_plan(cfg, {})
     assert plan.interval == "step", "the rate follows fractions of epochs"
     return [plan.lr * plan.factor(epoch) for epoch in epochs]
 
@@ -95,7 +96,7 @@ def test_decay_of_charades_spares_the_norms_only(hydra: None) -> None:
     with torch.device("meta"):
         net = video_resnet("i3d", 50, num_classes={"label": 157})
     assert sum(p.numel() for p in net.parameters()) == 27_545_565
-    rest, norm = build.optimiser_plan(setup("charades"), {}).parameter_groups("rgb", net)
+    rest, norm = training.optimiser_plan(setup("charades"), {}).parameter_groups("rgb", net)
     assert (rest["name"], rest["lr"], rest["weight_decay"]) == ("rgb/rest", 0.0375, 1e-4)
     assert (norm["name"], norm["lr"], norm["weight_decay"]) == ("rgb/norm", 0.0375, 0.0)
     assert len(norm["params"]) == 106 and all(p.ndim == 1 for p in norm["params"])
@@ -108,7 +109,7 @@ def test_lesson_of_charades_is_divided_by_batch_and_classes(hydra: None) -> None
     assert (edge.kind, edge.weight, edge.temperature) == ("softmax", 1.0, 1.0)
     logits = {"rgb": torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "flow": torch.tensor([[0.0, 1.0], [0.0, 0.0]])}
     outputs = {name: type("Output", (), {"logits": {"label": value}})() for name, value in logits.items()}
-    objective = build.objective(cfg, ["rgb", "flow"])
+    objective = training.objective(cfg, ["rgb", "flow"])
     assert isinstance(objective, Objective)
     terms = objective(outputs, {"label": torch.tensor([[1.0, 0.0], [0.0, 0.0]])})
     # KL((0.2689, 0.7311) || (0.7311, 0.2689)) = 0.4621 in one of two samples, over two classes
@@ -167,7 +168,7 @@ def charades(hydra: None, tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
     def stage(*overrides: str) -> dict[str, Any]:
         typed = ["setup=charades", *files, *TINY, f"paths.root={tmp_path}", *overrides]
-        return run.stage(compose("train", overrides=[*typed, f"paths.output_dir={tmp_path / 'run'}"]), typed)
+        return train.stage(compose("train", overrides=[*typed, f"paths.output_dir={tmp_path / 'run'}"]), typed)
 
     return stage
 
@@ -190,7 +191,7 @@ def test_training_sees_the_labels_of_clips_and_measuring_those_of_videos(hydra: 
 
     def targets(split: str, *more: str) -> set[tuple[float, ...]]:
         cfg = compose("train", overrides=[*typed, *more])
-        sets = build_data.clip_datasets(cfg, build_data.dataset(cfg), None, list(build_data.modalities(cfg).values()))
+        sets = data.clip_datasets(cfg, data.dataset(cfg), None, list(data.modalities(cfg).values()))
         return {tuple(sets[split][epoch, 1]["target"]["label"].tolist()) for epoch in range(40)}
 
     # the second video: class 0 until 0.2 s (frame 4), class 1 from 0.3 s (frame 8); clips of two frames
@@ -207,5 +208,5 @@ def test_a_few_steps_on_timed_words(hydra: None, tmp_path: Path) -> None:
         *("data.frames.fps=null", "data.name=words", f"paths.root={tmp_path}", *TINY, "schedule.epochs=1"),
         *("trainer.limit_train_batches=3", "trainer.limit_val_batches=1", "test=false"),
     ]
-    result = run.stage(compose("train", overrides=[*typed, f"paths.output_dir={tmp_path / 'run'}"]), typed)
+    result = train.stage(compose("train", overrides=[*typed, f"paths.output_dir={tmp_path / 'run'}"]), typed)
     assert result["steps"] == 3 and 0 < result["metrics"]["val"]["rgb"]["map"] <= 100

@@ -16,11 +16,12 @@ import pytest
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from mml_lightning import run
+from mml_lightning.engine import train as engine_train
+from mml_lightning.engine import trainer as engine_trainer
 from tests import kills
 from tests.conftest import assert_same_weights, command, environment
 from tests.patience import LONGEST, wait_for
-from tests.test_resume import CE, assert_equal_runs
+from tests.runs.test_resume import CE, assert_equal_runs
 
 Train = Callable[..., dict[str, Any]]
 Composed = Callable[..., tuple[DictConfig, list[str]]]
@@ -132,12 +133,12 @@ def test_a_full_disk_costs_no_step_and_no_row(
     def start() -> dict[str, Any]:
         cfg, typed = composed(*CE, f"paths.root={small_disk}", "resume=auto")
         OmegaConf.update(cfg, "paths.output_dir", str(folder))
-        return run.stage(cfg, typed)
+        return engine_train.stage(cfg, typed)
 
-    plain = run.training_callbacks
+    plain = engine_trainer.training_callbacks
     with monkeypatch.context() as patch:
         patch.setattr(
-            run, "training_callbacks", lambda *given: [*plain(*given), FullDisk(small_disk, full=3, room=room)]
+            engine_train, "training_callbacks", lambda *given: [*plain(*given), FullDisk(small_disk, full=3, room=room)]
         )
         if room is None:
             with pytest.raises(OSError, match="No space left"):

@@ -15,12 +15,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
-from mml_lightning import nonfinite
-from mml_lightning.host_copy import HostCopy
 from mml_lightning.objectives.lessons import LESSONS
-from mml_lightning.optim import fused
-from mml_lightning.throughput import Throughput
-from tests import test_cohort as lab
+from mml_lightning.training import nonfinite_gradients
+from mml_lightning.training.parameter_groups import fused
+from mml_lightning.training.throughput import Throughput
+from mml_lightning.utils.async_copy import HostCopy
+from tests.training import test_cohort as lab
 
 STEPS = 4
 READING = {"item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__float__", "__int__", "__index__", "__array__"}
@@ -102,8 +102,8 @@ def test_a_step_does_not_wait(
             reads.__exit__(None, None, None)
             counts.append(sum(reads.found.values()))
 
-    monkeypatch.setattr("mml_lightning.cohort.HostCopy", Asked)
-    monkeypatch.setattr(nonfinite, "HostCopy", Asked)
+    monkeypatch.setattr("mml_lightning.training.cohort.HostCopy", Asked)
+    monkeypatch.setattr(nonfinite_gradients, "HostCopy", Asked)
     cohort = lab.make_cohort({"rgb": lab.RGB, "flow": lab.FLOW}, lab.MUTUAL)
     cohort.log_every = 2
     for modality in cohort.modalities.values():  # its statistics are copied once
@@ -112,7 +112,7 @@ def test_a_step_does_not_wait(
         make = fused(cohort.plan.optimizer, "64-true")  # type: ignore[arg-type]
         cohort.plan = dataclasses.replace(cohort.plan, optimizer=make)
     batches = [batch | {"complete": True} for batch in lab.batches(STEPS)]
-    checks = nonfinite.callbacks(nonfinite.NonFiniteSettings(policy=policy), tmp_path)
+    checks = nonfinite_gradients.callbacks(nonfinite_gradients.NonFiniteSettings(policy=policy), tmp_path)
     trainer = pl.Trainer(**lab.QUIET, max_epochs=1, callbacks=[*checks, Throughput(4), Counted()])
     trainer.fit(cohort, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))  # type: ignore[arg-type]
     assert counts == [each] * STEPS

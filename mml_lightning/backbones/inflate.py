@@ -49,7 +49,7 @@ def inflate_state(state: Mapping[str, Tensor], target: Mapping[str, Tensor], ste
         state: weights of the 2-D network, under the names of the 3-D one.
         target: state dict of the 3-D network; only its names and shapes are read.
         stem: name of a kernel whose input channels may differ; they are left as they are in `state`, for
-            `stems.convert_state` to convert.
+            `stem.convert_state` to convert.
     """
     fitted: dict[str, Tensor] = {}
     found: dict[str, list[str]] = {"inflated": [], "copied": [], "unfit": [], "unknown": []}

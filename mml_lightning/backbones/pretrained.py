@@ -30,7 +30,7 @@ FILES: dict[int | str, str] = {
 def imagenet_weights(depth: int | str, path: str | Path | None = None) -> dict[str, Tensor]:
     """State dict of a three-channel trunk (`conv1.weight`, `layer1.0.conv1.weight`, ..), without the classifier.
 
-    Feed it through `stems.convert_state` for another modality and `match_shift_names` for a shifted network.
+    Feed it through `stem.convert_state` for another modality and `match_shift_names` for a shifted network.
 
     Args:
         depth: 18, 34, 50, 101 or 152 of a ResNet, or `mobilenet_v2`.

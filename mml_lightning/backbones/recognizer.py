@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from mml_lightning.backbones.mobilenet_v2 import MobileNetV2, add_inverted_residual_shift
 from mml_lightning.backbones.peer import STEM_CHANNELS, Peer, PeerOutput
 from mml_lightning.backbones.resnet import SPECS, ResNet, resnet
+from mml_lightning.backbones.stem import adapt_first_conv
 from mml_lightning.backbones.temporal_2d import (
     FrameNonLocal,
     TemporalPool,
@@ -35,7 +36,6 @@ from mml_lightning.backbones.temporal_2d import (
     timed_modules,
 )
 from mml_lightning.backbones.temporal_shift import add_temporal_shift
-from mml_lightning.stems import adapt_first_conv
 
 HEAD_STD = 0.001  # of TSN and TSM
 

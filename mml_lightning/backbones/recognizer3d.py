@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from mml_lightning.backbones.peer import STEM_CHANNELS, Peer, PeerOutput
 from mml_lightning.backbones.resnet3d import ResNet3d, resnet3d
-from mml_lightning.stems import adapt_first_conv
+from mml_lightning.backbones.stem import adapt_first_conv
 
 HEAD_STD = 0.01
 POOLS = ("global", "sliding")

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from mml_lightning.backbones.recognizer import Recognizer
 from mml_lightning.backbones.temporal_shift import TemporalShift
-from mml_lightning.optim import tsn_parameter_groups
+from mml_lightning.training.parameter_groups import tsn_parameter_groups
 
 CLIP_NORM = 20.0
 

@@ -29,12 +29,12 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mml_lightning import build, build_data, nonfinite, run
-from mml_lightning.advice import bottleneck
-from mml_lightning.arithmetic import arithmetic_peak, clock, peak_memory, precision_type
-from mml_lightning.benchmarks.apart import Apart
 from mml_lightning.benchmarks.baseline import open_images, to_float
-from mml_lightning.benchmarks.steps import (
+from mml_lightning.benchmarks.data_files import FLOW, FRAMES, Clip, make_clips
+from mml_lightning.benchmarks.subprocess_object import RemoteObject
+from mml_lightning.benchmarks.tables import BenchTable
+from mml_lightning.benchmarks.timing import CPU, alternate, rates, unfinished
+from mml_lightning.benchmarks.training_step import (
     CLASSES,
     CohortSteps,
     Compose,
@@ -43,16 +43,19 @@ from mml_lightning.benchmarks.steps import (
     run_words,
     seen,
 )
-from mml_lightning.benchmarks.timing import CPU, alternate, rates, unfinished
-from mml_lightning.benchmarks.told import Told
-from mml_lightning.data.data_bench_files import FLOW, FRAMES, Clip, make_clips
-from mml_lightning.data.media import ImageSequence
-from mml_lightning.data.records import Dataset, Head, Record
-from mml_lightning.errors import UserError
-from mml_lightning.idle import Idle
-from mml_lightning.loaders import VideoData
+from mml_lightning.config import data as config_data
+from mml_lightning.config import training
+from mml_lightning.data.records.records import Dataset, Head, Record
+from mml_lightning.data.video.media import ImageSequence
+from mml_lightning.engine import trainer as engine_trainer
 from mml_lightning.modalities import Modality
+from mml_lightning.training import nonfinite_gradients
+from mml_lightning.training.advice import bottleneck
+from mml_lightning.training.datamodule import VideoData
 from mml_lightning.transforms import TrainGeometry
+from mml_lightning.utils.device import arithmetic_peak, now, peak_memory, precision_type
+from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.gpu_idle import Idle
 
 FRAMES_PER_VIDEO = 45
 BASELINE, OURS = "Pillow, loose JPEG, float32", "pack, as configured"
@@ -64,7 +67,7 @@ class Passes(pl.Callback):
 
     def __init__(self, cfg: DictConfig, device: torch.device) -> None:
         self.device, self.warm = device, 1 if cfg.data.workers else 0
-        self.now = time.perf_counter if cfg.data.workers or device.type == "cuda" else functools.partial(clock, device)
+        self.now = time.perf_counter if cfg.data.workers or device.type == "cuda" else functools.partial(now, device)
         self.idle = Idle() if device.type == "cuda" else None
         self.found: list[tuple[int, float, float]] = []  # steps, seconds, seconds of waiting
         self._steps = 0
@@ -124,7 +127,7 @@ class FromLooseFiles(PlainSteps):
     """The baseline with its reading."""
 
     def __init__(self, cfg: DictConfig, clips: Sequence[Clip], device: torch.device) -> None:
-        super().__init__(cfg, build_data.modalities(cfg), device)
+        super().__init__(cfg, config_data.modalities(cfg), device)
         self.clips, self.passes = clips, Passes(cfg, device)
         self.geometry = TrainGeometry(output=cfg.transforms.output)
         self.loader = DataLoader(
@@ -190,19 +193,19 @@ class FromPack:
     """A run with its reading."""
 
     def __init__(self, cfg: DictConfig, clips: Sequence[Clip], folder: Path, device: torch.device) -> None:
-        modalities = build_data.modalities(cfg)
+        modalities = config_data.modalities(cfg)
         self.steps = CohortSteps(cfg, modalities, folder, device)
         records = [Record(f"v{n}", clip.packed["pack"], {"label": n % CLASSES}) for n, clip in enumerate(clips)]
         data = Dataset("bench", {"train": records}, {"label": Head(tuple(map(str, range(CLASSES))))})
-        self.datasets = build_data.clip_datasets(cfg, data, None, list(modalities.values()))
-        self.data = VideoData(self.datasets, build_data.loader_settings(cfg))
+        self.datasets = config_data.clip_datasets(cfg, data, None, list(modalities.values()))
+        self.data = VideoData(self.datasets, config_data.loader_settings(cfg))
         self.passes = Passes(cfg, device)
 
     def epoch(self) -> float:
         """Seconds per step of one pass over the clips."""
         cfg = self.steps.cfg
-        checks = nonfinite.callbacks(build.nonfinite(cfg), self.steps.folder)
-        trainer: pl.Trainer = run.make_trainer(cfg, self.steps.folder, [*checks, self.passes])
+        checks = nonfinite_gradients.callbacks(training.nonfinite_settings(cfg), self.steps.folder)
+        trainer: pl.Trainer = engine_trainer.make_trainer(cfg, self.steps.folder, [*checks, self.passes])
         trainer.fit(self.steps.cohort, datamodule=self.data)
         return self.passes.seconds_per_step()
 
@@ -222,7 +225,7 @@ def compare(
     rounds: int = 2,
     device: torch.device = CPU,
     advance: Callable[[str], object] = lambda way: None,
-) -> Iterator[Told]:
+) -> Iterator[BenchTable]:
     """The baseline and ours; before that, after each round of each, the rates so far.
 
     Args:
@@ -241,10 +244,10 @@ def compare(
             raise UserError(f"a pass over {count} clips is too short; use --clips {least} or more")
         files = make_clips(folder, videos, FRAMES_PER_VIDEO)
         read = [files[number % videos] for number in range(count)]
-        ways: dict[str, Apart] = {}
+        ways: dict[str, RemoteObject] = {}
         if baseline:
-            ways[BASELINE] = stack.enter_context(Apart(BASELINE, FromLooseFiles, cfg, read, device))
-        ways[OURS] = stack.enter_context(Apart(OURS, FromPack, cfg, read, folder, device))
+            ways[BASELINE] = stack.enter_context(RemoteObject(BASELINE, FromLooseFiles, cfg, read, device))
+        ways[OURS] = stack.enter_context(RemoteObject(OURS, FromPack, cfg, read, folder, device))
         wall = {"clock": "wall"} if cfg.data.workers else {}
         asked = {way: functools.partial(one.ask, "epoch") for way, one in ways.items()}
         for timings in alternate(asked, rounds, advance):
@@ -259,4 +262,4 @@ def compare(
             mfu = None if operations is None else row["clips_per_s"] * operations / peak_rate
             row |= {"data_wait": waiting, "mfu": mfu, "peak_mb": peak / 1e6}
         measured = {"data_wait": rows[-1]["data_wait"], "workers": int(cfg.data.workers), "cheap": True}
-        yield Told(rows, bottleneck(seen(cfg, device, rows[-1]["mfu"], **measured)), more=wall)
+        yield BenchTable(rows, bottleneck(seen(cfg, device, rows[-1]["mfu"], **measured)), more=wall)

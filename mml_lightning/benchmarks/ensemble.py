@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from mml_lightning.arithmetic import peak_memory
-from mml_lightning.benchmarks.told import Told
-from mml_lightning.data.threads import one_thread
-from mml_lightning.dumps import Dump
-from mml_lightning.ensembles import enumerate_ensembles
-from mml_lightning.members import Member
-from mml_lightning.metrics import DEFAULT
-from mml_lightning.metrics import measure as metrics_of
-from mml_lightning.metrics.pooling import ensemble, pool_views
+from mml_lightning.benchmarks.tables import BenchTable
+from mml_lightning.evaluation.ensemble_members import EnsembleMember
+from mml_lightning.evaluation.ensembles import enumerate_ensembles
+from mml_lightning.evaluation.metrics import DEFAULT
+from mml_lightning.evaluation.metrics import measure as metrics_of
+from mml_lightning.evaluation.metrics.pooling import ensemble, pool_views
+from mml_lightning.evaluation.predictions import Predictions
+from mml_lightning.utils.device import peak_memory
+from mml_lightning.utils.threads import one_thread
 
 CPU = torch.device("cpu")
 
@@ -56,26 +56,26 @@ def measure(groups: list[int], videos: int, classes: int, plain: int) -> dict[st
     }
 
 
-def _members(groups: list[int], videos: int, classes: int) -> dict[str, list[Member]]:
+def _members(groups: list[int], videos: int, classes: int) -> dict[str, list[EnsembleMember]]:
     generator = torch.Generator().manual_seed(0)
     target = torch.randint(classes, (videos,), generator=generator)
     ids = tuple(map(str, range(videos)))
     names = tuple(map(str, range(classes)))
     common = torch.randn(videos, 1, classes, generator=generator)
     common.scatter_add_(2, target[:, None, None], torch.full((videos, 1, 1), 2.5))
-    made: dict[str, list[Member]] = {}
+    made: dict[str, list[EnsembleMember]] = {}
     for place, count in enumerate(groups):
         made[f"group{place}"] = [
-            Member(
+            EnsembleMember(
                 f"{place}.{number}",
-                Dump(ids, target, {"net": common + torch.randn(videos, 1, classes, generator=generator)}, names),
+                Predictions(ids, target, {"net": common + torch.randn(videos, 1, classes, generator=generator)}, names),
             )
             for number in range(count)
         ]
     return made
 
 
-def told(found: dict[str, Any]) -> Told:
+def told(found: dict[str, Any]) -> BenchTable:
     """The table of :func:`measure`."""
     groups = " x ".join(map(str, found["groups"]))
     ratio = found["plain_seconds"] / found["seconds"]
@@ -90,4 +90,4 @@ def told(found: dict[str, Any]) -> Told:
         f"sums of positions per group: {sums} (n (n - 1) / 2 = {found['identity']}); their number is the bottleneck: "
         "fewer networks per group"
     )
-    return Told(rows, sentence, more=found)
+    return BenchTable(rows, sentence, more=found)

@@ -14,14 +14,23 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from mml_lightning import advice, build_data
-from mml_lightning.arithmetic import arithmetic_peak, clock, peak_memory, precision_type
-from mml_lightning.benchmarks.apart import Apart
-from mml_lightning.benchmarks.steps import CLASSES, Compose, autocast, fresh_cohort, random_clips, run_words, seen
+from mml_lightning.benchmarks.subprocess_object import RemoteObject
+from mml_lightning.benchmarks.tables import BenchTable, Row
 from mml_lightning.benchmarks.timing import CPU, alternate, rates, unfinished
-from mml_lightning.benchmarks.told import Row, Told
+from mml_lightning.benchmarks.training_step import (
+    CLASSES,
+    Compose,
+    autocast,
+    fresh_cohort,
+    random_clips,
+    run_words,
+    seen,
+)
+from mml_lightning.config import data
 from mml_lightning.modalities import Modality
-from mml_lightning.throughput import TRAINING_PASSES, counted_or_none, training_operations
+from mml_lightning.training import advice
+from mml_lightning.training.arithmetic import TRAINING_PASSES, counted_or_none, training_operations
+from mml_lightning.utils.device import arithmetic_peak, now, peak_memory, precision_type
 
 ALONE, ACROSS = "video by video", "across videos"
 
@@ -49,11 +58,11 @@ class CohortViews:
 
     def _evaluate(self, videos: int, size: int) -> float:
         self.cohort._start("test")
-        start = clock(self.device)
+        start = now(self.device)
         with torch.inference_mode(), autocast(self.cfg, self.device):
             for first in range(0, videos, size):
                 self.cohort.test_step(_part(self.batch, slice(first, first + size)), 0)
-        return clock(self.device) - start
+        return now(self.device) - start
 
     def told(self) -> tuple[float | None, int]:
         """Operations of a view (None if they can't be counted), bytes held at most."""
@@ -77,12 +86,12 @@ def compare(
     rounds: int = 3,
     device: torch.device = CPU,
     advance: Callable[[str], object] = lambda way: None,
-) -> Iterator[Told]:
+) -> Iterator[BenchTable]:
     """Both ways on random clips, in the config's precision; `data.eval_batch_size` views at a time across videos.
     Before that, after each round of each, the rates so far."""
     cfg = compose(run_words(overrides, Path("nowhere"), device))
-    made = (CohortViews, cfg, build_data.modalities(cfg), videos, views, device)
-    with Apart(ALONE, *made) as alone, Apart(ACROSS, *made) as across:
+    made = (CohortViews, cfg, data.modalities(cfg), videos, views, device)
+    with RemoteObject(ALONE, *made) as alone, RemoteObject(ACROSS, *made) as across:
         ways = {ALONE: (alone, 1), ACROSS: (across, videos)}
         asked = {way: functools.partial(one.ask, "__call__", size) for way, (one, size) in ways.items()}
         for timings in alternate(asked, rounds, advance):
@@ -96,7 +105,7 @@ def compare(
             mfu = None if operations is None else row["views_per_s"] * operations / reach
             row |= {"mfu": mfu, "peak_mb": peak / 1e6}
             row["logit_difference"] = float(np.abs(one.ask("logits") - first).max())
-    yield Told(rows, bottleneck(rows, cfg.data.eval_batch_size, seen(cfg, device, rows[1]["mfu"])))
+    yield BenchTable(rows, bottleneck(rows, cfg.data.eval_batch_size, seen(cfg, device, rows[1]["mfu"])))
 
 
 def bottleneck(rows: Sequence[Row], size: int, measured: advice.Seen) -> str:

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from mml_lightning.data.data_bench_files import write_video
+from mml_lightning.benchmarks.data_files import write_video
 from mml_lightning.data.packs.encode import Coding, Encoded
-from mml_lightning.data.packs.layout import folder_name, line_of, lines_name, shard_name
-from mml_lightning.data.packs.manifest import lists, plain_heads, write_manifest, write_records
 from mml_lightning.data.packs.shard import ShardWriter
-from mml_lightning.data.records import Dataset, Head
-from mml_lightning.files import file_hash
+from mml_lightning.data.records.pack_index import lists, plain_heads, write_manifest, write_records
+from mml_lightning.data.records.records import Dataset, Head
+from mml_lightning.data.video.pack_format import folder_name, line_of, lines_name, shard_name
+from mml_lightning.utils.files import file_hash
 
 PER_FOLDER, CLASSES = 1000, 10
 SIZE, FRAMES, FPS = (96, 64), 12, 12

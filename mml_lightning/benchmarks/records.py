@@ -21,9 +21,10 @@ from tempfile import TemporaryDirectory
 
 from omegaconf import DictConfig, OmegaConf
 
-from mml_lightning import build_data, process
 from mml_lightning.benchmarks.record_lists import KINDS
-from mml_lightning.loaders import VideoData
+from mml_lightning.config import data as config_data
+from mml_lightning.training.datamodule import VideoData
+from mml_lightning.utils import process
 
 BATCH = 32
 
@@ -78,11 +79,11 @@ def measure(cfg: DictConfig, samples: int) -> dict[str, float]:
     process.quieten_libraries()
     empty = held_memory()
     start, begun = time.process_time(), time.perf_counter()
-    data = build_data.dataset(cfg)
+    data = config_data.dataset(cfg)
     read = time.process_time()
-    datasets = build_data.clip_datasets(cfg, data, None, list(build_data.modalities(cfg).values()))
+    datasets = config_data.clip_datasets(cfg, data, None, list(config_data.modalities(cfg).values()))
     data.fingerprint()
-    batches = iter(VideoData(datasets, build_data.loader_settings(cfg)).train_dataloader())
+    batches = iter(VideoData(datasets, config_data.loader_settings(cfg)).train_dataloader())
     next(batches)
     first, waited = time.process_time() - start, time.perf_counter() - begun
     at_first = held_memory()

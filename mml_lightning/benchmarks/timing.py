@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from mml_lightning.arithmetic import device_name, instructions
-from mml_lightning.benchmarks.told import Row, Told
-from mml_lightning.data.threads import cores
-from mml_lightning.errors import UserError
+from mml_lightning.benchmarks.tables import BenchTable, Row
+from mml_lightning.utils.device import device_name, instructions
+from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.threads import cores
 
 CPU = torch.device("cpu")
 
@@ -67,14 +67,14 @@ def rates(timings: Mapping[str, Timing], amount: float, unit: str = "clips") -> 
     ]
 
 
-def unfinished(rows: Sequence[Row], timings: Mapping[str, Timing], rounds: int, title: str = "") -> Told:
+def unfinished(rows: Sequence[Row], timings: Mapping[str, Timing], rounds: int, title: str = "") -> BenchTable:
     """The table of a measurement that goes on; see :class:`Told`."""
     words = [f"cut off: of {rounds} rounds {min(len(one.rounds) for one in timings.values())} are whole"]
     if early := [way for way, one in timings.items() if one.warm is not None and not one.rounds]:
         words.append(f"of {', '.join(early)} there is the round before them alone, which makes warm")
     if missing := [way for way, one in timings.items() if one.warm is None and not one.rounds]:
         words.append(f"{', '.join(missing)}: not measured")
-    return Told(rows, "; ".join(words), title=title, whole=False)
+    return BenchTable(rows, "; ".join(words), title=title, whole=False)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -11,16 +11,18 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mml_lightning import build, build_data, nodes
-from mml_lightning.build import PeerSpec
-from mml_lightning.data.records import Dataset
-from mml_lightning.entries import below, of_folder
-from mml_lightning.errors import UserError
-from mml_lightning.lineage import Lineage, first_weights
-from mml_lightning.pipelines.planned import Planned, exported
-from mml_lightning.provenance import evaluation, fingerprint, settings, zoo_folder
-from mml_lightning.results import FILE, read_result
-from mml_lightning.zoo import load_peer
+from mml_lightning.config import data as config_data
+from mml_lightning.config import instantiate
+from mml_lightning.config import peers as config_peers
+from mml_lightning.config.peers import PeerSpec
+from mml_lightning.data.records.records import Dataset
+from mml_lightning.pipelines.plan import PlannedRun, exported
+from mml_lightning.runs.fingerprint import evaluation, fingerprint, settings, zoo_folder
+from mml_lightning.runs.lineage import Lineage, first_weights
+from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.result_file import FILE, read_result
+from mml_lightning.zoo.entries import below, of_folder
+from mml_lightning.zoo.files import load_peer
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +41,12 @@ class Reuse:
         Raises:
             UserError: whatever the reader or the validation finds.
         """
-        sources = sorted({modality.source for modality in build_data.modalities(cfg).values()})
-        key = json.dumps([nodes.plain(cfg.data), sources, bool(cfg.test), str(cfg.paths.root)], default=str)
+        sources = sorted({modality.source for modality in config_data.modalities(cfg).values()})
+        key = json.dumps(
+            [instantiate.to_container(cfg.data), sources, bool(cfg.test), str(cfg.paths.root)], default=str
+        )
         if key not in self._datasets:
-            self._datasets[key] = build_data.dataset(cfg)
+            self._datasets[key] = config_data.dataset(cfg)
         return self._datasets[key]
 
     def measured(self, cfg: DictConfig) -> dict[str, Any] | None:
@@ -51,7 +55,7 @@ class Reuse:
         if result is None or result.get("status") != "completed" or not weights.is_file():
             return None
         told = {fingerprint_in(weights)}
-        data = build_data.dataset(cfg, [cfg.split]).fingerprint()
+        data = config_data.dataset(cfg, [cfg.split]).fingerprint()
         same = result.get("evaluation") == evaluation(cfg) and result.get("data_fingerprint") == data
         return result if same and set((result.get("weights") or {}).values()) == told else None
 
@@ -89,11 +93,11 @@ class Reuse:
         Raises:
             UserError: there are none, or an alias asks for others than there are.
         """
-        specs = build.peer_specs(cfg, overrides)
-        build.require_origins(specs)
+        specs = config_peers.peer_specs(cfg, overrides)
+        config_peers.require_origins(specs)
         return Lineage(cfg, overrides, lambda: self.dataset(cfg), quiet=True).settle(specs)
 
-    def settle_early(self, planned: Planned, specs: Sequence[PeerSpec]) -> None:
+    def settle_early(self, planned: PlannedRun, specs: Sequence[PeerSpec]) -> None:
         """Find what some peers of a run start from, before any run has begun.
 
         Raises:
@@ -101,7 +105,7 @@ class Reuse:
         """
         Lineage(planned.cfg, planned.typed, lambda: self.dataset(planned.cfg), quiet=True).settle(specs)
 
-    def pin(self, planned: Planned) -> None:
+    def pin(self, planned: PlannedRun) -> None:
         """Tell a run that is about to start which entries its aliases mean; of what is missing it tells itself."""
         try:
             specs = self.settled(planned.cfg, planned.typed)

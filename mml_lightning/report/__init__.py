@@ -9,30 +9,31 @@ Accuracies are in percent throughout.
 from __future__ import annotations
 
 from mml_lightning.report.collect import collect, collect_all
-from mml_lightning.report.dashboard import Place, log_finished, to_wandb, wandb_mode
 from mml_lightning.report.differences import differences
 from mml_lightning.report.differences import write as write_differences
-from mml_lightning.report.filled import Filled, Measured, fill
-from mml_lightning.report.filled_page import filled_tables
-from mml_lightning.report.filled_text import markdown as filled_markdown
-from mml_lightning.report.filled_text import write as write_filled
-from mml_lightning.report.groups import Group, group
-from mml_lightning.report.pairs import Pairs, paired
-from mml_lightning.report.publish import save, write
-from mml_lightning.report.render import markdown, to_csv, to_json
+from mml_lightning.report.markdown import markdown, to_csv, to_json
+from mml_lightning.report.measured import Measured
+from mml_lightning.report.paired import Pairs, paired
+from mml_lightning.report.paper_table import PaperTable, fill_paper_table
+from mml_lightning.report.paper_table_html import filled_tables
+from mml_lightning.report.paper_table_text import markdown as filled_markdown
+from mml_lightning.report.paper_table_text import write as write_filled
+from mml_lightning.report.rows import Group, group
 from mml_lightning.report.table import Table, tabulate
+from mml_lightning.report.wandb_report import Place, log_finished, to_wandb
+from mml_lightning.report.write import save, write
 
 __all__ = [
-    "Filled",
     "Group",
     "Measured",
     "Pairs",
+    "PaperTable",
     "Place",
     "Table",
     "collect",
     "collect_all",
     "differences",
-    "fill",
+    "fill_paper_table",
     "filled_markdown",
     "filled_tables",
     "group",
@@ -44,7 +45,6 @@ __all__ = [
     "to_csv",
     "to_json",
     "to_wandb",
-    "wandb_mode",
     "write",
     "write_differences",
     "write_filled",

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mml_lightning import life
-from mml_lightning.errors import UserError
-from mml_lightning.foreign import Foreign, read_yaml
-from mml_lightning.results import FILE, SCHEMA, checked_result
+from mml_lightning.utils import liveness
+from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.foreign import Foreign, read_yaml
+from mml_lightning.utils.result_file import FILE, SCHEMA, checked_result
 
 STATUSES = ("completed", "failed", "preempted", "running", "died")
 Run = dict[str, Any]
@@ -97,7 +97,7 @@ def _read(path: Path) -> Run:
         return _problem(path, "unreadable", f"result.json has schema {run.get('schema')!r}, not {SCHEMA}")
     if run.get("status") not in STATUSES:
         return _problem(path, "unreadable", f"result.json has status {run.get('status')!r}, not one of {STATUSES}")
-    return {**life.told(run, path / FILE), "path": str(path)}
+    return {**liveness.told(run, path / FILE), "path": str(path)}
 
 
 def _problem(path: Path, status: str, error: str) -> Run:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mml_lightning.files import FOLDER_NAME
 from mml_lightning.report.collect import Run, mapping
+from mml_lightning.utils.files import FOLDER_NAME
 
 Curve = list[tuple[float, float]]
 """(epoch, value), in order; the epoch may have a fraction."""
@@ -79,8 +79,8 @@ def graph(run: Run) -> str:
     peers = mapping(run.get("peers"))
     if not file.is_file() or not peers:
         return ""
-    from mml_lightning.foreign import read_yaml
     from mml_lightning.objectives import Objective, drawing
+    from mml_lightning.utils.foreign import read_yaml
 
     try:
         declared = read_yaml(file)

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from mml_lightning.files import write_atomically
 from mml_lightning.report.collect import Run, keys, parts
-from mml_lightning.report.groups import Group, group
-from mml_lightning.report.pairs import Pairs, paired
-from mml_lightning.report.render import pipes
+from mml_lightning.report.markdown import pipes
+from mml_lightning.report.paired import Pairs, paired
+from mml_lightning.report.rows import Group, group
+from mml_lightning.utils.files import write_atomically
 
 MOST_ROWS = 6  # of more, comparing all would find differences by luck; mml report --paired compares two
 PRIMARY = ("top1", "map")

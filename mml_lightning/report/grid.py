@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mml_lightning.report.render import DASH, pipes
+from mml_lightning.report.markdown import DASH, pipes
 from mml_lightning.report.table import Cell
 
 

@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 from mml_lightning.report import details, plots
 from mml_lightning.report.collect import Run
-from mml_lightning.report.filled import Filled
-from mml_lightning.report.filled_page import filled_html
 from mml_lightning.report.html import Td, document, section, sortable
-from mml_lightning.report.render import Column, caption, decimal, display, layout
+from mml_lightning.report.markdown import Column, caption, decimal, display, layout
+from mml_lightning.report.paper_table import PaperTable
+from mml_lightning.report.paper_table_html import filled_html
 from mml_lightning.report.statistics import Estimate, estimate
 from mml_lightning.report.table import Cell, Table
 
@@ -31,7 +31,7 @@ def page(
     runs: Sequence[Run] = (),
     directory: Path | None = None,
     baseline: str | None = None,
-    papers: Sequence[Filled] = (),
+    papers: Sequence[PaperTable] = (),
 ) -> str:
     """The page.
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mml_lightning.errors import UserError
 from mml_lightning.report.collect import Run, keys, mapping, number, parts, value
-from mml_lightning.report.groups import FIELDS, Group, group
+from mml_lightning.report.rows import FIELDS, Group, group
 from mml_lightning.report.statistics import estimate
+from mml_lightning.utils.errors import UserError
 
 SPLITS = ("test", "val", "both")
 Cell = str | int | float | None

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import yaml
 
-from mml_lightning.data.packs.manifest import read_manifest, write_manifest
+from mml_lightning.data.records.pack_index import read_manifest, write_manifest
 from tests.attacks.payloads import PAYLOADS, filled
 from tests.attacks.world import Touch, World
 
@@ -484,7 +484,8 @@ CONFIGS: dict[str, Callable[[World], None]] = {
         "defaults: [{override /hydra/callbacks: evil}]", **{"hydra/callbacks/evil": f"evil: {CALL}"}
     ),
     "callback of what ours imports": config(
-        "hydra: {callbacks: {evil: {_target_: mml_lightning.zoo.torch.load, f: '{o}/evil.pkl', weights_only: false}}}"
+        "hydra: {callbacks: {evil: {_target_: mml_lightning.zoo.files.torch.load, "
+        "f: '{o}/evil.pkl', weights_only: false}}}"
     ),
     "launcher": config(f"hydra: {{launcher: {CALL}}}"),
     "sweeper": config("hydra: {sweeper: {_target_: os.system}}"),
@@ -505,9 +506,11 @@ CONFIGS: dict[str, Callable[[World], None]] = {
     "name": config("name: x/../../../../../outside/x"),
     "name by a look-up": config("a: x/../../../../../outside/x\nname: ${a}"),
     "names of dots": config("name: '..'\ndata: {name: '..'}\nbackbone: {name: '..'}"),
-    "writer of ours": config("data: {reader: {_target_: mml_lightning.results.write_json, path: '{c}', value: 1}}"),
+    "writer of ours": config(
+        "data: {reader: {_target_: mml_lightning.utils.result_file.write_json, path: '{c}', value: 1}}"
+    ),
     "writer of tensors": config(
-        "data: {reader: {_target_: mml_lightning.files.write_tensors, path: '{c}', content: {a: 1}}}"
+        "data: {reader: {_target_: mml_lightning.utils.files.write_tensors, path: '{c}', content: {a: 1}}}"
     ),
     "reader by a look-up": config(f"evil: {CALL}\ndata: {{reader: '${{evil}}'}}"),
     "reader by a decoded text": config(

@@ -71,9 +71,9 @@ PAYLOADS: dict[str, tuple[str, ...]] = {
     "trust in a list": ("trusted.0=os", "data.reader._target_=os.system"),
     # what calls, how, and where it hides
     "reader": ("data.reader={{_target_: pathlib.Path.touch, self: {c}}}",),
-    "writer of ours": ("data.reader={{_target_: mml_lightning.results.write_json, path: {c}, value: 1}}",),
+    "writer of ours": ("data.reader={{_target_: mml_lightning.utils.result_file.write_json, path: {c}, value: 1}}",),
     "imported by ours": (
-        "data.reader={{_target_: mml_lightning.results.subprocess.run, args: [touch, {c}]}}",
+        "data.reader={{_target_: mml_lightning.runs.result.subprocess.run, args: [touch, {c}]}}",
         "~data.reader.index",
     ),
     "deep in a list": (

@@ -8,7 +8,8 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from mml_lightning import arguments, config_guard
+from mml_lightning.cli import hydra_app
+from mml_lightning.config import guard
 from tests.attacks import forged
 from tests.attacks.payloads import PAYLOADS
 from tests.attacks.world import CRASHED, Outcome, World
@@ -69,8 +70,8 @@ def test_good_files_pass(world: World) -> None:
 @pytest.mark.parametrize("name", ["interpolated callback", "callback", "log", "directory of the run", "root"])
 def test_attacks_hit_where_the_gate_is_open(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The watch sees them all: without the checks the same files do what they were made for."""
-    monkeypatch.setattr(arguments, "admitted", lambda items, source, typed=(): list(items))
-    monkeypatch.setattr(config_guard, "check", lambda cfg, typed: None)
+    monkeypatch.setattr(hydra_app, "admitted", lambda items, source, typed=(): list(items))
+    monkeypatch.setattr(guard, "check", lambda cfg, typed: None)
     forge(world, f"overrides: {name}")
     hits = world.tries("eval", f"ckpt={world.forged}").hits
     assert hits and all("outside" in hit or hit == "code ran" for hit in hits), hits

@@ -16,8 +16,8 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 
-from mml_lightning import config_guard, resolvers
-from mml_lightning.errors import UserError
+from mml_lightning.config import guard, resolvers
+from mml_lightning.utils.errors import UserError
 from tests.attacks.payloads import filled
 from tests.attacks.world import Touch
 from tests.conftest import command, environment
@@ -95,6 +95,6 @@ def test_what_steers_hydra_counts_where_it_is_typed(words: list[str], monkeypatc
     monkeypatch.setenv("MML_STAMP", "now")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", words, return_hydra_config=True)
-    config_guard.check(cfg, words)
+    guard.check(cfg, words)
     with pytest.raises(UserError):
-        config_guard.check(cfg, [])
+        guard.check(cfg, [])

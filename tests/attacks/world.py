@@ -29,9 +29,12 @@ from hydra.core.hydra_config import HydraConfig
 
 import eval as eval_program
 import train as train_program
-from mml_lightning import arguments, cli, evaluate, run
-from mml_lightning.commands import rerun
+from mml_lightning.cli import hydra_app, main
+from mml_lightning.cli.commands import rerun
 from mml_lightning.data.demo import generate
+from mml_lightning.engine import train
+from mml_lightning.runs import result
+from mml_lightning.utils import exit_codes
 from tests.fuzz.cases import CONF, Ground, Started
 
 PATIENCE = 60.0  # seconds for one command
@@ -144,11 +147,11 @@ class World:
 
 def _call(program: str, words: Sequence[str]) -> int:
     if program == "mml":
-        return cli.main(list(words))
+        return main.main(list(words))
     # Hydra finds conf/ beside the file of a program, and beside the package of a module
     PROGRAMS[program].__wrapped__.__module__ = "__main__"  # type: ignore[attr-defined]
     sys.argv = [str(CONF.parent / f"{program}.py"), *words]
-    arguments.launch(PROGRAMS[program], CONF)
+    hydra_app.launch(PROGRAMS[program], CONF)
 
 
 def _begin(*args: Any, **more: Any) -> None:
@@ -186,8 +189,8 @@ def _as_a_process(world: World, log: Path, call: Callable[[], int]) -> None:
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = None
         warnings.simplefilter("ignore")
-        arguments.failures.clear()
-        run.open_result, evaluate.RunResult = _begin, _Begins  # type: ignore[assignment, misc]
+        exit_codes.failures.clear()
+        train.open_result, result.RunResult = _begin, _Begins  # type: ignore[assignment, misc]
         generate._make_missing = _begin  # type: ignore[assignment]  # the folder of the demo is there by then
         rerun.subprocess = types.SimpleNamespace(run=_run_again)  # type: ignore[assignment]
         try:

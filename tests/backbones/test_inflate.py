@@ -8,7 +8,7 @@ from torch import nn
 
 from mml_lightning.backbones import inflate_state, resnet, resnet3d
 from mml_lightning.backbones.inflate import inflate_kernel
-from mml_lightning.stems import convert_state
+from mml_lightning.backbones.stem import convert_state
 
 
 def image_net(depth="tiny"):

@@ -7,7 +7,8 @@ from torch import nn
 from mml_lightning.backbones import MobileNetV2, TemporalShift, rebuild, tsm_mobilenet_v2
 from mml_lightning.backbones.mobilenet_v2 import add_inverted_residual_shift
 from mml_lightning.backbones.pretrained import imagenet_weights
-from mml_lightning.weights import Origin, fill
+from mml_lightning.zoo.aliases import Origin
+from mml_lightning.zoo.init import load_initial_weights
 
 SHIFTED = [3, 5, 6, 8, 9, 10, 12, 13, 15, 16]
 
@@ -92,7 +93,7 @@ def test_imagenet_weights_of_torchvisions_names(tmp_path):
     torch.manual_seed(1)
     net = tsm_mobilenet_v2(in_channels=10, num_classes={"label": 3})
     depth = net.net.pretrained
-    where = fill(net, Origin("imagenet"), "flow", "flow", {"label": ["a", "b", "c"]}, depth, str(file))
+    where = load_initial_weights(net, Origin("imagenet"), "flow", "flow", {"label": ["a", "b", "c"]}, depth, str(file))
     assert where["fresh_head"] is True
     stem = source.state_dict()["net.features.0.0.weight"]
     torch.testing.assert_close(net.state_dict()["net.features.0.0.weight"][:, 7], stem.mean(1))

@@ -7,7 +7,7 @@ import torch
 
 from mml_lightning.backbones import imagenet_weights, match_shift_names, resnet, tsm_resnet
 from mml_lightning.backbones.pretrained import FILES
-from mml_lightning.stems import convert_state
+from mml_lightning.backbones.stem import convert_state
 
 
 @pytest.fixture(scope="module")

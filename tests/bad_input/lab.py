@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from mml_lightning import build_data, run
-from mml_lightning.commands import check
+from mml_lightning.config import data as config_data
 from mml_lightning.data.check import lines
-from mml_lightning.errors import UserError
+from mml_lightning.engine import check_data
+from mml_lightning.engine import train as engine_train
+from mml_lightning.utils.errors import UserError
 from tests import tiny
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
@@ -44,7 +45,7 @@ class Lab:
         """What a run says that does not start; it must leave nothing behind."""
         self.where = "start"
         with pytest.raises(UserError) as caught:
-            run.stage(*self.config(*overrides))
+            engine_train.stage(*self.config(*overrides))
         assert not (self.root / "out" / "run").exists()
         return str(caught.value)
 
@@ -52,9 +53,9 @@ class Lab:
         """The reason that a run gives for a video it can't use."""
         self.where = "sample"
         cfg, _ = self.config(*overrides)
-        chosen = build_data.modalities(cfg)
-        data = build_data.dataset(cfg)
-        made = build_data.clip_datasets(cfg, data, build_data.flow_cache(cfg, chosen), list(chosen.values()))
+        chosen = config_data.modalities(cfg)
+        data = config_data.dataset(cfg)
+        made = config_data.clip_datasets(cfg, data, config_data.flow_cache(cfg, chosen), list(chosen.values()))
         failures = made[split][(0, index)]["failures"]
         assert [video for video, _ in failures] == [data.splits[split][index].id], "only the damaged video may fail"
         return failures[0][1]
@@ -62,7 +63,7 @@ class Lab:
     def check(self, word: str, *overrides: str) -> str:
         """The one remark of mml check that contains `word`."""
         self.where = "check"
-        report, _ = check.run_check(self.config(*overrides)[0], 2, 1, timed=False)
+        report, _ = check_data.run_check(self.config(*overrides)[0], 2, 1, timed=False)
         found = [line for line in lines(report) if word in line]
         assert len(found) == 1, lines(report)
         return found[0]

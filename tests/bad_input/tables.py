@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mml_lightning import evaluate
-from mml_lightning.errors import UserError
+from mml_lightning.engine import evaluate
+from mml_lightning.utils.errors import UserError
 from tests import tiny
 from tests.bad_input.lab import Lab, case
 

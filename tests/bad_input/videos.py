@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mml_lightning.commands import check
+from mml_lightning.engine import check_data
 from tests import tiny
 from tests.bad_input.lab import FLOW, Lab, case
 from tests.data.videos import counted, damaged, write_sound, write_video
@@ -57,7 +57,7 @@ def _(lab: Lab) -> str:
     words = lab.ssv2()
     for number in (3, 4):
         damaged("zeros", lab.video(number), lab.video(number))
-    check.run_check(lab.config(*words)[0], 2, 1, timed=False)
+    check_data.run_check(lab.config(*words)[0], 2, 1, timed=False)
     return lab.start(*words, "data.max_bad_share=0.2")
 
 
@@ -85,7 +85,7 @@ def _(lab: Lab) -> str:
 @case("what mml check wrote is damaged")
 def _(lab: Lab) -> str:
     words = lab.ssv2()
-    _, folder = check.run_check(lab.config(*words)[0], 2, 1, timed=False)
+    _, folder = check_data.run_check(lab.config(*words)[0], 2, 1, timed=False)
     tiny.edit(folder / "findings.csv", "split,id", "split,name")
     return lab.start(*words)
 

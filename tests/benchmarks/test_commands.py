@@ -9,7 +9,7 @@ import pytest
 
 from mml_lightning.benchmarks import timing
 from mml_lightning.benchmarks.commands.shape import without_json
-from mml_lightning.cli import main
+from mml_lightning.cli.main import main
 
 
 def test_flow_prints_the_table_and_writes_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,7 +51,7 @@ def test_mistakes_are_one_line(
 def test_a_plot_that_can_t_be_drawn_is_told_before_anything_is_measured(
     place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mml_lightning.benchmarks.growth.measure", lambda *args: pytest.fail("it is measured"))
+    monkeypatch.setattr("mml_lightning.benchmarks.scaling.measure", lambda *args: pytest.fail("it is measured"))
     assert main(["bench", "growth", "--plot", place.replace("{folder}", str(tmp_path))]) == 2
     assert "--plot" in capsys.readouterr().err.splitlines()[-1] and not list(tmp_path.iterdir())
 
@@ -95,7 +95,7 @@ def test_large_batches_of_one_engine(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_nothing_is_measured_that_can_not_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mml_lightning.data.data_bench.compare", lambda *args: pytest.fail("it is measured"))
+    monkeypatch.setattr("mml_lightning.benchmarks.data.compare", lambda *args: pytest.fail("it is measured"))
     assert main(["bench", "data", "--json", "no/such/folder/rows.json"]) == 2
 
 

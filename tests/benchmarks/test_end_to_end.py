@@ -11,9 +11,9 @@ import torch
 from omegaconf import OmegaConf
 
 from mml_lightning.benchmarks import end_to_end
-from mml_lightning.cli import main
-from mml_lightning.idle import Idle
-from tests.test_throughput import Queue
+from mml_lightning.cli.main import main
+from mml_lightning.utils.gpu_idle import Idle
+from tests.training.test_throughput import Queue
 
 SMALL = [
     *("backbone=tiny", "backbone.net.width=8", "transforms.output=32", "transforms.short_side=36"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mml_lightning.cli import main
+from mml_lightning.cli.main import main
 
 
 def test_it_prints_and_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

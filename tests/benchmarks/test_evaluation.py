@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mml_lightning.advice import Seen
 from mml_lightning.benchmarks.evaluation import bottleneck
-from mml_lightning.cli import main
+from mml_lightning.cli.main import main
+from mml_lightning.training.advice import Seen
 
 SMALL = [
     *("backbone=tiny", "backbone.net.width=8", "transforms.output=32", "transforms.short_side=36"),

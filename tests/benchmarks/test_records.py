@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mml_lightning.cli import main
+from mml_lightning.cli.main import main
 
 
 @pytest.mark.slow  # processes of their own

@@ -13,7 +13,7 @@ import pytest
 
 from mml_lightning.benchmarks.commands import suite
 from mml_lightning.benchmarks.commands.leaving import ENDS
-from mml_lightning.cli import main, parse
+from mml_lightning.cli.main import main, parse
 
 SMALL = ["backbone=tiny", "backbone.net.width=8", "transforms.output=32", "sampling.num_segments=4"]
 

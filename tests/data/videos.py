@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from mml_lightning.data.records import Record
+from mml_lightning.data.records.records import Record
 
 WIDTH, HEIGHT, FPS = 64, 48, 12
 BASE, STEP = 20, 6  # grey level of frame 0, and from frame to frame: coding noise stays far below half of it

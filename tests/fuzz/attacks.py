@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mml_lightning.errors import UserError
+from mml_lightning.utils.errors import UserError
 from tests.attacks import forged
 from tests.attacks.payloads import PAYLOADS, filled
 from tests.attacks.world import CRASHED, World
@@ -31,7 +31,11 @@ TAILS = (
     *("@hydra.callbacks.evil", ".searchpath", ".entity", ".PYTHONPATH", ".make", ".set", "/x", ".$", ".__class__"),
 )
 CALLED = ("os.system", "torch.load", "pathlib.Path.touch", "subprocess.run", "builtins.exec", "logging.FileHandler")
-CALLED += ("mml_lightning.results.write_json", "mml_lightning.results.subprocess.run", "hydra.utils.get_object")
+CALLED += (
+    "mml_lightning.utils.result_file.write_json",
+    "mml_lightning.runs.result.subprocess.run",
+    "hydra.utils.get_object",
+)
 KEYS = ("_target_", "_args_", "_partial_", "command", "a", "()", "class", "filename", "self", "f", "path", "x.y", "$")
 NAMED = ("sgd", "csv", "demo", "rgb", "flow", "evil", "true", "null", "1", "-1", "1e9", "''", "x", "os", "[os]", "???")
 

@@ -18,19 +18,22 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mml_lightning import arguments, build_data, cli, dumps, evaluate, run
-from mml_lightning.commands import pack as pack_command
-from mml_lightning.data.packs.manifest import read_dataset, write_manifest
-from mml_lightning.data.records import SPLITS
-from mml_lightning.errors import UserError
-from mml_lightning.importing import read_checkpoint
-from mml_lightning.results import read_result
-from mml_lightning.weights import load_entry
+from mml_lightning.cli import hydra_app, main
+from mml_lightning.cli.commands import pack as pack_command
+from mml_lightning.config import data as config_data
+from mml_lightning.data.records.pack_index import read_dataset, write_manifest
+from mml_lightning.data.records.records import SPLITS
+from mml_lightning.engine import evaluate, job, train
+from mml_lightning.evaluation import predictions
+from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.result_file import read_result
+from mml_lightning.zoo.files import load_entry
+from mml_lightning.zoo.importers import read_checkpoint
 from tests import tiny
 from tests.fuzz import mutations, overrides
 
 CONF = Path(__file__).parents[2] / "conf"
-BEGIN = run.open_result
+BEGIN = train.open_result
 OWN = ("checksum", "format", "version")  # fields of a manifest that are written with it
 SMALL = (
     *("data.batch_size=4", "data.eval_batch_size=4", "data.workers=0", "schedule.epochs=1", "trainer.num_threads=1"),
@@ -110,7 +113,7 @@ def prepare(folder: Path) -> Ground:
     }
     words = ground.words("trainer=smoke", "trainer.accelerator=cpu")
     saved = ground.saved("trainer=smoke", "trainer.accelerator=cpu")
-    run.stage(compose("train", words), saved)
+    train.stage(compose("train", words), saved)
     ground.out.rename(ground.trained)
     (ground.trained / ".hydra").mkdir(exist_ok=True)
     (ground.trained / ".hydra" / "overrides.yaml").write_text(json.dumps(saved))
@@ -120,17 +123,17 @@ def prepare(folder: Path) -> Ground:
 
 
 def _pack(ground: Ground) -> None:
-    args = cli.parse(["pack", *ground.words(), "--out", str(ground.folder / "pack")])
+    args = main.parse(["pack", *ground.words(), "--out", str(ground.folder / "pack")])
     with contextlib.redirect_stdout(None):
         pack_command.run(args, lambda words: compose("train", list(words)))
 
 
 def _read(cfg: DictConfig) -> None:
     """What a run does with the lists before it starts, and one sample of each split."""
-    chosen = build_data.modalities(cfg)
-    data = build_data.dataset(cfg)
-    made = build_data.clip_datasets(cfg, data, None, list(chosen.values()))
-    build_data.check_batch(cfg, data, 1)
+    chosen = config_data.modalities(cfg)
+    data = config_data.dataset(cfg)
+    made = config_data.clip_datasets(cfg, data, None, list(chosen.values()))
+    config_data.check_batch(cfg, data, 1)
     for dataset in made.values():
         dataset[(0, 0)]
 
@@ -153,40 +156,40 @@ def command(ground: Ground, rng: random.Random) -> None:
     program = rng.choice(("train", "train", "train", "eval"))
     typed = overrides.words(rng, CONF, ground.known, ground.options)
     more = [f"ckpt={ground.trained / 'peers' / 'rgb.pt'}"] if program == "eval" else []
-    _start(program, arguments.prepare([*ground.words(), *more, *typed], CONF))
+    _start(program, hydra_app.prepare([*ground.words(), *more, *typed], CONF))
 
 
 def _start(program: str, words: list[str]) -> None:
-    """As `run.job` does it."""
+    """As `job.job` does it."""
     cfg = compose(program, words)
     try:
-        (evaluate.evaluate if program == "eval" else run.stage)(cfg, words)
+        (evaluate.evaluate if program == "eval" else train.stage)(cfg, words)
     except (UserError, OmegaConfBaseException):
         raise
     except Exception as error:
-        raise Vague(str(run.not_begun(error, words))) from error
+        raise Vague(str(job.not_begun(error, words))) from error
 
 
 def whole(ground: Ground, rng: random.Random) -> None:
     """A command line that may be good, to the end of two steps: what the start lets pass must not fail later."""
     typed = overrides.words(rng, CONF, ground.known, ground.options)[:1]
     good = ground.words("trainer=smoke", "trainer.accelerator=cpu", "loading.stall=null")
-    words = arguments.prepare([*good, *typed], CONF)
+    words = hydra_app.prepare([*good, *typed], CONF)
     cfg = compose("train", words)
-    stopped = run.open_result
-    run.open_result = BEGIN  # type: ignore[assignment]
+    stopped = train.open_result
+    train.open_result = BEGIN  # type: ignore[assignment]
     try:
-        run.stage(cfg, words)
+        train.stage(cfg, words)
     except (UserError, OmegaConfBaseException, Started):
         if ground.out.exists():
             assert json.loads((ground.out / "result.json").read_text())["status"] == "failed", "it looks complete"
         raise
     except Exception as error:
         if not ground.out.exists():
-            raise Vague(str(run.not_begun(error, words))) from error
+            raise Vague(str(job.not_begun(error, words))) from error
         raise
     finally:
-        run.open_result = stopped
+        train.open_result = stopped
         shutil.rmtree(ground.out, ignore_errors=True)
         shutil.rmtree(ground.root / "zoo", ignore_errors=True)
 
@@ -231,7 +234,7 @@ def scores(ground: Ground, rng: random.Random) -> None:
             )
             arrays[key] = rng.choice(odd)
         np.savez(bad, **arrays)
-    dump = dumps.load(bad)
+    dump = predictions.load(bad)
     dump.metrics()
 
 
@@ -248,7 +251,7 @@ def directory(ground: Ground, rng: random.Random) -> None:
     else:
         file.write_text(json.dumps(mutations.value(rng, json.loads(file.read_text()))))
     read_result(folder)
-    words = arguments.prepare([rng.choice(("resume", "ckpt")) + f"={folder}"], CONF)
+    words = hydra_app.prepare([rng.choice(("resume", "ckpt")) + f"={folder}"], CONF)
     program = "eval" if any(word.startswith("ckpt=") for word in words) else "train"
     words = [word for word in words if not word.startswith("hydra.")] + [f"paths.output_dir={ground.out}"]
     _start(program, words)

@@ -35,9 +35,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from mml_lightning import evaluate, mistakes, nodes, resolvers, run
-from mml_lightning.errors import UserError
-from mml_lightning.process import quieten_libraries
+from mml_lightning.cli import config_errors
+from mml_lightning.config import instantiate, resolvers
+from mml_lightning.engine import train
+from mml_lightning.runs import result
+from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.process import quieten_libraries
 from tests.fuzz.cases import CONF, FAMILIES, Ground, Started, Vague, prepare
 
 PATIENCE = 900  # seconds for one case; where a damaged config asks for the whole demo it takes 20 of them to make
@@ -84,12 +87,12 @@ def attempt(ground: Ground, family: str, number: int, seed: int) -> tuple[str, s
     except Vague as error:
         verdict, line = "vague line", str(error)
     except OmegaConfBaseException as error:  # what run.job makes of it
-        line = nodes.mistake(error)
+        line = instantiate.explain(error)
     except (Exception, Slow) as error:
-        expected = isinstance(error, HydraException | ValueError | TypeError) or mistakes.too_long(error)
-        if not mistakes.of_command_line(error) or not expected:
+        expected = isinstance(error, HydraException | ValueError | TypeError) or config_errors.too_long(error)
+        if not config_errors.of_command_line(error) or not expected:
             return "finding", traceback.format_exc(limit=-6)
-        line = mistakes.one_line(error, CONF)  # what arguments.launch makes of it
+        line = config_errors.one_line(error, CONF)  # what arguments.launch makes of it
     if verdict != "ok" and (not line.strip() or len(line.splitlines()) > 1):
         return "finding", f"not one line: {line!r}"
     if ground.out.exists():
@@ -109,17 +112,17 @@ def calm() -> Iterator[None]:
         def __init__(self, *args: Any, **more: Any) -> None:
             raise Started
 
-    originals = run.open_result, evaluate.RunResult
+    originals = train.open_result, result.RunResult
     limit = resource.getrlimit(resource.RLIMIT_AS)
     logging.disable(logging.CRITICAL)
     try:
-        run.open_result, evaluate.RunResult = begin, Begins  # type: ignore[assignment, misc]
+        train.open_result, result.RunResult = begin, Begins  # type: ignore[assignment, misc]
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, limit[1]))
         with warnings.catch_warnings(), contextlib.redirect_stderr(None):
             warnings.simplefilter("ignore")
             yield
     finally:
-        run.open_result, evaluate.RunResult = originals  # type: ignore[misc]
+        train.open_result, result.RunResult = originals  # type: ignore[misc]
         resource.setrlimit(resource.RLIMIT_AS, limit)
         logging.disable(logging.NOTSET)
 

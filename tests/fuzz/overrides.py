@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from mml_lightning import mistakes
+from mml_lightning.cli import config_errors
 
 # what would only take long, or write outside of the test
 LEFT_OUT = ("data.root", "data.videos", "paths", "hydra", "resume", "ckpt", "experiment", "pipeline", "catalogue")
@@ -70,7 +70,7 @@ def groups(conf: Path) -> dict[str, list[str]]:
 
 
 def keys(conf: Path) -> list[str]:
-    known = sorted(set(mistakes.known_keys(conf)))
+    known = sorted(set(config_errors.known_keys(conf)))
     return [key for key in known if not key.startswith(LEFT_OUT) and "@" not in key and "/" not in key]
 
 

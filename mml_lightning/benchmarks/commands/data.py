@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mml_lightning.benchmarks.commands.shape import Bench, Compose, names, say, size
-from mml_lightning.benchmarks.told import Told
+from mml_lightning.benchmarks.tables import BenchTable
 
 if TYPE_CHECKING:
-    from mml_lightning.data.data_bench import Row, Settings
-    from mml_lightning.data.exact_bench import Row as Exact
-    from mml_lightning.data.flow_errors import Errors
+    from mml_lightning.benchmarks.data import Row, Settings
+    from mml_lightning.benchmarks.exact_frames import Row as Exact
+    from mml_lightning.benchmarks.flow_errors import Errors
 
 HALF_OF_IT = 0.5
 MADE = {  # what makes the files of a way
@@ -48,24 +48,24 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to make the videos (default: temporary)")
 
 
-def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
+def _run(args: argparse.Namespace, compose: Compose) -> Iterator[BenchTable]:
     """Raises:
     UserError: a number is out of range, or a video can't be read.
     """
-    from mml_lightning.data import data_bench, exact_bench, flow_errors
+    from mml_lightning.benchmarks import data, exact_frames, flow_errors
 
     if args.exact:
-        yield _exact(exact_bench.compare(exact_bench.Settings(args.frames, args.size, args.rounds), say))
+        yield _exact(exact_frames.compare(exact_frames.Settings(args.frames, args.size, args.rounds), say))
         return
     if args.errors is not None:
         yield _errors(flow_errors.compare(args.errors, say))
         return
-    settings = data_bench.Settings(args.videos, args.frames, args.rounds, args.size, tuple(args.sources))
-    for done, found in data_bench.compare(settings, args.folder):
+    settings = data.Settings(args.videos, args.frames, args.rounds, args.size, tuple(args.sources))
+    for done, found in data.compare(settings, args.folder):
         yield _table(found, settings, done)
 
 
-def _table(found: Sequence[Row], settings: Settings, done: int) -> Told:
+def _table(found: Sequence[Row], settings: Settings, done: int) -> BenchTable:
     """Of `done` rounds."""
     first, whole = found[0], done == settings.repeats
     rows = [
@@ -77,7 +77,7 @@ def _table(found: Sequence[Row], settings: Settings, done: int) -> Told:
         for way in found
     ]
     told = _fastest(found) if whole else f"cut off: of {settings.repeats} rounds {done} are whole"
-    return Told(rows, told, more={"settings": asdict(settings)}, whole=whole)
+    return BenchTable(rows, told, more={"settings": asdict(settings)}, whole=whole)
 
 
 def _fastest(found: Sequence[Row]) -> str:
@@ -91,7 +91,7 @@ def _fastest(found: Sequence[Row]) -> str:
     return f"{fastest.way}, the fastest, spends {share:.0%} of the time of a sample reading; {limit}"
 
 
-def _exact(found: Sequence[Exact]) -> Told:
+def _exact(found: Sequence[Exact]) -> BenchTable:
     rows = [
         {
             **{"file": one.kind, "read_by": one.used, "sample_ms": one.sample, "pyav_ms": one.pyav},
@@ -110,10 +110,10 @@ def _exact(found: Sequence[Exact]) -> Told:
         told = (
             f"where decord is proven exact, samples are read at {min(safe):.2f} to {max(safe):.2f} times its own speed"
         )
-    return Told(rows, told, more={"rows": [asdict(one) for one in found]})
+    return BenchTable(rows, told, more={"rows": [asdict(one) for one in found]})
 
 
-def _errors(found: Sequence[Errors]) -> Told:
+def _errors(found: Sequence[Errors]) -> BenchTable:
     rows = [
         {
             "flow stored as": coding,
@@ -123,7 +123,7 @@ def _errors(found: Sequence[Errors]) -> Told:
         for coding in found[0].added
     ]
     told = (f"{one.engine}: mean motion {one.motion:.2f} px, rounding to 8 bits {one.rounding:.3f}" for one in found)
-    return Told(rows, "; ".join(told), more={"errors": [asdict(one) for one in found]})
+    return BenchTable(rows, "; ".join(told), more={"errors": [asdict(one) for one in found]})
 
 
 BENCH = Bench(

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Iterator
 
 from mml_lightning.benchmarks.commands.shape import HALF, USUAL, Bench, Compose, say
-from mml_lightning.benchmarks.told import Told
-from mml_lightning.errors import UserError
+from mml_lightning.benchmarks.tables import BenchTable
+from mml_lightning.utils.errors import UserError
 
 PAIR = ("stage=mml", "modality=[rgb,flow]", "data.workers=0")
 
@@ -18,7 +18,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--without-baseline", action="store_true", help="ours alone; needs no Pillow")
 
 
-def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
+def _run(args: argparse.Namespace, compose: Compose) -> Iterator[BenchTable]:
     """Raises:
     UserError: the config or an argument is wrong.
     """

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Iterator
 
 from mml_lightning.benchmarks.commands.shape import Bench, Compose, numbers
-from mml_lightning.benchmarks.told import Told
-from mml_lightning.errors import UserError
+from mml_lightning.benchmarks.tables import BenchTable
+from mml_lightning.utils.errors import UserError
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plain", type=int, default=5, metavar="N", help="ensembles made the plain way (default: 5)")
 
 
-def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
+def _run(args: argparse.Namespace, compose: Compose) -> Iterator[BenchTable]:
     """Raises:
     UserError: a number is out of range.
     """

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Iterator
 
 from mml_lightning.benchmarks.commands.shape import HALF, USUAL, Bench, Compose, say
-from mml_lightning.benchmarks.told import Told
-from mml_lightning.errors import UserError
+from mml_lightning.benchmarks.tables import BenchTable
+from mml_lightning.utils.errors import UserError
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", type=int, default=2, metavar="N", help="of each video (default: 2)")
 
 
-def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
+def _run(args: argparse.Namespace, compose: Compose) -> Iterator[BenchTable]:
     """Raises:
     UserError: the config or an argument is wrong.
     """

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mml_lightning.benchmarks.commands.shape import Bench, Compose, names, say, size
-from mml_lightning.benchmarks.told import Told
-from mml_lightning.data.flow_names import ENGINES, check_engine
-from mml_lightning.errors import UserError
+from mml_lightning.benchmarks.tables import BenchTable
+from mml_lightning.data.flow.engine_names import ENGINES, check_engine
+from mml_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from mml_lightning.data.flow_bench import Row
+    from mml_lightning.benchmarks.flow import Row
 
 LEAST = 16  # pixels of a side: DIS takes none below 12
 SATURATED = 0.5  # share of a copy's bandwidth: a device that reaches more is limited by it
@@ -49,11 +49,11 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--reference {args.reference} is not among the engines; use one of {engines}")
 
 
-def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
+def _run(args: argparse.Namespace, compose: Compose) -> Iterator[BenchTable]:
     """Raises:
     UserError: the device is not there, or the size is odd and motion vectors are asked for.
     """
-    from mml_lightning.data import flow_bench
+    from mml_lightning.benchmarks import flow
 
     engines = args.engines or ENGINES
     settings = {"size": args.size, "repeats": args.rounds, "device": args.device.type}
@@ -61,13 +61,11 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
         yield from _batched(engines, args, settings)
         return
     size = (args.size[1], args.size[0])
-    for done, found in flow_bench.compare(
-        engines, size=size, repeats=args.rounds, device=args.device.type, advance=say
-    ):
+    for done, found in flow.compare(engines, size=size, repeats=args.rounds, device=args.device.type, advance=say):
         yield _table(found, args, settings, done)
 
 
-def _table(found: Sequence[Row], args: argparse.Namespace, settings: dict[str, object], done: int) -> Told:
+def _table(found: Sequence[Row], args: argparse.Namespace, settings: dict[str, object], done: int) -> BenchTable:
     """Of `done` rounds."""
     base = next((one.milliseconds for one in found if one.engine == args.reference), None)
     rows = [
@@ -79,7 +77,7 @@ def _table(found: Sequence[Row], args: argparse.Namespace, settings: dict[str, o
     ]
     whole = done == args.rounds
     told = _choice(found) if whole else f"cut off: of {args.rounds} rounds {done} are whole"
-    return Told(rows, told, more=settings, whole=whole)
+    return BenchTable(rows, told, more=settings, whole=whole)
 
 
 def _choice(found: Sequence[Row]) -> str:
@@ -101,10 +99,10 @@ def _choice(found: Sequence[Row]) -> str:
     )
 
 
-def _batched(engines: Sequence[str], args: argparse.Namespace, settings: dict[str, object]) -> Iterator[Told]:
+def _batched(engines: Sequence[str], args: argparse.Namespace, settings: dict[str, object]) -> Iterator[BenchTable]:
     """One table, with a row more each time."""
-    from mml_lightning.data.flow_engines import make_engine
-    from mml_lightning.data.flow_throughput import throughput
+    from mml_lightning.benchmarks.flow_throughput import throughput
+    from mml_lightning.data.flow.engines import make_engine
 
     presets = [name.removeprefix("tvl1-") for name in engines if name.startswith("tvl1-")]  # of all, if none is named
     rows = []
@@ -113,11 +111,13 @@ def _batched(engines: Sequence[str], args: argparse.Namespace, settings: dict[st
         found = throughput(preset, args.batch, args.size[::-1], args.device.type, args.rounds)
         rows.append({"engine": f"tvl1-{preset}", **dataclasses.asdict(found), "bandwidth": found.bandwidth})
         say(f"tvl1-{preset}")
-        yield Told(rows, f"cut off: {len(rows)} of {len(presets)} engines", more=settings, whole=False)
+        yield BenchTable(rows, f"cut off: {len(rows)} of {len(presets)} engines", more=settings, whole=False)
     limit = "memory bandwidth is the bottleneck: flow=tvl1_fast"
     if max(row["bandwidth"] for row in rows) < SATURATED:
         limit = "starting operations is the bottleneck: a larger --batch"
-    yield Told(rows, f"{args.batch} pairs at once on {args.device}; {limit}", more={**settings, "batch": args.batch})
+    yield BenchTable(
+        rows, f"{args.batch} pairs at once on {args.device}; {limit}", more={**settings, "batch": args.batch}
+    )
 
 
 BENCH = Bench(

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mml_lightning.benchmarks.commands.shape import HALF, USUAL, Bench, Compose, names, numbers, say
-from mml_lightning.benchmarks.told import Told, writable, write
-from mml_lightning.errors import UserError
+from mml_lightning.benchmarks.tables import BenchTable, writable, write
+from mml_lightning.utils.errors import UserError
 
 VARIED = {
     "frames": "of a clip (default: 4,8,16,32)",
@@ -41,7 +41,7 @@ def _check(args: argparse.Namespace) -> None:
         args.plot = writable(args.plot, "--plot")
 
 
-def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
+def _run(args: argparse.Namespace, compose: Compose) -> Iterator[BenchTable]:
     """Raises:
     UserError: an argument or the config is wrong, or the plot can't be written.
     """
@@ -50,22 +50,22 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
     if unknown:
         raise UserError(f"--axes {unknown[0]} is unknown; use some of {', '.join(VARIED)}")
 
-    from mml_lightning.arithmetic import device_name
-    from mml_lightning.benchmarks import growth, growth_plot
-    from mml_lightning.benchmarks.steps import seen
+    from mml_lightning.benchmarks import scaling, scaling_plot
+    from mml_lightning.benchmarks.training_step import seen
+    from mml_lightning.utils.device import device_name
 
-    chosen = {axis: growth.values_of(axis, getattr(args, axis)) for axis in axes}
+    chosen = {axis: scaling.values_of(axis, getattr(args, axis)) for axis in axes}
     cfg = compose([*args.overrides, "paths.output_dir=nowhere"])
     curves = []
     for axis, values in chosen.items():
-        curve = yield from growth.measure(
+        curve = yield from scaling.measure(
             axis, compose, args.overrides, values, args.rounds, args.steps, args.device, say
         )
         curves.append(curve)
-        yield growth.told(curve, functools.partial(seen, cfg, args.device))
+        yield scaling.told(curve, functools.partial(seen, cfg, args.device))
     if args.plot is not None:
         title = f"{cfg.backbone.name}, {cfg.trainer.precision}, batch {cfg.data.batch_size}, {device_name(args.device)}"
-        write(args.plot, growth_plot.draw(curves, title), "--plot")
+        write(args.plot, scaling_plot.draw(curves, title), "--plot")
 
 
 BENCH = Bench(

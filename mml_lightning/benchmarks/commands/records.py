@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from mml_lightning.benchmarks.commands.shape import Bench, Compose, names, numbers, say
-from mml_lightning.benchmarks.told import Told
-from mml_lightning.errors import UserError
+from mml_lightning.benchmarks.tables import BenchTable
+from mml_lightning.utils.errors import UserError
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:
@@ -25,15 +25,15 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=640, metavar="N", help="at most half an epoch (default: 640)")
 
 
-def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
+def _run(args: argparse.Namespace, compose: Compose) -> Iterator[BenchTable]:
     """Raises:
     UserError: an argument is out of range.
     """
-    from mml_lightning.benchmarks import records
-    from mml_lightning.data.readers.files import check_choice
+    from mml_lightning.benchmarks import record_lists, records
+    from mml_lightning.utils.errors import check_choice
 
     for kind in args.kinds:
-        check_choice("--kinds", kind, list(records.KINDS))
+        check_choice("--kinds", kind, list(record_lists.KINDS))
     if min(args.records) < 100 or args.workers < 0:
         raise UserError("--records must be 100 or more each, and --workers 0 or more")
     rows: list[records.Row] = []
@@ -41,7 +41,7 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
         rows.append(row)
         whole = len(rows) == len(args.kinds) * len(args.records)
         told = records.sentence(rows) if whole else "cut off: lists are missing"
-        yield Told([asdict(one) for one in rows], told, whole=whole)
+        yield BenchTable([asdict(one) for one in rows], told, whole=whole)
 
 
 BENCH = Bench(

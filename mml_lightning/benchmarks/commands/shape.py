@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mml_lightning.benchmarks.commands.leaving import leaving
-from mml_lightning.benchmarks.told import Told, made_by, writable, write_json
-from mml_lightning.errors import UserError
+from mml_lightning.benchmarks.tables import BenchTable, made_by, writable, write_json
+from mml_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -45,7 +45,7 @@ class Bench:
 
     help: str
     description: str
-    run: Callable[[argparse.Namespace, Compose], Iterator[Told]]
+    run: Callable[[argparse.Namespace, Compose], Iterator[BenchTable]]
     declare: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     check: Callable[[argparse.Namespace], None] = lambda args: None
     words: tuple[str, ...] | None = None
@@ -79,7 +79,7 @@ class Bench:
 
         where, command = machine(args.device), without_json(args.typed)
         words = {} if self.words is None else {"overrides": args.overrides}
-        tables: list[Told] = []
+        tables: list[BenchTable] = []
         with leaving():
             try:
                 for told in self._told(args, compose):
@@ -96,8 +96,8 @@ class Bench:
                         made_by(command, where | {k: v for k, v in tables[0].more.items() if k == "clock"}), flush=True
                     )
 
-    def _told(self, args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
-        from mml_lightning import run
+    def _told(self, args: argparse.Namespace, compose: Compose) -> Iterator[BenchTable]:
+        from mml_lightning.engine import job
 
         try:
             yield from self.run(args, compose)
@@ -106,7 +106,7 @@ class Bench:
         except Exception as error:  # libraries check settings in many ways
             if self.words is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            raise run.not_begun(error, args.overrides) from None
+            raise job.not_begun(error, args.overrides) from None
 
     def _prepare(self, args: argparse.Namespace) -> None:
         """Check what is shared; threads, quiet libraries and the device."""
@@ -119,7 +119,7 @@ class Bench:
         import torch
 
         from mml_lightning.benchmarks.timing import device_of
-        from mml_lightning.process import quieten_libraries
+        from mml_lightning.utils.process import quieten_libraries
 
         torch.set_num_threads(args.threads)
         quieten_libraries()

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 
 from mml_lightning.benchmarks.commands.shape import USUAL, Bench, Compose, names, say
-from mml_lightning.benchmarks.told import Told
+from mml_lightning.benchmarks.tables import BenchTable
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:
@@ -21,14 +21,16 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alone", action="store_true", help="also every modality in a run of its own, the last way")
 
 
-def _run(args: argparse.Namespace, compose: Compose) -> Iterator[Told]:
+def _run(args: argparse.Namespace, compose: Compose) -> Iterator[BenchTable]:
     """Raises:
     UserError: the config or an argument is wrong.
     """
-    from mml_lightning.benchmarks import step
+    from mml_lightning.benchmarks import compare_steps
 
-    ways = args.ways or step.DEFAULT
-    yield from step.compare(compose, args.overrides, ways, args.rounds, args.steps, args.alone, args.device, say)
+    ways = args.ways or compare_steps.DEFAULT
+    yield from compare_steps.compare(
+        compose, args.overrides, ways, args.rounds, args.steps, args.alone, args.device, say
+    )
 
 
 BENCH = Bench(

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from mml_lightning.benchmarks.commands.leaving import leaving
 from mml_lightning.benchmarks.commands.shape import USUAL, Compose, say
-from mml_lightning.benchmarks.told import writable
-from mml_lightning.errors import UserError
-from mml_lightning.files import Busy, locked
+from mml_lightning.benchmarks.tables import writable
+from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.files import Busy, locked
 
 PAGE = "page.md"
 LEFT = ("json", "md", "log")  # endings of the files of a part
@@ -138,7 +138,7 @@ class Suite:
         import torch
 
         from mml_lightning.benchmarks.timing import device_of
-        from mml_lightning.data.threads import cores
+        from mml_lightning.utils.threads import cores
 
         device = device_of(args.device or ("cuda" if torch.cuda.is_available() else "cpu")).type
         chosen = {part.name: part for part in parts(device, cores())}

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mml_lightning.data.check.findings import Finding, read, state
-from mml_lightning.data.decode import DECODERS
-from mml_lightning.data.records import Dataset, Record, plain_row, rows
-from mml_lightning.data.store import RecordStore, record_of
+from mml_lightning.data.records.record_store import RecordStore, record_of
+from mml_lightning.data.records.records import Dataset, Record, plain_row, rows
+from mml_lightning.data.video.decode import DECODERS
 
 FILE = "findings.csv"
 

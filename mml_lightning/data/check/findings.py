@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mml_lightning.data.media import Media, PackedFrames, media_files
-from mml_lightning.errors import UserError
+from mml_lightning.data.video.media import Media, PackedFrames, media_files
+from mml_lightning.utils.errors import UserError
 
 UNREADABLE = "none"
 

@@ -12,13 +12,13 @@ import numpy as np
 from mml_lightning.data.check.findings import UNREADABLE, Finding, state
 from mml_lightning.data.check.hashes import hash_frames
 from mml_lightning.data.check.referee import shown_from_the_start
-from mml_lightning.data.clock import length, unevenness
-from mml_lightning.data.decode import DECODERS, IN_MEMORY, DecodeError, installed, open_video
-from mml_lightning.data.images import open_media
-from mml_lightning.data.index_store import IndexStore
-from mml_lightning.data.media import ImageSequence, Media, PackedFrames
-from mml_lightning.data.records import FrameSpan, Record
-from mml_lightning.data.video_index import VideoIndex
+from mml_lightning.data.records.clock import length, unevenness
+from mml_lightning.data.records.records import FrameSpan, Record
+from mml_lightning.data.video.decode import DECODERS, IN_MEMORY, DecodeError, installed, open_video
+from mml_lightning.data.video.images import open_media
+from mml_lightning.data.video.index_store import IndexStore
+from mml_lightning.data.video.media import ImageSequence, Media, PackedFrames
+from mml_lightning.data.video.video_index import VideoIndex
 
 LEVELS = 3.0  # mean absolute difference of a frame, in levels of 0..255, above which it is wrong
 CLEARER = 0.5  # levels by which a neighbour must fit better to show that decord counts frames differently

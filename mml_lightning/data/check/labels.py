@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from mml_lightning.data.check.remarks import Remark, remark
-from mml_lightning.data.records import SPLITS, Dataset
+from mml_lightning.data.records.records import SPLITS, Dataset
 
 
 def of_lists(dataset: Dataset) -> list[Remark]:

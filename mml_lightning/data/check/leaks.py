@@ -13,9 +13,9 @@ from pathlib import Path
 from mml_lightning.data.check.findings import Finding
 from mml_lightning.data.check.hashes import near_pairs
 from mml_lightning.data.check.inspection import file_bytes
-from mml_lightning.data.media import Media, place, told
-from mml_lightning.data.records import Dataset, extent
-from mml_lightning.files import file_hash, write_atomically
+from mml_lightning.data.records.records import Dataset, extent
+from mml_lightning.data.video.media import Media, location_key, to_plain
+from mml_lightning.utils.files import file_hash, write_atomically
 
 Member = tuple[str, str]  # split, id
 _Part = tuple[Member, tuple[float, float] | None, Media | None]
@@ -93,7 +93,7 @@ def duplicates(dataset: Dataset) -> tuple[list[list[Member]], list[list[Member]]
             if isinstance(media, Path):
                 files[media].append(part)
             elif media is not None:
-                folders[place(told(media))].append(part)
+                folders[location_key(to_plain(media))].append(part)
     across: list[list[Member]] = []
     within: list[list[Member]] = []
     apart: list[list[Member]] = []

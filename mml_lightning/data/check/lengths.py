@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from mml_lightning.data.check.findings import Finding
 from mml_lightning.data.check.remarks import Remark, all_shown, remark
-from mml_lightning.data.records import Dataset, FrameSpan, Record
-from mml_lightning.data.start_checks import FLOW_TOLERANCE, expected_flow
+from mml_lightning.data.records.checks import FLOW_TOLERANCE, expected_flow
+from mml_lightning.data.records.records import Dataset, FrameSpan, Record
 
 SPAN_TOLERANCE = 0.5  # seconds by which a span may end after its video
 ACTION_TOLERANCE = 2.0  # published actions of Charades end up to 1.54 s after the video's length

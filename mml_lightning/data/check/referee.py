@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mml_lightning.data.packets import alone
+from mml_lightning.data.video.packets import alone
 
 
 @dataclass

@@ -11,8 +11,8 @@ from mml_lightning.data.check import labels, lengths
 from mml_lightning.data.check.findings import Finding
 from mml_lightning.data.check.leaks import Leaks, measured_twice
 from mml_lightning.data.check.remarks import Remark, all_shown, remark
-from mml_lightning.data.decode import DECODERS, installed
-from mml_lightning.data.records import Dataset
+from mml_lightning.data.records.records import Dataset
+from mml_lightning.data.video.decode import DECODERS, installed
 
 
 @dataclass(frozen=True)

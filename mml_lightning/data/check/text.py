@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 
 from mml_lightning.data.check.summary import Report, Speed
-from mml_lightning.progress import clock
+from mml_lightning.utils.progress import format_duration
 
 
 def lines(report: Report) -> list[str]:
@@ -33,7 +33,7 @@ def describe_speed(speed: Speed) -> str:
     workers = f"{speed.workers} worker{'' if speed.workers == 1 else 's'}"
     return (
         f"{speed.videos:.1f} videos/s, {speed.frames:.0f} frames/s with {workers} here ({speed.timed} timed); "
-        f"loading a training epoch takes {clock(speed.epoch)}"
+        f"loading a training epoch takes {format_duration(speed.epoch)}"
     )
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from mml_lightning.data.check.findings import Finding, read, state, write
 from mml_lightning.data.check.inspection import inspect, of_record
-from mml_lightning.data.decode import IN_MEMORY
-from mml_lightning.data.index_store import IndexStore
-from mml_lightning.data.media import Media
-from mml_lightning.data.records import SPLITS, Dataset, Record
-from mml_lightning.data.sources import SOURCES
-from mml_lightning.errors import UserError
-from mml_lightning.files import lock, write_atomically
+from mml_lightning.data.loading.sources import SOURCES
+from mml_lightning.data.records.records import SPLITS, Dataset, Record
+from mml_lightning.data.video.decode import IN_MEMORY
+from mml_lightning.data.video.index_store import IndexStore
+from mml_lightning.data.video.media import Media
+from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.files import lock, write_atomically
 
 PART = "part"  # ends names of findings of a check that has not ended
 

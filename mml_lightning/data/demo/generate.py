@@ -24,10 +24,10 @@ from typing import Any
 
 from mml_lightning.data.demo.scenes import CLASSES, Video, plan
 from mml_lightning.data.demo.worker import make
-from mml_lightning.errors import UserError
-from mml_lightning.files import locked, remove_leftovers, write_atomically
-from mml_lightning.foreign import Foreign, parse_json, read_json
-from mml_lightning.progress import Progress
+from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.files import locked, remove_leftovers, write_atomically
+from mml_lightning.utils.foreign import Foreign, parse_json, read_json
+from mml_lightning.utils.progress import Progress
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy as np
 from mml_lightning.data.demo.encode import encode
 from mml_lightning.data.demo.render import render
 from mml_lightning.data.demo.scenes import Video
-from mml_lightning.files import write_atomically
+from mml_lightning.utils.files import write_atomically
 
 
 def make(video: Video, folder: Path) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from mml_lightning.data.decode import DecodeError
-from mml_lightning.data.media import ImageSequence, Media
-from mml_lightning.data.packs.jpeg import restart_interval
-from mml_lightning.data.sources import OpenSource
-from mml_lightning.errors import UserError
+from mml_lightning.data.loading.sources import OpenSource
+from mml_lightning.data.video.decode import DecodeError
+from mml_lightning.data.video.jpeg import restart_interval
+from mml_lightning.data.video.media import ImageSequence, Media
+from mml_lightning.utils.errors import UserError
 
 CHUNK = 32  # items of a source without a stream that are read at once
 JPEG = (".jpg", ".jpeg")

@@ -18,14 +18,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mml_lightning import __version__
-from mml_lightning.data.clock import is_constant
-from mml_lightning.data.decode import DecodeError, NoSource, steadily
-from mml_lightning.data.flow import FlowCache
-from mml_lightning.data.images import frames_reader, opencv_version
-from mml_lightning.data.media import media_identity
+from mml_lightning.data.flow.cache import FlowCache
+from mml_lightning.data.loading.sources import OpenSource, SourceOpener
 from mml_lightning.data.packs.encode import Coding, Encoded, encode
-from mml_lightning.data.packs.layout import LAYOUTS, RECORDS, VERSION, folder_name
-from mml_lightning.data.packs.manifest import (
+from mml_lightning.data.packs.shard import ShardWriter
+from mml_lightning.data.packs.sound import encoded_sound
+from mml_lightning.data.records.clock import is_constant
+from mml_lightning.data.records.decoder import frames_reader, opencv_version
+from mml_lightning.data.records.pack_index import (
     Item,
     failures,
     items_of,
@@ -35,12 +35,12 @@ from mml_lightning.data.packs.manifest import (
     write_manifest,
     write_records,
 )
-from mml_lightning.data.packs.shard import ShardWriter
-from mml_lightning.data.packs.sound import encoded_sound
-from mml_lightning.data.records import Dataset, Record
-from mml_lightning.data.sources import OpenSource, SourceOpener
-from mml_lightning.errors import UserError
-from mml_lightning.files import Busy, file_hash, locked, remove_leftovers
+from mml_lightning.data.records.records import Dataset, Record
+from mml_lightning.data.video.decode import DecodeError, NoSource, steadily
+from mml_lightning.data.video.media import media_identity
+from mml_lightning.data.video.pack_format import LAYOUTS, RECORDS, VERSION, folder_name
+from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.files import Busy, file_hash, locked, remove_leftovers
 
 PASSING = ".flow"  # begins names of folders of flow that is not kept
 PROBED = 4  # videos that are encoded to tell how large the pack will be

@@ -16,7 +16,8 @@ from typing import IO, Any
 import numpy as np
 
 from mml_lightning.data.packs.encode import Encoded
-from mml_lightning.data.packs.layout import (
+from mml_lightning.data.packs.zipped import Member, directory, local_header
+from mml_lightning.data.video.pack_format import (
     ENTRY,
     LAYOUTS,
     SECONDS,
@@ -30,7 +31,6 @@ from mml_lightning.data.packs.layout import (
     table_of,
     times_name,
 )
-from mml_lightning.data.packs.zipped import Member, directory, local_header
 
 
 class ShardWriter:

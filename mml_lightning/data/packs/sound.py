@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mml_lightning.data.decode import DecodeError, NoSource
-from mml_lightning.data.media import Media, PackedFrames
 from mml_lightning.data.packs.encode import Encoded
-from mml_lightning.data.packs.reader import PackReader
+from mml_lightning.data.video.decode import DecodeError, NoSource
+from mml_lightning.data.video.media import Media, PackedFrames
+from mml_lightning.data.video.pack_reader import PackReader
 
 
 def encoded_sound(media: Media) -> Encoded:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mml_lightning.data.decode import DecodeError
-from mml_lightning.data.media import Media, PackedFrames
 from mml_lightning.data.packs.encode import Encoded
-from mml_lightning.data.packs.manifest import Item, read_dataset
 from mml_lightning.data.packs.packing import Packer
-from mml_lightning.data.packs.reader import PackReader
 from mml_lightning.data.packs.sound import packed_sound
+from mml_lightning.data.records.pack_index import Item, read_dataset
+from mml_lightning.data.video.decode import DecodeError
+from mml_lightning.data.video.media import Media, PackedFrames
+from mml_lightning.data.video.pack_reader import PackReader
 
 LEVELS = 1.0  # mean difference of two encodings of one image, in levels of 0..255, that another library may make
 

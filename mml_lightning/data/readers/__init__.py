@@ -1,27 +1,3 @@
-"""Dataset readers: annotation files to :class:`mml_lightning.data.records.Dataset`, joined by id.
+"""The earlier name of `mml_lightning.data.records.readers`, for code of users until the next major version."""
 
-Each is one function bound in conf/data/. Files are looked for below the root of the dataset; what is wrong with them is
-one line that names the file, the line and the mending.
-"""
-
-from mml_lightning.data.readers.annotated import read_annotated
-from mml_lightning.data.readers.columns import COLUMNS
-from mml_lightning.data.readers.demo import read_demo
-from mml_lightning.data.readers.folders import read_folders
-from mml_lightning.data.readers.frame_lists import read_frame_lists
-from mml_lightning.data.readers.mirrored import mirrored_classes
-from mml_lightning.data.readers.pack import read_pack
-from mml_lightning.data.readers.ssv2 import read_ssv2
-from mml_lightning.data.readers.table import read_csv
-
-__all__ = [
-    "COLUMNS",
-    "mirrored_classes",
-    "read_annotated",
-    "read_csv",
-    "read_demo",
-    "read_folders",
-    "read_frame_lists",
-    "read_pack",
-    "read_ssv2",
-]
+from mml_lightning.data.records.readers import *  # noqa: F403

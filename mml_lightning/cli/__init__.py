@@ -1,0 +1,1 @@
+"""The two command lines: `mml`, and the start of train.py and eval.py."""

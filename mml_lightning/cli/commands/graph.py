@@ -1,0 +1,50 @@
+"""`mml graph`: the lesson graph of a stage as text and as a picture, before anything is trained or read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mml_lightning.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Who teaches whom, from the words that train.py takes. Quote edges of your own: "
+        "'objective.edges=[{students: [rgb], teachers: [flow], lesson: kl, weight: 0.5}]'."
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py: stage=kd modality=[rgb,flow]"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE.svg", help="also draw it there")
+
+
+def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]) -> None:
+    """Raises:
+    UserError: the stage does not fit the modalities, the graph is wrong, or the picture can't be written.
+    """
+    from mml_lightning.config import peers, training
+    from mml_lightning.objectives import drawing
+    from mml_lightning.utils.files import write_atomically
+
+    if args.out and args.out.suffix != ".svg":
+        raise UserError(f"--out {args.out} is drawn as SVG; name it .svg")
+    cfg = compose(args.overrides)
+    if cfg.pipeline.runs:
+        raise UserError(f"pipeline={cfg.pipeline.name} has several stages; draw one of them: mml graph stage=mml ...")
+    specs = peers.peer_specs(cfg, args.overrides)
+    objective = training.objective(cfg, [spec.name for spec in specs])
+    print("\n".join(drawing.parts(objective, full=True)))
+    if args.out:
+        about = {spec.name: f"from {spec.origin.init}" for spec in specs}
+        try:
+            with write_atomically(args.out) as handle:
+                handle.write(drawing.svg(objective, about))
+        except OSError as error:
+            raise UserError(f"can't write {args.out}: {error.strerror or error}") from None
+        print(f"wrote {args.out}")

@@ -1,0 +1,237 @@
+"""The command line before Hydra sees it: mistakes Hydra can't name well, and `resume=` and `ckpt=` of an earlier run.
+
+Imports no torch, so that `--help` stays instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from mml_lightning.cli import help
+from mml_lightning.config import guard, resolvers
+from mml_lightning.config.overrides import init_file, swept_keys
+from mml_lightning.config.saved_overrides import Source, admitted, quoted
+from mml_lightning.utils import console, exit_codes
+from mml_lightning.utils.errors import Preempted, UserError, exhausted
+from mml_lightning.utils.exit_codes import FAILURE, INTERRUPTED, MISTAKE, PREEMPTED, failures, stashed
+from mml_lightning.utils.foreign import Foreign, read_json, read_yaml
+from mml_lightning.utils.plain_text import visible
+
+MULTIRUN = ("-m", "--multirun")
+OVERRIDES = Path(".hydra") / "overrides.yaml"
+
+
+def launch(main: Callable[[], None], conf: Path) -> NoReturn:
+    """Run a Hydra application: a mistake of the user is one line and exit code 2, a failed job exit code 1."""
+    with console.guarded():
+        try:
+            _launch(main, conf)
+        except MemoryError as error:  # there was too little to say what went wrong
+            sys.exit(f"error: {exhausted(error)}")
+
+
+def _launch(main: Callable[[], None], conf: Path) -> NoReturn:
+    resolvers.register()
+    resolvers.stamp_run()
+    guard.install()
+    os.environ.setdefault("MML_PROGRAM", Path(sys.argv[0]).stem)
+    pass  # was global
+    exit_codes.tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them itself
+    try:
+        if {"--help", "-h"} & set(sys.argv[1:]):
+            print(help.text(conf))
+            sys.exit()
+        sys.argv[1:] = prepare(sys.argv[1:], conf)
+        os.environ.setdefault("MML_SWEEP", swept_keys(sys.argv[1:]) or "sweep")
+        if not any(word.startswith("--") for word in sys.argv[1:]):  # of Hydra, which tells about the config
+            importlib.import_module(
+                "mml_lightning.engine.train"
+            )  # here it fails in one line where there is no memory for it
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        failures.append(MISTAKE)
+    except Preempted:
+        failures.append(PREEMPTED)
+    except KeyboardInterrupt:
+        failures.append(INTERRUPTED)
+    except SystemExit as stop:  # Hydra has named the mistake itself, unless it stopped for --help and the like
+        if stop.code:
+            failures.append(MISTAKE)
+    except Exception as error:  # a job logs its own: this is the command line's
+        if not exit_codes.tracebacks and (spent := exhausted(error)):
+            print(f"error: {spent}", file=sys.stderr)
+            sys.exit(FAILURE)
+        from mml_lightning.cli import config_errors
+
+        if exit_codes.tracebacks or not config_errors.of_command_line(error):
+            raise
+        print(f"error: {visible(config_errors.one_line(error, conf))}", file=sys.stderr)
+        failures.append(MISTAKE)
+    sys.exit(max(failures, default=0))
+
+
+def prepare(arguments: Sequence[str], conf: Path) -> list[str]:
+    """Arguments for Hydra.
+
+    `resume=<run directory>` brings back the overrides of that run and its directory; `ckpt=` brings back the overrides
+    of the run that made the weights, as far as files are trusted with them: :mod:`config.saved_overrides`. What
+    is typed beside them wins. `init=<file>` is short for `init.all=<file>`.
+
+    Raises:
+        UserError: unknown or repeated modality, a resume or ckpt that is not a run directory, or overrides in it that
+            count only where they are typed.
+    """
+    flags_first = sorted(arguments, key=lambda argument: argument not in MULTIRUN)
+    given = [init_file(_home(argument)) for argument in flags_first]
+    _check_modalities(given, conf)
+    resume, checkpoint = _value(given, "resume"), _value(given, "ckpt")
+    if resume == "" or checkpoint == "":
+        raise UserError("resume= and ckpt= need a run directory (an empty shell variable?)")
+    if own := _value(given, "hydra.run.dir"):
+        if resume == "auto":
+            check_links(Path(own))
+        _stash(Path(own))
+    elif several := _value(given, "hydra.sweep.dir"):
+        _stash(Path(several), "*/.hydra/*.yaml")
+    if resume and resume not in ("null", "auto"):  # auto: whatever the directory of this run holds
+        return _resumed(given, Path(resume).expanduser())
+    if checkpoint:
+        return _together(_made_by(Path(checkpoint).expanduser(), given), given)
+    return given
+
+
+def _together(saved: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Saved words before typed ones, which win, and options before both: options between words are not understood."""
+    first = next((n for n, word in enumerate(given) if "=" in word and not word.startswith("-")), len(given))
+    return [*given[:first], *saved, *given[first:]]
+
+
+def _resumed(given: Sequence[str], folder: Path) -> list[str]:
+    if _is_sweep(given):
+        raise UserError("resume= continues one run; leave out -m, or resume the jobs of a sweep one by one")
+    saved = _saved_overrides(folder, given)
+    if saved is None:
+        raise UserError(
+            f"resume={folder} is not a run directory (it has no {OVERRIDES}); "
+            "pick one below multirun/single or a job of a sweep"
+        )
+    check_links(folder)
+    _stash(folder)
+    rest = [a for a in given if not a.startswith(("resume=", "hydra.run.dir="))]
+    # an experiment may carry a sweep of its own; this continues one of its jobs
+    return [*_together(saved, rest), quoted("resume", folder), quoted("hydra.run.dir", folder), "hydra.mode=RUN"]
+
+
+def check_links(folder: Path) -> None:
+    """A run that goes on writes into its directory, and a link in it would lead what is written to another place.
+
+    Raises:
+        UserError: a link leads out of the directory.
+    """
+    home = folder.resolve()
+    for place, folders, files in os.walk(home):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                raise UserError(
+                    f"{path} is a link out of the run directory, and the run would write through it: "
+                    "replace it by what it leads to, or delete it"
+                )
+
+
+def _stash(folder: Path, pattern: str = ".hydra/*.yaml") -> None:
+    stashed.clear()
+    stashed.update({file.absolute(): file.read_bytes() for file in folder.glob(pattern)})
+
+
+def _made_by(path: Path, given: Sequence[str]) -> list[str]:
+    """Overrides of the run that made what `ckpt` names, so that it is measured on the same data in the same way."""
+    folders = [path] if path.is_dir() else [path.parent, path.parent.parent] if path.is_file() else []
+    for folder in folders:
+        saved = _saved_overrides(folder, given)
+        if saved is None:
+            saved = _told_overrides(folder, given)
+        if saved is not None:
+            # a trial run that trained on a few batches is still measured on every video
+            saved = [item for item in saved if not item.startswith(("trainer=smoke", "trainer.limit_"))]
+            return saved if _is_sweep(given) else [*saved, "hydra.mode=RUN"]
+    if path.is_dir() and not any(path.glob("*.pt")):
+        raise UserError(
+            f"ckpt={path} is not a run directory (it has no {OVERRIDES}); "
+            "give a directory below multirun/single, a checkpoint or a zoo file"
+        )
+    return []
+
+
+def _is_sweep(given: Sequence[str]) -> bool:
+    return any(argument in MULTIRUN for argument in given)
+
+
+def _home(argument: str) -> str:
+    """The shell leaves the ~ of key=~/file alone, and Hydra reads it as a deletion."""
+    key, equals, value = argument.partition("=")
+    if equals and value.startswith("~/"):
+        return f"{key}='{os.path.expanduser(value)}'"
+    return argument
+
+
+def _check_modalities(given: Sequence[str], conf: Path) -> None:
+    known = sorted(path.stem for path in (conf / "modality").glob("*.yaml"))
+    value = _value(given, "modality")
+    for choice in re.findall(r"\[([^\]]*)\]", value or "") or ([] if not value or "[" in value else value.split(",")):
+        names = [name.strip().strip("'\"") for name in choice.split(",") if name.strip()]
+        if not names:
+            raise UserError("modality=[] leaves nothing to train; use modality=[rgb]")
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"modality {name!r} is unknown; use one of {known} (add one as conf/modality/{name}.yaml)"
+                )
+            if names.count(name) > 1:
+                raise UserError(
+                    f"modality=[{choice}] names {name} twice; "
+                    f"two networks of one modality are stage=ml modality=[{name}]"
+                )
+
+
+def _value(given: Sequence[str], key: str) -> str | None:
+    values = [
+        argument.split("=", 1)[1].strip("'\"") for argument in given if argument.lstrip("+").startswith(f"{key}=")
+    ]
+    return values[-1] if values else None
+
+
+def _saved_overrides(folder: Path, given: Sequence[str]) -> list[str] | None:
+    """Of `.hydra/overrides.yaml`, as Hydra has written them; None where there is no such file."""
+    file = folder / OVERRIDES
+    if not file.is_file():
+        return None
+    try:
+        saved = read_yaml(file)
+    except (OSError, Foreign) as error:
+        raise UserError(
+            f"{file} is damaged: {error}; give the weights themselves instead, or type its settings"
+        ) from None
+    return admitted([] if saved is None else saved, Source(file, folder), given)
+
+
+def _told_overrides(folder: Path, given: Sequence[str]) -> list[str] | None:
+    """Of `result.json`; None where there is no such file, or it tells none."""
+    file = folder / "result.json"
+    try:
+        told = read_json(file)
+    except FileNotFoundError:
+        return None
+    except (OSError, Foreign) as error:
+        raise UserError(f"{file} is damaged: {error}; copy the weights away from it, or delete it") from None
+    if not isinstance(told, dict) or told.get("overrides") is None:
+        return None
+    return admitted(told["overrides"], Source(file, folder), given)

@@ -1,0 +1,127 @@
+"""The `mml` command. A subcommand imports what it needs when it runs, so that `mml --help` is instant."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mml_lightning import __version__
+from mml_lightning.benchmarks import commands as bench
+from mml_lightning.cli.commands import check, ensemble, flow, graph, import_weights, pack, report, rerun, score
+from mml_lightning.cli.compose import compose_config
+from mml_lightning.utils import console
+from mml_lightning.utils.errors import UserError, exhausted
+from mml_lightning.utils.plain_text import VisibleStream, log_visibly
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand: `declare` adds its arguments, `run` does the work and raises UserError for a user's mistake."""
+
+    help: str
+    declare: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
+def _version(args: argparse.Namespace) -> None:
+    print(__version__)
+
+
+def _no_arguments(parser: argparse.ArgumentParser) -> None:
+    """`mml version` takes none."""
+
+
+COMMANDS = {
+    "bench": Command(
+        "measure this machine: training steps, readers of clips, engines of optical flow",
+        bench.declare,
+        lambda args: bench.run(args, compose_config),
+    ),
+    "check": Command("read every video of a dataset and say what is wrong with it", check.declare, check.run),
+    "ensemble": Command(
+        "which networks go well together: pairs, triples, sums of ranks", ensemble.declare, ensemble.run
+    ),
+    "flow": Command(
+        "compute the flow of a dataset ahead of training, export it as images",
+        flow.declare,
+        lambda args: flow.run(args, compose_config),
+    ),
+    "graph": Command(
+        "draw who teaches whom in a stage",
+        graph.declare,
+        lambda args: graph.run(args, compose_config),
+    ),
+    "import": Command(
+        "weights of other projects (TSM, SlowFast, ..) to a zoo file",
+        import_weights.declare,
+        lambda args: import_weights.run(args, compose_config),
+    ),
+    "pack": Command(
+        "frames and flow of a dataset in a few files, for fast training",
+        pack.declare,
+        lambda args: pack.run(args, compose_config),
+    ),
+    "report": Command("table of runs, or a paired comparison of two of its rows", report.declare, report.run),
+    "rerun": Command("repeat a run from its directory and say whether the numbers are equal", rerun.declare, rerun.run),
+    "score": Command("metrics of score dumps again, ensembles of runs, submission files", score.declare, score.run),
+    "version": Command("print the version", _no_arguments, _version),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands; the namespace it returns carries the chosen one's `run`."""
+    parser = argparse.ArgumentParser(prog="mml", description="Tools around mml_lightning runs.")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.help)
+        command.declare(subparser)
+        subparser.set_defaults(run=command.run)
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of one subcommand; words of a config may stand before, between and after options."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    args.typed = shlex.join(["mml", *(sys.argv[1:] if argv is None else argv)])
+    unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; exit code 0, or 2 with one line on stderr for a user's mistake, 1 where the machine has too
+    little of something, 130 if interrupted."""
+    with console.guarded():
+        return _run(parse(argv))
+
+
+def _run(args: argparse.Namespace) -> int:
+    log_visibly(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(VisibleStream(sys.stdout)):  # type: ignore[type-var]  # names come from files
+            args.run(args)
+    except UserError as error:
+        print(f"mml: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mml: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if (spent := exhausted(error)) is None:
+            raise
+        print(f"mml: error: {spent}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,1 @@
+"""The settings of a run: from the composed config to objects and checked values."""

@@ -1,0 +1,125 @@
+"""Config nodes to plain values and objects: the one place that calls `instantiate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object
+from hydra.utils import instantiate as instantiate_node
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mml_lightning.config.targets import TARGET, current, with_current_names
+from mml_lightning.utils.errors import UserError, exhausted
+
+TRUSTED = (
+    *("mml_lightning.backbones", "mml_lightning.data.records.readers", "mml_lightning.data.records.readers.charades"),
+    *("mml_lightning.training.schedules", "torch.optim"),
+)
+"""Packages whose functions a config may call: they make networks, datasets, schedules and optimisers, and write nothing
+but the demo. `trusted` adds to them."""
+CALLED_BY_HYDRA = ("mml_lightning.pipelines.sweep_callback", "hydra_plugins", "hydra._internal.core_plugins")
+"""And those of the node `hydra`."""
+
+
+def to_container(node: Any) -> Any:
+    """Config node to dicts, lists and values, interpolations resolved.
+
+    Raises:
+        UserError: a required value is missing, or an interpolation leads nowhere.
+    """
+    try:
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error)) from None
+
+
+def explain(error: OmegaConfBaseException) -> str:
+    """One line; a required value is named as it is typed."""
+    text = str(error).splitlines()[0]
+    if "mandatory" not in text.lower():
+        return text
+    return f"{error.full_key} is required: {error.full_key}=..."
+
+
+def instantiate(node: DictConfig) -> Any:
+    """Build what `_target_` names.
+
+    Raises:
+        UserError: a target that is not trusted, a mistake in the config, or the target's own ValueError.
+    """
+    check_trusted(node)
+    values = to_container(node)
+    if (renamed := with_current_names(values)) != values:
+        node = OmegaConf.create(renamed)
+    try:
+        return instantiate_node(node, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError | ValueError):
+            raise UserError(str(error.__cause__)) from None
+        if error.__cause__ is not None and exhausted(error.__cause__):  # no mistake of the config
+            raise error.__cause__ from None
+        raise UserError(" ".join(str(error).split())[:300]) from None
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error)) from None
+
+
+def draw_seed(cfg: DictConfig) -> int:
+    """What all that a run draws is keyed by: its seed, or another one for an independent run beside it (`repeat`)."""
+    return int((cfg.seed + 1_000_003 * cfg.repeat) % 2**31)
+
+
+def check_trusted(node: DictConfig) -> None:
+    """A config may come from anywhere, and `_target_` can name any function of the machine.
+
+    Both the name and the place where the function is defined must lie in a trusted package: what a trusted module has
+    imported is not trusted by that (`mml_lightning.runs.result.subprocess.run`).
+
+    Raises:
+        UserError: a target of `node`, or below it, is not trusted.
+    """
+    root = node._get_root()
+    own = OmegaConf.select(root, "trusted") if isinstance(root, DictConfig) else None
+    check_targets(
+        _targets(to_container(node)), (*TRUSTED, *(map(str, own) if isinstance(own, list | ListConfig) else ()))
+    )
+
+
+def check_targets(targets: Iterable[str], packages: tuple[str, ...], key: str = TARGET) -> None:
+    """Raises:
+    UserError: a target lies in none of the packages, by its name or by the module that defines it.
+    """
+    for target in map(current, targets):
+        if not lies_in(target, packages) or not lies_in(_home(target), packages):
+            first = target.partition(".")[0]
+            package = first if first != "mml_lightning" else target.rpartition(".")[0]
+            raise UserError(
+                f"{key}={target}: configs may call {', '.join(packages)} only; where you trust that package, "
+                f"type trusted=[{package}]"
+            )
+
+
+def _targets(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if TARGET in value:
+            yield str(value[TARGET])
+        for item in value.values():
+            yield from _targets(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _targets(item)
+
+
+def lies_in(name: str, packages: tuple[str, ...]) -> bool:
+    """Whether a dotted name is one of the packages, or below it."""
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _home(target: str) -> str:
+    """The module that defines a target of a trusted name."""
+    try:
+        return str(getattr(get_object(target), "__module__", None))
+    except Exception as error:  # importing it may fail in any way
+        raise UserError(f"{TARGET}={target} can't be found: {' '.join(str(error).split())[:200]}") from None

@@ -1,0 +1,192 @@
+"""Config to peers: which networks a run has, where each starts, and the networks themselves."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from mml_lightning.backbones.peer import Peer
+from mml_lightning.backbones.registry import BUILDERS
+from mml_lightning.config import data as config_data
+from mml_lightning.config import instantiate
+from mml_lightning.config.instantiate import to_container
+from mml_lightning.data.records.records import Dataset
+from mml_lightning.modalities import Modality
+from mml_lightning.utils.errors import UserError
+from mml_lightning.zoo import aliases
+from mml_lightning.zoo import init as zoo_init
+from mml_lightning.zoo.aliases import Origin
+
+# What the command that makes an origin does not take over from the command that needs it.
+OWN = re.compile(
+    r"[+~]*((stage|init|objective|pipeline|catalogue|tables|name|tags|resume|resume_force|seeds?|repeat|hydra)\b"
+    r"(?!\.(base|file|runs)\b)|modality=|trainer=smoke\b|trainer\.(limit_|max_(steps|time)\b))"
+)
+
+
+@dataclass(frozen=True)
+class PeerSpec:
+    """A peer before its network exists."""
+
+    name: str
+    modality: Modality
+    origin: Origin
+
+
+def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
+    """The peers of the stage with their origins, which may be yet to train (:func:`require_origins`) and, of aliases,
+    yet to be found (:class:`mml_lightning.runs.lineage.Lineage`).
+
+    Raises:
+        UserError: the stage does not fit the modalities, an origin is unknown, or two peers of one modality would start
+            (and stay) identical.
+    """
+    chosen = config_data.modalities(cfg)
+    needed, copies, stage = int(cfg.stage.modalities), int(cfg.stage.copies), cfg.stage.name
+    if not chosen:
+        raise UserError("modality=[] leaves nothing to train; use modality=[rgb]")
+    if len(chosen) < needed:
+        raise UserError(
+            f"stage={stage} needs two or more modalities (have {list(chosen)}): modality=[rgb,flow]; "
+            "for one use stage=ml"
+        )
+    if cfg.objective.edges and len(chosen) * copies < 2:
+        raise UserError(
+            f"objective={cfg.objective.name} teaches between peers but the run has one; "
+            "use stage=ml, or objective=cross_entropy"
+        )
+    find = functools.partial(resolve, cfg, shared(cfg, overrides))
+    specs = []
+    for modality in chosen.values():
+        for number in range(copies):
+            copy = f"_{number}" if number else ""
+            name = f"{modality.name}{copy}"
+            own = cfg.init.copies if number and cfg.init.copies else cfg.init[modality.name]
+            init = str(own).replace("{modality}", modality.name)
+            origin = find(init, modality.name, copy)
+            if origin.init == aliases.KINETICS:
+                zoo_init.kinetics_file(cfg.init.file)
+            specs.append(PeerSpec(name, modality, origin))
+    _refuse_twins(specs)
+    return specs
+
+
+def shared(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """What a command that makes first weights takes over from the present one: its stage and limits are its own."""
+    several = bool(cfg.tables or cfg.pipeline.runs)  # an experiment that is one of tables or a pipeline
+    return [o for o in overrides if not OWN.match(o) and not (several and o.startswith("experiment="))]
+
+
+def resolve(cfg: DictConfig, kept: Sequence[str], init: str, modality: str, copy: str = "") -> Origin:
+    """What `init` means in a config, see :func:`mml_lightning.zoo.aliases.resolve`.
+
+    Raises:
+        UserError: as there, or `aliases` or `init.runs` is wrong.
+    """
+    zoo = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
+    chosen = aliases.chosen_entries(cfg.init.runs)
+    return aliases.resolve(
+        init, modality, copy, aliases.aliases(to_container(cfg.aliases)), zoo, kept, cfg.seed, chosen
+    )
+
+
+def require_origins(specs: Sequence[PeerSpec], coming: Set[Path] = frozenset()) -> None:
+    """Raises:
+    UserError: the weights of a peer are not there, nor among those `coming`; names the command that makes them.
+    """
+    # the second network first: the command that makes it makes the first one too
+    for spec in sorted(specs, key=lambda spec: spec.name, reverse=True):
+        if spec.origin.key not in coming:
+            aliases.require_file(spec.origin, f"init.{spec.name}")
+
+
+def _refuse_twins(specs: Sequence[PeerSpec]) -> None:
+    seen: dict[tuple[str, Path], str] = {}
+    for spec in specs:
+        if spec.origin.key is None:
+            continue
+        key = (spec.modality.name, spec.origin.key)
+        if key in seen:
+            raise UserError(
+                f"peers {seen[key]} and {spec.name} would start from the same weights, {spec.origin.key}: identical "
+                "networks never differ, so there is nothing to teach; give them different files or init=scratch"
+            )
+        seen[key] = spec.name
+
+
+def peers(
+    cfg: DictConfig, specs: Sequence[PeerSpec], data: Dataset
+) -> tuple[dict[str, Peer], dict[str, dict[str, Any]]]:
+    """Networks and their provenance. The seed of a peer depends on the run's seed and the peer's name alone."""
+    classes = {head: list(value.classes) for head, value in data.heads.items()}
+    nets: dict[str, Peer] = {}
+    provenance = {}
+    for spec in specs:
+        torch.manual_seed(_peer_seed(instantiate.draw_seed(cfg), spec.name))
+        make = instantiate.instantiate(cfg.backbone.net)
+        try:
+            net = make(in_channels=spec.modality.channels, num_classes=data.num_classes)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"backbone={cfg.backbone.name}: {error}") from None
+        _check_activation(cfg, net, data)
+        if net.arch.get("builder") not in BUILDERS:
+            raise UserError(
+                f"backbone={cfg.backbone.name}: its networks could not be loaded again; list its function in "
+                "BUILDERS of mml_lightning/backbones/registry.py and name it as `builder` in `arch`"
+            )
+        provenance[spec.name] = zoo_init.load_initial_weights(
+            net,
+            spec.origin,
+            spec.name,
+            spec.modality.name,
+            classes,
+            getattr(net.net, "pretrained", None) or cfg.backbone.net.get("depth", cfg.backbone.name),
+            cfg.init.file,
+            bool(cfg.init.new_head),
+        )
+        nets[spec.name] = net
+    return nets, provenance
+
+
+def _check_activation(cfg: DictConfig, net: Peer, data: Dataset) -> None:
+    if net.arch.get("eval_pool") != "sliding":
+        return
+    for head, value in data.heads.items():
+        right = "sigmoid" if value.multi_label else "softmax"
+        if net.arch["activation"] != right:
+            labels = "several labels" if value.multi_label else "one label"
+            raise UserError(
+                f"backbone={cfg.backbone.name}: head {head} has {labels} per video, so sliding windows need "
+                f"backbone.net.activation={right}"
+            )
+
+
+def describe_peers(
+    cfg: DictConfig, specs: Sequence[PeerSpec], nets: Mapping[str, Peer], data: Dataset
+) -> dict[str, dict[str, Any]]:
+    """What a zoo file or a checkpoint needs to rebuild each peer, in plain values."""
+    classes = {head: list(value.classes) for head, value in data.heads.items()}
+    multi_label = {head: value.multi_label for head, value in data.heads.items()}
+    return {
+        spec.name: {
+            "arch": nets[spec.name].arch,
+            "modality": {"name": spec.modality.name, **to_container(cfg.modality[spec.modality.name])},
+            "classes": classes,
+            "multi_label": multi_label,
+        }
+        for spec in specs
+    }
+
+
+def _peer_seed(seed: int, name: str) -> int:
+    return (seed * 1_000_003 + sum((i + 1) * ord(c) for i, c in enumerate(name))) % 2**31
+
+
+COPY = re.compile(r"_\d+$")  # ends the names of further networks of a modality

@@ -1,0 +1,1 @@
+"""Optical flow of a dataset: engines, the cache, filling and exporting it."""

@@ -1,0 +1,1 @@
+"""Records to batches: draws, crops, samplers, workers, memory."""

@@ -1,0 +1,1 @@
+"""What a dataset consists of: records, their checks, the readers of annotation files."""

@@ -1,0 +1,203 @@
+"""What a run will cost, said before it starts: time by an earlier run or by its arithmetic, memory, disk; and which
+batch and how many workers would suit this machine."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from mml_lightning.backbones.cost import kept_for_backward
+from mml_lightning.backbones.execution import trunk_blocks
+from mml_lightning.config import data, instantiate, limits, targets
+from mml_lightning.config.key_roles import SPEED_DATA, SPEED_KEYS
+from mml_lightning.training import advice
+from mml_lightning.training.arithmetic import counted_or_none, training_operations
+from mml_lightning.training.cohort import Cohort
+from mml_lightning.training.throughput import half_gain
+from mml_lightning.utils import device
+from mml_lightning.utils.device import arithmetic_peak, device_name, instructions, precision_type, uses_gpu
+from mml_lightning.utils.progress import format_duration
+from mml_lightning.utils.result_file import FILE, read_result
+from mml_lightning.utils.threads import cores
+
+USUAL_SHARE = 0.4  # of the device's arithmetic that training reaches, for want of a measurement
+LATEST = 50  # runs that are looked at
+KEPT = (1.3, 2.5)  # memory of a step over what it keeps of its maps: the least and the most of docs/benchmarks.md
+NUMBERS = ("seconds_per_step", "data_wait", "workers", "steady", "others", "mfu", "gain", "room")  # of speed, used here
+STATES = 3  # float32 numbers per parameter in training: itself, its gradient, its momentum
+GENERATIONS = 2  # of checkpoints that are kept
+
+
+def describe(cfg: DictConfig, cohort: Cohort, videos: int, ranks: int, comparable: str) -> list[tuple[str, str]]:
+    """Lines with their first words: `cost`, seconds per epoch and in all, memory and disk; `warning`, what makes the
+    run slow here; `advice`, a suggestion each. A number that can't be told is left out.
+
+    Args:
+        videos: in the training split. ranks: processes over which a batch is shared out.
+        comparable: :func:`conditions` of this run.
+    """
+    earlier = next(earlier_runs(Path(cfg.paths.root), comparable), None)
+    step = _step(cfg, cohort, ranks, earlier)
+    words = [_time(cfg, *step, limits.batches(cfg, videos))] if step else []
+    needed = memory_needed(cfg, cohort)
+    batch = -(-int(cfg.data.batch_size) // ranks)
+    if needed is not None:
+        words.append(f"at least {_size(needed[0] + batch * needed[1])} for weights and activations")
+    lines = [("cost", "; ".join([*words, _disk(cfg, cohort)])), ("warning", _precision(cfg, cohort))]
+    if needed is not None and ranks == 1 and cfg.placement != "peer":
+        parts = int(cfg.trainer.accumulate_grad_batches)
+        lines.append(("advice", suggest_batch(batch, *needed, free_memory(cfg), parts, _checkpointable(cfg, cohort))))
+    if earlier is not None and int(cfg.data.workers) <= earlier[1].get("workers", -1):
+        lines.append(("advice", _workers(earlier[0], advice.of_speed(earlier[1], data.cheap(cfg)))))
+    return [(key, line) for key, line in lines if line]
+
+
+def _precision(cfg: DictConfig, cohort: Cohort) -> str:
+    """Words if this device emulates the precision of the run."""
+    precision = str(cfg.trainer.precision)
+    return advice.emulated(precision, half_gain(_device(cfg), precision, None, cohort.peers.values()))
+
+
+def _workers(name: str, seen: advice.Seen) -> str:
+    """Words if the earlier run `name` waited for data, and something would help."""
+    if advice.more_workers(seen) is None and seen.cheap:
+        return ""
+    told = advice.waiting(seen)
+    return told and f"{name} waited for data {seen.data_wait:.0%} of the time: {told}"
+
+
+def _checkpointable(cfg: DictConfig, cohort: Cohort) -> bool:
+    """Whether step.checkpointing=true is possible and not in use."""
+    learns = (peer for name, peer in cohort.peers.items() if name not in cohort.frozen)
+    return not cfg.step.compile and not cfg.step.checkpointing and all(trunk_blocks(peer) for peer in learns)
+
+
+def _step(
+    cfg: DictConfig, cohort: Cohort, ranks: int, earlier: tuple[str, Mapping[str, Any]] | None
+) -> tuple[float, str] | None:
+    """Seconds of a training step and where they are known from."""
+    if earlier is not None:
+        return earlier[1]["seconds_per_step"], f"as {earlier[0]}"
+    operations = counted_or_none(lambda: training_operations(cohort, clip_shapes(cfg, cohort)))
+    if operations is None:
+        return None
+    peak = ranks * arithmetic_peak(_device(cfg), precision_type(str(cfg.trainer.precision), _device(cfg)))
+    guess = f"by arithmetic at {USUAL_SHARE:.0%} of what the device reaches, reading and validation aside"
+    return cfg.data.batch_size * operations / (USUAL_SHARE * peak), guess
+
+
+def _device(cfg: DictConfig) -> torch.device:
+    return torch.device("cuda" if uses_gpu(cfg.trainer.accelerator) else "cpu")
+
+
+def _time(cfg: DictConfig, seconds: float, source: str, steps: int) -> str:
+    epoch = seconds * steps
+    return f"about {format_duration(epoch)} per epoch, {format_duration(epoch * limits.epochs(cfg))} in all ({source})"
+
+
+def suggest_batch(
+    batch: int, fixed: float, per_clip: float, free: float | None, parts: int = 1, checkpointing: bool = True
+) -> str:
+    """Words if a batch does not fit, or may not: one that does, with as many clips per step of the optimiser; "" if all
+    is well.
+
+    Args:
+        fixed: bytes of weights, gradients and momenta. per_clip: bytes of activations. free: bytes.
+        parts: batches per step of the optimiser. checkpointing: whether blocks could be computed twice.
+    """
+    least, most = KEPT
+    if free is None or fixed + batch * most * per_clip <= free:
+        return ""
+    fits = [size for size in range(1, batch) if batch % size == 0 and fixed + size * most * per_clip <= free]
+    takes = "takes" if fixed + batch * least * per_clip > free else "may take"
+    words = f"a batch of {batch} {takes} more memory than the {_size(free)} that are free: "
+    if not fits:
+        return words + "use a smaller backbone, transforms.output or sampling.num_segments"
+    split = f"data.batch_size={fits[-1]} trainer.accumulate_grad_batches={parts * (batch // fits[-1])}"
+    norms = f" (batch norms see {fits[-1]} clips then)"
+    return f"{words}{split}{norms}" + (", or step.checkpointing=true, which keeps less" if checkpointing else "")
+
+
+def free_memory(cfg: DictConfig) -> float | None:
+    """Bytes free where the networks will be computed; None where the system does not tell."""
+    if uses_gpu(cfg.trainer.accelerator):
+        return float(torch.cuda.mem_get_info()[0])
+    return device.free_memory()
+
+
+def conditions(cfg: DictConfig, cohort: Cohort, ranks: int) -> str:
+    """A hash of what the time of a step and the wait for data depend on, but the number of workers: networks, clips and
+    how they are read and cut, precision, machine and its instructions. The speeds of two runs compare if it is
+    equal."""
+    values = targets.with_first_names(instantiate.to_container(cfg))
+    decisive = [
+        {key: values[key] for key in SPEED_KEYS},
+        {key: values["data"][key] for key in SPEED_DATA},
+        {name: [modality.name, name in cohort.frozen] for name, modality in cohort.modalities.items()},
+        [
+            str(cfg.trainer.precision),
+            torch.get_num_threads(),
+            ranks,
+            device_name(_device(cfg)),
+            instructions(),
+            cores(),
+        ],
+    ]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def earlier_runs(root: Path, comparable: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Name and speed of the finished runs below `root` under these :func:`conditions`, the latest first."""
+    files = [*root.glob(f"single/*/{FILE}"), *root.glob(f"single/*/*/{FILE}"), *root.glob(f"sweep/*/*/{FILE}")]
+    for file in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)[:LATEST]:
+        speed = (read_result(file.parent) or {}).get("speed") or {}
+        numbers = all(isinstance(speed[key], int | float) for key in NUMBERS if speed.get(key) is not None)
+        whole = {"seconds_per_step", "data_wait", "workers"} <= speed.keys() and isinstance(speed.get("precision"), str)
+        if speed.get("conditions") == comparable and numbers and whole:
+            yield file.parent.name, speed
+
+
+def clip_shapes(cfg: DictConfig, cohort: Cohort) -> dict[str, tuple[int, ...]]:
+    """[T, C, H, W] of the training clips of each modality."""
+    frames, side = cfg.sampling.num_segments, cfg.transforms.output
+    return {m.name: (frames, m.window * m.item_channels, side, side) for m in cohort.modalities.values()}
+
+
+def memory_needed(cfg: DictConfig, cohort: Cohort) -> tuple[float, float] | None:
+    """Bytes of weights, gradients and momenta, and of the activations of a clip; None where they can't be counted."""
+    shapes, fixed, per_clip = clip_shapes(cfg, cohort), 0.0, 0.0
+    share = 0.5 if precision_type(str(cfg.trainer.precision), _device(cfg)).itemsize == 2 else 1.0
+    for name, peer in cohort.peers.items():
+        parameters = sum(p.numel() for p in peer.parameters())
+        if name in cohort.frozen:
+            fixed += 4 * parameters
+            continue
+        modality = cohort.modalities[name]
+        frames, _, height, width = shapes[modality.name]
+        clip = (1, frames, modality.channels, height, width)
+        kept = counted_or_none(functools.partial(kept_for_backward, peer, clip))
+        if kept is None:
+            return None
+        fixed += 4 * STATES * parameters
+        per_clip += share * kept
+    return fixed, per_clip
+
+
+def _disk(cfg: DictConfig, cohort: Cohort) -> str:
+    learns = sum(p.numel() for n, peer in cohort.peers.items() for p in peer.parameters() if n not in cohort.frozen)
+    checkpoints = 4 * 2 * GENERATIONS * learns if cfg.callbacks.checkpoint else 0
+    place = Path(cfg.paths.root).absolute()
+    free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
+    return f"{_size(checkpoints + 4 * 2 * learns)} of disk ({_size(free)} free)"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"

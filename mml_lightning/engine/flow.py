@@ -1,0 +1,33 @@
+"""The flow that a run lacks, computed before it begins."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+
+from mml_lightning.data.flow.cache import FlowCache
+from mml_lightning.data.loading.dataset import ClipDataset
+from mml_lightning.utils import progress as utils_progress
+from mml_lightning.utils.progress import Progress
+
+log = logging.getLogger(__name__)
+
+
+def flow_filler(cache: FlowCache | None, datasets: Mapping[str, ClipDataset], workers: int) -> Callable[[], None]:
+    """Computes the flow that the cache lacks when first called, and says how far it is."""
+
+    @functools.cache
+    def fill() -> None:
+        if cache is None:
+            return
+        missing = cache.missing([record for dataset in datasets.values() for record in dataset.records])
+        if not missing:
+            return
+        log.info("computing %s flow of %d videos in %s", cache.settings.algorithm, len(missing), cache.folder)
+        with Progress(len(missing), "flow") as progress:
+            failed = cache.prepare(missing, max(1, workers), progress.advance)
+        if failed:
+            log.warning(utils_progress.describe_failures(failed, "no flow"))
+
+    return fill

@@ -1,0 +1,92 @@
+"""A job of `train.py` or `eval.py`: whatever happens in it becomes a line, an exit code and a result."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from mml_lightning.config import instantiate
+from mml_lightning.engine.train import InUse, alone
+from mml_lightning.runs import result, tracking
+from mml_lightning.utils import exit_codes
+from mml_lightning.utils.distributed import is_first_rank
+from mml_lightning.utils.errors import Preempted, RankDied, RunsFailed, UserError, exhausted
+from mml_lightning.utils.preemption import LISTENER
+from mml_lightning.utils.process import quieten_libraries
+from mml_lightning.utils.result_file import read_result
+
+log = logging.getLogger(__name__)
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> None:
+    """Do one job; a failure is logged, noted for the exit code, and leaves the other jobs of a sweep alone."""
+    quieten_libraries()
+    overrides = list(HydraConfig.get().overrides.task)
+    failed: BaseException | None = None
+    hint = f"continue with: python train.py resume={cfg.paths.output_dir}" if "resume" in cfg else "start it again"
+    try:
+        with LISTENER.listen(), alone(Path(cfg.paths.output_dir)):
+            do(cfg, overrides)
+    except Preempted as error:
+        failed = error
+        log.warning("%s; %s", error, hint)
+        tracking.preempted(cfg)
+        LISTENER.hand_on()
+        exit_codes.failures.append(exit_codes.PREEMPTED)
+        raise
+    except (KeyboardInterrupt, SIGTERMException) as error:
+        failed = error
+        log.error("interrupted; %s", hint)
+        exit_codes.failures.append(exit_codes.INTERRUPTED)
+        raise
+    except (UserError, OmegaConfBaseException) as error:
+        failed = error if isinstance(error, UserError) else UserError(instantiate.explain(error))
+        log.error("error: %s", failed)
+        exit_codes.failures.append(exit_codes.MISTAKE)
+        if is_first_rank():
+            exit_codes.restore_stashed(Path(cfg.paths.output_dir))
+    except (RunsFailed, RankDied) as error:
+        failed = error
+        log.error("error: %s", error)
+        exit_codes.failures.append(exit_codes.FAILURE)
+    except Exception as error:  # logged with its traceback; the sweep goes on
+        failed = error
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            log.error("error: %s: %s; make room, then %s", error.filename, error.strerror, hint)
+        elif not exit_codes.tracebacks and (spent := exhausted(error)):
+            failed = UserError(spent)
+            log.error("error: %s; then %s", spent, hint)
+        elif not exit_codes.tracebacks and read_result(Path(cfg.paths.output_dir)) is None:
+            failed = not_begun(error, overrides)
+            log.error("error: %s", failed)
+        else:
+            log.exception("the run failed")
+        exit_codes.failures.append(exit_codes.FAILURE)
+    finally:
+        tracking.close(cfg, failed is not None)
+        if failed is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
+            result.record_failure(cfg, overrides, failed)
+        elif isinstance(failed, UserError) and not isinstance(failed, InUse):
+            result.discard_unstarted(Path(cfg.paths.output_dir))
+
+
+def not_begun(error: Exception, overrides: Sequence[str]) -> UserError:
+    """What is said of an error of a library that kept a run from beginning: mostly a setting of a kind that no check
+    knows to be wrong, so the settings that were typed are named."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    if type(error).__module__.startswith("torch._inductor"):
+        why = reason.partition(" Set TORCH")[0]
+        off = "leave out step.compile=true (of --ways: compiled)"
+        return UserError(f"torch.compile fails here ({why}); is a C++ compiler installed? {off}")
+    typed = " ".join(overrides)[:300] or "none"
+    return UserError(f"{reason}; is a setting of the wrong kind? typed: {typed} (HYDRA_FULL_ERROR=1 shows where)")

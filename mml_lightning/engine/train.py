@@ -1,0 +1,262 @@
+"""A stage: train the peers of a config together, measure them, export them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from mml_lightning.config import data as config_data
+from mml_lightning.config import limits, training, values
+from mml_lightning.config import peers as config_peers
+from mml_lightning.data.loading.dataset import ClipDataset
+from mml_lightning.data.records.records import Dataset
+from mml_lightning.engine import cost, plan
+from mml_lightning.engine.flow import flow_filler
+from mml_lightning.engine.process import set_up_process
+from mml_lightning.engine.trainer import make_trainer, training_callbacks
+from mml_lightning.runs import export, manifest, resume, tracking
+from mml_lightning.runs import fingerprint as runs_fingerprint
+from mml_lightning.runs.lineage import Lineage
+from mml_lightning.runs.result import RunResult, nested_metrics, say_result
+from mml_lightning.training import advice, batch_norm, nonfinite_gradients, peer_parallel
+from mml_lightning.training.cohort import Cohort
+from mml_lightning.training.csv_logger import MetricsLog
+from mml_lightning.training.datamodule import VideoData
+from mml_lightning.training.throughput import Throughput
+from mml_lightning.utils import ranks
+from mml_lightning.utils.distributed import is_first_rank
+from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.files import Busy, locked
+from mml_lightning.utils.process import say
+
+log = logging.getLogger(__name__)
+
+
+class InUse(UserError):
+    """The directory of a run belongs to another process."""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Have the directory of a run for this process and its ranks.
+
+    Raises:
+        InUse: another process is at it.
+    """
+    if not is_first_rank():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except Busy:
+            where = "wait for it, or choose another hydra.run.dir"
+            raise InUse(f"{folder} is being written by another process: {where}") from None
+        yield
+
+
+def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """Train one stage, measure it, export its peers; returns the content of result.json.
+
+    Everything that can be known to be wrong is said before anything is written.
+    """
+    values.check_values(cfg)
+    set_up_process(cfg)
+    specs = config_peers.peer_specs(cfg, overrides)
+    config_peers.require_origins(specs)
+    chosen = config_data.modalities(cfg)
+    data = config_data.dataset(cfg)
+    specs = Lineage(cfg, overrides, lambda: data).settle(specs)
+    cache = config_data.flow_cache(cfg, chosen)
+    datasets = config_data.clip_datasets(cfg, data, cache, list(chosen.values()))
+    if not (cfg.test and limits.measures(cfg, "test")):
+        datasets.pop("test", None)  # its flow would be computed for nothing
+    nets, origins = config_peers.peers(cfg, specs, data)
+    cohort = training.cohort(cfg, specs, nets, origins, data)
+    computed = training.execution_settings(cfg).apply(nets)
+    resumed, folder = resume.where_to_begin(cfg, overrides, data, list(nets))
+    limited = limits.declared(cfg, videos := len(datasets["train"]))
+    shown = (cfg.callbacks.speed_every_steps, bool(cfg.callbacks.epoch_lines))
+    speed = Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
+    trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
+    sharing = check_shares(cfg, trainer, data, datasets)
+    say(plan.describe(cfg, data, cohort.objective, sizes_of(nets), origins, computed, limited))
+    comparable = cost.conditions(cfg, cohort, sharing)
+    if is_first_rank():  # it measures the first device
+        lines = cost.describe(cfg, cohort, videos, sharing, comparable)
+        say([f"{key:<9} {line}" for key, line in lines])
+    with open_result(cfg, overrides, data, cohort, origins, resumed) as result:
+        if is_first_rank():
+            manifest.write(cfg, result.fields)
+        datasets = {split: dataclasses.replace(one, seen=data.seen(split)) for split, one in datasets.items()}
+        video = VideoData(datasets, config_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
+        metrics, measured = fit_and_measure(cfg, trainer, cohort, video, resumed.path if resumed else None)
+        limited = limits.trained(cfg, trainer, videos)
+        told = speed.summary(trainer, cohort)
+        result.fields |= {
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "limited": [*limited, *limits.measured(cfg, measured["measured"], measured["unreadable"])],
+            "clips_per_s": speed.per_second(),
+            "skipped_steps": nonfinite_gradients.skipped(trainer),
+            "speed": told and told | {"conditions": comparable},
+            "metrics": nested_metrics(metrics),
+            **measured,
+        }
+        tracking.log_outcome(trainer.loggers, metrics, result.fields, folder)
+        if is_first_rank():
+            leave(cfg, cohort, data, origins, result, limited)
+        with ranks.blamed():
+            trainer.strategy.barrier("export")
+    say_result(result.fields)
+    if result.fields["speed"]:
+        say([f"speed {advice.describe(result.fields['speed'], config_data.cheap(cfg))}"])
+    return result.fields
+
+
+def leave(
+    cfg: DictConfig,
+    cohort: Cohort,
+    data: Dataset,
+    origins: Mapping[str, Mapping[str, Any]],
+    result: RunResult,
+    limited: Sequence[str],
+) -> None:
+    """Export the networks of a run that has ended, and say where they are."""
+    notes = [*limited, *resume.changed(result.fields["resumed"])]
+    settings = runs_fingerprint.settings(cfg, data, origins, notes)
+    made = {"settings": settings, "recipe": runs_fingerprint.hashed(settings), "limited": limited}
+    export.export(cfg, cohort, origins, result, made)
+    if limited:
+        where = Path(cfg.paths.output_dir) / "peers"
+        log.warning("limited (%s): the networks are in %s only, no alias finds them", ", ".join(limited), where)
+
+
+def check_shares(cfg: DictConfig, trainer: pl.Trainer, data: Dataset, datasets: Mapping[str, ClipDataset]) -> int:
+    """How many ranks share a batch.
+
+    Raises:
+        UserError: the parts of a batch are too small, or take more memory than there is.
+    """
+    sharing = 1 if peer_parallel.strategy_of(trainer) is not None else trainer.world_size
+    config_data.check_batch(cfg, data, sharing)
+    config_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
+    batch_norm.check(training.batch_norm_settings(cfg), trainer, cfg.data.batch_size)
+    check_measuring(cfg, trainer, datasets)
+    return sharing
+
+
+def check_measuring(cfg: DictConfig, trainer: pl.Trainer, datasets: Mapping[str, ClipDataset]) -> None:
+    """Raises:
+    UserError: a limit in shares leaves no batch of val or test.
+    """
+    for split in sorted({"val", "test"} & set(datasets)):
+        videos = max(1, int(cfg.data.eval_batch_size) // datasets[split].views)
+        limits.check_share(cfg, split, math.ceil(len(datasets[split]) / trainer.world_size / videos))
+
+
+def open_result(
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    data: Dataset,
+    cohort: Cohort,
+    origins: Mapping[str, Mapping[str, Any]],
+    resumed: resume.Resumed | None,
+) -> RunResult:
+    """The result of a stage that is about to start."""
+    sizes = sizes_of(cohort.peers)
+    peers = {
+        name: {
+            "modality": cohort.modalities[name].name,
+            "parameters": sizes[name],
+            "frozen": name in cohort.frozen,
+            **runs_fingerprint.origin_fields(origins[name]),
+        }
+        for name, net in cohort.peers.items()
+    }
+    folder = Path(cfg.paths.output_dir)
+    history = resume.history(folder, resumed)
+    fingerprint = runs_fingerprint.fingerprint(cfg, data, origins, resume.changed(history))
+    known = runs_fingerprint.identity(cfg, overrides, data) | {"fingerprint": fingerprint}
+    return RunResult(folder, is_first_rank(), **known, peers=peers, resumed=history)
+
+
+def sizes_of(nets: Mapping[str, Any] | torch.nn.ModuleDict) -> dict[str, int]:
+    """Parameters of each network."""
+    return {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
+
+
+def fit_and_measure(
+    cfg: DictConfig, trainer: pl.Trainer, cohort: Cohort, video: VideoData, checkpoint: Path | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train, then measure val and test; saves their scores, and returns their metrics and what was measured."""
+    predictions = Path(cfg.paths.output_dir) / "predictions"
+    told: dict[str, Any] = {"unreadable": {}, "damaged": {}, "measured": {}}
+
+    def keep(split: str) -> dict[str, Any]:
+        told["unreadable"][split] = export.unreadable(cohort, split)
+        told["damaged"][split] = export.damaged(cohort)
+        told["measured"][split] = export.measured(cohort, split)
+        export.save_scores(cohort, predictions, split)
+        return _of_split(trainer, split)
+
+    with interruptible(trainer), ranks.blamed():
+        trainer.fit(cohort, datamodule=video, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
+        by_val = limits.measures(cfg, "val")
+        if by_val and cohort.validated_at != trainer.global_step:  # trainer.validations, or a finished run was resumed
+            with nullcontext() if cohort.trained else unlogged(trainer):  # its row is there
+                trainer.validate(cohort, datamodule=video, verbose=False)
+        metrics = keep("val") if by_val else {}
+        if cfg.test and limits.measures(cfg, "test"):
+            trainer.test(cohort, datamodule=video, verbose=False)
+            metrics |= keep("test")
+    return metrics, told
+
+
+def _of_split(trainer: pl.Trainer, split: str) -> dict[str, Any]:
+    return {key: value for key, value in trainer.callback_metrics.items() if key.startswith(f"{split}/")}
+
+
+@contextmanager
+def unlogged(trainer: pl.Trainer) -> Iterator[None]:
+    """No rows for what is measured here."""
+    rows = [logger for logger in trainer.loggers if isinstance(logger, MetricsLog)]
+    for log_ in rows:
+        log_.muted = True
+    try:
+        yield
+    finally:
+        for log_ in rows:
+            log_.muted = False
+
+
+@contextmanager
+def interruptible(trainer: pl.Trainer) -> Iterator[None]:
+    """Ctrl-C stays a KeyboardInterrupt: Lightning makes an exit of it, and a write that it cuts raises its own error
+    (torch.save does)."""
+    try:
+        yield
+    except SIGTERMException:
+        raise
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            cause = cause.__context__
+        raise

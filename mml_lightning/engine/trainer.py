@@ -1,0 +1,94 @@
+"""The trainer of a job and the callbacks of a training run."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Checkpoint, TQDMProgressBar
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from mml_lightning.config import instantiate, limits, training
+from mml_lightning.data.records.records import Dataset
+from mml_lightning.objectives.graph import Objective
+from mml_lightning.runs import tracking
+from mml_lightning.training import batch_norm, nonfinite_gradients, peer_parallel
+from mml_lightning.training.broadcast_buffers import SharedBuffers
+from mml_lightning.training.checkpoints import FOLDER, CheckpointFiles, Checkpoints
+from mml_lightning.training.console import EpochLines, ReadersTold
+from mml_lightning.training.quarantine import Quarantine
+from mml_lightning.training.stall_watchdog import Watchdog
+from mml_lightning.utils import ranks
+from mml_lightning.utils.device import uses_gpu
+from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.progress import is_terminal
+
+
+def training_callbacks(cfg: DictConfig, folder: Path, data: Dataset) -> list[pl.Callback]:
+    """What a run keeps while it trains: the quarantine, its batch norms and the last checkpoints."""
+    videos = len(data.splits["train"]) + len(data.left_out)
+    callbacks: list[pl.Callback] = [
+        Quarantine(folder / "quarantine.csv", videos, cfg.data.max_bad_share, data.left_out)
+    ]
+    callbacks += batch_norm.callbacks(training.batch_norm_settings(cfg), cfg.data.batch_size)
+    callbacks += nonfinite_gradients.callbacks(training.nonfinite_settings(cfg), folder)
+    keys = ("checkpoint_every_steps", "checkpoint_every_minutes")
+    every_steps, every_minutes = (cfg.callbacks[key] for key in keys)
+    callbacks.append(Checkpoints(folder / FOLDER, every_steps, every_minutes, enabled=bool(cfg.callbacks.checkpoint)))
+    return callbacks
+
+
+def make_trainer(
+    cfg: DictConfig,
+    folder: Path,
+    callbacks: Sequence[pl.Callback],
+    job_type: str | None = None,
+    objective: Objective | None = None,
+) -> pl.Trainer:
+    """The trainer of a job; writes nothing.
+
+    Args:
+        objective: of a training run, for `placement`.
+
+    Raises:
+        UserError: this machine does not have what `trainer` asks for, or a value is unknown.
+    """
+    ours = ("num_threads", "validations", "limit_epochs")
+    settings = {k: v for k, v in instantiate.to_container(cfg.trainer).items() if v is not None and k not in ours}
+    if objective is not None:
+        where = (cfg.trainer.devices, cfg.trainer.num_nodes)
+        placed = peer_parallel.make_strategy(cfg.placement, objective, training.batch_norm_settings(cfg), *where)
+        settings |= {"strategy": placed} if placed is not None else {}
+    epochs = limits.epochs(cfg)
+    bar = is_terminal(sys.stdout) if cfg.callbacks.progress_bar == "auto" else bool(cfg.callbacks.progress_bar)
+    own: list[pl.Callback] = [SharedBuffers(), ReadersTold(cfg.data.decoder)]
+    if cfg.loading.stall:
+        own.append(Watchdog(float(cfg.loading.stall)))
+    if cfg.callbacks.epoch_lines:
+        own.append(EpochLines(every=None if bar else 30.0))
+    if bar:  # it reads the loss, for which a GPU stands still
+        own.append(TQDMProgressBar(refresh_rate=10 if uses_gpu(cfg.trainer.accelerator) else 1))
+    try:
+        trainer = pl.Trainer(
+            max_epochs=epochs,
+            check_val_every_n_epoch=math.ceil(epochs / (cfg.trainer.validations or epochs)),
+            logger=tracking.loggers(cfg, folder, job_type or cfg.stage.name),
+            callbacks=[*own, *callbacks],
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            enable_progress_bar=bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # ours make every rank see its share of the same global batches
+            log_every_n_steps=10,
+            default_root_dir=str(folder),
+            plugins=[CheckpointFiles()],
+            **settings,
+        )
+    except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from None
+    ranks.watch(trainer)
+    return trainer

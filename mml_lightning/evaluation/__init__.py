@@ -1,0 +1,1 @@
+"""Logits to numbers: `metrics` (torch only), predictions of a run, ensembles, submissions."""

@@ -1,0 +1,161 @@
+"""How a run is known again: identity, fingerprint of all that decides its weights, place in the zoo."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mml_lightning.config import instantiate, targets
+from mml_lightning.config.key_roles import (
+    COSMETIC_DATA,
+    COSMETIC_KEYS,
+    COSMETIC_TRAINER,
+    MACHINE_KEYS,
+    TRAINER_OF_RECIPE,
+)
+from mml_lightning.config.peers import COPY
+from mml_lightning.config.revisions import revisions
+from mml_lightning.data.records.decoder import frames_reader
+from mml_lightning.data.records.records import Dataset
+from mml_lightning.zoo.aliases import KINETICS
+
+
+def identity(cfg: DictConfig, overrides: Sequence[str], data: Dataset | None = None) -> dict[str, Any]:
+    """What a table groups and labels runs by; without `data` as much of it as a config tells."""
+    fields = {
+        "name": cfg.name,
+        "stage": cfg.stage.name,
+        "objective": cfg.objective.name,
+        "setup": cfg.setup.name,
+        "data": cfg.data.name,
+        "backbone": cfg.backbone.name,
+        "modality": list(cfg.modality),
+        "views": cfg.views.name,
+        "evaluation": evaluation(cfg),
+        "seed": cfg.seed,
+        "overrides": list(overrides),
+    }
+    if data is not None:
+        fields["data_fingerprint"] = data.fingerprint()
+        fields["decoder"] = frames_reader(data, cfg.data.decoder)
+    return fields
+
+
+def origin_fields(where: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "init": where["init"],
+        "origin": where["path"],
+        "origin_fingerprint": (where.get("provenance") or {}).get("fingerprint"),
+    }
+
+
+def fingerprint(
+    cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str, Any]], changed: Sequence[str] = ()
+) -> str:
+    """Hash of all that decides the weights of a stage: config without cosmetics, data, the weights it starts from.
+
+    Args:
+        changed: settings that were others before a resume: the weights are those of no config alone.
+    """
+    found = hashed(decided(cfg, data, provenance))
+    return hashed([found, list(changed)]) if changed else found
+
+
+def hashed(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def decided(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """All that decides the weights of a stage, in plain values: the config's part, and the fingerprint of the data."""
+    values = config_that_decides_weights(instantiate.to_container(cfg))
+    if values["transforms"]["reduced_decode"] == "never":  # as all runs were when there was no such key
+        values["transforms"] = {key: value for key, value in values["transforms"].items() if key != "reduced_decode"}
+    if not values["objective"]["edges"]:
+        # peers without lessons come out the same however many there are
+        values["stage"] = {key: value for key, value in values["stage"].items() if key != "copies"}
+        provenance = {name: where for name, where in provenance.items() if not COPY.search(name)}
+    if not any(modality["source"] == "flow" for modality in values["modality"].values()):
+        values.pop("flow")
+    values["init"] = {name: identity_of_initial_weights(where) for name, where in provenance.items()} | {
+        key: values["init"][key] for key in ("file", "new_head")
+    }
+    if changed := revisions(instantiate.to_container(cfg), data):
+        values["revisions"] = changed
+    return [values, data.fingerprint()]
+
+
+def settings(
+    cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str, Any]], notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What two runs must agree in if one is to stand for the other where an alias names it: as :func:`decided`, without
+    the machine that it was made on (:data:`MACHINE_KEYS`), and with the whole recipe of the first weights.
+
+    Args:
+        notes: what sets the run apart from its config: limits, settings that a resume has changed.
+    """
+    values, told = decided(cfg, data, provenance)
+    values["trainer"] = {key: value for key, value in values["trainer"].items() if key in TRAINER_OF_RECIPE}
+    for key in MACHINE_KEYS:
+        group, _, name = key.partition(".")
+        if name:
+            values[group] = {k: v for k, v in values.get(group, {}).items() if k != name}
+        else:
+            values.pop(group, None)
+    if not values.get("flow"):
+        values.pop("flow", None)
+    starts = {name: recipe_of(where) for name, where in provenance.items() if name in values["init"]}
+    values["init"] |= starts
+    kept = {**values, "data_fingerprint": told, **({"notes": list(notes)} if notes else {})}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))  # as it reads back
+    return plain
+
+
+def recipe_of(where: Mapping[str, Any]) -> str:
+    """As :func:`start_of`, by the recipe of an earlier run where it tells one, and by the weights themselves of a file
+    that no run has made."""
+    told = where.get("provenance") or {}
+    if told.get("recipe"):
+        return f"{told['recipe']}:{told.get('peer')}"
+    return f"weights:{told['content']}" if told.get("content") else identity_of_initial_weights(where)
+
+
+def evaluation(cfg: DictConfig) -> dict[str, Any]:
+    """How a run is measured: two results are comparable, and one may stand for the other, if this is equal."""
+    trainer = {key: cfg.trainer[key] for key in ("limit_val_batches", "limit_test_batches")}
+    frames = {"num_segments": cfg.sampling.num_segments}
+    frames |= {key: cfg.transforms[key] for key in ("output", "short_side", "antialias")}
+    if cfg.transforms.reduced_decode != "never":
+        frames["reduced_decode"] = cfg.transforms.reduced_decode
+    views, metrics = instantiate.to_container(cfg.views), instantiate.to_container(cfg.metrics)
+    return {"test": bool(cfg.test), "views": views, "frames": frames, "metrics": metrics, **trainer}
+
+
+def identity_of_initial_weights(where: Mapping[str, Any]) -> str:
+    """Which weights a peer starts from, wherever the file lies: those of a run by its fingerprint and peer, those of
+    another project by the file's hash."""
+    told = where.get("provenance") or {}
+    if where["init"] == KINETICS:
+        return f"{KINETICS}:{told['imported']['sha256']}"
+    return f"{told['fingerprint']}:{told.get('peer')}" if told.get("fingerprint") else str(where["init"])
+
+
+def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain config without what can't change weights; functions by their first names."""
+    kept = {key: value for key, value in targets.with_first_names(values).items() if key not in COSMETIC_KEYS}
+    if not kept.get("repeat"):
+        kept.pop("repeat", None)
+    if kept["trainer"].get("limit_epochs") is None:  # as all runs were when there was no such key
+        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key != "limit_epochs"}
+    for group, cosmetic in (("data", COSMETIC_DATA), ("trainer", COSMETIC_TRAINER)):
+        kept[group] = {key: value for key, value in kept[group].items() if key not in cosmetic}
+    return kept
+
+
+def zoo_folder(cfg: DictConfig) -> Path:
+    """Where the entries of a run and all that share its name and seed lie."""
+    return Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name / cfg.name / f"seed{cfg.seed}"

@@ -1,0 +1,1 @@
+"""What runs inside `Trainer.fit`: module, strategy, callbacks, loggers, loaders."""

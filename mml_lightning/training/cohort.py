@@ -1,0 +1,382 @@
+"""The peers of a run, trained together: one forward of each, one sum of losses, one optimiser.
+
+Legend: B batch, V views, T frames, C channels, K classes.
+
+Joint training equals separate processes: peers share no parameter, teachers are detached, gradients are clipped per
+peer, and the random numbers of a peer's forward pass are keyed by (seed, epoch, batch, peer), so that a peer's dropout
+does not depend on who trains beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from mml_lightning.backbones.batch_norm import freeze_batch_norm
+from mml_lightning.backbones.peer import Peer, PeerOutput
+from mml_lightning.data.loading.presence import Counter, Presence, reached, spread
+from mml_lightning.evaluation.metrics import DEFAULT, Scoring
+from mml_lightning.evaluation.score_collector import ScoreCollector
+from mml_lightning.modalities import Modality
+from mml_lightning.objectives.graph import Objective, Part, total
+from mml_lightning.training.epoch_means import Means
+from mml_lightning.training.parameter_groups import parameter_groups, slowfast_parameter_groups, tsn_parameter_groups
+from mml_lightning.utils.async_copy import HostCopy
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OptimiserPlan:
+    """How the peers are optimised.
+
+    Args:
+        optimizer: parameter groups -> optimiser.
+        groups: "tsn" (biases twice as fast and not decayed, a new head five times faster), "slowfast" (norms not
+            decayed) or "plain" (norms and biases not decayed).
+        lr, weight_decay: base values of the groups.
+        clip_norm: largest gradient norm of one peer; None for no clipping.
+        fresh_heads: peers whose head is new, which the TSN rule lets learn five times faster (MML turns it off for
+            heads carried over from an earlier stage).
+        fast_stems: peers whose first convolution learns as fast as a new head (TSM's rule for flow; MML dropped it).
+        factor: epoch -> learning-rate factor.
+        epochs: length of the run.
+        interval: the factor is taken once per "epoch" (TSM, MML) or per "step", with fractional epochs.
+    """
+
+    optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
+    groups: str
+    lr: float
+    weight_decay: float
+    factor: Callable[[float], float]
+    epochs: int
+    clip_norm: float | None = None
+    fresh_heads: frozenset[str] = field(default_factory=frozenset)
+    fast_stems: frozenset[str] = field(default_factory=frozenset)
+    interval: str = "epoch"
+
+    def parameter_groups(self, peer: str, net: nn.Module) -> list[dict[str, Any]]:
+        """The groups of one peer, named `<peer>/<group>`."""
+        if self.groups == "tsn":
+            head, stem = peer in self.fresh_heads, peer in self.fast_stems
+            groups = tsn_parameter_groups(net, self.lr, self.weight_decay, fc_lr5=head, flow_stem_lr5=stem)
+        elif self.groups == "slowfast":
+            groups = slowfast_parameter_groups(net, self.lr, self.weight_decay)
+        else:
+            groups = parameter_groups(net, self.lr, self.weight_decay)
+        return [group | {"name": f"{peer}/{group['name']}"} for group in groups]
+
+
+class Cohort(pl.LightningModule):
+    """Peers, objective and metrics of one stage.
+
+    Args:
+        peers: networks by name; each maps clips [B, T, C, H, W] to a :class:`PeerOutput`.
+        modalities: modality of each peer.
+        objective: outputs and targets to named terms.
+        plan: optimiser and schedule.
+        ids: ids of the records per split ("val", "test"), in dataset order.
+        multi_label: per head, whether targets are multi-hot.
+        freeze_bn: which batch norms of the trained peers stay as they are, see `freeze_batch_norm`.
+        scoring: how logits become numbers.
+        classes: per head, names of the classes, kept in the score dump.
+        views: the `views` of the test split, kept in the score dump.
+        seed: keys the random numbers of the forward passes.
+        description: plain values stored in the checkpoint: the config, and how to rebuild each peer.
+        max_views: largest number of views of one forward pass in evaluation; None for a batch at once.
+        test_name: first word of the metrics of `trainer.test`.
+    """
+
+    def __init__(
+        self,
+        peers: Mapping[str, Peer],
+        modalities: Mapping[str, Modality],
+        objective: Objective,
+        plan: OptimiserPlan,
+        ids: Mapping[str, Sequence[str]],
+        multi_label: Mapping[str, bool],
+        freeze_bn: str = "none",
+        scoring: Scoring = DEFAULT,
+        classes: Mapping[str, Sequence[str]] | None = None,
+        views: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        description: Mapping[str, Any] | None = None,
+        test_name: str = "test",
+        max_views: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(dict(description or {}))
+        self.peers = nn.ModuleDict(peers)
+        self.modalities = dict(modalities)
+        self.objective = objective
+        self.plan = plan
+        self.ids = ids
+        self.multi_label = dict(multi_label)
+        self.frozen = objective.frozen  # they teach only: eval mode, no gradient, not in the optimiser
+        self.freeze_bn = freeze_bn
+        self.scoring = scoring
+        self.classes = dict(classes or {})
+        self.views = dict(views or {})
+        self.seed = seed
+        self.test_name = test_name
+        self.max_views = max_views
+        self.scores: dict[str, ScoreCollector] = {}
+        self.means = Means()
+        self._counter: Counter | None = None
+        self._idle: list[str] = []  # peers that no sample of the step is for
+        self.log_every = 10  # steps
+        self._epoch: dict[str, float] = {}
+        self._loss: HostCopy | None = None  # of a step that is a row of the log
+        self.trained = False  # in this process
+        self.validated_at: int | None = None  # step of the last whole validation
+        for name in self.frozen:
+            self.peers[name].requires_grad_(False)
+        for name in objective.headed:
+            peers[name].stop_gradient_at_heads()
+        self.set_modes()
+
+    def set_modes(self) -> None:
+        """Training modes of the peers. Lightning does not call `train()` when fit starts: the epoch hook calls this."""
+        for name, peer in self.peers.items():
+            peer.train(name not in self.frozen)
+            if name not in self.frozen:
+                freeze_batch_norm(peer, self.freeze_bn)
+
+    def forward(self, clips: Mapping[str, Tensor]) -> dict[str, PeerOutput]:
+        """uint8 clips {modality: [B, T, C, H, W]} -> {peer: PeerOutput}; normalised here, on the device."""
+        prepared = {m.name: m(clips[m.name]).to(self.dtype) for m in self.modalities.values()}
+        return {name: peer(prepared[self.modalities[name].name]) for name, peer in self.peers.items()}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        placed = getattr(self.trainer.strategy, "own", None)  # the one peer of this rank, see placement.py
+        together, divided = self._micro_batches(batch_idx)
+        presence = self._presence_of(batch, batch_idx, 1 if placed is not None else self.trainer.world_size)
+        seen = None if presence is None else presence.mask
+        outputs = {
+            name: self._output(name, batch, batch_idx, None if seen is None else seen[name])
+            for name in self.peers
+            if placed in (None, name)
+        }
+        if placed is not None:
+            outputs = self.trainer.strategy.exchange(outputs[placed])  # type: ignore[attr-defined]
+        epoch = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
+        parts = self.objective.parts(outputs, batch["target"], seen, epoch)
+        terms = self.objective.summed(parts, presence.weight if presence is not None else None)
+        loss = total(terms)
+        self._keep_means(parts, loss, len(batch["index"]), presence is not None)
+        if placed is not None:
+            loss = total({placed: terms[placed]})
+        if seen is not None:
+            loss = loss + sum(reached(self.peers[name]) for name in terms if placed in (None, name))
+        return loss if together == divided else loss * (divided / together)
+
+    def _output(self, name: str, batch: Batch, batch_idx: int, seen: Tensor | None) -> PeerOutput:
+        """What a peer says of a batch; where some samples lack its modality (`seen`, [B] bool) they are not forwarded,
+        and their rows are NaN."""
+        peer: Any = self.peers[name]
+        modality = self.modalities[name]
+        clips = batch["clips"][modality.name].flatten(0, 1)  # one view in training
+        if seen is not None:
+            rows = seen.nonzero().squeeze(1).to(clips.device)
+            if not len(rows):
+                blank = torch.full((len(clips), 1), torch.nan, device=clips.device).to(self.dtype)
+                return PeerOutput({head: blank.expand(-1, k) for head, k in peer.num_classes.items()}, {})
+            clips = clips[rows]
+        self._seed_forward(name, batch_idx)
+        with torch.set_grad_enabled(name not in self.frozen):
+            output: PeerOutput = peer(modality(clips).to(self.dtype))
+        if seen is None:
+            return output
+        return PeerOutput(*({k: spread(v, rows, len(seen)) for k, v in values.items()} for values in output))
+
+    def _micro_batches(self, batch_idx: int) -> tuple[int, int]:
+        """Batches whose gradients make the step that this one belongs to, and by how many Lightning divides each: the
+        last step of an epoch may have fewer."""
+        usual = int(self.trainer.accumulate_grad_batches)
+        left = self.trainer.num_training_batches - batch_idx // usual * usual
+        return int(min(usual, left)), usual
+
+    def _presence_of(self, batch: Batch, batch_idx: int, ranks: int) -> Presence | None:
+        """Which samples of the step have what; None where samples that lack something do not come."""
+        together, usual = self._micro_batches(batch_idx)
+        if "step" in batch:
+            place = batch["place"]
+            # a limit on the batches of an epoch may cut the step that was read
+            step = batch["step"][: together - batch_idx % usual + place]
+        elif batch.get("complete") or all(bool(seen.all()) for seen in batch.get("present", {}).values()):
+            return None
+        elif ranks * together > 1:
+            raise ValueError("samples lack a modality: read them with `presence.by_step`, as VideoData does")
+        else:
+            step, place = [{name: seen.cpu().numpy() for name, seen in batch["present"].items()}], 0
+        if self._counter is None:
+            self._counter = Counter({name: m.name for name, m in self.modalities.items()}, self.objective.groups)
+        presence = self._counter.presence(step, place, ranks)
+        self._idle = presence.idle(name for name in self.peers if name not in self.frozen)
+        return presence
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """A peer that has seen no sample of the step takes none: no momentum, no decay."""
+        for name in self._idle:
+            for parameter in self.peers[name].parameters():
+                parameter.grad = None  # the optimiser passes by what has no gradient
+
+    def on_train_start(self) -> None:
+        self.trained = True
+        self.set_modes()  # an epoch that is continued does not start
+        if self.means.sums and self.trainer.is_last_batch:  # all that is left of it is its validation
+            self._log_means()
+
+    def on_train_epoch_start(self) -> None:
+        self.set_modes()
+        self.means.reset()
+
+    def on_train_epoch_end(self) -> None:
+        """The row of the epoch, written before its checkpoint is: Lightning's own would be missing after a resume."""
+        if self._epoch:
+            self._write_row({{"train/loss": "train/loss_epoch"}.get(key, key): x for key, x in self._epoch.items()})
+        self.means.reset()
+
+    def _keep_means(self, parts: Sequence[Part], loss: Tensor, size: int, some_missing: bool) -> None:
+        """Add a step to the means of the epoch, each term by the samples in it; now and then the loss of a step is a
+        row of the log."""
+        kept: dict[str, tuple[Tensor, int]] = {}
+        for part in parts:
+            name = f"train/{part.student}/{part.name}"
+            if name in kept and not some_missing:
+                kept[name] = (kept[name][0] + part.value, part.rows)
+            else:  # means over other samples are added when they are known
+                kept[f"{name}|{len(kept)}" if name in kept else name] = (part.value, part.rows)
+        for name, (value, rows) in kept.items():
+            self.means.add(name, value, rows)
+        self.means.add("train/loss", loss, size)
+        if self.trainer.progress_bar_callback is not None:
+            self.log("loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, logger=False)
+        loop = self.trainer.fit_loop
+        if not loop._should_accumulate() and (self.global_step + 1) % self.log_every == 0:
+            self._loss = HostCopy(loss.detach())
+
+    def on_after_backward(self) -> None:
+        """A GPU has been given its backward pass, and does not stand still while the host reads the loss."""
+        if self._loss is not None:
+            self._write_row({"train/loss_step": self._loss.tolist()})
+            self._loss = None
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self.trainer.is_last_batch:
+            self._log_means()
+
+    def _log_means(self) -> None:
+        """Make the means of the epoch known to callbacks."""
+        self._epoch = self.means.compute(self.trainer.world_size)
+        self.log_dict(self._epoch, on_step=False, on_epoch=True, batch_size=1, logger=False)
+
+    def _write_row(self, values: Mapping[str, float]) -> None:
+        row = {**values, "epoch": self.current_epoch}
+        for logger in self.loggers:
+            logger.log_metrics(row, step=self.trainer.fit_loop.epoch_loop._batches_that_stepped)
+            logger.save()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Each peer is clipped by its own norm, as in processes of its own; Lightning would clip by the joint norm."""
+        if self.plan.clip_norm is not None:
+            for peer in self.peers.values():
+                torch.nn.utils.clip_grad_norm_(peer.parameters(), self.plan.clip_norm)
+
+    def configure_optimizers(self) -> Any:
+        trained = [(name, peer) for name, peer in self.peers.items() if name not in self.frozen]
+        groups = [group for name, peer in trained for group in self.plan.parameter_groups(name, peer)]
+        optimizer = self.plan.optimizer(groups)
+        if self.plan.interval == "step":
+            per_epoch = max(1, int(self.trainer.estimated_stepping_batches) // self.plan.epochs)
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.plan.factor(step / per_epoch))
+        else:
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.plan.factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.plan.interval}}
+
+    def rank_state(self) -> dict[str, Any]:
+        """What every rank has of its own in the middle of an epoch."""
+        return {"means": self.means.state()}
+
+    def load_rank_states(self, states: Sequence[Mapping[str, Any]]) -> None:
+        self.means.load([state["means"] for state in states], self.device)
+
+    # evaluation: scores by video, measured once per split
+
+    def on_validation_epoch_start(self) -> None:
+        self._start("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._start("test")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._collect(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._collect(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish("val")
+        self.validated_at = self.trainer.global_step
+
+    def on_test_epoch_end(self) -> None:
+        self._finish(self.test_name)
+
+    def _start(self, split: str) -> None:
+        name, views = (self.test_name, self.views) if split == "test" else (split, {})
+        folder = Path(self.trainer.default_root_dir) / "predictions" if self._trainer is not None else None
+        self.scores = {
+            head: ScoreCollector(
+                self.ids[split], multi_label, self.classes.get(head, ()), name, self.scoring, views, folder
+            )
+            for head, multi_label in self.multi_label.items()
+        }
+
+    def _collect(self, batch: Batch) -> None:
+        for scores in self.scores.values():
+            scores.failures.update(dict(batch["failures"]))
+            scores.damaged |= {video: loss for video, kind, loss in batch.get("notes", ()) if kind == "damaged"}
+        if not batch["id"]:  # nothing in this batch could be read
+            return
+        views = next(iter(batch["clips"].values())).shape[1]
+        parts = self._logits({m: clip.flatten(0, 1) for m, clip in batch["clips"].items()})
+        for head, scores in self.scores.items():
+            logits = {n: torch.cat([part[n][head] for part in parts]).unflatten(0, (-1, views)) for n in self.peers}
+            scores.add(batch["index"], logits, batch["target"][head], self._present(batch))
+
+    def _logits(self, clips: Mapping[str, Tensor]) -> list[dict[str, dict[str, Tensor]]]:
+        """{peer: {head: [n, K]}} of every `max_views` views [n, T, C, H, W] in turn; features are let go of."""
+        count = len(next(iter(clips.values())))
+        size = self.max_views or count
+        starts = range(0, count, size)
+        parts = (self({name: clip[start : start + size] for name, clip in clips.items()}) for start in starts)
+        return [{name: out.logits for name, out in part.items()} for part in parts]
+
+    def _present(self, batch: Batch) -> dict[str, Tensor]:
+        """Per peer, [B] bool: samples that have its modality."""
+        return {name: batch["present"][modality.name] for name, modality in self.modalities.items()}
+
+    def _finish(self, split: str) -> None:
+        for head, scores in self.scores.items():
+            scores.gather()
+            prefix = split if len(self.scores) == 1 else f"{split}/{head}"
+            for peer, metrics in scores.metrics().items():
+                # every rank holds all scores, so there is nothing to reduce
+                self.log_dict({f"{prefix}/{peer}/{key}": value for key, value in metrics.items()}, sync_dist=False)
+
+    def _seed_forward(self, peer: str, batch_idx: int) -> None:
+        rank = 0 if hasattr(self.trainer.strategy, "own") else self.global_rank
+        key = f"{self.seed}|{self.current_epoch}|{batch_idx}|{rank}|{peer}"
+        torch.manual_seed(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "little"))

@@ -1,0 +1,68 @@
+"""How the peers of a run are computed: memory format, compilation, activations computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from mml_lightning.backbones.execution import FORMATS, checkpoint_blocks, set_memory_format
+from mml_lightning.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """The node `step` of the config. Nothing here changes what is computed, but for its rounding.
+
+    Args:
+        memory_format: see :func:`mml_lightning.backbones.execution.set_memory_format`.
+        compile: true compiles every peer by itself with torch's default backend; a word names another one.
+        checkpointing: see :func:`mml_lightning.backbones.execution.checkpoint_blocks`.
+        keep_memory: see :func:`mml_lightning.utils.malloc.keep_freed_memory`; auto: on a CPU.
+
+    Raises:
+        UserError: a value is unknown, or two of them exclude each other.
+    """
+
+    memory_format: str = "auto"
+    compile: bool | str = False
+    checkpointing: bool = False
+    keep_memory: bool | str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.memory_format not in FORMATS:
+            raise UserError(f"step.memory_format={self.memory_format} is unknown; use one of {', '.join(FORMATS)}")
+        if not isinstance(self.checkpointing, bool):
+            raise UserError(f"step.checkpointing={self.checkpointing} must be true or false")
+        if not isinstance(self.keep_memory, bool) and self.keep_memory != "auto":
+            raise UserError(f"step.keep_memory={self.keep_memory} must be auto, true or false")
+        if not isinstance(self.compile, bool) and self.compile not in _backends():
+            raise UserError(f"step.compile={self.compile} must be true, false or one of {', '.join(_backends())}")
+        if self.compile and self.checkpointing:
+            raise UserError("step.compile and step.checkpointing exclude each other; leave one of them at false")
+
+    def apply(self, nets: Mapping[str, nn.Module]) -> str:
+        """Prepare networks, in place; says how they are computed, a few words.
+
+        Raises:
+            UserError: a network can't be computed like this.
+        """
+        words = []
+        for net in nets.values():
+            words.append(set_memory_format(net, self.memory_format))
+            if self.checkpointing:
+                try:
+                    checkpoint_blocks(net)
+                except ValueError as error:
+                    raise UserError(f"step.checkpointing=true: {error}") from None
+            if self.compile:
+                net.compile(backend="inductor" if self.compile is True else self.compile)
+        told = [*dict.fromkeys(words), "compiled" * bool(self.compile), "blocks computed twice" * self.checkpointing]
+        return ", ".join(filter(None, told))
+
+
+def _backends() -> list[str]:
+    import torch
+
+    return torch.compiler.list_backends(exclude_tags=())  # type: ignore[no-any-return]

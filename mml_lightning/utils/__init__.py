@@ -1,0 +1,1 @@
+"""Process, files and machine; imports nothing of the package."""

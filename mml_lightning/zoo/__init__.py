@@ -1,0 +1,1 @@
+"""Weight files: their format, where a network starts, checkpoints of other projects."""

@@ -1,0 +1,301 @@
+"""A run that was cut anywhere and is continued equals one that was not: weights, numbers, logs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from mml_lightning.data.loading.dataset import ClipDataset
+from mml_lightning.engine import train as engine_train
+from mml_lightning.engine import trainer as engine_trainer
+from mml_lightning.training import checkpoints
+from mml_lightning.utils import preemption
+from mml_lightning.utils.errors import Preempted, UserError
+
+Train = Callable[..., dict[str, Any]]
+Composed = Callable[..., tuple[DictConfig, list[str]]]
+Same = Callable[[Path, Path], None]
+MML = (
+    *("stage=mml", "modality=[rgb,flow]", "data.batch_size=4", "trainer.accumulate_grad_batches=2"),
+    *("optimizer.clip_norm=0.5", "sampling=random", "sampling.num_segments=4", "callbacks.checkpoint_every_steps=1"),
+)
+CE = ("data.batch_size=4", "callbacks.checkpoint_every_steps=1", "schedule=cosine", "schedule.epochs=2")
+
+
+class Cut(pl.Callback):
+    """The power goes before a hook's n-th call has done anything."""
+
+    def __init__(self, hook: str, calls: int) -> None:
+        self.left = calls
+
+        def count(*args: Any, **kwargs: Any) -> None:
+            self.left -= 1
+            if self.left == 0:
+                raise ConnectionResetError("power cut")
+
+        setattr(self, hook, count)
+
+
+@pytest.fixture
+def cut(train: Train, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """cut(hook, n, *overrides, run=...) trains until a hook is called for the n-th time."""
+
+    def make(hook: str, calls: int, *overrides: str, run: str) -> None:
+        from mml_lightning.engine import train as runs
+        from mml_lightning.engine import trainer as engine_trainer
+
+        plain = engine_trainer.training_callbacks
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "training_callbacks", lambda *given: [*plain(*given), Cut(hook, calls)])
+            with pytest.raises(ConnectionResetError):
+                train(*overrides, run=run)
+
+    return make
+
+
+def assert_equal_runs(one: Path, two: Path, same_weights: Same) -> None:
+    for peer in (one / "peers").glob("*.pt"):
+        same_weights(peer, two / "peers" / peer.name)
+    assert (one / "logs/metrics.csv").read_text() == (two / "logs/metrics.csv").read_text()
+    first, second = (json.loads((folder / "result.json").read_text()) for folder in (one, two))
+    for key in ("metrics", "fingerprint", "steps", "epochs", "measured"):
+        assert first[key] == second[key], key
+    with np.load(one / "predictions/test.npz") as scores, np.load(two / "predictions/test.npz") as others:
+        assert all(np.array_equal(scores[key], others[key]) for key in scores.files if key.startswith("logits"))
+
+
+@pytest.fixture(scope="session")
+def whole(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs that nothing interrupts."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from tests.conftest import CONF
+
+    folder = tmp_path_factory.mktemp("whole")
+    for name, settings in (("mml", MML), ("ce", CE)):
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            typed = [*small, f"paths.root={folder}", *settings]
+            engine_train.stage(compose("train", overrides=[*typed, f"paths.output_dir={folder / name}"]), typed)
+    return {name: folder / name for name in ("mml", "ce")}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("hook", "calls"),
+    [
+        ("on_train_batch_start", 4),  # gradients of a step are half there
+        ("on_train_batch_start", 11),  # in the second epoch
+        ("on_validation_epoch_end", 1),  # the last step of the epoch is done, its validation is not
+        ("on_train_epoch_start", 2),  # between two epochs
+    ],
+)
+def test_a_cut_run_equals_a_whole_one(
+    cut: Callable[..., None],
+    train: Train,
+    tmp_path: Path,
+    whole: dict[str, Path],
+    same_weights: Same,
+    hook: str,
+    calls: int,
+    workers: int,
+) -> None:
+    settings = (*MML, f"data.workers={workers}")
+    cut(hook, calls, *settings, run="cut")
+    folder = tmp_path / "single/cut"
+    result = train(*settings, "resume=auto", run="cut")
+    assert [told["checkpoint"] for told in result["resumed"]] == ["last.ckpt"]
+    assert_equal_runs(whole["mml"], folder, same_weights)
+
+
+def test_cut_at_the_end_of_an_epoch_that_is_not_validated(
+    cut: Callable[..., None], train: Train, tmp_path: Path, same_weights: Same
+) -> None:
+    settings = (*CE, "trainer.validations=1")
+    train(*settings, run="whole")
+    cut("on_train_epoch_end", 1, *settings, run="cut")
+    assert [told["step"] for told in train(*settings, "resume=auto", run="cut")["resumed"]] == [5]
+    assert_equal_runs(tmp_path / "single/whole", tmp_path / "single/cut", same_weights)
+
+
+def test_cut_again_and_again_with_a_schedule_by_step(
+    cut: Callable[..., None],
+    train: Train,
+    tmp_path: Path,
+    whole: dict[str, Path],
+    same_weights: Same,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was done is not read again: every start reads the samples of its own steps only."""
+    read: list[int] = []
+    load = ClipDataset._load
+    monkeypatch.setattr(
+        ClipDataset,
+        "_load",
+        lambda self, record, epoch: (self.replace and read.append(epoch)) or load(self, record, epoch),
+    )
+    cut("on_train_batch_start", 5, *CE, run="cut")
+    assert len(read) == 5 * 4
+    cut("on_train_batch_start", 5, *CE, "resume=auto", run="cut")
+    assert len(read) == (5 + 5) * 4 and read.count(1) == 3 * 4
+    cut("on_test_batch_end", 1, *CE, "resume=auto", run="cut")
+    assert len(read) == (4 + 4 + 1 + 1 + 4) * 4
+    result = train(*CE, "resume=auto", run="cut")  # nothing to train, all to measure
+    assert [told["step"] for told in result["resumed"]] == [4, 8, 12] and len(read) == 14 * 4
+    assert_equal_runs(whole["ce"], tmp_path / "single/cut", same_weights)
+
+
+@pytest.mark.parametrize("hook, calls, step", [("on_train_batch_start", 4, 4), ("on_validation_batch_start", 1, 6)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_is_heard_at_the_next_step(
+    train: Train,
+    tmp_path: Path,
+    whole: dict[str, Path],
+    same_weights: Same,
+    monkeypatch: pytest.MonkeyPatch,
+    hook: str,
+    calls: int,
+    step: int,
+    number: signal.Signals,
+) -> None:
+    """Only what the signal asks for is saved: no checkpoint by the number of steps."""
+
+    class Ask(Cut):
+        def __init__(self) -> None:
+            super().__init__(hook, calls)
+            cut = getattr(self, hook)
+
+            def ask(*args: Any, **kwargs: Any) -> None:
+                try:
+                    cut()
+                except ConnectionResetError:
+                    signal.raise_signal(number)
+
+            setattr(self, hook, ask)
+
+    seldom = (*CE, "callbacks.checkpoint_every_steps=null")
+    plain = engine_trainer.training_callbacks
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_train, "training_callbacks", lambda *given: [*plain(*given), Ask()])
+        with pytest.raises(Preempted, match=f"step {step}"), preemption.LISTENER.listen():
+            train(*seldom, run="cut")
+    assert signal.getsignal(number) == before
+    told = json.loads((tmp_path / "single/cut/result.json").read_text())
+    assert told["status"] == "preempted" and f"step {step}" in told["error"]
+    assert [told["step"] for told in train(*seldom, "resume=auto", run="cut")["resumed"]] == [step]
+    assert_equal_runs(whole["ce"], tmp_path / "single/cut", same_weights)
+
+
+def test_a_signal_outside_of_training_ends_at_once() -> None:
+    with pytest.raises(Preempted, match="SIGTERM"), preemption.LISTENER.listen() as listener:
+        signal.raise_signal(signal.SIGTERM)
+    assert listener.asked == signal.SIGTERM and not listener.listening
+
+
+def test_who_listened_before_is_told() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    try:
+        with preemption.LISTENER.listen() as listener:
+            listener.deferring = True
+            signal.raise_signal(signal.SIGUSR1)
+            assert heard == []
+            listener.hand_on()
+        assert heard == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_checkpoints_by_the_clock(tmp_path: Path) -> None:
+    time = [0.0]
+    made = checkpoints.Checkpoints(tmp_path, None, 5.0, now=lambda: time[0])
+    made._agreement = preemption.Agreement(1)
+    trainer: Any = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    assert made._wishes(trainer) == [False, False]
+    time[0] = 300.0
+    assert made._wishes(trainer) == [False, True]
+
+
+def test_the_older_one_is_there_when_the_newest_is_damaged(
+    cut: Callable[..., None],
+    train: Train,
+    composed: Composed,
+    tmp_path: Path,
+    whole: dict[str, Path],
+    same_weights: Same,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cut("on_train_batch_start", 5, *CE, run="cut")
+    folder = tmp_path / "single/cut"
+    files = folder / "checkpoints"
+    assert {path.name for path in files.iterdir()} == {"last.ckpt", "previous.ckpt"}
+    content = bytearray((files / "last.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1  # one bit
+    (files / "last.ckpt").write_bytes(content)
+    result = train(*CE, "resume=auto", run="cut")
+    assert "GOING ON FROM THE ONE BEFORE, previous.ckpt (step 3)" in caplog.text
+    assert result["resumed"] == [{"checkpoint": "previous.ckpt", "step": 3, "forced": []}]
+    assert_equal_runs(whole["ce"], folder, same_weights)
+    for damage, message in (
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "it is cut or no checkpoint"),
+        (lambda path: path.write_bytes(b""), "it is cut or no checkpoint"),
+        (lambda path: torch.save({"state_dict": {}}, path), "it is no checkpoint of a run"),
+        (lambda path: torch.save(Path("x"), path), "it is no checkpoint"),
+        (lambda path: shutil.copy(folder / "predictions/test.npz", path), "it is no checkpoint"),
+    ):
+        for path in files.iterdir():
+            damage(path)
+        with pytest.raises(UserError, match=rf"last.ckpt can't be used: {message}.*previous.ckpt.*delete it"):
+            engine_train.stage(*composed(*CE, "resume=auto", run="cut"))
+
+
+def test_resume_names_what_differs_and_can_be_forced(
+    train: Train, composed: Composed, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train("schedule.epochs=1", run="first")
+    resume = (f"resume='{tmp_path / 'single/first'}'", "schedule.epochs=2")
+    for changed, message in (
+        (("objective.supervised_weight=0.5",), r"objective\.supervised_weight was 1\.0 and is 0\.5 now"),
+        (("stage=ml", "stage.copies=2"), "its peers were rgb and are rgb, rgb_1 now"),
+        (("modality=[rgb,flow]",), "its peers were rgb and are rgb, flow now"),
+        (("data.decoder=pyav",), r"its videos were read by decord 0\.6\.0 and are by pyav .* now"),
+        (("trainer.precision=bf16-mixed",), "trainer.precision was 32-true"),
+    ):
+        with pytest.raises(UserError, match=message):
+            engine_train.stage(*composed(*resume, *changed, run="first"))
+    edited = tmp_path / "single/edited"
+    shutil.copytree(tmp_path / "single/first", edited)
+    content = torch.load(edited / "checkpoints/last.ckpt", weights_only=True)
+    content["hyper_parameters"]["data"]["fingerprint"] = "of other videos"
+    torch.save(content, edited / "checkpoints/last.ckpt")
+    with pytest.raises(UserError, match="its data have changed since: leave out what differs"):
+        engine_train.stage(*composed("resume=auto", "schedule.epochs=2", run="edited"))
+    with pytest.raises(UserError, match="its peers were"):
+        engine_train.stage(*composed(*resume, "modality=[rgb,flow]", "resume_force=true", run="first"))
+    forced = train(*resume, "optimizer.lr=0.5", "resume_force=true", run="first")
+    assert forced["resumed"][0]["forced"] == ["optimizer.lr was 0.05 and is 0.5 now"] and forced["epochs"] == 2
+    assert "resume_force: optimizer.lr was" in caplog.text
+
+
+def test_a_setting_that_came_into_being_since_does_not_refuse(train: Train, composed: Composed, tmp_path: Path) -> None:
+    train("schedule.epochs=1", run="first")
+    last = tmp_path / "single/first/checkpoints/last.ckpt"
+    content = torch.load(last, weights_only=True)
+    del content["hyper_parameters"]["config"]["optimizer"]["flow_stem_lr5"]
+    torch.save(content, last)
+    again = ("resume=auto", "schedule.epochs=1")
+    assert train(*again, run="first")["status"] == "completed"
+    with pytest.raises(UserError, match=r"optimizer\.flow_stem_lr5 was None and is True now"):
+        engine_train.stage(*composed(*again, "optimizer.flow_stem_lr5=true", run="first"))
