@@ -29,13 +29,9 @@ def identity(cfg: DictConfig, overrides: Sequence[str], data: Dataset | None = N
     """What a table groups and labels runs by; without `data` as much of it as a config tells."""
     fields = {
         "name": cfg.name,
-        "stage": cfg.stage.name,
-        "objective": cfg.objective.name,
-        "setup": cfg.setup.name,
-        "data": cfg.data.name,
-        "backbone": cfg.backbone.name,
+        **{group: _name(cfg[group].name) for group in ("stage", "objective", "setup", "data", "backbone")},
         "modality": list(cfg.modality),
-        "views": cfg.views.name,
+        "views": _name(cfg.views.name),
         "evaluation": evaluation(cfg),
         "seed": cfg.seed,
         "overrides": list(overrides),
@@ -44,6 +40,11 @@ def identity(cfg: DictConfig, overrides: Sequence[str], data: Dataset | None = N
         fields["data_fingerprint"] = data.fingerprint()
         fields["decoder"] = frames_reader(data, cfg.data.decoder)
     return fields
+
+
+def _name(value: Any) -> str | None:
+    """A name as text: a run that failed for a name that is none has a row in the tables too."""
+    return None if value is None else str(value)
 
 
 def origin_fields(where: Mapping[str, Any]) -> dict[str, Any]:
