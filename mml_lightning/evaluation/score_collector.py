@@ -24,13 +24,14 @@ from mml_lightning.evaluation.predictions import Predictions
 from mml_lightning.utils.distributed import gather_objects, gather_tensors
 
 IN_MEMORY = 256 * 2**20  # bytes of the scores of one peer; more are written to a file
+LOGITS = "logits/"  # state of a peer
 
 
 class ScoreCollector(Metric):
     """Per-view logits of every peer for the videos of one split and one head, by dataset index.
 
     Its state are lists of rows: `index`, `target` and, from the first update on, `logits/<peer>`. A rank has its own
-    until :meth:`sync` makes it those of all ranks; from then on every rank computes the same from all.
+    until :meth:`gather` makes it those of all ranks; from then on every rank computes the same from all.
 
     Args:
         ids: id of every record of the split, in dataset order.
@@ -59,7 +60,7 @@ class ScoreCollector(Metric):
         views: Mapping[str, Any] | None = None,
         folder: Path | None = None,
     ) -> None:
-        # `sync` gives every rank all rows, once; to measure them again, per class too, gathers nothing
+        # `gather` gives every rank all rows, once; to measure them again, per class too, gathers nothing
         super().__init__(sync_on_compute=False, compute_with_cache=False)
         self.ids = ids
         self.multi_label = multi_label
@@ -70,6 +71,7 @@ class ScoreCollector(Metric):
         self.folder = folder
         self.failures: dict[str, str] = {}
         self.damaged: dict[str, str] = {}
+        self.gathered = False
         self.kept: dict[str, Tensor] = {}  # [N, V, K] of each peer: what this rank has measured
         self.add_state("index", [], dist_reduce_fx="cat")
         self.add_state("target", [], dist_reduce_fx="cat")
@@ -82,6 +84,8 @@ class ScoreCollector(Metric):
         Where `present` {peer: [B] bool} is False the logits become NaN: the peer has not seen the video. A peer that
         has seen it and gives no finite number is a failure of that video, so that a network that diverged shows.
         """
+        if self.gathered:
+            raise RuntimeError("the rows of all ranks are gathered: collect more in another collector")
         index = index.cpu()
         for peer, value in logits.items():
             value = value.detach().float().cpu()
@@ -98,15 +102,15 @@ class ScoreCollector(Metric):
         state are views of them."""
         if peer not in self.kept:
             self.kept[peer] = torch.from_numpy(_array((len(self.ids), *value.shape[1:]), self.folder))
-            self.add_state(f"logits/{peer}", [], dist_reduce_fx="cat")
+            self.add_state(LOGITS + peer, [], dist_reduce_fx="cat")
         whole = self.kept[peer]
         whole[index] = value
-        rows = getattr(self, f"logits/{peer}")
+        rows = getattr(self, LOGITS + peer)
         rows.extend(whole[key : key + 1] for key in index.tolist())
         if not len(index):
             rows.append(value)  # a rank without a video gathers as well
 
-    def sync(self, *args: Any, **kwargs: Any) -> None:
+    def gather(self) -> None:
         """Make every rank hold the rows of all ranks; of a video that two ranks measured the first rank's count. All
         ranks must ask at once, and once."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
@@ -119,17 +123,24 @@ class ScoreCollector(Metric):
             self.damaged.update(damaged)
         nothing = next((told for told, *_ in parts if told[0]), None)
         if nothing is None:
-            return  # no rank has measured a video
+            return  # no rank has measured a video; all know
         if not self.index:
             self.update(torch.zeros(0, dtype=torch.int64), *nothing)
-        super().sync(gather_tensors, *args, **kwargs)
+        self.sync(gather_tensors)
+        every = dict(self.metric_state)
+        self.unsync()  # a metric that stays synchronised goes back to its own rows when it is computed
+        for name, rows in every.items():
+            setattr(self, name, [rows])
+        self.kept.clear()
+        self.gathered = True
 
     def dump(self) -> Predictions | None:
         """All that was collected, in dataset order; None where nothing was."""
-        if not len(self.index):
+        if not self.index:
             return None
         keys, first = np.unique(dim_zero_cat(self.index).numpy(), return_index=True)
-        logits = {peer: self._rows(peer, first) for peer in self.kept}
+        states = [name for name in self.metric_state if name.startswith(LOGITS)]
+        logits = {name.removeprefix(LOGITS): self._rows(name, first) for name in states}
         count = next(iter(logits.values())).shape[-1]
         return Predictions(
             ids=tuple(self.ids[key] for key in keys.tolist()),
@@ -144,12 +155,12 @@ class ScoreCollector(Metric):
             videos=len(self.ids),
         )
 
-    def _rows(self, peer: str, places: np.ndarray) -> Tensor:
-        """[n, V, K] at `places` of the state, without a copy where these are all videos, and measured here."""
-        rows = getattr(self, f"logits/{peer}")
-        if isinstance(rows, list) and len(places) == len(self.ids):
-            return self.kept[peer]
-        return dim_zero_cat(rows)[places]
+    def _rows(self, state: str, places: np.ndarray) -> Tensor:
+        """[n, V, K] at `places` of a state, without a copy where these are all videos, and measured here."""
+        whole = self.kept.get(state.removeprefix(LOGITS))
+        if whole is not None and len(places) == len(whole):
+            return whole
+        return dim_zero_cat(getattr(self, state))[places]
 
     def compute(self) -> dict[str, dict[str, float]]:
         """{peer: metrics over the videos it has seen} and, with several peers, {"ensemble": metrics}."""

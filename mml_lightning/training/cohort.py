@@ -370,9 +370,9 @@ class Cohort(pl.LightningModule):
 
     def _finish(self, split: str) -> None:
         for head, scores in self.scores.items():
-            scores.sync()
+            scores.gather()
             prefix = split if len(self.scores) == 1 else f"{split}/{head}"
-            for peer, metrics in (scores.compute() if len(scores.index) else {}).items():
+            for peer, metrics in (scores.compute() if scores.index else {}).items():
                 # every rank holds all scores, so there is nothing to reduce
                 self.log_dict({f"{prefix}/{peer}/{key}": value for key, value in metrics.items()}, sync_dist=False)
 

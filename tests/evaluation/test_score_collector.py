@@ -97,10 +97,10 @@ def gathered(rank: int, folder: str, queue: Any) -> None:
         scores.failures["bad"] = "unreadable"
     for part in torch.arange(len(index)).split(7):
         scores.update(index[part], {"rgb": mine[part]}, target[index[part]])
-    scores.sync()
-    dump = scores.dump()
+    scores.gather()
+    metrics, dump = scores.compute(), scores.dump()
     assert dump is not None
-    queue.put((rank, dump.ids, dump.logits["rgb"].numpy(), dump.metrics(), dict(dump.unreadable)))
+    queue.put((rank, dump.ids, dump.logits["rgb"].numpy(), metrics, dict(dump.unreadable)))
     torch.distributed.destroy_process_group()
 
 
@@ -138,7 +138,7 @@ def alone_or_not(rank: int, folder: str, queue: Any, has: list[int]) -> None:
         scores.update(torch.tensor([rank]), logits, torch.tensor([0]), present)
     else:
         scores.failures["abc"[rank]] = "unreadable"
-    scores.sync()
+    scores.gather()
     dump = scores.dump()
     logits = {} if dump is None else {peer: value.numpy() for peer, value in dump.logits.items()}
     queue.put((dump and dump.ids, logits, sorted(scores.failures)))
