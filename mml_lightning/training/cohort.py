@@ -354,7 +354,7 @@ class Cohort(pl.LightningModule):
         parts = self._logits({m: clip.flatten(0, 1) for m, clip in batch["clips"].items()})
         for head, scores in self.scores.items():
             logits = {n: torch.cat([part[n][head] for part in parts]).unflatten(0, (-1, views)) for n in self.peers}
-            scores.add(batch["index"], logits, batch["target"][head], self._present(batch))
+            scores.update(batch["index"], logits, batch["target"][head], self._present(batch))
 
     def _logits(self, clips: Mapping[str, Tensor]) -> list[dict[str, dict[str, Tensor]]]:
         """{peer: {head: [n, K]}} of every `max_views` views [n, T, C, H, W] in turn; features are let go of."""
@@ -372,7 +372,7 @@ class Cohort(pl.LightningModule):
         for head, scores in self.scores.items():
             scores.gather()
             prefix = split if len(self.scores) == 1 else f"{split}/{head}"
-            for peer, metrics in scores.metrics().items():
+            for peer, metrics in (scores.compute() if scores.index else {}).items():
                 # every rank holds all scores, so there is nothing to reduce
                 self.log_dict({f"{prefix}/{peer}/{key}": value for key, value in metrics.items()}, sync_dist=False)
 

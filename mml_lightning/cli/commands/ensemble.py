@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mml_lightning.evaluation.metrics.ensembles import Members
     from mml_lightning.evaluation.predictions import Predictions
     from mml_lightning.report.grid import Grid
+    from mml_lightning.report.html import SortableTable
 
 TOP = 20  # rows in the terminal; the files have all
 MANY = 20_000  # more ensembles than anybody reads
@@ -251,15 +252,14 @@ def save(found: Ensembles, grids: Sequence[Grid], out: Path) -> list[Path]:
     Raises:
         UserError: they can't be written.
     """
-    from mml_lightning.report.html import document, grid_table, section
+    from mml_lightning.report.html import grid_table, tables_page
     from mml_lightning.utils.files import write_atomically
     from mml_lightning.utils.result_file import write_json
 
-    body = "".join(section(grid.title, grid_table(grid)) for grid in grids) + section("Pairs", _matrix(found))
     texts = {
         "ensembles.md": "\n".join(grid.markdown() for grid in grids),
         "ensembles.csv": grids[1].csv(),
-        "ensembles.html": document("Ensembles", body),
+        "ensembles.html": tables_page("Ensembles", [*map(grid_table, grids), _matrix(found)]),
     }
     try:
         for name, text in texts.items():
@@ -271,20 +271,17 @@ def save(found: Ensembles, grids: Sequence[Grid], out: Path) -> list[Path]:
     return [out / f"ensembles.{kind}" for kind in ("md", "csv", "json", "html")]
 
 
-def _matrix(found: Ensembles) -> str:
-    """Every two networks as a table of html: disagreement above, Q below the diagonal."""
-    from html import escape
-
-    from mml_lightning.report.html import Td, sortable
+def _matrix(found: Ensembles) -> tuple[str, SortableTable, list[str]]:
+    """Every two networks as a table of the page: disagreement above, Q below the diagonal."""
+    from mml_lightning.report.html import SortableTable, Td
 
     names = [row.members[0] for row in found.singles]
     rows = []
     for a, name in enumerate(names):
-        cells = [Td(name, escape(name))]
+        cells = [Td(name, name)]
         for b in range(len(names)):
             value = found.disagreement[a][b] if a < b else found.q[a][b]
             text = "" if a == b else f"{value:.2f} %" if a < b else f"{value:.3f}"
             cells.append(Td(None if a == b else value, text))
         rows.append(cells)
-    note = '<p class="note">above the diagonal: disagreement; below: Q</p>'
-    return sortable(["", *map(escape, names)], rows) + note
+    return "Pairs", SortableTable(["", *names], rows), ["above the diagonal: disagreement; below: Q"]
