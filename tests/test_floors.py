@@ -165,6 +165,18 @@ def test_names_that_live_in_one_place(module: str) -> None:
     assert "hydra.main" not in used, "hydra.main lives in train.py and eval.py"
 
 
+COMPOSING = ("config", "engine", "cli")
+"""The folders that know a config of Hydra's; all others take `config.settings.Settings`."""
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if module.split(".")[0] not in COMPOSING])
+def test_settings_have_types_outside_of_config_engine_and_cli(module: str) -> None:
+    assert not [name for name in imports(module) if name.split(".")[0] == "omegaconf"], "take Settings"
+    source = FILES[module].read_text(encoding="utf-8")
+    assert "DictConfig" not in source and "OmegaConf" not in source, "take Settings"
+    assert not {"hydra.compose", "hydra.initialize_config_dir"} & set(imports(module)), "config/compose.py composes"
+
+
 @pytest.mark.parametrize("module", FILES)
 def test_files_and_functions_stay_readable(module: str) -> None:
     lines = len(FILES[module].read_text(encoding="utf-8").splitlines())

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.registry import BUILDERS
 from mml_lightning.config import data as config_data
 from mml_lightning.config import instantiate
-from mml_lightning.config.instantiate import to_container
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.modalities import Modality
 from mml_lightning.utils.errors import UserError
@@ -40,7 +39,7 @@ class PeerSpec:
     origin: Origin
 
 
-def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
+def peer_specs(cfg: Settings, overrides: Sequence[str]) -> list[PeerSpec]:
     """The peers of the stage with their origins, which may be yet to train (:func:`require_origins`) and, of aliases,
     yet to be found (:class:`mml_lightning.runs.lineage.Lineage`).
 
@@ -68,7 +67,7 @@ def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
         for number in range(copies):
             copy = f"_{number}" if number else ""
             name = f"{modality.name}{copy}"
-            own = cfg.init.copies if number and cfg.init.copies else cfg.init[modality.name]
+            own = cfg.init.copies if number and cfg.init.copies else cfg.init.of(modality.name)
             init = str(own).replace("{modality}", modality.name)
             origin = find(init, modality.name, copy)
             if origin.init == aliases.KINETICS:
@@ -78,13 +77,13 @@ def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
     return specs
 
 
-def shared(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+def shared(cfg: Settings, overrides: Sequence[str]) -> list[str]:
     """What a command that makes first weights takes over from the present one: its stage and limits are its own."""
     several = bool(cfg.tables or cfg.pipeline.runs)  # an experiment that is one of tables or a pipeline
     return [o for o in overrides if not OWN.match(o) and not (several and o.startswith("experiment="))]
 
 
-def resolve(cfg: DictConfig, kept: Sequence[str], init: str, modality: str, copy: str = "") -> Origin:
+def resolve(cfg: Settings, kept: Sequence[str], init: str, modality: str, copy: str = "") -> Origin:
     """What `init` means in a config, see :func:`mml_lightning.zoo.aliases.resolve`.
 
     Raises:
@@ -92,9 +91,7 @@ def resolve(cfg: DictConfig, kept: Sequence[str], init: str, modality: str, copy
     """
     zoo = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
     chosen = aliases.chosen_entries(cfg.init.runs)
-    return aliases.resolve(
-        init, modality, copy, aliases.aliases(to_container(cfg.aliases)), zoo, kept, cfg.seed, chosen
-    )
+    return aliases.resolve(init, modality, copy, aliases.aliases(cfg.plain("aliases")), zoo, kept, cfg.seed, chosen)
 
 
 def require_origins(specs: Sequence[PeerSpec], coming: Set[Path] = frozenset()) -> None:
@@ -121,16 +118,14 @@ def _refuse_twins(specs: Sequence[PeerSpec]) -> None:
         seen[key] = spec.name
 
 
-def peers(
-    cfg: DictConfig, specs: Sequence[PeerSpec], data: Dataset
-) -> tuple[dict[str, Peer], dict[str, dict[str, Any]]]:
+def peers(cfg: Settings, specs: Sequence[PeerSpec], data: Dataset) -> tuple[dict[str, Peer], dict[str, dict[str, Any]]]:
     """Networks and their provenance. The seed of a peer depends on the run's seed and the peer's name alone."""
     classes = {head: list(value.classes) for head, value in data.heads.items()}
     nets: dict[str, Peer] = {}
     provenance = {}
     for spec in specs:
-        torch.manual_seed(_peer_seed(instantiate.draw_seed(cfg), spec.name))
-        make = instantiate.instantiate(cfg.backbone.net)
+        torch.manual_seed(_peer_seed(cfg.draw_seed, spec.name))
+        make = instantiate.instantiate(cfg.plain("backbone.net"), cfg.trusted)
         try:
             net = make(in_channels=spec.modality.channels, num_classes=data.num_classes)
         except (TypeError, ValueError) as error:
@@ -155,7 +150,7 @@ def peers(
     return nets, provenance
 
 
-def _check_activation(cfg: DictConfig, net: Peer, data: Dataset) -> None:
+def _check_activation(cfg: Settings, net: Peer, data: Dataset) -> None:
     if net.arch.get("eval_pool") != "sliding":
         return
     for head, value in data.heads.items():
@@ -169,7 +164,7 @@ def _check_activation(cfg: DictConfig, net: Peer, data: Dataset) -> None:
 
 
 def describe_peers(
-    cfg: DictConfig, specs: Sequence[PeerSpec], nets: Mapping[str, Peer], data: Dataset
+    cfg: Settings, specs: Sequence[PeerSpec], nets: Mapping[str, Peer], data: Dataset
 ) -> dict[str, dict[str, Any]]:
     """What a zoo file or a checkpoint needs to rebuild each peer, in plain values."""
     classes = {head: list(value.classes) for head, value in data.heads.items()}
@@ -177,7 +172,7 @@ def describe_peers(
     return {
         spec.name: {
             "arch": nets[spec.name].arch,
-            "modality": {"name": spec.modality.name, **to_container(cfg.modality[spec.modality.name])},
+            "modality": {"name": spec.modality.name, **cfg.plain("modality")[spec.modality.name]},
             "classes": classes,
             "multi_label": multi_label,
         }

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from mml_lightning.backbones.batch_norm import silenced
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.config import instantiate
-from mml_lightning.config.instantiate import to_container
 from mml_lightning.config.peers import PeerSpec, describe_peers
 from mml_lightning.config.revisions import revisions
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import SPLITS, Dataset, rows
 from mml_lightning.evaluation.metrics import Scoring
@@ -28,7 +27,7 @@ from mml_lightning.utils.errors import UserError
 
 
 def cohort(
-    cfg: DictConfig,
+    cfg: Settings,
     specs: Sequence[PeerSpec],
     nets: Mapping[str, Peer],
     provenance: Mapping[str, Mapping[str, Any]],
@@ -53,14 +52,14 @@ def cohort(
         freeze_bn=batch_norm_settings(cfg).freeze,
         scoring=scoring(cfg),
         classes={head: value.classes for head, value in data.heads.items()},
-        views=to_container(cfg.views),
-        seed=instantiate.draw_seed(cfg),
+        views=cfg.plain("views"),
+        seed=cfg.draw_seed,
         max_views=cfg.data.eval_batch_size,
         description={
-            "config": to_container(cfg),
+            "config": cfg.plain(),
             "peers": describe_peers(cfg, specs, nets, data),
             "data": {"fingerprint": data.fingerprint(), "decoder": frames_reader(data, cfg.data.decoder)},
-            "revisions": revisions(to_container(cfg), data),
+            "revisions": revisions(cfg.plain(), data),
         },
     )
 
@@ -75,14 +74,14 @@ def _check_freeze(freeze: str, nets: Mapping[str, Peer]) -> None:
             )
 
 
-def batch_norm_settings(cfg: DictConfig) -> NormSettings:
+def batch_norm_settings(cfg: Settings) -> NormSettings:
     """How batch norms work.
 
     Raises:
         UserError: a value of `batch_norm` is unknown or contradicts another, or `data.missing`.
     """
-    made = NormSettings(**to_container(cfg.batch_norm))
-    if cfg.data.get("missing") == "mask" and (made.sync or made.group_size is not None):
+    made = NormSettings(**cfg.plain("batch_norm"))
+    if cfg.data.missing == "mask" and (made.sync or made.group_size is not None):
         raise UserError(
             "batch_norm.sync and batch_norm.group_size normalise over groups of one size, but with data.missing=mask a "
             "batch has any number of samples of a modality; leave them at their defaults, or set data.missing=error"
@@ -90,55 +89,55 @@ def batch_norm_settings(cfg: DictConfig) -> NormSettings:
     return made
 
 
-def execution_settings(cfg: DictConfig) -> StepSettings:
+def execution_settings(cfg: Settings) -> StepSettings:
     """How networks are computed.
 
     Raises:
         UserError: a value of `step` is unknown.
     """
-    return StepSettings(**to_container(cfg.step))
+    return StepSettings(**cfg.plain("step"))
 
 
-def nonfinite_settings(cfg: DictConfig) -> NonFiniteSettings:
+def nonfinite_settings(cfg: Settings) -> NonFiniteSettings:
     """What happens to steps whose gradients are not finite.
 
     Raises:
         UserError: a value of `nonfinite` is unknown.
     """
     try:
-        return NonFiniteSettings(**to_container(cfg.nonfinite))
+        return NonFiniteSettings(**cfg.plain("nonfinite"))
     except TypeError as error:
         raise UserError(f"nonfinite: {error}") from None
 
 
-def objective(cfg: DictConfig, names: Sequence[str]) -> Objective:
+def objective(cfg: Settings, names: Sequence[str]) -> Objective:
     """The lesson graph of the run.
 
     Raises:
         UserError: it names a peer the run does not have, or an unknown field.
     """
     try:
-        declared = to_container(cfg.objective)
+        declared = cfg.plain("objective")
         graph = {key: declared[key] for key in ("edges", "supervised_weight", "frozen", "headed") if key in declared}
         return Objective(names, **graph)
     except ValueError as error:
         raise UserError(str(error)) from None
 
 
-def scoring(cfg: DictConfig) -> Scoring:
+def scoring(cfg: Settings) -> Scoring:
     """How logits become numbers: of `views` and `metrics`.
 
     Raises:
         UserError: a choice is unknown.
     """
     try:
-        return Scoring(cfg.views.pooling, cfg.views.ensemble, **to_container(cfg.metrics))
+        return Scoring(cfg.views.pooling, cfg.views.ensemble, **cfg.plain("metrics"))
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
 
 
 def optimiser_plan(
-    cfg: DictConfig, provenance: Mapping[str, Mapping[str, Any]], flow_peers: Sequence[str] = ()
+    cfg: Settings, provenance: Mapping[str, Mapping[str, Any]], flow_peers: Sequence[str] = ()
 ) -> OptimiserPlan:
     """Optimiser and schedule; TSN's faster head applies to the peers whose head is new (`optimizer.fc_lr5`)."""
     epochs = int(cfg.schedule.epochs)
@@ -146,9 +145,10 @@ def optimiser_plan(
         raise UserError(f"optimizer.groups={cfg.optimizer.groups!r} is unknown; use tsn, slowfast or plain")
     if cfg.schedule.interval not in ("epoch", "step"):
         raise UserError(f"schedule.interval={cfg.schedule.interval!r} is unknown; use epoch or step")
-    factor = functools.partial(instantiate.instantiate(cfg.schedule.factor), epochs=epochs)
+    factor = functools.partial(instantiate.instantiate(cfg.plain("schedule.factor"), cfg.trusted), epochs=epochs)
     fresh = [name for name, where in provenance.items() if where["fresh_head"]]
-    optimizer = fused(instantiate.instantiate(cfg.optimizer.optimizer), str(cfg.trainer.precision))
+    optimizer = instantiate.instantiate(cfg.plain("optimizer.optimizer"), cfg.trusted)
+    optimizer = fused(optimizer, str(cfg.trainer.precision))
     group = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.1, "weight_decay": 0.0}
     try:  # now, not when training begins
         optimizer([group])
@@ -156,7 +156,7 @@ def optimiser_plan(
         clip = None if cfg.optimizer.clip_norm is None else float(cfg.optimizer.clip_norm)
     except Exception as error:  # optimisers and schedules check their settings in many ways
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"optimizer={cfg.optimizer.name} or schedule={cfg.schedule.name}: {reason}") from None
+        raise UserError(f"optimizer or schedule: {reason}") from None
     return OptimiserPlan(
         optimizer=optimizer,
         groups=cfg.optimizer.groups,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, OmegaConf
-
 from mml_lightning.config import limits
+from mml_lightning.config.settings import Settings
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import FOLDER_NAME
 
@@ -49,28 +48,28 @@ SWITCHES = (
 )
 
 
-def check_values(cfg: DictConfig) -> None:
+def check_values(cfg: Settings) -> None:
     """Raises:
     UserError: one of :data:`LEAST` is no number or too small, a switch is neither true nor false, or `name` can't name
         a folder.
     """
     for key in SWITCHES:
-        value = OmegaConf.select(cfg, key)
+        value = cfg.get(key)
         if not isinstance(value, bool):
             raise UserError(f"{key}={value} must be true or false")
     for key in NAMES:
-        value = OmegaConf.select(cfg, key)
+        value = cfg.get(key)
         if not isinstance(value, str) or not FOLDER_NAME.fullmatch(value):
             raise UserError(f"{key}={value!r} names a folder: use letters, digits and any of . _ + = , @ -")
     for key, (kind, least) in LEAST.items():
-        value = OmegaConf.select(cfg, key)
+        value = cfg.get(key)
         if value is None and key in NULLABLE:
             continue
         kinds = (int,) if kind is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
             raise UserError(f"{key}={value} must be a {'whole ' if kind is int else ''}number from {least:g}")
     for key in POSITIVE:
-        value = OmegaConf.select(cfg, key)
+        value = cfg.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
             raise UserError(f"{key}={value} must be a number above 0, or null")
     limits.check(cfg)

@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.registry import rebuild
 from mml_lightning.config import data as config_data
-from mml_lightning.config import instantiate, limits, training, values
+from mml_lightning.config import limits, training, values
 from mml_lightning.config import peers as config_peers
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.records import Dataset, rows
 from mml_lightning.engine import flow, process, train
 from mml_lightning.engine import trainer as engine_trainer
@@ -40,7 +39,7 @@ log = logging.getLogger(__name__)
 Entries = dict[str, dict[str, Any]]
 
 
-def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+def evaluate(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
     """Measure `ckpt` on `split` with `views`; returns the content of result.json."""
     values.check_values(cfg)
     process.set_up_process(cfg)
@@ -97,7 +96,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     return result.fields
 
 
-def load_entries(cfg: DictConfig, overrides: Sequence[str], data: Callable[[], Dataset]) -> Entries:
+def load_entries(cfg: Settings, overrides: Sequence[str], data: Callable[[], Dataset]) -> Entries:
     """The peers that `ckpt` names: a run directory, its checkpoint, a zoo file or an alias. Of an alias the settings of
     the trainer do not matter: nothing is trained here.
 
@@ -107,7 +106,7 @@ def load_entries(cfg: DictConfig, overrides: Sequence[str], data: Callable[[], D
     Raises:
         UserError: nothing to load there, or an alias of which there is nothing with the settings asked for.
     """
-    given = str(cfg.ckpt)
+    given = str(cfg.plain("ckpt"))
     path = Path(given).expanduser()
     if path.is_dir():
         return {file.stem: load_peer(file) for file in peer_files(path, given)}
@@ -116,7 +115,7 @@ def load_entries(cfg: DictConfig, overrides: Sequence[str], data: Callable[[], D
     if path.suffix == ".pt" or "/" in given:
         entry = load_peer(the_file(path))
         return {entry["provenance"].get("peer", path.stem): entry}
-    table = aliases(instantiate.to_container(cfg.aliases))
+    table = aliases(cfg.plain("aliases"))
     if given.partition(":")[0] not in table:
         raise UserError(f"ckpt={given} is no file, no directory and no alias; aliases are {sorted(table)}")
     kept = [item for item in config_peers.shared(cfg, overrides) if not item.startswith(("ckpt=", "split="))]
@@ -175,7 +174,7 @@ def check_classes(entries: Mapping[str, Mapping[str, Any]], data: Dataset) -> No
                 )
 
 
-def scoring_cohort(cfg: DictConfig, entries: Entries, chosen: Mapping[str, Modality], data: Dataset) -> Cohort:
+def scoring_cohort(cfg: Settings, entries: Entries, chosen: Mapping[str, Modality], data: Dataset) -> Cohort:
     """A cohort that is only measured."""
     nets: dict[str, Peer] = {}
     for name, entry in entries.items():
@@ -201,7 +200,7 @@ def scoring_cohort(cfg: DictConfig, entries: Entries, chosen: Mapping[str, Modal
         multi_label={head: value.multi_label for head, value in data.heads.items()},
         scoring=training.scoring(cfg),
         classes={head: value.classes for head, value in data.heads.items()},
-        views=instantiate.to_container(cfg.views),
+        views=cfg.plain("views"),
         test_name=cfg.split,
         max_views=cfg.data.eval_batch_size,
     )

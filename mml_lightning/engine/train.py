@@ -12,12 +12,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from mml_lightning.config import data as config_data
 from mml_lightning.config import limits, training, values
 from mml_lightning.config import peers as config_peers
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.loading.dataset import ClipDataset
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.engine import cost, plan
@@ -66,7 +66,7 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
     """Train one stage, measure it, export its peers; returns the content of result.json.
 
     Everything that can be known to be wrong is said before anything is written.
@@ -126,7 +126,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def leave(
-    cfg: DictConfig,
+    cfg: Settings,
     cohort: Cohort,
     data: Dataset,
     origins: Mapping[str, Mapping[str, Any]],
@@ -143,7 +143,7 @@ def leave(
         log.warning("limited (%s): the networks are in %s only, no alias finds them", ", ".join(limited), where)
 
 
-def check_shares(cfg: DictConfig, trainer: pl.Trainer, data: Dataset, datasets: Mapping[str, ClipDataset]) -> int:
+def check_shares(cfg: Settings, trainer: pl.Trainer, data: Dataset, datasets: Mapping[str, ClipDataset]) -> int:
     """How many ranks share a batch.
 
     Raises:
@@ -157,7 +157,7 @@ def check_shares(cfg: DictConfig, trainer: pl.Trainer, data: Dataset, datasets: 
     return sharing
 
 
-def check_measuring(cfg: DictConfig, trainer: pl.Trainer, datasets: Mapping[str, ClipDataset]) -> None:
+def check_measuring(cfg: Settings, trainer: pl.Trainer, datasets: Mapping[str, ClipDataset]) -> None:
     """Raises:
     UserError: a limit in shares leaves no batch of val or test.
     """
@@ -167,7 +167,7 @@ def check_measuring(cfg: DictConfig, trainer: pl.Trainer, datasets: Mapping[str,
 
 
 def open_result(
-    cfg: DictConfig,
+    cfg: Settings,
     overrides: Sequence[str],
     data: Dataset,
     cohort: Cohort,
@@ -198,7 +198,7 @@ def sizes_of(nets: Mapping[str, Any] | torch.nn.ModuleDict) -> dict[str, int]:
 
 
 def fit_and_measure(
-    cfg: DictConfig, trainer: pl.Trainer, cohort: Cohort, video: VideoData, checkpoint: Path | None
+    cfg: Settings, trainer: pl.Trainer, cohort: Cohort, video: VideoData, checkpoint: Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train, then measure val and test; saves their scores, and returns their metrics and what was measured."""
     predictions = Path(cfg.paths.output_dir) / "predictions"
@@ -243,12 +243,12 @@ def unlogged(trainer: pl.Trainer) -> Iterator[None]:
 
 @contextmanager
 def interruptible(trainer: pl.Trainer) -> Iterator[None]:
-    """Ctrl-C stays a KeyboardInterrupt: Lightning makes an exit of it, and a write that it cuts raises its own error
-    (torch.save does)."""
+    """Ctrl-C and SIGTERM are a KeyboardInterrupt: Lightning makes an exit of them, and a write that they cut raises its
+    own error (torch.save does)."""
     try:
         yield
     except SIGTERMException:
-        raise
+        raise KeyboardInterrupt from None
     except SystemExit:
         if trainer.interrupted:
             raise KeyboardInterrupt from None

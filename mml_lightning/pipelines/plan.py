@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from omegaconf import DictConfig, ListConfig, OmegaConf
-
-from mml_lightning.config import instantiate, peers, training
+from mml_lightning.config import peers, training
 from mml_lightning.config import values as config_values
+from mml_lightning.config.compose import changed, compose
 from mml_lightning.config.overrides import init_file
 from mml_lightning.config.peers import COPY
 from mml_lightning.config.saved_overrides import Source, admitted
+from mml_lightning.config.settings import Settings
 from mml_lightning.pipelines.run_spec import RunSpec, declare
 from mml_lightning.report.table_spec import Layout, Network, layout, views_name
 from mml_lightning.runs.fingerprint import zoo_folder
@@ -27,10 +25,11 @@ from mml_lightning.utils.errors import UserError
 from mml_lightning.zoo.entries import Entry
 
 INIT_OF_MODALITY = re.compile(r"\+*init\.(?!(all|base|file|runs|new_head|copies)=)")
+ONE_RUN: dict[str, Any] = {"tables": {}, "catalogue": {}, "seeds": None}  # what makes a run no pipeline
 OWN = ("pipeline=", "pipeline.", "resume=", "seeds=", "catalogue=", "hydra.")  # of the pipeline, not of its runs
 
 
-@dataclass(frozen=True)
+@dataclass
 class PlannedRun:
     """One run of a pipeline.
 
@@ -44,7 +43,7 @@ class PlannedRun:
 
     key: str
     seed: int
-    cfg: DictConfig = field(repr=False)
+    cfg: Settings = field(repr=False)
     typed: list[str] = field(repr=False)
     needs: frozenset[Path] = frozenset()
     makes: tuple[Path, ...] = ()
@@ -70,13 +69,13 @@ class PlannedRun:
         """
         if not self.views:
             chosen = [one for one in map(str, self.cfg.init.runs) if one != str(folder)] + [str(folder)]
-            OmegaConf.update(self.cfg, "init.runs", chosen)
+            self.cfg = changed(self.cfg, {"init.runs": chosen})
             self.typed[:] = [o for o in self.typed if not o.startswith("init.runs=")] + [f"init.runs={taken(chosen)}"]
             return
         file = Entry(folder).file(next(iter(self.needs)).stem)
         self.typed[:] = [o for o in self.typed if not o.startswith("ckpt=")] + [f"ckpt={typed_path(str(file))}"]
-        OmegaConf.update(self.cfg, "ckpt", str(file))
-        OmegaConf.update(self.cfg, "paths.output_dir", str(folder / "views" / f"{file.stem}_{self.views}"))
+        output = str(folder / "views" / f"{file.stem}_{self.views}")
+        self.cfg = changed(self.cfg, {"ckpt": str(file), "paths.output_dir": output})
 
     @property
     def networks(self) -> int:
@@ -84,7 +83,7 @@ class PlannedRun:
         return len(self.makes)
 
 
-def seeds_of(cfg: DictConfig) -> list[int]:
+def seeds_of(cfg: Settings) -> list[int]:
     """The seeds of a job: `seeds`, or `seed` alone.
 
     Raises:
@@ -95,13 +94,13 @@ def seeds_of(cfg: DictConfig) -> list[int]:
         return [cfg.seed]
     if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0:
         return [cfg.seed + number for number in range(seeds)]
-    listed = list(seeds) if isinstance(seeds, ListConfig) else []
+    listed = list(seeds) if isinstance(seeds, list) else []
     if listed and len(set(listed)) == len(listed) and all(type(s) is int and s >= 0 for s in listed):
         return listed
     raise UserError(f"seeds={seeds} must be a number from 1, such as seeds=5, or a list, such as seeds=[0,1,2]")
 
 
-def plan_runs(cfg: DictConfig, overrides: Sequence[str]) -> list[PlannedRun]:
+def plan_runs(cfg: Settings, overrides: Sequence[str]) -> list[PlannedRun]:
     """The runs of a job for every seed, each behind those it needs: the pipeline's, or those of the catalogue that the
     tables refer to with all that they start from, or the one stage; then what is measured with other views.
 
@@ -115,7 +114,7 @@ def plan_runs(cfg: DictConfig, overrides: Sequence[str]) -> list[PlannedRun]:
         first = [composer.planned(declared, "") for declared in _pipeline(cfg).values()]
     elif tables:
         wanted = [run for table in tables for run in table.runs()]
-        first = _with_origins(composer, declare(instantiate.to_container(cfg.catalogue)), wanted)
+        first = _with_origins(composer, declare(cfg.plain("catalogue")), wanted)
     else:
         first = [composer.planned(None, "")]
     _refuse_namesakes(first)
@@ -123,15 +122,13 @@ def plan_runs(cfg: DictConfig, overrides: Sequence[str]) -> list[PlannedRun]:
     return [*runs, *composer.measurements(runs, [item for table in tables for item in table.measurements()])]
 
 
-def layouts_of(cfg: DictConfig) -> list[Layout]:
+def layouts_of(cfg: Settings) -> list[Layout]:
     """The tables of an experiment.
 
     Raises:
         UserError: a table is declared wrongly.
     """
-    return [
-        layout(name, declared, str(cfg.init.base)) for name, declared in instantiate.to_container(cfg.tables).items()
-    ]
+    return [layout(name, declared, str(cfg.init.base)) for name, declared in cfg.plain("tables").items()]
 
 
 def require_origins(
@@ -155,14 +152,14 @@ class Composer:
     """Configs of runs from their declarations. Options are composed once, single values are set on copies: composing
     takes a fifth of a second, and tables have a hundred runs."""
 
-    def __init__(self, cfg: DictConfig, overrides: Sequence[str]) -> None:
+    def __init__(self, cfg: Settings, overrides: Sequence[str]) -> None:
         self.cfg, self.root = cfg, Path(cfg.paths.output_dir)
         self.seeds = seeds_of(cfg)
         self.several = bool(cfg.pipeline.runs or cfg.tables)
         dropped = (*OWN, "name=", "experiment=") if cfg.tables else (*OWN, "name=") if self.several else OWN
         self.kept = [override for override in overrides if not override.startswith(dropped)]
-        self.composed = functools.cache(lambda *typed: compose("train", overrides=[*typed, "pipeline=none"]))
-        self.evaluation = functools.cache(lambda *typed: compose("eval", overrides=[*typed, "pipeline=none", "ckpt=x"]))
+        self.composed = functools.cache(lambda *typed: compose("train", [*typed, "pipeline=none"]))
+        self.evaluation = functools.cache(lambda *typed: compose("eval", [*typed, "pipeline=none", "ckpt=x"]))
         if self.several:
             self._keep_for_all()
         self.base = next((o.partition("=")[2] for o in reversed(self.kept) if o.startswith("init.base=")), None)
@@ -187,19 +184,15 @@ class Composer:
             yielding, options = (admitted(words, where) for words in (declared.yielding(), declared.options()))
             typed = [*yielding, *self.kept, *options]
             values = declared.values(self.base or str(self.cfg.init.base))
-        run = copy.deepcopy(self.composed(*typed))
-        for name, value in values.items():
-            OmegaConf.update(run, name, value)
+        run = changed(self.composed(*typed), {**values, **ONE_RUN})
         typed += [init_file(f"{name}={value}") for name, value in values.items()]
         if declared is not None and declared.tag:
-            run.name = f"{run.name}_{declared.tag}"
+            run = changed(run, {"name": f"{run.name}_{declared.tag}"})
             typed.append(f"name={run.name}")
-        run.tables, run.catalogue, run.seeds = {}, {}, None
         return self.of_seed(PlannedRun(key or str(run.name), self.seeds[0], run, typed), self.seeds[0])
 
-    def of_seed(self, run: PlannedRun, seed: int) -> PlannedRun:
-        cfg = copy.deepcopy(run.cfg)
-        cfg.seed = seed
+    def of_seed(self, run: PlannedRun, seed: int, **place: str) -> PlannedRun:
+        cfg = changed(run.cfg, {"seed": seed, **place})
         typed = [o for o in run.typed if not o.startswith("seed=")]
         typed += [f"seed={seed}"] if len(typed) < len(run.typed) or self.cfg.seeds is not None else []
         config_values.check_values(cfg)
@@ -213,12 +206,11 @@ class Composer:
         for seed in self.seeds:
             below = self.root / f"seed{seed}" if self.cfg.seeds is not None else self.root
             for number, run in enumerate(runs, start=1):
-                seeded = self.of_seed(run, seed)
                 folder = below / f"{number}_{run.name}"
-                OmegaConf.update(seeded.cfg, "paths.output_dir", str(folder))
+                place = {"paths.output_dir": str(folder)}
                 if self.cfg.resume and checkpoints.exist(folder):
-                    OmegaConf.update(seeded.cfg, "resume", str(folder))
-                found.append(seeded)
+                    place["resume"] = str(folder)
+                found.append(self.of_seed(run, seed, **place))
         return found
 
     def measurements(
@@ -241,16 +233,14 @@ class Composer:
         values = {**{f"views.{key}": value for key, value in views.items()}, "views.name": name, "seed": run.seed}
         values |= {"split": "test" if run.cfg.test else "val"}
         typed = [*self.kept, "stage=ce", f"modality=[{modality}]"]
-        cfg = copy.deepcopy(self.evaluation(*typed))
-        for key, value in {**values, "ckpt": str(weights)}.items():
-            OmegaConf.update(cfg, key, value)
+        output = str(weights.parent / "views" / f"{network.peer}_{name}")
+        own = {"ckpt": str(weights), "paths.output_dir": output, "name": f"{run.name}_{network.peer}@{name}"}
+        cfg = changed(self.evaluation(*typed), {**values, **ONE_RUN, **own})
         typed += [*(f"{key}={value}" for key, value in values.items()), f"ckpt='{weights}'"]
-        OmegaConf.update(cfg, "paths.output_dir", str(weights.parent / "views" / f"{network.peer}_{name}"))
-        cfg.tables, cfg.catalogue, cfg.seeds, cfg.name = {}, {}, None, f"{run.name}_{network.peer}@{name}"
         return PlannedRun(str(network), run.seed, cfg, typed, frozenset([weights]), (), name)
 
 
-def exported(cfg: DictConfig, specs: Sequence[peers.PeerSpec]) -> list[Path]:
+def exported(cfg: Settings, specs: Sequence[peers.PeerSpec]) -> list[Path]:
     """The networks that a stage leaves in the zoo, as `Origin.key` names them: those of the peers that learn.
 
     Raises:
@@ -266,8 +256,8 @@ def dependencies(runs: Sequence[PlannedRun]) -> dict[int, set[int]]:
     return {number: {makers[path] for path in run.needs if path in makers} for number, run in enumerate(runs)}
 
 
-def _pipeline(cfg: DictConfig) -> Mapping[str, RunSpec]:
-    return declare({f"{n}": run for n, run in enumerate(instantiate.to_container(cfg.pipeline.runs), start=1)})
+def _pipeline(cfg: Settings) -> Mapping[str, RunSpec]:
+    return declare({f"{n}": run for n, run in enumerate(cfg.plain("pipeline.runs"), start=1)})
 
 
 def _with_origins(composer: Composer, catalogue: Mapping[str, RunSpec], wanted: Sequence[str]) -> list[PlannedRun]:

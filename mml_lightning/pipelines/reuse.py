@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from mml_lightning.config import data as config_data
-from mml_lightning.config import instantiate
 from mml_lightning.config import peers as config_peers
 from mml_lightning.config.peers import PeerSpec
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.pipelines.plan import PlannedRun, exported
 from mml_lightning.runs.fingerprint import evaluation, fingerprint, settings, zoo_folder
@@ -35,21 +33,19 @@ class Reuse:
     def __init__(self) -> None:
         self._datasets: dict[str, Dataset] = {}
 
-    def dataset(self, cfg: DictConfig) -> Dataset:
+    def dataset(self, cfg: Settings) -> Dataset:
         """The data of a run.
 
         Raises:
             UserError: whatever the reader or the validation finds.
         """
         sources = sorted({modality.source for modality in config_data.modalities(cfg).values()})
-        key = json.dumps(
-            [instantiate.to_container(cfg.data), sources, bool(cfg.test), str(cfg.paths.root)], default=str
-        )
+        key = json.dumps([cfg.plain("data"), sources, bool(cfg.test), str(cfg.paths.root)], default=str)
         if key not in self._datasets:
             self._datasets[key] = config_data.dataset(cfg)
         return self._datasets[key]
 
-    def measured(self, cfg: DictConfig) -> dict[str, Any] | None:
+    def measured(self, cfg: Settings) -> dict[str, Any] | None:
         """The result of an earlier measurement of the very weights, with these views, on these data."""
         result, weights = read_result(Path(cfg.paths.output_dir)), Path(str(cfg.ckpt))
         if result is None or result.get("status") != "completed" or not weights.is_file():
@@ -59,10 +55,10 @@ class Reuse:
         same = result.get("evaluation") == evaluation(cfg) and result.get("data_fingerprint") == data
         return result if same and set((result.get("weights") or {}).values()) == told else None
 
-    def finished(self, cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any] | None:
+    def finished(self, cfg: Settings, overrides: Sequence[str]) -> dict[str, Any] | None:
         """The result of an earlier run of exactly this stage, measured as asked for, with its networks in the zoo; or
         of this very run, if its directory holds it whole."""
-        if "ckpt" in cfg:
+        if cfg.measures_only:
             return self.measured(cfg)
         try:
             specs = self.settled(cfg, overrides)
@@ -87,7 +83,7 @@ class Reuse:
                 return {**entry.told, "zoo": str(entry.folder)}
         return None
 
-    def settled(self, cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
+    def settled(self, cfg: Settings, overrides: Sequence[str]) -> list[PeerSpec]:
         """The peers of a run with the files that they start from.
 
         Raises:
@@ -127,7 +123,7 @@ def fingerprint_in(file: Path) -> str | None:
     return told
 
 
-def pace(cfg: DictConfig) -> float | None:
+def pace(cfg: Settings) -> float | None:
     """Seconds that one network took on average in the runs of the zoo with the data and backbone of `cfg`."""
     seconds, networks = 0.0, 0
     runs = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name

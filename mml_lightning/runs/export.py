@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from mml_lightning.config import instantiate
+from mml_lightning.config.settings import Settings
 from mml_lightning.runs.fingerprint import zoo_folder
 from mml_lightning.runs.result import RunResult, now
 from mml_lightning.training.cohort import Cohort
@@ -26,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def export(
-    cfg: DictConfig,
+    cfg: Settings,
     cohort: Cohort,
     origins: Mapping[str, Mapping[str, Any]],
     result: RunResult,
@@ -58,8 +56,8 @@ def export(
                 "limited": list(made["limited"]),
                 "recipe": made["recipe"],
                 "run_dir": str(folder),
-                "sampling": instantiate.to_container(cfg.sampling),
-                "transforms": instantiate.to_container(cfg.transforms),
+                "sampling": cfg.plain("sampling"),
+                "transforms": cfg.plain("transforms"),
                 "metrics": metrics_of(name, result.fields["metrics"]),
                 "origin": origins[name],
             },

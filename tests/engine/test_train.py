@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 
+from mml_lightning.config.settings import Settings
 from mml_lightning.engine import train as engine_train
 from mml_lightning.engine import trainer as engine_trainer
 from mml_lightning.training.cohort import Cohort
@@ -21,7 +21,7 @@ from mml_lightning.training.console import EpochLines
 from mml_lightning.utils.errors import UserError
 
 Train = Callable[..., dict[str, Any]]
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 Same = Callable[[Path, Path], None]
 FIELDS = (
     "schema status error command git_sha versions started finished wall_s metrics name stage objective setup data "

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.loading.dataset import ClipDataset
 from mml_lightning.engine import train as engine_train
 from mml_lightning.engine import trainer as engine_trainer
@@ -23,7 +23,7 @@ from mml_lightning.utils import preemption
 from mml_lightning.utils.errors import Preempted, UserError
 
 Train = Callable[..., dict[str, Any]]
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 Same = Callable[[Path, Path], None]
 MML = (
     *("stage=mml", "modality=[rgb,flow]", "data.batch_size=4", "trainer.accumulate_grad_batches=2"),
@@ -77,9 +77,10 @@ def assert_equal_runs(one: Path, two: Path, same_weights: Same) -> None:
 @pytest.fixture(scope="session")
 def whole(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Runs that nothing interrupts."""
-    from hydra import compose, initialize_config_dir
+    from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    from mml_lightning.config.compose import compose
     from tests.conftest import CONF
 
     folder = tmp_path_factory.mktemp("whole")

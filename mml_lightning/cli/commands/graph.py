@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mml_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from mml_lightning.config.settings import Settings
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE.svg", help="also draw it there")
 
 
-def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]) -> None:
+def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], Settings]) -> None:
     """Raises:
     UserError: the stage does not fit the modalities, the graph is wrong, or the picture can't be written.
     """
