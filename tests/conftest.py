@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from mml_lightning.config import resolvers
+from mml_lightning.config import guard, resolvers
 from mml_lightning.utils import exit_codes
 from tests.patience import LONGEST
 
@@ -83,6 +83,7 @@ def small(demo: Path) -> list[str]:
 @pytest.fixture
 def hydra() -> Iterator[None]:
     GlobalHydra.instance().clear()
+    guard.install()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
 

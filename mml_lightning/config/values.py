@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig, OmegaConf
 
-from mml_lightning.config import limits
+from mml_lightning.config import backbones, limits
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import FOLDER_NAME
 
@@ -58,7 +58,7 @@ def check_values(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, bool):
             raise UserError(f"{key}={value} must be true or false")
-    for key in NAMES:
+    for key in (*NAMES, *(f"backbone.{name}.name" for name in backbones.own(cfg))):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, str) or not FOLDER_NAME.fullmatch(value):
             raise UserError(f"{key}={value!r} names a folder: use letters, digits and any of . _ + = , @ -")

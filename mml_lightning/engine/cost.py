@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from mml_lightning.backbones.cost import kept_for_backward
 from mml_lightning.backbones.execution import trunk_blocks
-from mml_lightning.config import data, instantiate, limits, targets
+from mml_lightning.config import backbones, data, instantiate, limits, targets
 from mml_lightning.config.key_roles import SPEED_DATA, SPEED_KEYS
 from mml_lightning.training import advice
 from mml_lightning.training.arithmetic import counted_or_none, training_operations
@@ -138,6 +138,7 @@ def conditions(cfg: DictConfig, cohort: Cohort, ranks: int) -> str:
     how they are read and cut, precision, machine and its instructions. The speeds of two runs compare if it is
     equal."""
     values = targets.with_first_names(instantiate.to_container(cfg))
+    values["backbone"] = backbones.identity(values)
     decisive = [
         {key: values[key] for key in SPEED_KEYS},
         {key: values["data"][key] for key in SPEED_DATA},

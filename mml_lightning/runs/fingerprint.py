@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mml_lightning.config import instantiate, targets
+from mml_lightning.config import backbones, instantiate, targets
 from mml_lightning.config.key_roles import (
     COSMETIC_DATA,
     COSMETIC_KEYS,
@@ -33,7 +33,7 @@ def identity(cfg: DictConfig, overrides: Sequence[str], data: Dataset | None = N
         "objective": cfg.objective.name,
         "setup": cfg.setup.name,
         "data": cfg.data.name,
-        "backbone": cfg.backbone.name,
+        "backbone": backbones.label(cfg),
         "modality": list(cfg.modality),
         "views": cfg.views.name,
         "evaluation": evaluation(cfg),
@@ -44,6 +44,12 @@ def identity(cfg: DictConfig, overrides: Sequence[str], data: Dataset | None = N
         fields["data_fingerprint"] = data.fingerprint()
         fields["decoder"] = frames_reader(data, cfg.data.decoder)
     return fields
+
+
+def own_backbone(cfg: DictConfig, modality: str) -> dict[str, str]:
+    """What is told of a peer of a modality where those of a run have different networks."""
+    names = backbones.names(cfg)
+    return {"backbone": names[modality]} if len(set(names.values())) > 1 else {}
 
 
 def origin_fields(where: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,6 +79,7 @@ def hashed(values: Any) -> str:
 def decided(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     """All that decides the weights of a stage, in plain values: the config's part, and the fingerprint of the data."""
     values = config_that_decides_weights(instantiate.to_container(cfg))
+    values["backbone"] = backbones.identity(values)
     if values["transforms"]["reduced_decode"] == "never":  # as all runs were when there was no such key
         values["transforms"] = {key: value for key, value in values["transforms"].items() if key != "reduced_decode"}
     if not values["objective"]["edges"]:
@@ -156,6 +163,7 @@ def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def zoo_folder(cfg: DictConfig) -> Path:
-    """Where the entries of a run and all that share its name and seed lie."""
-    return Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name / cfg.name / f"seed{cfg.seed}"
+def zoo_folder(cfg: DictConfig, modality: str) -> Path:
+    """Where the networks of the peers of a modality lie, of a run and all that share its name and seed."""
+    backbone = backbones.of(cfg, modality).name
+    return Path(cfg.paths.zoo) / cfg.data.name / backbone / cfg.name / f"seed{cfg.seed}"

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from mml_lightning.config import backbones
 from mml_lightning.training.csv_logger import MetricsLog
 from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import UserError
@@ -53,7 +54,7 @@ def ablation(cfg: DictConfig) -> dict[str, Any]:
         "setup": cfg.setup.name,
         "stage": cfg.stage.name,
         "modality": "+".join(cfg.modality),
-        "backbone": cfg.backbone.name,
+        "backbone": backbones.label(cfg),
         "data": cfg.data.name,
         "objective": cfg.objective.name,
         "sampling": cfg.sampling.mode,
