@@ -14,7 +14,7 @@ from hydra._internal import hydra as hydra_internal
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mml_lightning.config import backbones
@@ -64,8 +64,8 @@ class GuardedLoader(ConfigLoaderImpl):
         if given != overrides:  # what is kept of a run is what was typed
             cfg.hydra.overrides.task = [written.get(word, word) for word in cfg.hydra.overrides.task]
         if run_mode == RunMode.RUN:  # the jobs of a sweep are composed one by one
-            options, modalities = map(self.get_group_options, ("backbone", "modality"))
-            search = [word for word in overrides if key_of(word) == "hydra.searchpath"]
+            search = _search_path(overrides)
+            options, modalities = (self._options(group, search) for group in ("backbone", "modality"))
             backbones.place(cfg, lambda option: self._option(option, search), options, modalities)
         check(cfg, overrides)
         return cfg
@@ -73,14 +73,19 @@ class GuardedLoader(ConfigLoaderImpl):
     def _staged(self, overrides: list[str]) -> list[str]:
         if not any(map(backbones.WORD.match, overrides)):
             return overrides
-        return backbones.staged(overrides, self.get_group_options("modality"))
+        return backbones.staged(overrides, self._options("modality", _search_path(overrides)))
+
+    def _options(self, group: str, search: list[str]) -> list[str]:
+        return self.get_group_options(group, config_name=None, overrides=search)
 
     def _option(self, option: str, search: list[str]) -> DictConfig:
         """An option of conf/backbone with all that its own defaults bring along."""
-        cfg = super().load_configuration(f"backbone/{option}", search, RunMode.RUN, validate_sweep_overrides=False)
-        with open_dict(cfg):
-            del cfg["hydra"]
-        return cfg.get("backbone", cfg)
+        return super().load_configuration(None, [f"+backbone={option}", *search], RunMode.RUN).backbone
+
+
+def _search_path(overrides: Sequence[str]) -> list[str]:
+    """Where else the options of groups are looked for."""
+    return [word for word in overrides if key_of(word) == "hydra.searchpath"]
 
 
 def install() -> None:

@@ -195,3 +195,16 @@ def test_networks_of_one_backbone_lie_as_they_did(train: Callable[..., dict[str,
     assert {path.name for path in Path(told["zoo"]).glob("*.pt")} == {"rgb.pt", "flow.pt"}
     assert "/zoo/demo/tiny/mml_rgb+flow_from_scratch/seed0/" in told["zoo"]
     assert not any("backbone" in peer for peer in told["peers"].values())
+
+
+@pytest.mark.parametrize("stage", ["mars", "mers"])
+def test_features_of_two_widths_are_refused_before_anything_is_written(
+    train: Callable[..., dict[str, Any]], tmp_path: Path, stage: str
+) -> None:
+    words = (*OWN, f"stage={stage}", "modality=[rgb,flow]", "init=scratch")
+    with pytest.raises(
+        UserError, match=rf"objective={stage}: .* rgb \(256 wide.* flow \(64 wide.*backbone\.<modality>="
+    ):
+        train(*words)
+    assert not (tmp_path / "single").exists()
+    train(*words, "objective=d3d")
