@@ -17,7 +17,7 @@ import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from mml_lightning.config import resolvers
+from mml_lightning.config import guard, resolvers
 from mml_lightning.config.compose import compose
 from mml_lightning.config.settings import Settings
 from mml_lightning.utils import exit_codes
@@ -84,6 +84,7 @@ def small(demo: Path) -> list[str]:
 @pytest.fixture
 def hydra() -> Iterator[None]:
     GlobalHydra.instance().clear()
+    guard.install()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mml_lightning.backbones.peer import Peer
+
 NORM_OPERATIONS = 2  # per value, fvcore's count of an affine batch norm in eval mode
 
 
@@ -63,6 +65,15 @@ def kept_for_backward(net: nn.Module, shape: tuple[int, ...]) -> int:
     """
     ghost = copy.deepcopy(net).to("meta").train()
     return kept_bytes(lambda: ghost(torch.empty(shape, device="meta")), ghost)
+
+
+def feature_shapes(net: Peer, frames: int, side: int) -> dict[str, tuple[int, ...]]:
+    """{feature: shape for one clip} of what `net` returns for clips of `frames` and `side` x `side`; nothing is
+    computed."""
+    ghost = copy.deepcopy(net).to("meta").train()
+    with torch.no_grad():
+        output = ghost(torch.empty((2, frames, net.in_channels, side, side), device="meta"))
+    return {name: tuple(value.shape[1:]) for name, value in output.features.items()}
 
 
 def kept_bytes(forward: Callable[[], object], net: nn.Module) -> int:

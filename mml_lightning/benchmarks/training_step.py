@@ -21,7 +21,8 @@ from mml_lightning.backbones.cost import kept_bytes
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.recognizer import Recognizer
 from mml_lightning.benchmarks.baseline import PlainTrainer, PlainTSM
-from mml_lightning.config import data, instantiate, training
+from mml_lightning.config import backbones, data, training
+from mml_lightning.config import peers as config_peers
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.loading.prefetch import prefetch_to_device
 from mml_lightning.engine import process
@@ -164,7 +165,8 @@ class PlainSteps(Steps):
         self.nets = {}
         for name, net in networks(cfg, modalities).items():
             if not isinstance(net, Recognizer):
-                raise UserError(f"the baseline is 2-D, backbone={cfg.backbone.name} is not; leave it out of --ways")
+                told = f"{backbones.word(cfg, modalities[name].name)}={backbones.of(cfg, modalities[name].name).name}"
+                raise UserError(f"the baseline is 2-D, {told} is not; leave it out of --ways")
             self.nets[name] = PlainTSM(net, cfg.sampling.num_segments).to(device)
 
     def trainers(self) -> dict[str, PlainTrainer]:
@@ -247,11 +249,10 @@ def _each_once(batches: Sequence[Batch], prepare: Callable[[Batch], Batch]) -> l
 
 def networks(cfg: Settings, modalities: Mapping[str, Modality]) -> dict[str, Peer]:
     """Fresh networks, the same ones whenever they are asked for."""
-    make = instantiate.instantiate(cfg.plain("backbone.net"), cfg.trusted)
     nets = {}
     for number, (name, modality) in enumerate(modalities.items()):
         torch.manual_seed(number)
-        nets[name] = make(in_channels=modality.channels, num_classes={"label": CLASSES})
+        nets[name] = config_peers.new_network(cfg, modality, {"label": CLASSES})
     return nets
 
 

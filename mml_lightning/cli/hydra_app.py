@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from mml_lightning.cli import help
 from mml_lightning.config import guard, resolvers
-from mml_lightning.config.overrides import init_file, swept_keys
+from mml_lightning.config.overrides import holding, init_file, modalities_in, swept_keys
 from mml_lightning.config.saved_overrides import Source, admitted, quoted
 from mml_lightning.utils import console, exit_codes
 from mml_lightning.utils.errors import Preempted, UserError, exhausted
@@ -104,7 +104,7 @@ def prepare(arguments: Sequence[str], conf: Path) -> list[str]:
     if resume and resume not in ("null", "auto"):  # auto: whatever the directory of this run holds
         return _resumed(given, Path(resume).expanduser())
     if checkpoint:
-        return _together(_made_by(Path(checkpoint).expanduser(), given), given)
+        return _together(_made_by(Path(checkpoint).expanduser(), given, conf), given)
     return given
 
 
@@ -152,7 +152,7 @@ def _stash(folder: Path, pattern: str = ".hydra/*.yaml") -> None:
     stashed.update({file.absolute(): file.read_bytes() for file in folder.glob(pattern)})
 
 
-def _made_by(path: Path, given: Sequence[str]) -> list[str]:
+def _made_by(path: Path, given: Sequence[str], conf: Path) -> list[str]:
     """Overrides of the run that made what `ckpt` names, so that it is measured on the same data in the same way."""
     folders = [path] if path.is_dir() else [path.parent, path.parent.parent] if path.is_file() else []
     for folder in folders:
@@ -162,6 +162,8 @@ def _made_by(path: Path, given: Sequence[str]) -> list[str]:
         if saved is not None:
             # a trial run that trained on a few batches is still measured on every video
             saved = [item for item in saved if not item.startswith(("trainer=smoke", "trainer.limit_"))]
+            if looked_at := modalities_in(given):
+                saved = holding(saved, [path.stem for path in (conf / "modality").glob("*.yaml")], looked_at)
             return saved if _is_sweep(given) else [*saved, "hydra.mode=RUN"]
     if path.is_dir() and not any(path.glob("*.pt")):
         raise UserError(

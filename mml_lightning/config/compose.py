@@ -44,6 +44,14 @@ def compose(program: str, overrides: Sequence[str] = ()) -> Settings:
     return settings_of(cfg)
 
 
+def options_of(group: str) -> list[str]:
+    """The options of a group of conf/ and of the folders beside it."""
+    if GlobalHydra.instance().is_initialized():
+        return GlobalHydra.instance().config_loader().get_group_options(group)
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return GlobalHydra.instance().config_loader().get_group_options(group)
+
+
 def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
     """The same settings with other values of some dotted keys; what is made of these follows them."""
     cfg = copy.deepcopy(settings.node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import torch
 
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.registry import BUILDERS
+from mml_lightning.config import backbones, instantiate
 from mml_lightning.config import data as config_data
-from mml_lightning.config import instantiate
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.modalities import Modality
@@ -89,9 +89,18 @@ def resolve(cfg: Settings, kept: Sequence[str], init: str, modality: str, copy: 
     Raises:
         UserError: as there, or `aliases` or `init.runs` is wrong.
     """
-    zoo = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
+    zoo = Path(cfg.paths.zoo) / cfg.data.name / str(backbones.of(cfg, modality).name)
     chosen = aliases.chosen_entries(cfg.init.runs)
-    return aliases.resolve(init, modality, copy, aliases.aliases(cfg.plain("aliases")), zoo, kept, cfg.seed, chosen)
+    others = set(backbones.names(cfg).values()) - {zoo.name}
+    declared = aliases.aliases(cfg.plain("aliases"))
+    found = aliases.resolve(init, modality, copy, declared, zoo, kept, cfg.seed, chosen, others)
+    if found.place is None:
+        return found
+    looked_at = next(
+        (m[1].split(",") for word in found.making if (m := aliases.MODALITIES.fullmatch(word))), [modality]
+    )
+    taken = COPY.sub("", found.place.stem)
+    return replace(found, making=tuple(backbones.words_of(found.making, cfg, modality, taken, looked_at)))
 
 
 def require_origins(specs: Sequence[PeerSpec], coming: Set[Path] = frozenset()) -> None:
@@ -125,15 +134,13 @@ def peers(cfg: Settings, specs: Sequence[PeerSpec], data: Dataset) -> tuple[dict
     provenance = {}
     for spec in specs:
         torch.manual_seed(_peer_seed(cfg.draw_seed, spec.name))
-        make = instantiate.instantiate(cfg.plain("backbone.net"), cfg.trusted)
-        try:
-            net = make(in_channels=spec.modality.channels, num_classes=data.num_classes)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"backbone={cfg.backbone.name}: {error}") from None
-        _check_activation(cfg, net, data)
+        backbone = backbones.of(cfg, spec.modality.name)
+        word = backbones.word(cfg, spec.modality.name)
+        net = new_network(cfg, spec.modality, data.num_classes)
+        _check_activation(word, net, data)
         if net.arch.get("builder") not in BUILDERS:
             raise UserError(
-                f"backbone={cfg.backbone.name}: its networks could not be loaded again; list its function in "
+                f"{word}={backbone.name}: its networks could not be loaded again; list its function in "
                 "BUILDERS of mml_lightning/backbones/registry.py and name it as `builder` in `arch`"
             )
         provenance[spec.name] = zoo_init.load_initial_weights(
@@ -142,7 +149,7 @@ def peers(cfg: Settings, specs: Sequence[PeerSpec], data: Dataset) -> tuple[dict
             spec.name,
             spec.modality.name,
             classes,
-            getattr(net.net, "pretrained", None) or cfg.backbone.net.get("depth", cfg.backbone.name),
+            getattr(net.net, "pretrained", None) or backbone.net.get("depth", backbone.name),
             cfg.init.file,
             bool(cfg.init.new_head),
         )
@@ -150,7 +157,23 @@ def peers(cfg: Settings, specs: Sequence[PeerSpec], data: Dataset) -> tuple[dict
     return nets, provenance
 
 
-def _check_activation(cfg: Settings, net: Peer, data: Dataset) -> None:
+def new_network(cfg: Settings, modality: Modality, num_classes: Mapping[str, int]) -> Peer:
+    """A fresh network for a modality.
+
+    Raises:
+        UserError: its settings are wrong, or clips of this run too short or too small for it.
+    """
+    word = backbones.word(cfg, modality.name)
+    make = instantiate.instantiate(cfg.plain(f"{word}.net"), cfg.trusted)
+    try:
+        net = make(in_channels=modality.channels, num_classes=num_classes)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{word}={backbones.of(cfg, modality.name).name}: {error}") from None
+    assert isinstance(net, Peer)
+    return net
+
+
+def _check_activation(word: str, net: Peer, data: Dataset) -> None:
     if net.arch.get("eval_pool") != "sliding":
         return
     for head, value in data.heads.items():
@@ -158,8 +181,7 @@ def _check_activation(cfg: Settings, net: Peer, data: Dataset) -> None:
         if net.arch["activation"] != right:
             labels = "several labels" if value.multi_label else "one label"
             raise UserError(
-                f"backbone={cfg.backbone.name}: head {head} has {labels} per video, so sliding windows need "
-                f"backbone.net.activation={right}"
+                f"head {head} has {labels} per video, so sliding windows need {word}.net.activation={right}"
             )
 
 

@@ -60,8 +60,12 @@ class Data:
 
 @dataclass(frozen=True)
 class Backbone:
+    """A network; modalities that have another one are in `peers`, each with the option of conf/backbone/ it is of."""
+
     name: str
     net: Mapping[str, Any]
+    option: str | None = None
+    peers: Mapping[str, Backbone] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -398,6 +402,9 @@ def _group(kind: type[Group], values: Any, key: str) -> Group:
     chosen = {name: value for name, value in values.items() if name in names}
     if kind is Init:
         chosen["peers"] = {name: value for name, value in values.items() if name not in names}
+    if kind is Backbone:
+        own = {name: value for name, value in values.items() if isinstance(value, Mapping) and "option" in value}
+        chosen["peers"] = {name: _group(Backbone, value, f"{key}.{name}") for name, value in own.items()}
     return _made(kind, chosen, f"{key}.")
 
 

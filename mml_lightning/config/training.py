@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from mml_lightning.backbones.batch_norm import silenced
+from mml_lightning.backbones.cost import feature_shapes
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.config import instantiate
 from mml_lightning.config.peers import PeerSpec, describe_peers
@@ -39,6 +41,7 @@ def cohort(
         UserError: the objective's graph, the optimiser or the scoring is wrong, or frozen batch norms silence a peer.
     """
     graph = objective(cfg, list(nets))
+    _check_features(cfg, graph, nets)
     _check_freeze(
         batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name not in graph.frozen}
     )
@@ -62,6 +65,18 @@ def cohort(
             "revisions": revisions(cfg.plain(), data),
         },
     )
+
+
+def _check_features(cfg: Settings, graph: Objective, nets: Mapping[str, Peer]) -> None:
+    """Where networks differ, their features may too: told now, and not at the first step."""
+    kinds = {json.dumps({**net.arch, "in_channels": None}, sort_keys=True, default=str) for net in nets.values()}
+    if not graph.edges or len(kinds) == 1:
+        return
+    frames, side = int(cfg.sampling.num_segments), int(cfg.transforms.output)
+    try:
+        graph.check_features({name: feature_shapes(net, frames, side) for name, net in nets.items()})
+    except ValueError as error:
+        raise UserError(f"objective={cfg.objective.name}: {error}") from None
 
 
 def _check_freeze(freeze: str, nets: Mapping[str, Peer]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mml_lightning.config import limits
+from mml_lightning.config import backbones, limits
 from mml_lightning.config.settings import Settings
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import FOLDER_NAME
@@ -57,7 +57,7 @@ def check_values(cfg: Settings) -> None:
         value = cfg.get(key)
         if not isinstance(value, bool):
             raise UserError(f"{key}={value} must be true or false")
-    for key in NAMES:
+    for key in (*NAMES, *(f"backbone.{name}.name" for name in backbones.own(cfg))):
         value = cfg.get(key)
         if not isinstance(value, str) or not FOLDER_NAME.fullmatch(value):
             raise UserError(f"{key}={value!r} names a folder: use letters, digits and any of . _ + = , @ -")

@@ -15,7 +15,7 @@ import torch
 
 from mml_lightning.backbones.cost import kept_for_backward
 from mml_lightning.backbones.execution import trunk_blocks
-from mml_lightning.config import data, limits, targets
+from mml_lightning.config import backbones, data, limits, targets
 from mml_lightning.config.key_roles import SPEED_DATA, SPEED_KEYS
 from mml_lightning.config.settings import Settings
 from mml_lightning.training import advice
@@ -138,6 +138,7 @@ def conditions(cfg: Settings, cohort: Cohort, ranks: int) -> str:
     how they are read and cut, precision, machine and its instructions. The speeds of two runs compare if it is
     equal."""
     values = targets.with_first_names(cfg.plain())
+    values["backbone"] = backbones.identity(values)
     decisive = [
         {key: values[key] for key in SPEED_KEYS},
         {key: values["data"][key] for key in SPEED_DATA},

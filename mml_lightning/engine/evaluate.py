@@ -11,8 +11,8 @@ from typing import Any
 
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.registry import rebuild
+from mml_lightning.config import backbones, limits, training, values
 from mml_lightning.config import data as config_data
-from mml_lightning.config import limits, training, values
 from mml_lightning.config import peers as config_peers
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.records import Dataset, rows
@@ -32,6 +32,7 @@ from mml_lightning.utils import process as utils_process
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.result_file import read_result
 from mml_lightning.zoo.aliases import aliases, require_file, the_file
+from mml_lightning.zoo.entries import homes
 from mml_lightning.zoo.files import CHECKPOINT, checkpoint_entries, load_peer, warn_of_unfilled
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def evaluate(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
         ]
     )
     known = fingerprint.identity(cfg, overrides, data) | {"stage": "eval", "modality": [m.name for m in distinct]}
+    known["backbone"] = backbone_label(cfg, entries, chosen)
     peers = {n: {"modality": m.name, "init": str(cfg.ckpt), "origin": str(cfg.ckpt)} for n, m in chosen.items()}
     known |= {"weights": {name: entry["provenance"].get("fingerprint") for name, entry in entries.items()}}
     with RunResult(folder, distributed.is_first_rank(), **known, peers=peers) as result:
@@ -132,16 +134,23 @@ def load_entries(cfg: Settings, overrides: Sequence[str], data: Callable[[], Dat
     return entries
 
 
+def backbone_label(cfg: Settings, entries: Entries, chosen: Mapping[str, Modality]) -> str:
+    """The networks that are measured, by what their files say; files of earlier versions leave it to the config."""
+    names = backbones.names(cfg, [m.name for m in chosen.values()])
+    told = {m.name: entries[n]["provenance"].get("backbone") or names[m.name] for n, m in chosen.items()}
+    return backbones.joined(told)
+
+
 def peer_files(folder: Path, given: str) -> list[Path]:
     """The exported peers of a run: its own, those of the zoo for a reused step of a pipeline, or of a zoo folder."""
     result = read_result(folder) or {}
-    reused = Path(str(result["zoo"])) if result.get("reused") and result.get("zoo") else folder
-    files = sorted((folder / "peers").glob("*.pt")) or sorted(reused.glob("*.pt"))
+    places = homes(result) if result.get("reused") and result.get("zoo") else [folder]
+    files = sorted((folder / "peers").glob("*.pt")) or sorted(file for place in places for file in place.glob("*.pt"))
     if files:
         return files
     if several := sorted(file.parent for file in folder.glob("[!.]*/*.pt") if file.parent.name != "peers"):
-        places = ", ".join(map(str, dict.fromkeys(several)))
-        raise UserError(f"ckpt={given} holds several entries of the zoo; give one of them: {places[:300]}")
+        listed = ", ".join(map(str, dict.fromkeys(several)))
+        raise UserError(f"ckpt={given} holds several entries of the zoo; give one of them: {listed[:300]}")
     if result.get("pipeline"):
         steps = sorted(path.name for path in folder.glob("[0-9]*_*"))
         raise UserError(f"ckpt={given} is a pipeline; give one of its steps: {', '.join(steps)}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mml_lightning.config import limits
+from mml_lightning.config import backbones, limits
 from mml_lightning.config.settings import Settings
 from mml_lightning.config.training import batch_norm_settings
 from mml_lightning.data.records.decoder import frames_reader
@@ -37,7 +37,7 @@ def describe(
         "run": f"{cfg.name}, seed {cfg.seed}",
         "graph": drawing.one_line(objective),
         "peers": ", ".join(f"{p} ({n / 1e6:.2f} M, {_origin(provenance[p])})" for p, n in parameters.items()),
-        "backbone": ", ".join(filter(None, (cfg.backbone.name, batch_norm_settings(cfg).describe()))),
+        "backbone": ", ".join(filter(None, (backbones.label(cfg), batch_norm_settings(cfg).describe()))),
         "data": _data(cfg, data),
         "sample": _sample(cfg),
         "training": _training(cfg, len(data.splits["train"])),

@@ -182,6 +182,7 @@ def open_result(
             "parameters": sizes[name],
             "frozen": name in cohort.frozen,
             **runs_fingerprint.origin_fields(origins[name]),
+            **runs_fingerprint.own_backbone(cfg, cohort.modalities[name].name),
         }
         for name, net in cohort.peers.items()
     }

@@ -176,6 +176,27 @@ class Objective:
         alone = {frozenset((peer,)) for peer in self.peers if peer not in self.frozen}
         return alone | {edge.peers for edge in self.edges}
 
+    def check_features(self, shapes: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
+        """Try every lesson on the features of the networks that it is between.
+
+        Args:
+            shapes: {peer: {feature: its shape for one sample}}, `pooled` [D] and `map` [T, D, h, w].
+
+        Raises:
+            ValueError: a lesson compares features that can't be compared.
+        """
+        outputs = {peer: _zeros(features) for peer, features in shapes.items()}
+        for edge in self.edges:
+            try:
+                edge(outputs, "", torch.tensor([0, 1]))
+            except (RuntimeError, ValueError):
+                student, *teachers = (_described(peer, shapes[peer]) for peer in (edge.student, *edge.teachers))
+                raise ValueError(
+                    f"lesson={edge.lesson} can't compare the features of {student} with those of "
+                    f"{' and '.join(teachers)}: choose networks of one width and size (backbone=, "
+                    "backbone.<modality>=), or a lesson of logits (objective=kd, d3d, mutual)"
+                ) from None
+
     def __call__(
         self,
         outputs: Mapping[str, Any],
@@ -278,6 +299,17 @@ def _rows(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """An output with every tensor changed."""
     fields = {name: getattr(output, name, None) for name in ("logits", "features")}
     return SimpleNamespace(**{n: {k: change(v) for k, v in f.items()} for n, f in fields.items() if f is not None})
+
+
+def _zeros(features: Mapping[str, Sequence[int]]) -> SimpleNamespace:
+    """The output of a network for two samples, as far as its shapes go."""
+    made = {name: torch.zeros(2, *shape) for name, shape in features.items()}
+    return SimpleNamespace(logits={"": torch.zeros(2, 3)}, features=made)
+
+
+def _described(peer: str, features: Mapping[str, Sequence[int]]) -> str:
+    frames, _, height, width = features["map"]
+    return f"{peer} ({features['pooled'][0]} wide, map of {frames} x {height} x {width})"
 
 
 def _mean(per_sample: Tensor) -> Tensor:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mml_lightning.config import peers, training
+from mml_lightning.config import backbones, peers, training
 from mml_lightning.config import values as config_values
-from mml_lightning.config.compose import changed, compose
-from mml_lightning.config.overrides import init_file
+from mml_lightning.config.compose import changed, compose, options_of
+from mml_lightning.config.overrides import holding, init_file, modalities_in
 from mml_lightning.config.peers import COPY
 from mml_lightning.config.saved_overrides import Source, admitted
 from mml_lightning.config.settings import Settings
@@ -22,6 +22,7 @@ from mml_lightning.runs.fingerprint import zoo_folder
 from mml_lightning.runs.lineage import taken, typed_path
 from mml_lightning.training import checkpoints
 from mml_lightning.utils.errors import UserError
+from mml_lightning.zoo.aliases import Origin
 from mml_lightning.zoo.entries import Entry
 
 INIT_OF_MODALITY = re.compile(r"\+*init\.(?!(all|base|file|runs|new_head|copies)=)")
@@ -39,6 +40,7 @@ class PlannedRun:
         needs, makes: networks of the zoo, by run, seed and peer (`Origin.key`): which entry each is, is known when its
             run has ended, see :meth:`take`.
         views: what a measurement of one network with other views is called; "" for a run that trains.
+        added: the backbone of a run that nobody has declared, see :meth:`Composer.undeclared`.
     """
 
     key: str
@@ -48,6 +50,7 @@ class PlannedRun:
     needs: frozenset[Path] = frozenset()
     makes: tuple[Path, ...] = ()
     views: str = ""
+    added: str = ""
 
     @property
     def folder(self) -> Path:
@@ -58,8 +61,12 @@ class PlannedRun:
         return str(self.cfg.name)
 
     @property
+    def title(self) -> str:
+        return f"{self.name} ({self.added})" if self.added else self.name
+
+    @property
     def label(self) -> str:
-        return f"{self.name} seed {self.seed}"
+        return f"{self.title} seed {self.seed}"
 
     def take(self, folder: Path) -> None:
         """Start from, or measure, the very networks that another run of the pipeline has left.
@@ -73,6 +80,8 @@ class PlannedRun:
             self.typed[:] = [o for o in self.typed if not o.startswith("init.runs=")] + [f"init.runs={taken(chosen)}"]
             return
         file = Entry(folder).file(next(iter(self.needs)).stem)
+        if not file.is_file():  # that of another backbone
+            return
         self.typed[:] = [o for o in self.typed if not o.startswith("ckpt=")] + [f"ckpt={typed_path(str(file))}"]
         output = str(folder / "views" / f"{file.stem}_{self.views}")
         self.cfg = changed(self.cfg, {"ckpt": str(file), "paths.output_dir": output})
@@ -117,6 +126,9 @@ def plan_runs(cfg: Settings, overrides: Sequence[str]) -> list[PlannedRun]:
         first = _with_origins(composer, declare(cfg.plain("catalogue")), wanted)
     else:
         first = [composer.planned(None, "")]
+    if composer.several:
+        composer.refuse_unused(first)
+        first += composer.undeclared(first)
     _refuse_namesakes(first)
     runs = composer.numbered(_ordered(first))
     return [*runs, *composer.measurements(runs, [item for table in tables for item in table.measurements()])]
@@ -159,6 +171,7 @@ class Composer:
         dropped = (*OWN, "name=", "experiment=") if cfg.tables else (*OWN, "name=") if self.several else OWN
         self.kept = [override for override in overrides if not override.startswith(dropped)]
         self.composed = functools.cache(lambda *typed: compose("train", [*typed, "pipeline=none"]))
+        self.modalities = options_of("modality")
         self.evaluation = functools.cache(lambda *typed: compose("eval", [*typed, "pipeline=none", "ckpt=x"]))
         if self.several:
             self._keep_for_all()
@@ -183,13 +196,53 @@ class Composer:
             where = Source(f"run {key or declared.stage} of the catalogue")  # it may stand in a file
             yielding, options = (admitted(words, where) for words in (declared.yielding(), declared.options()))
             typed = [*yielding, *self.kept, *options]
+            typed = holding(typed, self.modalities, modalities_in(typed) or list(self.cfg.modality))
             values = declared.values(self.base or str(self.cfg.init.base))
         run = changed(self.composed(*typed), {**values, **ONE_RUN})
         typed += [init_file(f"{name}={value}") for name, value in values.items()]
         if declared is not None and declared.tag:
             run = changed(run, {"name": f"{run.name}_{declared.tag}"})
             typed.append(f"name={run.name}")
-        return self.of_seed(PlannedRun(key or str(run.name), self.seeds[0], run, typed), self.seeds[0])
+        return self._first(key, run, typed)
+
+    def _first(self, key: str, run: Settings, typed: list[str], added: str = "") -> PlannedRun:
+        return self.of_seed(PlannedRun(key or str(run.name), self.seeds[0], run, typed, added=added), self.seeds[0])
+
+    def refuse_unused(self, runs: Sequence[PlannedRun]) -> None:
+        """Raises:
+        UserError: a network is chosen for a modality that no run looks at.
+        """
+        seen = {str(name) for run in runs for name in run.cfg.modality}
+        for word in self.kept:
+            if (of := backbones.WORD.match(word)) and of["modality"] in set(self.modalities) - seen:
+                raise UserError(f"{word}: none of the runs looks at {of['modality']}: leave it out")
+
+    def undeclared(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+        """Where the networks of a run differ: the runs that make what its peers start from and that nobody has
+        declared, such as the cross-entropy rgb network that is shaped as the network of flow."""
+        found: list[PlannedRun] = []
+        waiting = list(runs)
+        while waiting:
+            run = waiting.pop(0)
+            if len(set(backbones.names(run.cfg).values())) < 2 and not run.added:
+                continue
+            specs = sorted(peers.peer_specs(run.cfg, run.typed), key=lambda spec: spec.name, reverse=True)
+            for origin in (spec.origin for spec in specs if spec.origin.path is None):
+                if origin.place is None or any(origin.place in one.makes for one in (*runs, *found)):
+                    continue
+                made = self._made_by(origin)
+                found = [one for one in found if not set(one.makes) <= set(made.makes)]
+                known = {path for one in (*runs, *found) for path in one.makes}
+                made = replace(made, makes=tuple(path for path in made.makes if path not in known))
+                found.append(made)
+                waiting.append(made)
+        return found
+
+    def _made_by(self, origin: Origin) -> PlannedRun:
+        typed = [init_file(word) for word in origin.making]
+        admitted([word for word in typed if word not in self.kept], Source(f"the alias {origin.init}"))
+        cfg = changed(self.composed(*typed), ONE_RUN)
+        return self._first("", cfg, typed, backbones.label(cfg))
 
     def of_seed(self, run: PlannedRun, seed: int, **place: str) -> PlannedRun:
         cfg = changed(run.cfg, {"seed": seed, **place})
@@ -198,7 +251,11 @@ class Composer:
         config_values.check_values(cfg)
         specs = peers.peer_specs(cfg, typed)
         needs = frozenset(spec.origin.key for spec in specs if spec.origin.key is not None)
-        return PlannedRun(run.key, seed, cfg, typed, needs, tuple(exported(cfg, specs)))
+        makes = exported(cfg, specs)
+        if run.makes:  # some of what an undeclared one leaves may be nobody's
+            kept = {(path.parent.parent, path.stem) for path in run.makes}
+            makes = [path for path in makes if (path.parent.parent, path.stem) in kept]
+        return replace(run, seed=seed, cfg=cfg, typed=typed, needs=needs, makes=tuple(makes))
 
     def numbered(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
         """The runs for all seeds, a directory each; those that were cut off continue."""
@@ -232,7 +289,7 @@ class Composer:
         name, modality = views_name(views), COPY.sub("", network.peer)
         values = {**{f"views.{key}": value for key, value in views.items()}, "views.name": name, "seed": run.seed}
         values |= {"split": "test" if run.cfg.test else "val"}
-        typed = [*self.kept, "stage=ce", f"modality=[{modality}]"]
+        typed = [*holding(self.kept, self.modalities, [modality]), "stage=ce", f"modality=[{modality}]"]
         output = str(weights.parent / "views" / f"{network.peer}_{name}")
         own = {"ckpt": str(weights), "paths.output_dir": output, "name": f"{run.name}_{network.peer}@{name}"}
         cfg = changed(self.evaluation(*typed), {**values, **ONE_RUN, **own})
@@ -247,7 +304,7 @@ def exported(cfg: Settings, specs: Sequence[peers.PeerSpec]) -> list[Path]:
         UserError: the lesson graph does not fit the peers.
     """
     frozen = training.objective(cfg, [spec.name for spec in specs]).frozen
-    return [zoo_folder(cfg) / f"{spec.name}.pt" for spec in specs if spec.name not in frozen]
+    return [zoo_folder(cfg, spec.modality.name) / f"{spec.name}.pt" for spec in specs if spec.name not in frozen]
 
 
 def dependencies(runs: Sequence[PlannedRun]) -> dict[int, set[int]]:

@@ -29,6 +29,7 @@ from mml_lightning.utils.errors import RunsFailed, UserError
 from mml_lightning.utils.plain_text import VisibleFormatter
 from mml_lightning.utils.process import say
 from mml_lightning.utils.result_file import read_result, write_json
+from mml_lightning.zoo.entries import homes
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,8 @@ def hand_over(state: PipelineState, number: int, found: Mapping[int, Mapping[str
     for maker in sorted(state.needs[number]):
         folder = state.runs[maker].folder
         result = found.get(maker) or read_result(folder) or {}
-        state.runs[number].take(Path(result.get("zoo") or folder))
+        for place in homes(result) or [folder]:
+            state.runs[number].take(place)
 
 
 def plan_lines(cfg: Settings, state: PipelineState) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mml_lightning.config import targets
+from mml_lightning.config import backbones, targets
 from mml_lightning.config.key_roles import (
     COSMETIC_DATA,
     COSMETIC_KEYS,
@@ -28,7 +28,8 @@ def identity(cfg: Settings, overrides: Sequence[str], data: Dataset | None = Non
     """What a table groups and labels runs by; without `data` as much of it as a config tells."""
     fields = {
         "name": cfg.name,
-        **{group: _name(cfg[group].name) for group in ("stage", "objective", "setup", "data", "backbone")},
+        **{group: _name(getattr(cfg, group).name) for group in ("stage", "objective", "setup", "data")},
+        "backbone": backbones.label(cfg),
         "modality": list(cfg.modality),
         "views": _name(cfg.views.name),
         "evaluation": evaluation(cfg),
@@ -44,6 +45,12 @@ def identity(cfg: Settings, overrides: Sequence[str], data: Dataset | None = Non
 def _name(value: Any) -> str | None:
     """A name as text: a run that failed for a name that is none has a row in the tables too."""
     return None if value is None else str(value)
+
+
+def own_backbone(cfg: Settings, modality: str) -> dict[str, str]:
+    """What is told of a peer of a modality where those of a run have different networks."""
+    names = backbones.names(cfg)
+    return {"backbone": names[modality]} if len(set(names.values())) > 1 else {}
 
 
 def origin_fields(where: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,6 +80,7 @@ def hashed(values: Any) -> str:
 def decided(cfg: Settings, data: Dataset, provenance: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     """All that decides the weights of a stage, in plain values: the config's part, and the fingerprint of the data."""
     values = config_that_decides_weights(cfg.plain())
+    values["backbone"] = backbones.identity(values)
     if values["transforms"]["reduced_decode"] == "never":  # as all runs were when there was no such key
         values["transforms"] = {key: value for key, value in values["transforms"].items() if key != "reduced_decode"}
     if not values["objective"]["edges"]:
@@ -159,6 +167,7 @@ def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def zoo_folder(cfg: Settings) -> Path:
-    """Where the entries of a run and all that share its name and seed lie."""
-    return Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name / cfg.name / f"seed{cfg.seed}"
+def zoo_folder(cfg: Settings, modality: str) -> Path:
+    """Where the networks of the peers of a modality lie, of a run and all that share its name and seed."""
+    backbone = backbones.of(cfg, modality).name
+    return Path(cfg.paths.zoo) / cfg.data.name / backbone / cfg.name / f"seed{cfg.seed}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from mml_lightning.config import backbones
 from mml_lightning.config.settings import Settings
 from mml_lightning.training.csv_logger import MetricsLog
 from mml_lightning.utils.distributed import is_first_rank
@@ -53,7 +54,7 @@ def ablation(cfg: Settings) -> dict[str, Any]:
         "setup": cfg.setup.name,
         "stage": cfg.stage.name,
         "modality": "+".join(cfg.modality),
-        "backbone": cfg.backbone.name,
+        "backbone": backbones.label(cfg),
         "data": cfg.data.name,
         "objective": cfg.objective.name,
         "sampling": cfg.sampling.mode,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -276,3 +277,35 @@ def test_samples_that_are_all_alike_have_no_distance() -> None:
     loss = distance_loss(same, torch.randn(3, 4))
     (gradient,) = torch.autograd.grad(loss, same)
     assert loss.isfinite() and gradient.isfinite().all()
+
+
+def shapes(width: int, frames: int = 4, side: int = 2) -> dict[str, tuple[int, ...]]:
+    return {"pooled": (width,), "map": (frames, width, side, side)}
+
+
+@pytest.mark.parametrize(
+    ("lesson", "fits"),
+    [
+        ({"lesson": "kl"}, True),
+        ({"lesson": "logit_mse"}, True),
+        ({"lesson": "feature_mse"}, False),
+        ({"lesson": "feature_mse", "site": "map"}, False),
+        ({"lesson": "attention"}, True),
+        ({"lesson": "relational"}, True),
+    ],
+)
+def test_widths_are_compared_before_training(lesson: dict[str, str], fits: bool) -> None:
+    graph = Objective(["rgb", "flow"], [{"students": "first", "teachers": "rest", **lesson}])
+    graph.check_features({"rgb": shapes(2048), "flow": shapes(2048)})
+    told = r"of rgb \(2048 wide, .*\) with those of flow \(512 wide"
+    with nullcontext() if fits else pytest.raises(ValueError, match=told):
+        graph.check_features({"rgb": shapes(2048), "flow": shapes(512)})
+
+
+def test_and_so_are_the_sizes_of_maps_and_teachers_of_two_widths() -> None:
+    attention = Objective(["rgb", "flow"], [{"students": "first", "teachers": "rest", "lesson": "attention"}])
+    with pytest.raises(ValueError, match=r"map of 4 x 2 x 2\) with those of flow \(8 wide, map of 2 x 2 x 2\)"):
+        attention.check_features({"rgb": shapes(8), "flow": shapes(8, frames=2)})
+    two = Objective(["a", "b", "c"], [{"students": "first", "teachers": "rest", "lesson": "relational"}])
+    with pytest.raises(ValueError, match=r"b \(8 wide.*c \(4 wide"):
+        two.check_features({"a": shapes(8), "b": shapes(8), "c": shapes(4)})

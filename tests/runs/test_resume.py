@@ -300,3 +300,15 @@ def test_a_setting_that_came_into_being_since_does_not_refuse(train: Train, comp
     assert train(*again, run="first")["status"] == "completed"
     with pytest.raises(UserError, match=r"optimizer\.flow_stem_lr5 was None and is True now"):
         engine_train.stage(*composed(*again, "optimizer.flow_stem_lr5=true", run="first"))
+
+
+def test_networks_of_two_kinds_go_on_as_well(
+    cut: Callable[..., None], train: Train, tmp_path: Path, same_weights: Same
+) -> None:
+    own = (*MML, "backbone=tsm_resnet50", "backbone.flow=tsm_resnet18", "backbone.flow.net.width=8")
+    train(*own, run="whole")
+    cut("on_train_batch_start", 4, *own, run="cut")
+    with pytest.raises(UserError, match=r"backbone\.flow\.net\.width was 8 and is 4 now"):
+        train(*own, "backbone.flow.net.width=4", "resume=auto", run="cut")
+    train(*own, "resume=auto", run="cut")
+    assert_equal_runs(tmp_path / "single/whole", tmp_path / "single/cut", same_weights)

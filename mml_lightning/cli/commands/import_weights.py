@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], Settings]) 
     import torch
 
     from mml_lightning.backbones.peer import Peer
-    from mml_lightning.config import data, instantiate
+    from mml_lightning.config import data, peers
     from mml_lightning.zoo import importers
     from mml_lightning.zoo.files import export_peer
 
@@ -99,23 +99,17 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], Settings]) 
     cfg = compose([override for group, given in words.items() for override in _overrides(group, given)])
     modality = data.modalities(cfg)[name]
     classes, multi_label = _classes(args, cfg)
-    made = instantiate.instantiate(cfg.plain("backbone.net"), cfg.trusted)
 
-    def make(num_classes: dict[str, int]) -> Peer:
+    def make(num_classes: Mapping[str, int]) -> Peer:
         torch.manual_seed(0)  # what a file lacks comes out the same every time
-        try:
-            net = made(in_channels=modality.channels, num_classes=num_classes)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"backbone={cfg.backbone.name}: {error}") from None
-        assert isinstance(net, Peer)
-        return net
+        return peers.new_network(cfg, modality, num_classes)
 
     if args.out.exists():
         raise UserError(f"--out {args.out} is there already and may be what runs have started from: name another file")
     described: dict[str, Any] = {"name": modality.name, **cfg.plain("modality")[modality.name]}
     imported = importers.zoo_entry(
         args.file,
-        make,  # type: ignore[arg-type]
+        make,
         described,
         classes,
         multi_label,
