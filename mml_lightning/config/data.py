@@ -24,6 +24,7 @@ from mml_lightning.data.loading.draws import (
     ViewsTemporalSampler,
     training_crop,
 )
+from mml_lightning.data.loading.kinds import Kind
 from mml_lightning.data.loading.ram_cache import RamCache, ram_cache
 from mml_lightning.data.loading.sources import SOURCES, SourceOpener
 from mml_lightning.data.records.checks import check_flow_lengths, warn_of_doubles
@@ -53,15 +54,35 @@ def modalities(cfg: DictConfig) -> dict[str, Modality]:
     Raises:
         UserError: a field of a modality is unknown, missing or wrong.
     """
-    result = {}
+    kinds, result = sources(cfg), {}
     for name, values in to_container(cfg.modality).items():
         try:
             result[name] = Modality(name=name, **values)
         except (TypeError, ValueError) as error:
             raise UserError(f"modality {name}: {error}; see conf/modality/{name}.yaml") from None
-        if result[name].source not in SOURCES:
-            raise UserError(f"modality {name}: source {result[name].source!r} is unknown; use one of {list(SOURCES)}")
+        if result[name].source not in kinds:
+            raise UserError(f"modality {name}: source {result[name].source!r} is unknown; use one of {list(kinds)}")
     return result
+
+
+def sources(cfg: DictConfig) -> dict[str, Kind]:
+    """The kind of every source that a modality may look at: ours, and those of `sources`. What their packages add to
+    ours (preparations, builders of networks) is there afterwards.
+
+    Raises:
+        UserError: one of `sources` has the name of ours, or is no kind.
+    """
+    kinds, own = dict(SOURCES), cfg.get("sources") or {}
+    if not isinstance(own, Mapping | DictConfig):
+        raise UserError(f"sources={own} must be a table {{name: {{_target_: my_package.MyKind}}}}, docs/code.md")
+    for name, node in own.items():
+        if name in SOURCES:
+            raise UserError(f"sources.{name}: {name} is a source already; choose another name")
+        made = instantiate.instantiate(node) if isinstance(node, DictConfig) and instantiate.TARGET in node else None
+        if not isinstance(made, Kind):
+            raise UserError(f"sources.{name} is no kind of source: give {{_target_: my_package.MyKind}}, docs/code.md")
+        kinds[str(name)] = made
+    return kinds
 
 
 def packed(cfg: DictConfig) -> bool:
@@ -87,20 +108,20 @@ def dataset(cfg: DictConfig, needed: Sequence[str] | None = None) -> Dataset:
 
 def _dataset(cfg: DictConfig, needed: Sequence[str] | None) -> Dataset:
     splits = needed or (SPLITS if cfg.test else SPLITS[:2])
-    sources = {modality.source for modality in modalities(cfg).values()}
-    data = checked_records(cfg, sources)
+    looked_at = {modality.source for modality in modalities(cfg).values()}
+    data = checked_records(cfg, looked_at)
     if "train" in splits:
         _check_left_out(cfg, data, len(data.splits.get("train", ())) + len(data.left_out))
     validate(data, splits, needed is None)
     warn_of_doubles(data, splits)
-    if "flow" in sources:
+    if "flow" in looked_at:
         check_flow_lengths(data, splits)
     return data
 
 
-def checked_records(cfg: DictConfig, sources: Collection[str]) -> Dataset:
+def checked_records(cfg: DictConfig, looked_at: Collection[str]) -> Dataset:
     """Records as :func:`records`, with the readers that `mml check` chose and without what it found unusable."""
-    return check.with_check(records(cfg), check_folder(cfg) / check.FILE, sources, leaves_out(cfg))
+    return check.with_check(records(cfg), check_folder(cfg) / check.FILE, looked_at, leaves_out(cfg))
 
 
 def check_folder(cfg: DictConfig) -> Path:
@@ -199,14 +220,14 @@ def _reducible(cfg: DictConfig) -> bool:
     return bool(wish == "auto")
 
 
-def _check_sources(data: Dataset, chosen: Sequence[Modality]) -> None:
+def _check_sources(data: Dataset, chosen: Sequence[Modality], kinds: Mapping[str, Kind]) -> None:
     wanted, known = {modality.source for modality in chosen}, set[str]()
     for _, media, *_ in itertools.chain.from_iterable(map(rows, data.splits.values())):
         known |= media.keys()
-        if wanted <= known | ({"flow"} if "frames" in known else set()):
+        if wanted <= known | {name for name in wanted if kinds[name].made_of in known}:
             return
     for modality in chosen:
-        if modality.source not in known and not (modality.source == "flow" and "frames" in known):
+        if modality.source not in known and kinds[modality.source].made_of not in known:
             raise UserError(
                 f"modality {modality.name} looks at {modality.source}, data={data.name} has {sorted(known)} only: "
                 "choose another modality, or name its files in data"
@@ -239,7 +260,8 @@ def clip_datasets(
     Raises:
         UserError: sampling, transforms or views are wrong.
     """
-    _check_sources(data, chosen)
+    kinds = sources(cfg)
+    _check_sources(data, chosen, kinds)
     clip_labels = _clip_labels(cfg)
     sampling, transforms, views = to_container(cfg.sampling), to_container(cfg.transforms), to_container(cfg.views)
     draw: dict[str, Any] = {key: sampling[key] for key in ("num_segments", "mode", "dense_length", "stride", "policy")}
@@ -254,7 +276,7 @@ def clip_datasets(
         ClipDataset,
         modalities=list(chosen),
         heads=data.heads,
-        opener=SourceOpener(cfg.data.decoder, cache, decoded(cfg), _reducible(cfg), indexes(cfg)),
+        opener=SourceOpener(cfg.data.decoder, cache, decoded(cfg), _reducible(cfg), indexes(cfg), kinds),
         seed=instantiate.draw_seed(cfg),
         shared=sampling["shared"],
         independent=independent(sampling["mode"], sampling["policy"]),

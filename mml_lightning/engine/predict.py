@@ -71,6 +71,7 @@ class Predictor:
                 wrong.
         """
         check_classes(entries, heads, str(cfg.data.name))
+        config_data.sources(cfg)  # their packages know how to prepare clips, and how to build networks
         chosen = {name: Modality(**entry["modality"]) for name, entry in entries.items()}
         flow = config_data.flow_cache(cfg, chosen)
         networks = {name: rebuilt(name, entry, cfg.sampling.num_segments) for name, entry in entries.items()}

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from mml_lightning.config import data as config_data
 from mml_lightning.config.instantiate import to_container
-from mml_lightning.data.loading.sources import fitted
+from mml_lightning.data.loading.images import fitted
 from mml_lightning.data.records.readers import read_frame_lists
 from mml_lightning.data.video.decode import DecodeError
 from mml_lightning.data.video.images import ImageReader, ReducibleReader, open_media
