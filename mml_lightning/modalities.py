@@ -2,14 +2,15 @@
 
 Legend: B batch, V views, T frames (segments), W window, c channels of one source item, C channels, H height, W width.
 
-A *source* is decoded once per sample and may serve several modalities (`rgb` and `rgbdiff` share `frames`). Clips
-travel as uint8 with the W items of a window side by side in the channel axis; normalising and differencing happen on
-the device.
+A *source* is decoded once per sample and may serve several modalities (`rgb` and `rgbdiff` share `frames`). Clips of
+images travel as uint8 with the W items of a window side by side in the channel axis; normalising and differencing
+happen on the device. A package of the user's adds its own functions to :data:`PREPARE` when it is imported.
 """
 
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -53,10 +54,25 @@ def tvl1(clip: Tensor, modality: Modality) -> Tensor:
     return ((scaled - modality.mean[0]) / modality.std[0]).view(*clip.shape[:-3], modality.channels, height, width)
 
 
-PREPARE: dict[str, Callable[[Tensor, Modality], Tensor]] = {
-    "normalise": normalise,
-    "difference": difference,
-    "tvl1": tvl1,
+@dataclass(frozen=True)
+class Preparation:
+    """What happens to a clip on the device before a network sees it.
+
+    Args:
+        function: (stored clip, modality) -> input of the network.
+        least_window: items that a window must have.
+        channels: (window, item channels) -> channels of the input, which stand behind the segments: [..., T, C, ...].
+    """
+
+    function: Callable[[Tensor, Modality], Tensor]
+    least_window: int = 1
+    channels: Callable[[int, int], int] = operator.mul
+
+
+PREPARE: dict[str, Preparation] = {
+    "normalise": Preparation(normalise),
+    "difference": Preparation(difference, 2, lambda window, channels: (window - 1) * channels),
+    "tvl1": Preparation(tvl1, 2, lambda window, channels: (window - 1) * 2),
 }
 FLIPS = ("mirror", "mirror_negate_x")
 
@@ -67,11 +83,11 @@ class Modality:
 
     Args:
         name: key in configs, metric names and tables.
-        source: what is read or computed once per sample ("frames", "flow").
+        source: what is read or computed once per sample: "frames", "flow", or one of `sources` of the config.
         window: consecutive source items in one input step (rgb 1, flow 5, rgbdiff 6).
         item_channels: channels of one source item (frames 3, flow 2: x then y).
         mean, std: statistics of 0..1 values, one number or one per item channel.
-        prepare: name of the on-device function in :data:`PREPARE`.
+        prepare: what happens to its clips on the device, a name in :data:`PREPARE`.
         flip: what a horizontal mirror does: "mirror", or "mirror_negate_x" for flow.
 
     Raises:
@@ -93,7 +109,7 @@ class Modality:
             raise ValueError(f"modality {self.name}: prepare={self.prepare!r} is unknown; use one of {sorted(PREPARE)}")
         if self.flip not in FLIPS:
             raise ValueError(f"modality {self.name}: flip={self.flip!r} is unknown; use one of {list(FLIPS)}")
-        if self.window < (1 if self.prepare == "normalise" else 2):
+        if self.window < PREPARE[self.prepare].least_window:
             raise ValueError(f"modality {self.name}: window={self.window} is too short for prepare={self.prepare}")
         if self.prepare == "tvl1" and (self.item_channels, self.flip) != (3, "mirror"):
             raise ValueError(f"modality {self.name}: prepare=tvl1 takes frames: item_channels=3 and flip=mirror")
@@ -106,14 +122,12 @@ class Modality:
     @property
     def channels(self) -> int:
         """Channels the network sees: 3 for rgb, 10 for flow and liveflow, 15 for rgbdiff."""
-        if self.prepare == "tvl1":
-            return (self.window - 1) * 2
-        steps = self.window - 1 if self.prepare == "difference" else self.window
-        return steps * self.item_channels
+        return PREPARE[self.prepare].channels(self.window, self.item_channels)
 
     def __call__(self, clip: Tensor) -> Tensor:
-        """uint8 [..., W*c, H, W] -> float [..., channels, H, W], on the device of `clip`."""
-        return PREPARE[self.prepare](clip, self)
+        """A stored clip -> float [..., channels, ...], on the device of `clip`: of images uint8 [..., W*c, H, W] ->
+        float [..., channels, H, W]."""
+        return PREPARE[self.prepare].function(clip, self)
 
 
 def _per_channel(values: list[float], clip: Tensor, like: Tensor) -> Tensor:

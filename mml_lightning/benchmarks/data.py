@@ -33,7 +33,7 @@ from mml_lightning.benchmarks.data_files import (
     make_clips,
     measured_bytes,
 )
-from mml_lightning.data.loading.sources import fitted, read_part
+from mml_lightning.data.loading.images import fitted, read_part
 from mml_lightning.data.video.decode import DECODERS, installed, open_video
 from mml_lightning.data.video.images import open_media
 from mml_lightning.data.video.media import ImageSequence

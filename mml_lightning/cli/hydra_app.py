@@ -186,14 +186,15 @@ def _home(argument: str) -> str:
 
 
 def _check_modalities(given: Sequence[str], conf: Path) -> None:
-    known = sorted(path.stem for path in (conf / "modality").glob("*.yaml"))
+    folders = [conf, *_own_configs(given)]
+    known = sorted({path.stem for folder in folders for path in (folder / "modality").glob("*.yaml")})
     value = _value(given, "modality")
     for choice in re.findall(r"\[([^\]]*)\]", value or "") or ([] if not value or "[" in value else value.split(",")):
         names = [name.strip().strip("'\"") for name in choice.split(",") if name.strip()]
         if not names:
             raise UserError("modality=[] leaves nothing to train; use modality=[rgb]")
         for name in names:
-            if name not in known:
+            if name not in known and "pkg://" not in (_value(given, "hydra.searchpath") or ""):  # Hydra looks there
                 raise UserError(
                     f"modality {name!r} is unknown; use one of {known} (add one as conf/modality/{name}.yaml)"
                 )
@@ -202,6 +203,16 @@ def _check_modalities(given: Sequence[str], conf: Path) -> None:
                     f"modality=[{choice}] names {name} twice; "
                     f"two networks of one modality are stage=ml modality=[{name}]"
                 )
+
+
+def _own_configs(given: Sequence[str]) -> list[Path]:
+    """Folders of configs of the user's that are typed: hydra.searchpath=[...], --config-dir."""
+    words = re.split(r"[\s,]+", (_value(given, "hydra.searchpath") or "").strip("[]"))
+    for number, word in enumerate(given):
+        option, _, value = word.partition("=")
+        if option in ("--config-dir", "-cd"):
+            words.append(value or "".join(given[number + 1 : number + 2]))
+    return [Path(word.strip("'\"").removeprefix("file://")).expanduser() for word in words if word]
 
 
 def _value(given: Sequence[str], key: str) -> str | None:

@@ -21,6 +21,7 @@ from mml_lightning.data.loading.draws import (
     ViewsTemporalSampler,
     training_crop,
 )
+from mml_lightning.data.loading.kinds import Kind
 from mml_lightning.data.loading.ram_cache import RamCache, ram_cache
 from mml_lightning.data.loading.sources import SOURCES, SourceOpener
 from mml_lightning.data.records.checks import check_flow_lengths, warn_of_doubles
@@ -50,15 +51,36 @@ def modalities(cfg: Settings) -> dict[str, Modality]:
     Raises:
         UserError: a field of a modality is unknown, missing or wrong.
     """
-    result = {}
+    kinds, result = sources(cfg), {}
     for name, values in cfg.plain("modality").items():
         try:
             result[name] = Modality(name=name, **values)
         except (TypeError, ValueError) as error:
             raise UserError(f"modality {name}: {error}; see conf/modality/{name}.yaml") from None
-        if result[name].source not in SOURCES:
-            raise UserError(f"modality {name}: source {result[name].source!r} is unknown; use one of {list(SOURCES)}")
+        if result[name].source not in kinds:
+            raise UserError(f"modality {name}: source {result[name].source!r} is unknown; use one of {list(kinds)}")
     return result
+
+
+def sources(cfg: Settings) -> dict[str, Kind]:
+    """The kind of every source that a modality may look at: ours, and those of `sources`. What their packages add to
+    ours (preparations, builders of networks) is there afterwards.
+
+    Raises:
+        UserError: one of `sources` has the name of ours, or is no kind.
+    """
+    kinds, own = dict(SOURCES), cfg.get("sources") or {}
+    if not isinstance(own, Mapping):
+        raise UserError(f"sources={own} must be a table {{name: {{_target_: my_package.MyKind}}}}, docs/code.md")
+    for name, values in own.items():
+        if name in SOURCES:
+            raise UserError(f"sources.{name}: {name} is a source already; choose another name")
+        called = isinstance(values, Mapping) and instantiate.TARGET in values
+        made = instantiate.instantiate(cfg.plain(f"sources.{name}"), cfg.trusted) if called else None
+        if not isinstance(made, Kind):
+            raise UserError(f"sources.{name} is no kind of source: give {{_target_: my_package.MyKind}}, docs/code.md")
+        kinds[str(name)] = made
+    return kinds
 
 
 def packed(cfg: Settings) -> bool:
@@ -84,20 +106,20 @@ def dataset(cfg: Settings, needed: Sequence[str] | None = None) -> Dataset:
 
 def _dataset(cfg: Settings, needed: Sequence[str] | None) -> Dataset:
     splits = needed or (SPLITS if cfg.test else SPLITS[:2])
-    sources = {modality.source for modality in modalities(cfg).values()}
-    data = checked_records(cfg, sources)
+    looked_at = {modality.source for modality in modalities(cfg).values()}
+    data = checked_records(cfg, looked_at)
     if "train" in splits:
         _check_left_out(cfg, data, len(data.splits.get("train", ())) + len(data.left_out))
     validate(data, splits, needed is None)
     warn_of_doubles(data, splits)
-    if "flow" in sources:
+    if "flow" in looked_at:
         check_flow_lengths(data, splits)
     return data
 
 
-def checked_records(cfg: Settings, sources: Collection[str]) -> Dataset:
+def checked_records(cfg: Settings, looked_at: Collection[str]) -> Dataset:
     """Records as :func:`records`, with the readers that `mml check` chose and without what it found unusable."""
-    return check.with_check(records(cfg), check_folder(cfg) / check.FILE, sources, leaves_out(cfg))
+    return check.with_check(records(cfg), check_folder(cfg) / check.FILE, looked_at, leaves_out(cfg))
 
 
 def check_folder(cfg: Settings) -> Path:
@@ -196,14 +218,14 @@ def _reducible(cfg: Settings) -> bool:
     return bool(wish == "auto")
 
 
-def _check_sources(data: Dataset, chosen: Sequence[Modality]) -> None:
+def _check_sources(data: Dataset, chosen: Sequence[Modality], kinds: Mapping[str, Kind]) -> None:
     wanted, known = {modality.source for modality in chosen}, set[str]()
     for _, media, *_ in itertools.chain.from_iterable(map(rows, data.splits.values())):
         known |= media.keys()
-        if wanted <= known | ({"flow"} if "frames" in known else set()):
+        if wanted <= known | {name for name in wanted if kinds[name].made_of in known}:
             return
     for modality in chosen:
-        if modality.source not in known and not (modality.source == "flow" and "frames" in known):
+        if modality.source not in known and kinds[modality.source].made_of not in known:
             raise UserError(
                 f"modality {modality.name} looks at {modality.source}, data={data.name} has {sorted(known)} only: "
                 "choose another modality, or name its files in data"
@@ -235,7 +257,8 @@ def clip_datasets(
     Raises:
         UserError: sampling, transforms or views are wrong.
     """
-    _check_sources(data, chosen)
+    kinds = sources(cfg)
+    _check_sources(data, chosen, kinds)
     clip_labels = _clip_labels(cfg)
     sampling, transforms, views = cfg.sampling, cfg.transforms, cfg.views
     _warn_of_mirrored_views(data, views.crops)
@@ -246,7 +269,7 @@ def clip_datasets(
         ClipDataset,
         modalities=list(chosen),
         heads=data.heads,
-        opener=SourceOpener(cfg.data.decoder, cache, decoded(cfg), _reducible(cfg), indexes(cfg)),
+        opener=SourceOpener(cfg.data.decoder, cache, decoded(cfg), _reducible(cfg), indexes(cfg), kinds),
         seed=cfg.draw_seed,
         shared=sampling.shared,
         independent=independent(sampling.mode, sampling.policy),

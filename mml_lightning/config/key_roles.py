@@ -64,6 +64,7 @@ ROLES: dict[str, Role] = {
     "seed": WEIGHTS | SAME_ROW,
     "seeds": COSMETIC,
     "setup": WEIGHTS,
+    "sources": WEIGHTS,
     "split": MEASUREMENT,
     "stage": WEIGHTS,
     "statistics": WEIGHTS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 import warnings
 from collections.abc import Callable
@@ -95,7 +96,7 @@ def _time(dataset: ClipDataset, indices: range, workers: int) -> tuple[float, in
         batch_size=4,
         sampler=[(0, index) for index in indices],  # type: ignore[arg-type]  # a ClipDataset is indexed by (epoch, index)
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=functools.partial(collate, kinds=dataset.kinds),
         worker_init_fn=_one_thread,
         timeout=600 if workers else 0,
     )

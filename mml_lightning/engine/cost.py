@@ -167,9 +167,9 @@ def earlier_runs(root: Path, comparable: str) -> Iterator[tuple[str, Mapping[str
 
 
 def clip_shapes(cfg: Settings, cohort: Cohort) -> dict[str, tuple[int, ...]]:
-    """[T, C, H, W] of the training clips of each modality."""
-    frames, side = cfg.sampling.num_segments, cfg.transforms.output
-    return {m.name: (frames, m.window * m.item_channels, side, side) for m in cohort.modalities.values()}
+    """[T, C, ...] of the training clips of each modality, [T, C, H, W] of images."""
+    frames, size, kinds = cfg.sampling.num_segments, (cfg.transforms.output,) * 2, data.sources(cfg)
+    return {m.name: (frames, *kinds[m.source].segment(m, size)[0]) for m in cohort.modalities.values()}
 
 
 def memory_needed(cfg: Settings, cohort: Cohort) -> tuple[float, float] | None:
@@ -182,8 +182,8 @@ def memory_needed(cfg: Settings, cohort: Cohort) -> tuple[float, float] | None:
             fixed += 4 * parameters
             continue
         modality = cohort.modalities[name]
-        frames, _, height, width = shapes[modality.name]
-        clip = (1, frames, modality.channels, height, width)
+        frames, _, *size = shapes[modality.name]
+        clip = (1, frames, modality.channels, *size)
         kept = counted_or_none(functools.partial(kept_for_backward, peer, clip))
         if kept is None:
             return None

@@ -6,10 +6,11 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 
-from mml_lightning.data.flow.cache import FlowCache
+from mml_lightning.data.flow.cache import FlowCache, FlowSettings
 from mml_lightning.data.loading.dataset import ClipDataset
 from mml_lightning.utils import progress as utils_progress
 from mml_lightning.utils.progress import Progress
+from mml_lightning.utils.threads import cores
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +27,14 @@ def flow_filler(cache: FlowCache | None, datasets: Mapping[str, ClipDataset], wo
             return
         log.info("computing %s flow of %d videos in %s", cache.settings.algorithm, len(missing), cache.folder)
         with Progress(len(missing), "flow") as progress:
-            failed = cache.prepare(missing, max(1, workers), progress.advance)
+            failed = cache.prepare(missing, at_once(cache.settings, workers), progress.advance)
         if failed:
             log.warning(utils_progress.describe_failures(failed, "no flow"))
 
     return fill
+
+
+def at_once(settings: FlowSettings, workers: int) -> int:
+    """Videos whose flow is computed at a time: one per core, since nothing else runs meanwhile. Our TV-L1 keeps all
+    cores busy with a single one; on a GPU `workers` decode ahead of it."""
+    return max(1, workers) if settings.algorithm == "tvl1" else max(workers, cores())

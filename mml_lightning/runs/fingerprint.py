@@ -158,8 +158,9 @@ def identity_of_initial_weights(where: Mapping[str, Any]) -> str:
 def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
     """A plain config without what can't change weights; functions by their first names."""
     kept = {key: value for key, value in targets.with_first_names(values).items() if key not in COSMETIC_KEYS}
-    if not kept.get("repeat"):
-        kept.pop("repeat", None)
+    for key in ("repeat", "sources"):  # as all runs were when there were no such keys
+        if not kept.get(key):
+            kept.pop(key, None)
     if kept["trainer"].get("limit_epochs") is None:  # as all runs were when there was no such key
         kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key != "limit_epochs"}
     for group, cosmetic in (("data", COSMETIC_DATA), ("trainer", COSMETIC_TRAINER)):

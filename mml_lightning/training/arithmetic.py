@@ -26,12 +26,12 @@ def training_operations(cohort: Cohort, shapes: dict[str, tuple[int, ...]]) -> f
     """Operations of one training clip over all peers.
 
     Args:
-        shapes: of the clips of each modality, [T, C, H, W] as they come from the loader.
+        shapes: of the clips of each modality, [T, C, ...] as they come from the loader.
     """
     total = 0.0
     for name, peer in cohort.peers.items():
         modality = cohort.modalities[name]
-        frames, _, height, width = shapes[modality.name]
-        counted = cost(peer, (1, frames, modality.channels, height, width))
+        frames, _, *size = shapes[modality.name]
+        counted = cost(peer, (1, frames, modality.channels, *size))
         total += 2 * counted.multiply_adds * (1 if name in cohort.frozen else TRAINING_PASSES)
     return total

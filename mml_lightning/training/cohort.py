@@ -379,4 +379,6 @@ class Cohort(pl.LightningModule):
     def _seed_forward(self, peer: str, batch_idx: int) -> None:
         rank = 0 if hasattr(self.trainer.strategy, "own") else self.global_rank
         key = f"{self.seed}|{self.current_epoch}|{batch_idx}|{rank}|{peer}"
-        torch.manual_seed(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "little"))
+        number = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "little")
+        # on a CPU, `torch.manual_seed` writes down the call stack in case a GPU is used later
+        (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(number)

@@ -199,9 +199,9 @@ class Throughput(pl.Callback):
         return round(self.videos / self.seconds, 2) if self.seconds else None
 
     def _clip(self) -> list[int]:
-        """[T, H, W]"""
-        frames, _, height, width = next(iter(self._shapes.values()))
-        return [frames, height, width]
+        """[T, H, W]; of what has no pictures [T, ...]."""
+        frames, _, *size = next(iter(self._shapes.values()))
+        return [frames, *size]
 
     def _measured_peak(self, trainer: pl.Trainer, device: torch.device) -> float:
         return arithmetic_peak(device, precision_type(trainer.precision)) * trainer.world_size

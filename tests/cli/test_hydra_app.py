@@ -115,3 +115,19 @@ def test_labels() -> None:
     assert resolvers.init_label(inits, ["rgb", "flow"]) == "ce-rgb_1+a_b"
     assert resolvers.init_label({"rgb": "ce", "flow": "ce"}, ["rgb", "flow"]) == "ce"
     assert resolvers.file_stem(None) == "none" and resolvers.file_stem("a/my videos.csv") == "my_videos"
+
+
+def test_modalities_of_own_configs_are_known(tmp_path: Path) -> None:
+    (tmp_path / "modality").mkdir()
+    (tmp_path / "modality" / "sensor.yaml").touch()
+    for words in (
+        [f"hydra.searchpath=[file://{tmp_path}]"],
+        [f"hydra.searchpath=[pkg://elsewhere, {tmp_path}]"],
+        ["--config-dir", str(tmp_path)],
+        [f"--config-dir={tmp_path}"],
+    ):
+        assert prepare([*words, "modality=[rgb,sensor]"], CONF)[-1] == "modality=[rgb,sensor]"
+        with pytest.raises(UserError, match="names sensor twice"):
+            prepare([*words, "modality=[sensor,sensor]"], CONF)
+    with pytest.raises(UserError, match=r"'audio' is unknown; use one of \['flow', .*'sensor'\]"):
+        prepare([f"hydra.searchpath=[{tmp_path}]", "modality=[audio]"], CONF)

@@ -181,7 +181,7 @@ def drawn(modalities: list[Modality], mode: Any, folder: Path) -> list[dict[str,
         replace=True,
         mirrored={"label": {0: 1, 1: 0}},
     )
-    return [collate([data[0, n] for n in step]) for step in (range(4), range(4, 8), (0, 2, 5, 7))]
+    return [collate([data[0, n] for n in step], data.kinds) for step in (range(4), range(4, 8), (0, 2, 5, 7))]
 
 
 @pytest.mark.parametrize("mode", ["uniform", "dense", "random", "strided"])

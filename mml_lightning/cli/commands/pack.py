@@ -85,12 +85,15 @@ def prepare(cfg: Settings, out: Path, wish: Wish, more: Sequence[str] = ()) -> P
 
     from mml_lightning.config import data as config_data
     from mml_lightning.data import check
-    from mml_lightning.data.loading.sources import SourceOpener
+    from mml_lightning.data.loading.sources import SOURCES, SourceOpener
     from mml_lightning.data.packs.packing import Packer
     from mml_lightning.data.records.records import SPLITS, validate
+    from mml_lightning.utils.errors import UserError
 
     chosen = config_data.modalities(cfg)
     sources = {modality.source for modality in chosen.values()}
+    if foreign := sorted(sources - set(SOURCES)):
+        raise UserError(f"mml pack packs {', '.join(SOURCES)} and sound, not {foreign[0]}: leave out its modality")
     found = config_data.records(cfg)
     file = config_data.check_folder(cfg) / check.FILE
     data = check.with_check(found, file, sources, config_data.leaves_out(cfg))

@@ -1,14 +1,16 @@
 """Records to samples: one temporal and one geometry draw shared by all modalities of a video.
 
-Legend: V views (clips x crops), T frames (segments), L window, c channels of an item, C = L * c, H height, W width.
+Legend: V views (clips x crops), T segments, L window.
 
-A sample is {clips {modality: uint8 [V, T, C, H, W]}, present {modality: bool}, target {head: int or multi-hot}, id,
-index}. Everything random in it comes from a generator keyed by (seed, epoch, record id), so that a sample does not
-depend on the worker count, the rank or the point of resume.
+A sample is {clips {modality: [V, T, ...]}, present {modality: bool}, target {head: int or multi-hot}, id, index}; what
+a segment of a clip is, the kind of its source says (:mod:`mml_lightning.data.loading.kinds`). Everything random in it
+comes from a generator keyed by (seed, epoch, record id), so that a sample does not depend on the worker count, the rank
+or the point of resume.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import random
@@ -20,14 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mml_lightning.data.loading.sources import OpenSource, SourceOpener, fitted, read_part
-from mml_lightning.data.records.clock import clock, frames_of, items_of
+from mml_lightning.data.loading.kinds import Kind, OpenSource
+from mml_lightning.data.loading.sources import SourceOpener
+from mml_lightning.data.records.clock import clock, frames_of
 from mml_lightning.data.records.intervals import ENDS, Ends, classes_between
 from mml_lightning.data.records.records import Head, Record, Seen
 from mml_lightning.data.video.decode import DecodeError, steadily
 from mml_lightning.modalities import Modality
-from mml_lightning.sampling import window_indices
-from mml_lightning.transforms import Crop, apply_views, bounding_box, invert_x
+from mml_lightning.transforms import Crop
 from mml_lightning.utils.errors import UserError
 
 Starts = Callable[[Mapping[str, int], Mapping[str, int], np.random.Generator], Mapping[str, np.ndarray]]
@@ -37,6 +39,7 @@ Geometries = Callable[[int, int, random.Random], Sequence[Crop]]
 """Geometry draw: (width, height, rng) of the reference frame -> one crop per view of a clip."""
 
 MISSING = ("error", "mask")
+FRAME = (340, 256)  # width and height for which a geometry is drawn where a sample has no picture
 ATTEMPTS = 20  # unreadable videos in a row, after which the fault is not in single files
 
 
@@ -96,6 +99,11 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.records)
 
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """Of the source that each modality looks at."""
+        return {modality.name: self.opener.kinds[modality.source] for modality in self.modalities}
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         failures: list[tuple[str, str]] = []
@@ -144,41 +152,73 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def _load(self, record: Record, epoch: int) -> dict[str, Any]:
         names = sorted({modality.source for modality in self.modalities})
         timed = self.clip_labels and bool(record.intervals)
-        with self.opener.open(record, _opened(record, names, timed), skip_absent=self.missing == "mask") as sources:
+        opened = self._opened(record, names, timed)
+        with self.opener.open(record, opened, skip_absent=self.missing == "mask") as sources:
             seen = [modality for modality in self.modalities if modality.source in sources]
             if not seen:  # the frames are there for their clock only
                 raise DecodeError(f"{record.id}: it has none of the sources of the run ({', '.join(names)})")
             indices = self._indices(record, seen, sources, epoch)
-            pictured = "frames" if "frames" in sources else seen[0].source
-            rng = keyed_generator(self.seed, epoch, record.id, "geometry")
-            geometries = self.geometries(*sources[pictured].size, random.Random(int(rng.integers(2**63))))
+            geometries = self._geometries(record, seen, sources, epoch)
             stretch = self._stretch(record, seen, sources, indices, epoch) if timed else {}
-            clips = _clips(seen, sources, indices, geometries)
+            clips: dict[str, Tensor] = {}
+            for name in {modality.source for modality in seen}:
+                users = [modality for modality in seen if modality.source == name]
+                clips |= self.opener.kinds[name].cut(sources[name], users, indices, geometries)
             notes = {kind: note for s in sources.values() for kind, note in getattr(s, "notes", {}).items()}
             labels = {**record.target, **stretch}
         flipped = len(geometries) == 1 and geometries[0].flip
         return {
-            "clips": clips | _blanks(self.modalities, clips),
+            "clips": clips | self._blanks(clips, geometries),
             "present": {modality.name: modality.name in clips for modality in self.modalities},
             "target": {head: self._target(head, labels.get(head), flipped) for head in self.heads},
             "id": record.id,
             "notes": [(record.id, kind, note) for kind, note in notes.items()],
         }
 
-    def _range(self, record: Record, source: OpenSource, sources: Mapping[str, OpenSource]) -> tuple[int, int]:
-        """First item and item count of the part of `source` that carries the label."""
+    def _opened(self, record: Record, names: Sequence[str], timed: bool) -> list[str]:
+        """What to open for a run on the sources `names`: the frames, too, where something of the sample is told by them
+        that must be the same without them in the run: timed labels, and the crop where pictures that are stored may
+        have another size. What is computed from frames has their size."""
+        kinds = self.opener.kinds
+        told = timed or any(name in kinds and kinds[name].pictured and kinds[name].made_of for name in record.media)
+        return sorted({*names, "frames"}) if told and "frames" in record.media else list(names)
+
+    def _geometries(
+        self, record: Record, seen: Sequence[Modality], sources: Mapping[str, OpenSource], epoch: int
+    ) -> Sequence[Crop]:
+        """One crop per view of a clip, for the frames or the first picture there is. Where there is none nothing is
+        mirrored, and the crops say only how many views a clip has."""
+        rng = random.Random(int(keyed_generator(self.seed, epoch, record.id, "geometry").integers(2**63)))
+        pictured = [name for name in ("frames", *(m.source for m in seen)) if name in sources]
+        shown: Any = next((sources[name] for name in pictured if self.opener.kinds[name].pictured), None)
+        width, height = FRAME if shown is None else shown.size
+        crops = self.geometries(width, height, rng)
+        return crops if shown is not None else [dataclasses.replace(crop, flip=False) for crop in crops]
+
+    def _blanks(self, clips: Mapping[str, Tensor], geometries: Sequence[Crop]) -> dict[str, Tensor]:
+        """What stands for the modalities that have no clip, with as many views and segments as those that have."""
+        views, segments = next(iter(clips.values())).shape[:2]
+        return {
+            m.name: self.kinds[m.name].blank(m, views, segments, geometries[0].output)
+            for m in self.modalities
+            if m.name not in clips
+        }
+
+    def _range(self, record: Record, name: str, sources: Mapping[str, OpenSource]) -> tuple[int, int]:
+        """First item and item count of the part of the source `name` that carries the label."""
+        source, kind = sources[name], self.opener.kinds[name]
         if record.span is None:
             return 0, source.count
         frames = sources["frames"]
         first, behind = frames_of(record.span, self.span_margin, frames, str(record.media["frames"]))
-        return items_of(first, behind, frames, source)
+        return kind.part(first, behind, frames, source)
 
     def _indices(
         self, record: Record, seen: Sequence[Modality], sources: Mapping[str, OpenSource], epoch: int
     ) -> dict[str, np.ndarray]:
         """Items of each modality, [V, T, L]."""
-        ranges = {m.name: self._range(record, sources[m.source], sources) for m in seen}
-        windows = {m.name: m.window for m in seen}
+        ranges = {m.name: self._range(record, m.source, sources) for m in seen}
+        windows, kinds = {m.name: m.window for m in seen}, self.kinds
         groups = [list(windows)] if self.shared else [[name] for name in windows]
         indices = {}
         for names in groups:
@@ -189,7 +229,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
                 raise DecodeError(f"{record.id}: {error}") from None
             for name in names:
                 first, count = ranges[name]
-                indices[name] = first + window_indices(starts[name], windows[name], count)
+                indices[name] = first + kinds[name].windows(starts[name], windows[name], count)
         return indices
 
     def _stretch(
@@ -203,7 +243,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """Classes of each head with intervals, from the first to the last item shown, whatever lies in between."""
         if self.independent and self.shared:
             name = "frames" if "frames" in sources else seen[0].source
-            begin, count = self._range(record, sources[name], sources)
+            begin, count = self._range(record, name, sources)
             rng = keyed_generator(self.seed, epoch, record.id, "time")
             shown = begin + self.starts({name: count}, {name: 1}, rng)[name]
         else:
@@ -227,58 +267,16 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return torch.tensor(mirrored.get(label, label))
 
 
-def _opened(record: Record, names: Sequence[str], timed: bool) -> list[str]:
-    """What to open for a run on the sources `names`: the frames, too, where something of the sample is told by them
-    that must be the same without them in the run: timed labels, and the crop where flow that is stored may have another
-    size. Computed flow has that of its frames."""
-    told = timed or "flow" in record.media
-    return sorted({*names, "frames"}) if told and "frames" in record.media else list(names)
-
-
-def _clips(
-    modalities: Sequence[Modality],
-    sources: Mapping[str, OpenSource],
-    indices: Mapping[str, np.ndarray],
-    geometries: Sequence[Crop],
-) -> dict[str, Tensor]:
-    """{modality: uint8 [V, T, C, h, w]}, views ordered crop by crop; each item is decoded and cropped once."""
-    clips = {}
-    for name in {modality.source for modality in modalities}:
-        users = [modality for modality in modalities if modality.source == name]
-        wanted = np.unique(np.concatenate([indices[m.name].ravel() for m in users]))
-        source = fitted(sources[name], geometries)
-        size, box = source.size, bounding_box(geometries, *source.size)
-        pixels = torch.from_numpy(read_part(source, wanted.tolist(), box)).permute(0, 3, 1, 2)
-        crops = apply_views(pixels, [crop.scaled_to(*size).inside(box) for crop in geometries])  # each [N, c, h, w]
-        for modality in users:
-            at = torch.from_numpy(np.searchsorted(wanted, indices[modality.name]))  # [V, T, L]
-            views = [crop[at].flatten(2, 3) for crop in crops]  # each [V, T, L*c, h, w]
-            if modality.flip == "mirror_negate_x":
-                views = [invert_x(view) if g.flip else view for view, g in zip(views, geometries, strict=True)]
-            clips[modality.name] = torch.cat(views)
-    return clips
-
-
-def _blanks(modalities: Sequence[Modality], clips: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Zeros for the modalities that have no clip, shaped like those that have."""
-    views, segments, _, height, width = next(iter(clips.values())).shape
-    return {
-        m.name: torch.zeros(views, segments, m.window * m.item_channels, height, width, dtype=torch.uint8)
-        for m in modalities
-        if m.name not in clips
-    }
-
-
 def keyed_generator(seed: int, epoch: int, record: str, purpose: str) -> np.random.Generator:
     """A generator that depends on nothing but its key."""
     digest = hashlib.blake2b(f"{seed}|{epoch}|{record}|{purpose}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Samples to a batch of clips {m: uint8 [B, V, T, C, H, W]}, present {m: [B]}, target {head: [B] or [B, K]},
-    index [B], id, failures, notes and files that were written since the run began; complete, whether every sample has
-    every modality: told here, on the host, so that no step has to ask the device for it.
+def collate(samples: Sequence[dict[str, Any]], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """Samples to a batch of clips {m: [B, V, T, ...]}, each as the kind of its source says, present {m: [B]}, target
+    {head: [B] or [B, K]}, index [B], id, failures, notes and files that were written since the run began; complete,
+    whether every sample has every modality: told here, on the host, so that no step has to ask the device for it.
 
     Samples that could not be read in evaluation carry no clips: they are listed under `failures` only, so that a batch
     can be shorter than asked, or empty.
@@ -290,7 +288,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     batch["index"] = torch.tensor([s["index"] for s in good], dtype=torch.int64)
     batch["id"] = [s["id"] for s in good]
     if good:
-        batch["clips"] = {m: torch.stack([s["clips"][m] for s in good]) for m in good[0]["clips"]}
+        batch["clips"] = {m: kinds[m].collate([s["clips"][m] for s in good]) for m in good[0]["clips"]}
         batch["present"] = {m: torch.tensor([s["present"][m] for s in good]) for m in good[0]["present"]}
         batch["complete"] = all(all(s["present"].values()) for s in good)
         batch["target"] = {head: torch.stack([s["target"][head] for s in good]) for head in good[0]["target"]}

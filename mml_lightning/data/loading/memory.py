@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 
 import numpy as np
 
-from mml_lightning.data.loading.dataset import ClipDataset
+from mml_lightning.data.loading.dataset import FRAME, ClipDataset
 from mml_lightning.data.loading.worker_recovery import FEWER, PREFETCH, SHARED
 from mml_lightning.utils.device import free_memory, free_shared_memory
 from mml_lightning.utils.errors import UserError
 
 GB = 2**30
 WORKER = 200 * 2**20  # bytes that a worker has for itself: its part of Python, the frames of the video it reads
-FRAME = (340, 256)  # size of a frame where one is needed to see how large the clips come out
 ITEMS = 300  # frames of such a video
 
 
@@ -24,8 +24,11 @@ def sample_bytes(dataset: ClipDataset) -> int:
     windows = {modality.name: modality.window for modality in dataset.modalities}
     starts = dataset.starts(counts, windows, np.random.default_rng(0))
     crops = dataset.geometries(*FRAME, random.Random(0))
-    pixels = sum(crop.output[0] * crop.output[1] for crop in crops)
-    return sum(starts[m.name].size * m.window * m.item_channels * pixels for m in dataset.modalities)
+    total = 0
+    for modality in dataset.modalities:
+        segments = [dataset.kinds[modality.name].segment(modality, crop.output) for crop in crops]
+        total += starts[modality.name].size * sum(math.prod(shape) * dtype.itemsize for shape, dtype in segments)
+    return total
 
 
 def check(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import multiprocessing
 import os
@@ -112,7 +113,7 @@ class FaultTolerantLoader(DataLoader[dict[str, Any]]):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=functools.partial(collate, kinds=dataset.kinds),
             pin_memory=device is not None and device.type == "cuda",
             multiprocessing_context=context if workers else None,
             generator=torch.Generator(),  # of seeds that nothing uses; the process's own stays as it is

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mml_lightning.data.loading.sources import OpenSource
+from mml_lightning.data.loading.images import OpenImages
 from mml_lightning.data.video.decode import DecodeError
 from mml_lightning.data.video.jpeg import restart_interval
 from mml_lightning.data.video.media import ImageSequence, Media
@@ -69,7 +69,7 @@ class Encoded:
     times: np.ndarray | None = None
 
 
-def encode(name: str, source: OpenSource, fps: float, media: Media | None, coding: Coding) -> Encoded:
+def encode(name: str, source: OpenImages, fps: float, media: Media | None, coding: Coding) -> Encoded:
     """All items of the source `name`. JPEG frames that need no reduction are taken over as they are.
 
     Raises:
@@ -96,7 +96,7 @@ def reduced(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     return width, height
 
 
-def items(source: OpenSource) -> Iterator[np.ndarray]:
+def items(source: OpenImages) -> Iterator[np.ndarray]:
     """All items in order, each uint8 [H, W, c]."""
     stream: Any = getattr(source, "stream", None)
     if stream is not None:

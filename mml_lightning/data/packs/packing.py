@@ -19,7 +19,8 @@ from typing import Any
 
 from mml_lightning import __version__
 from mml_lightning.data.flow.cache import FlowCache
-from mml_lightning.data.loading.sources import OpenSource, SourceOpener
+from mml_lightning.data.loading.images import OpenImages
+from mml_lightning.data.loading.sources import SourceOpener
 from mml_lightning.data.packs.encode import Coding, Encoded, encode
 from mml_lightning.data.packs.shard import ShardWriter
 from mml_lightning.data.packs.sound import encoded_sound
@@ -188,7 +189,7 @@ class Packer:
             return encoded_sound(record.media.get("audio") or record.media["frames"])
         wanted = [name, "frames"] if name == "flow" and "flow" not in record.media else [name]
         with self._opener(record, wanted) as opener, opener.open(record, wanted) as sources:
-            source: OpenSource = sources[name]
+            source: OpenImages = sources[name]  # type: ignore[assignment]  # sources that are packed are images
             clock = sources["frames"].fps if "frames" in sources else source.fps
             made = encode(name, source, clock, record.media.get(name), self.wish.coding)
             return made if is_constant(source) else dataclasses.replace(made, times=source.times)

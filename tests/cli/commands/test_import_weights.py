@@ -14,9 +14,7 @@ from mml_lightning.cli.main import main
 from mml_lightning.config import data as config_data
 from mml_lightning.config import peers
 from mml_lightning.config.settings import Settings
-from mml_lightning.data.records.records import Dataset
-from mml_lightning.engine.evaluate import check_classes, scoring_cohort
-from mml_lightning.modalities import Modality
+from mml_lightning.engine.predict import check_classes, rebuilt
 from mml_lightning.runs.fingerprint import fingerprint
 from mml_lightning.runs.lineage import first_weights
 from mml_lightning.utils.errors import UserError
@@ -128,15 +126,11 @@ def test_the_same_file_gives_the_same_weights(file: Path, tmp_path: Path) -> Non
     assert first["provenance"] == second["provenance"]
 
 
-def test_measuring_an_incomplete_trunk_is_warned_of(
-    zoo: Path, composed: Callable[..., tuple[Settings, list[str]]], caplog: pytest.LogCaptureFixture
-) -> None:
-    cfg, _ = composed("split=val", "ckpt=x", program="eval")
-    data, entry = config_data.dataset(cfg, ["val"]), load_peer(zoo)
-    chosen = {"rgb": Modality(**entry["modality"])}
+def test_measuring_an_incomplete_trunk_is_warned_of(zoo: Path, caplog: pytest.LogCaptureFixture) -> None:
+    entry = load_peer(zoo)
     for missing in ([], ["net.conv1.weight"]):
         entry["provenance"]["imported"]["report"]["missing"] = missing
-        scoring_cohort(cfg, {"rgb": entry}, chosen, data)
+        rebuilt("rgb", entry, 8)
         assert caplog.text.count("tensors of the trunk are random") == len(missing)
 
 
@@ -189,4 +183,4 @@ def test_an_imported_network_is_measured(
     assert "measuring rgb on 11 test videos" in done.stdout
     assert main([*command, str(tmp_path / "headless.pt"), "--num-classes", "7"]) == 0
     with pytest.raises(UserError, match=r"rgb is a trunk without a head; train one: .* init\.new_head=true"):
-        check_classes({"rgb": load_peer(tmp_path / "headless.pt")}, Dataset("demo", {}, {}))
+        check_classes({"rgb": load_peer(tmp_path / "headless.pt")}, {}, "demo")

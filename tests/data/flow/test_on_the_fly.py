@@ -12,7 +12,8 @@ import torch
 from mml_lightning.data.flow.cache import FlowCache, FlowSettings
 from mml_lightning.data.loading.dataset import ClipDataset
 from mml_lightning.data.loading.draws import RandomCrop, TrainTemporalSampler
-from mml_lightning.data.loading.sources import LiveFlow, SourceOpener
+from mml_lightning.data.loading.images import LiveFlow
+from mml_lightning.data.loading.sources import SourceOpener
 from mml_lightning.data.records.records import Head, Record
 from mml_lightning.data.video.decode import DecodeError, NoSource
 from mml_lightning.data.video.images import ImageReader

@@ -25,7 +25,7 @@ from mml_lightning.data.loading.draws import (
     ValTemporalSampler,
     ViewsTemporalSampler,
 )
-from mml_lightning.data.loading.sources import SourceOpener
+from mml_lightning.data.loading.sources import SOURCES, SourceOpener
 from mml_lightning.data.records.records import Head, Record
 from mml_lightning.modalities import Modality
 from mml_lightning.sampling import train_starts
@@ -101,6 +101,7 @@ class Memory:
 @dataclass
 class MemoryOpener:
     sources: Mapping[str, Any]
+    kinds = SOURCES
 
     @contextmanager
     def open(self, record: Record, names: Sequence[str], skip_absent: bool = False) -> Iterator[Mapping[str, Any]]:
@@ -400,7 +401,7 @@ def test_mask_admits_videos_without_flow(videos: dict[str, Path], cache: FlowCac
     assert sample["clips"]["flow"].shape == whole["clips"]["flow"].shape
     assert sample["clips"]["flow"].dtype == torch.uint8 and not sample["clips"]["flow"].any()
     assert items(sample["clips"]["rgb"], RGB).tolist() == [[[0]] * 4]
-    batch = collate([sample, whole])
+    batch = collate([sample, whole], data.kinds)
     assert batch["present"]["flow"].tolist() == [False, True] and batch["present"]["rgb"].all()
 
 
@@ -428,7 +429,7 @@ def test_unknown_answer_to_missing(videos: dict[str, Path]) -> None:
 
 def test_batch_shapes(videos: dict[str, Path], cache: FlowCache) -> None:
     data = build([record(videos["vp9"], 1), record(videos["h264"], 2)], cache)
-    batch = collate([data[0, 0], data[0, 1]])
+    batch = collate([data[0, 0], data[0, 1]], data.kinds)
     assert {m: tuple(c.shape) for m, c in batch["clips"].items()} == {
         "rgb": (2, 1, 4, 3, 32, 32),
         "flow": (2, 1, 4, 10, 32, 32),
@@ -440,10 +441,10 @@ def test_batch_shapes(videos: dict[str, Path], cache: FlowCache) -> None:
 
 def test_batch_with_unreadable_videos_is_shorter_or_empty(broken: list[Record]) -> None:
     data = build(broken, replace=False)
-    batch = collate([data[0, i] for i in range(4)])
+    batch = collate([data[0, i] for i in range(4)], data.kinds)
     assert batch["index"].tolist() == [1, 3] and batch["clips"]["rgb"].shape[0] == 2
     assert [video for video, _ in batch["failures"]] == ["bad", "gone"]
-    empty = collate([data[0, 0], data[0, 2]])
+    empty = collate([data[0, 0], data[0, 2]], data.kinds)
     assert empty["index"].shape == (0,) and empty["index"].dtype == torch.int64 and empty["id"] == []
     assert "clips" not in empty and len(empty["failures"]) == 2
 

@@ -34,7 +34,7 @@ class Opened:
     """Counts what is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from mml_lightning.data.loading import sources
+        from mml_lightning.data.loading import images as loading_images
         from mml_lightning.data.video import images as video_images
 
         self.names: list[str] = []
@@ -44,7 +44,7 @@ class Opened:
             self.names.append(Path(str(media)).name)
             return original(media, decoder, *options)
 
-        monkeypatch.setattr(sources, "open_media", open_media)
+        monkeypatch.setattr(loading_images, "open_media", open_media)
 
 
 @pytest.fixture

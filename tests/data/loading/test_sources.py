@@ -13,13 +13,13 @@ from tests.data.videos import record
 
 
 def test_a_record_may_name_its_reader(videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from mml_lightning.data.loading import sources
+    from mml_lightning.data.loading import images as loading_images
     from mml_lightning.data.video import images
 
     used: list[str] = []
     opened = images.open_media
     monkeypatch.setattr(
-        sources, "open_media", lambda media, decoder, *more: used.append(decoder) or opened(media, decoder)
+        loading_images, "open_media", lambda media, decoder, *more: used.append(decoder) or opened(media, decoder)
     )
     for own in (None, "pyav"):
         build([record(videos["vp9"], decoder=own)])[0, 0]

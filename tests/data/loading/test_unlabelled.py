@@ -83,7 +83,7 @@ def test_a_sample_says_that_its_label_is_unknown(videos: dict[str, Path], severa
         seed=0,
         replace=False,
     )
-    target = collate([samples[0, i] for i in range(3)])["target"]["label"]
+    target = collate([samples[0, i] for i in range(3)], samples.kinds)["target"]["label"]
     expected = [[1.0, 0, 1], [-1.0, -1, -1], [0.0, 0, 0]] if several else [2, -1, 0]
     assert torch.equal(target, torch.tensor(expected))
     assert labelled(target).tolist() == [True, False, True], "no label at all is not an unknown label"

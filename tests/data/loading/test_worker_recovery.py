@@ -198,14 +198,14 @@ def test_a_batch_that_is_lost_on_its_way_is_loaded_again(
 
     plain = loading_dataset.collate
 
-    def spend(samples: Any) -> dict[str, Any]:
+    def spend(samples: Any, kinds: Any) -> dict[str, Any]:
         """Every descriptor of the worker, once it has read."""
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         if torch.multiprocessing.get_sharing_strategy() != "file_system":
             with contextlib.suppress(OSError):
                 while True:
                     os.open(os.devnull, os.O_RDONLY)
-        return plain(samples)
+        return plain(samples, kinds)
 
     monkeypatch.setattr(worker_recovery, "collate", spend)
     try:
@@ -231,8 +231,8 @@ def test_batches_that_are_lost_time_and_again_end_the_run(
     strategy = torch.multiprocessing.get_sharing_strategy()
     plain = loading_dataset.collate
 
-    def unsendable(samples: Any) -> dict[str, Any]:
-        return plain(samples) | {"bomb": Bomb(error)}
+    def unsendable(samples: Any, kinds: Any) -> dict[str, Any]:
+        return plain(samples, kinds) | {"bomb": Bomb(error)}
 
     monkeypatch.setattr(worker_recovery, "collate", unsendable)
     try:

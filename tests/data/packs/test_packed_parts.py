@@ -15,10 +15,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mml_lightning.data.loading import dataset as loading_dataset
+from mml_lightning.data.loading import images as loading_images
 from mml_lightning.data.loading.dataset import ClipDataset
+from mml_lightning.data.loading.images import read_part
 from mml_lightning.data.loading.ram_cache import HeldItems
-from mml_lightning.data.loading.sources import SourceOpener, read_part
+from mml_lightning.data.loading.sources import SourceOpener
 from mml_lightning.data.packs.encode import Coding, encode_item
 from mml_lightning.data.packs.sound import encoded_sound, packed_sound
 from mml_lightning.data.packs.verify import verify
@@ -162,7 +163,7 @@ def test_samples_are_those_of_whole_pictures(packed: Dataset, crops: str, monkey
         return dict(dataset[0, 0]["clips"])
 
     parts = sample()
-    monkeypatch.setattr(loading_dataset, "read_part", cut_from_whole)
+    monkeypatch.setattr(loading_images, "read_part", cut_from_whole)
     wholes = sample()
     assert parts.keys() == wholes.keys() == {"rgb", "flow"}
     for name, clip in parts.items():

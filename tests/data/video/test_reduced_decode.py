@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mml_lightning.config import data as config_data
 from mml_lightning.config.settings import Settings
-from mml_lightning.data.loading.sources import fitted
+from mml_lightning.data.loading.images import fitted
 from mml_lightning.data.records.readers import read_frame_lists
 from mml_lightning.data.video.decode import DecodeError
 from mml_lightning.data.video.images import ImageReader, ReducibleReader, open_media
