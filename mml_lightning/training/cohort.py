@@ -9,7 +9,6 @@ does not depend on who trains beside it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from mml_lightning.objectives.graph import Objective, Part, total
 from mml_lightning.training.epoch_means import Means
 from mml_lightning.training.parameter_groups import parameter_groups, slowfast_parameter_groups, tsn_parameter_groups
 from mml_lightning.utils.async_copy import HostCopy
+from mml_lightning.utils.seeds import keyed_seed
 
 Batch = dict[str, Any]
 
@@ -142,12 +142,17 @@ class Cohort(pl.LightningModule):
             peers[name].stop_gradient_at_heads()
         self.set_modes()
 
+    @property
+    def trained_peers(self) -> dict[str, Any]:
+        """The peers that learn, by name; the others teach only."""
+        return {name: peer for name, peer in self.peers.items() if name not in self.frozen}
+
     def set_modes(self) -> None:
         """Training modes of the peers. Lightning does not call `train()` when fit starts: the epoch hook calls this."""
         for name, peer in self.peers.items():
             peer.train(name not in self.frozen)
-            if name not in self.frozen:
-                freeze_batch_norm(peer, self.freeze_bn)
+        for peer in self.trained_peers.values():
+            freeze_batch_norm(peer, self.freeze_bn)
 
     def forward(self, clips: Mapping[str, Tensor]) -> dict[str, PeerOutput]:
         """uint8 clips {modality: [B, T, C, H, W]} -> {peer: PeerOutput}; normalised here, on the device."""
@@ -219,7 +224,7 @@ class Cohort(pl.LightningModule):
         if self._counter is None:
             self._counter = Counter({name: m.name for name, m in self.modalities.items()}, self.objective.groups)
         presence = self._counter.presence(step, place, ranks)
-        self._idle = presence.idle(name for name in self.peers if name not in self.frozen)
+        self._idle = presence.idle(self.trained_peers)
         return presence
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -296,8 +301,8 @@ class Cohort(pl.LightningModule):
                 torch.nn.utils.clip_grad_norm_(peer.parameters(), self.plan.clip_norm)
 
     def configure_optimizers(self) -> Any:
-        trained = [(name, peer) for name, peer in self.peers.items() if name not in self.frozen]
-        groups = [group for name, peer in trained for group in self.plan.parameter_groups(name, peer)]
+        learners = self.trained_peers.items()
+        groups = [group for name, peer in learners for group in self.plan.parameter_groups(name, peer)]
         optimizer = self.plan.optimizer(groups)
         if self.plan.interval == "step":
             per_epoch = max(1, int(self.trainer.estimated_stepping_batches) // self.plan.epochs)
@@ -378,5 +383,4 @@ class Cohort(pl.LightningModule):
 
     def _seed_forward(self, peer: str, batch_idx: int) -> None:
         rank = 0 if hasattr(self.trainer.strategy, "own") else self.global_rank
-        key = f"{self.seed}|{self.current_epoch}|{batch_idx}|{rank}|{peer}"
-        torch.manual_seed(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "little"))
+        torch.manual_seed(keyed_seed(self.seed, self.current_epoch, batch_idx, rank, peer, size=7))

@@ -10,7 +10,6 @@ depend on the worker count, the rank or the point of resume.
 from __future__ import annotations
 
 import functools
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from mml_lightning.modalities import Modality
 from mml_lightning.sampling import window_indices
 from mml_lightning.transforms import Crop, apply_views, bounding_box, invert_x
 from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.seeds import keyed_seed
 
 Starts = Callable[[Mapping[str, int], Mapping[str, int], np.random.Generator], Mapping[str, np.ndarray]]
 """Temporal draw: ({modality: items}, {modality: window}, rng) -> {modality: starts [V, T]}."""
@@ -271,8 +271,7 @@ def _blanks(modalities: Sequence[Modality], clips: Mapping[str, Tensor]) -> dict
 
 def keyed_generator(seed: int, epoch: int, record: str, purpose: str) -> np.random.Generator:
     """A generator that depends on nothing but its key."""
-    digest = hashlib.blake2b(f"{seed}|{epoch}|{record}|{purpose}".encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    return np.random.Generator(np.random.Philox(key=keyed_seed(seed, epoch, record, purpose, size=16)))
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
