@@ -22,13 +22,14 @@ from mml_lightning.backbones.stem import convert_stem
 from mml_lightning.config import peers, training
 from mml_lightning.config.compose import compose
 from mml_lightning.config.settings import Settings
-from mml_lightning.data.flow.cache import FlowSettings, compute_flow
+from mml_lightning.data.flow.cache import FlowSettings
 from mml_lightning.data.loading.draws import training_crop
 from mml_lightning.evaluation import metrics
 from mml_lightning.objectives import Objective, kl_divergence
 from mml_lightning.objectives.supervised import cross_entropy
 from mml_lightning.pipelines import plan as pipelines_plan
 from mml_lightning.training.parameter_groups import tsn_parameter_groups
+from tests.data.flow_of import flow_of
 from tests.data.videos import moving
 from tests.sampling.starts import WINDOWS, clips, one_based, support, train
 
@@ -174,7 +175,7 @@ def test_d12_the_length_of_a_dense_clip_is_an_option(hydra: None):
 
 def test_d13_the_number_of_flow_items():
     """Computed flow has N - 1 items for N frames; what is listed is taken as listed."""
-    assert len(compute_flow(moving(4, 1, 0, 32, 24), FlowSettings())) == 3
+    assert len(flow_of(moving(4, 1, 0, 32, 24), FlowSettings())) == 3
     rng = np.random.RandomState(0)
     starts = sampling.train_starts(
         {"RGB": 37, "Flow": 30}, WINDOWS, num_segments=8, mode="random", policy="code", rng=rng

@@ -9,7 +9,7 @@ are left out.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -95,3 +95,8 @@ def kept_bytes(forward: Callable[[], object], net: nn.Module) -> int:
 def parameter_count(net: nn.Module) -> int:
     """Number of learnable values."""
     return sum(parameter.numel() for parameter in net.parameters())
+
+
+def parameter_counts(nets: Mapping[str, nn.Module] | nn.ModuleDict) -> dict[str, int]:
+    """Number of learnable values of each network."""
+    return {name: parameter_count(net) for name, net in nets.items()}

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mml_lightning.backbones.cost import kept_for_backward
+from mml_lightning.backbones.cost import kept_for_backward, parameter_count
 from mml_lightning.backbones.execution import trunk_blocks
 from mml_lightning.config import backbones, data, limits, targets
 from mml_lightning.config.key_roles import SPEED_DATA, SPEED_KEYS
@@ -76,8 +76,7 @@ def _workers(name: str, seen: advice.Seen) -> str:
 
 def _checkpointable(cfg: Settings, cohort: Cohort) -> bool:
     """Whether step.checkpointing=true is possible and not in use."""
-    learns = (peer for name, peer in cohort.peers.items() if name not in cohort.frozen)
-    return not cfg.step.compile and not cfg.step.checkpointing and all(trunk_blocks(peer) for peer in learns)
+    return not cfg.step.compile and not cfg.step.checkpointing and all(map(trunk_blocks, cohort.trained_peers.values()))
 
 
 def _step(
@@ -177,7 +176,7 @@ def memory_needed(cfg: Settings, cohort: Cohort) -> tuple[float, float] | None:
     shapes, fixed, per_clip = clip_shapes(cfg, cohort), 0.0, 0.0
     share = 0.5 if precision_type(str(cfg.trainer.precision), _device(cfg)).itemsize == 2 else 1.0
     for name, peer in cohort.peers.items():
-        parameters = sum(p.numel() for p in peer.parameters())
+        parameters = parameter_count(peer)
         if name in cohort.frozen:
             fixed += 4 * parameters
             continue
@@ -193,7 +192,7 @@ def memory_needed(cfg: Settings, cohort: Cohort) -> tuple[float, float] | None:
 
 
 def _disk(cfg: Settings, cohort: Cohort) -> str:
-    learns = sum(p.numel() for n, peer in cohort.peers.items() for p in peer.parameters() if n not in cohort.frozen)
+    learns = sum(map(parameter_count, cohort.trained_peers.values()))
     checkpoints = 4 * 2 * GENERATIONS * learns if cfg.callbacks.checkpoint else 0
     place = Path(cfg.paths.root).absolute()
     free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free

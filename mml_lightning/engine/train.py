@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from mml_lightning.backbones.cost import parameter_counts
 from mml_lightning.config import data as config_data
 from mml_lightning.config import limits, training, values
 from mml_lightning.config import peers as config_peers
@@ -91,7 +91,7 @@ def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
     speed = Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
     sharing = check_shares(cfg, trainer, data, datasets)
-    say(plan.describe(cfg, data, cohort.objective, sizes_of(nets), origins, computed, limited))
+    say(plan.describe(cfg, data, cohort.objective, parameter_counts(nets), origins, computed, limited))
     comparable = cost.conditions(cfg, cohort, sharing)
     if is_first_rank():  # it measures the first device
         lines = cost.describe(cfg, cohort, videos, sharing, comparable)
@@ -175,7 +175,7 @@ def open_result(
     resumed: resume.Resumed | None,
 ) -> RunResult:
     """The result of a stage that is about to start."""
-    sizes = sizes_of(cohort.peers)
+    sizes = parameter_counts(cohort.peers)
     peers = {
         name: {
             "modality": cohort.modalities[name].name,
@@ -191,11 +191,6 @@ def open_result(
     fingerprint = runs_fingerprint.fingerprint(cfg, data, origins, resume.changed(history))
     known = runs_fingerprint.identity(cfg, overrides, data) | {"fingerprint": fingerprint}
     return RunResult(folder, is_first_rank(), **known, peers=peers, resumed=history)
-
-
-def sizes_of(nets: Mapping[str, Any] | torch.nn.ModuleDict) -> dict[str, int]:
-    """Parameters of each network."""
-    return {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
 
 
 def fit_and_measure(

@@ -16,7 +16,7 @@ from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.runs import tracking
-from mml_lightning.training import batch_norm, nonfinite_gradients, peer_parallel
+from mml_lightning.training import batch_norm, lightning_internals, nonfinite_gradients, peer_parallel
 from mml_lightning.training.broadcast_buffers import SharedBuffers
 from mml_lightning.training.checkpoints import FOLDER, CheckpointFiles, Checkpoints
 from mml_lightning.training.console import EpochLines, ReadersTold
@@ -90,5 +90,6 @@ def make_trainer(
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from None
-    ranks.watch(trainer)
+    if lightning_internals.hand_ranks_to(ranks.CHILDREN, trainer):
+        ranks.end_with_the_first()
     return trainer

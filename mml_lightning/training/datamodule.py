@@ -13,7 +13,7 @@ import torch
 from mml_lightning.data.loading.dataset import ATTEMPTS, ClipDataset
 from mml_lightning.data.loading.samplers import EvalSampler, TrainSampler
 from mml_lightning.data.loading.worker_recovery import FaultTolerantLoader
-from mml_lightning.training import peer_parallel
+from mml_lightning.training import lightning_internals, peer_parallel
 from mml_lightning.utils.errors import UserError
 
 
@@ -65,10 +65,9 @@ class VideoData(pl.LightningDataModule):
     def state_dict(self) -> dict[str, int]:
         """Where the training loader is: an epoch, and how many of its steps are done."""
         assert self.trainer is not None
-        loop = self.trainer.fit_loop
-        epochs: Any = loop.epoch_progress.current
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
         within = epochs.started > epochs.processed
-        return {"epoch": epochs.processed, "steps": loop.epoch_loop.batch_progress.current.ready if within else 0}
+        return {"epoch": epochs.processed, "steps": lightning_internals.batches_begun(self.trainer) if within else 0}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._begun = (state_dict["epoch"], state_dict["steps"])

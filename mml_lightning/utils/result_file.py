@@ -30,9 +30,13 @@ KINDS: dict[str, type | types.UnionType] = {
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` as a whole; numbers that are not finite become null."""
-    text = json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
     with write_atomically(path) as handle:
-        handle.write(text)
+        handle.write(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """JSON that any reader takes: it has neither NaN nor infinity, which become null."""
+    return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -9,8 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mml_lightning.cli.commands.score import dump_file, some, weights_of
+from mml_lightning.cli.commands.score import SHOWN, dump_file, weights_of
 from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.plain_text import some_videos
 
 if TYPE_CHECKING:
     from mml_lightning.evaluation.ensemble_members import EnsembleMember
@@ -242,7 +243,7 @@ def _about(found: Ensembles) -> list[str]:
     lines = [f"{found.videos} videos; {how}; percent"]
     if found.searched:
         lines.append(f"weights searched on {found.searched} other videos")
-    lines += [f"{name} lacks {some(ids)}: in no number" for name, ids in found.missing.items()]
+    lines += [f"{name} lacks {some_videos(ids, SHOWN)}: in no number" for name, ids in found.missing.items()]
     return lines + found.notes
 
 
