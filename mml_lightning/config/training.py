@@ -141,10 +141,6 @@ def optimiser_plan(
 ) -> OptimiserPlan:
     """Optimiser and schedule; TSN's faster head applies to the peers whose head is new (`optimizer.fc_lr5`)."""
     epochs = int(cfg.schedule.epochs)
-    if cfg.optimizer.groups not in ("tsn", "slowfast", "plain"):
-        raise UserError(f"optimizer.groups={cfg.optimizer.groups!r} is unknown; use tsn, slowfast or plain")
-    if cfg.schedule.interval not in ("epoch", "step"):
-        raise UserError(f"schedule.interval={cfg.schedule.interval!r} is unknown; use epoch or step")
     factor = functools.partial(instantiate.instantiate(cfg.plain("schedule.factor"), cfg.trusted), epochs=epochs)
     fresh = [name for name, where in provenance.items() if where["fresh_head"]]
     optimizer = instantiate.instantiate(cfg.plain("optimizer.optimizer"), cfg.trusted)
@@ -153,7 +149,6 @@ def optimiser_plan(
     try:  # now, not when training begins
         optimizer([group])
         float(factor(0.0))
-        clip = None if cfg.optimizer.clip_norm is None else float(cfg.optimizer.clip_norm)
     except Exception as error:  # optimisers and schedules check their settings in many ways
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"optimizer or schedule: {reason}") from None
@@ -164,7 +159,7 @@ def optimiser_plan(
         weight_decay=float(cfg.optimizer.weight_decay),
         factor=factor,
         epochs=epochs,
-        clip_norm=clip,
+        clip_norm=cfg.optimizer.clip_norm,
         fresh_heads=frozenset(fresh if cfg.optimizer.fc_lr5 else ()),
         fast_stems=frozenset(flow_peers if cfg.optimizer.flow_stem_lr5 else ()),
         interval=cfg.schedule.interval,

@@ -155,7 +155,7 @@ class Composer:
     def __init__(self, cfg: Settings, overrides: Sequence[str]) -> None:
         self.cfg, self.root = cfg, Path(cfg.paths.output_dir)
         self.seeds = seeds_of(cfg)
-        self.several = bool(cfg.pipeline.runs or cfg.tables)
+        self.several = cfg.declares_runs
         dropped = (*OWN, "name=", "experiment=") if cfg.tables else (*OWN, "name=") if self.several else OWN
         self.kept = [override for override in overrides if not override.startswith(dropped)]
         self.composed = functools.cache(lambda *typed: compose("train", [*typed, "pipeline=none"]))

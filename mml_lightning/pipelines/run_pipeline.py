@@ -38,7 +38,7 @@ QUIET = 6  # from so many runs on, what a run says is in its own log only
 
 def is_pipeline(cfg: Settings) -> bool:
     """Whether a job is more than one run."""
-    return bool(cfg.pipeline.runs or cfg.tables or cfg.seeds is not None)
+    return cfg.declares_runs or cfg.seeds is not None
 
 
 def pipeline(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
@@ -82,11 +82,9 @@ def told_to_tables(cfg: Settings) -> dict[str, Any]:
 
 def jobs_of(cfg: Settings) -> int:
     """Raises:
-    UserError: `pipeline.jobs` is no number from 1, or each job would have several processes itself.
+    UserError: each job of `pipeline.jobs` would have several processes itself.
     """
     jobs = cfg.pipeline.jobs
-    if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
-        raise UserError(f"pipeline.jobs={jobs} must be a whole number from 1")
     if jobs > 1 and (cfg.trainer.devices not in (1, "auto") or cfg.trainer.num_nodes != 1):
         raise UserError(f"pipeline.jobs={jobs} gives each run one device; use trainer.devices=1, or pipeline.jobs=1")
     return jobs
