@@ -21,6 +21,7 @@ from mml_lightning.data.loading.draws import (
     ViewsTemporalSampler,
     training_crop,
 )
+from mml_lightning.data.loading.loader_settings import LoaderSettings
 from mml_lightning.data.loading.ram_cache import RamCache, ram_cache
 from mml_lightning.data.loading.sources import SOURCES, SourceOpener
 from mml_lightning.data.records.checks import check_flow_lengths, warn_of_doubles
@@ -30,7 +31,6 @@ from mml_lightning.data.records.records import SPLITS, Dataset, rows, validate
 from mml_lightning.data.video.index_store import IndexStore
 from mml_lightning.modalities import Modality
 from mml_lightning.sampling import independent
-from mml_lightning.training.datamodule import LoaderSettings
 from mml_lightning.transforms import TestGeometry
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.threads import cores

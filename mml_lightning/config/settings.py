@@ -76,6 +76,11 @@ class Settings:
         return bool(self.pipeline.runs or self.tables)
 
     @property
+    def is_pipeline(self) -> bool:
+        """Whether a job is more than one run."""
+        return self.declares_runs or self.seeds is not None
+
+    @property
     def draw_seed(self) -> int:
         """What all that a run draws is keyed by: its seed, or another one for an independent run beside it."""
         return int((self.seed + 1_000_003 * self.repeat) % 2**31)

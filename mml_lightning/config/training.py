@@ -10,14 +10,13 @@ import torch
 
 from mml_lightning.backbones.batch_norm import silenced
 from mml_lightning.backbones.peer import Peer
-from mml_lightning.config import instantiate
+from mml_lightning.config import instantiate, objective
 from mml_lightning.config.peers import PeerSpec, describe_peers
 from mml_lightning.config.revisions import revisions
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import SPLITS, Dataset, rows
 from mml_lightning.evaluation.metrics import Scoring
-from mml_lightning.objectives.graph import Objective
 from mml_lightning.training.batch_norm import NormSettings
 from mml_lightning.training.cohort import Cohort, OptimiserPlan
 from mml_lightning.training.execution import StepSettings
@@ -38,7 +37,7 @@ def cohort(
     Raises:
         UserError: the objective's graph, the optimiser or the scoring is wrong, or frozen batch norms silence a peer.
     """
-    graph = objective(cfg, list(nets))
+    graph = objective.objective(cfg, list(nets))
     _check_freeze(
         batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name not in graph.frozen}
     )
@@ -108,20 +107,6 @@ def nonfinite_settings(cfg: Settings) -> NonFiniteSettings:
         return NonFiniteSettings(**cfg.plain("nonfinite"))
     except TypeError as error:
         raise UserError(f"nonfinite: {error}") from None
-
-
-def objective(cfg: Settings, names: Sequence[str]) -> Objective:
-    """The lesson graph of the run.
-
-    Raises:
-        UserError: it names a peer the run does not have, or an unknown field.
-    """
-    try:
-        declared = cfg.plain("objective")
-        graph = {key: declared[key] for key in ("edges", "supervised_weight", "frozen", "headed") if key in declared}
-        return Objective(names, **graph)
-    except ValueError as error:
-        raise UserError(str(error)) from None
 
 
 def scoring(cfg: Settings) -> Scoring:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mml_lightning.config import peers, training
+from mml_lightning.config import objective, peers
 from mml_lightning.config import values as config_values
 from mml_lightning.config.compose import changed, compose
 from mml_lightning.config.overrides import init_file
@@ -20,7 +20,6 @@ from mml_lightning.pipelines.run_spec import RunSpec, declare
 from mml_lightning.report.table_spec import Layout, Network, layout, views_name
 from mml_lightning.runs.fingerprint import zoo_folder
 from mml_lightning.runs.lineage import taken, typed_path
-from mml_lightning.training import checkpoints
 from mml_lightning.utils.errors import UserError
 from mml_lightning.zoo.entries import Entry
 
@@ -208,7 +207,7 @@ class Composer:
             for number, run in enumerate(runs, start=1):
                 folder = below / f"{number}_{run.name}"
                 place = {"paths.output_dir": str(folder)}
-                if self.cfg.resume and checkpoints.exist(folder):
+                if self.cfg.resume and _has_checkpoint(folder):
                     place["resume"] = str(folder)
                 found.append(self.of_seed(run, seed, **place))
         return found
@@ -240,13 +239,19 @@ class Composer:
         return PlannedRun(str(network), run.seed, cfg, typed, frozenset([weights]), (), name)
 
 
+def _has_checkpoint(folder: Path) -> bool:
+    from mml_lightning.training import checkpoints  # it imports Lightning, which a plan of new runs does not need
+
+    return checkpoints.exist(folder)
+
+
 def exported(cfg: Settings, specs: Sequence[peers.PeerSpec]) -> list[Path]:
     """The networks that a stage leaves in the zoo, as `Origin.key` names them: those of the peers that learn.
 
     Raises:
         UserError: the lesson graph does not fit the peers.
     """
-    frozen = training.objective(cfg, [spec.name for spec in specs]).frozen
+    frozen = objective.objective(cfg, [spec.name for spec in specs]).frozen
     return [zoo_folder(cfg) / f"{spec.name}.pt" for spec in specs if spec.name not in frozen]
 
 
