@@ -191,7 +191,7 @@ class Composer:
         return self.of_seed(PlannedRun(key or str(run.name), self.seeds[0], run, typed), self.seeds[0])
 
     def of_seed(self, run: PlannedRun, seed: int, **place: str) -> PlannedRun:
-        cfg = changed(run.cfg, {"seed": seed, **place})
+        cfg = changed(run.cfg, {"seed": seed, **place}) if place or seed != run.seed else run.cfg
         typed = [o for o in run.typed if not o.startswith("seed=")]
         typed += [f"seed={seed}"] if len(typed) < len(run.typed) or self.cfg.seeds is not None else []
         config_values.check_values(cfg)
