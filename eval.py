@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def work(cfg: Settings, overrides: Sequence[str]) -> object:
-    """torch is imported here, behind the checks of the settings, so that a mistake is told at once."""
+    """Lightning is imported here, behind the checks of the settings, so that a mistake is told at once."""
     from mml_lightning.engine import evaluate
 
     return evaluate.evaluate(cfg, overrides)

@@ -20,11 +20,14 @@ def main(cfg: DictConfig) -> None:
 
 
 def work(cfg: Settings, overrides: Sequence[str]) -> object:
-    """torch is imported here, behind the checks of the settings, so that a mistake is told at once."""
-    from mml_lightning.engine import train
-    from mml_lightning.pipelines import run_pipeline
+    """Lightning is imported here, behind the checks of the settings, so that a mistake is told at once."""
+    if cfg.is_pipeline:
+        from mml_lightning.pipelines import run_pipeline
 
-    return (run_pipeline.pipeline if run_pipeline.is_pipeline(cfg) else train.stage)(cfg, overrides)
+        return run_pipeline.pipeline(cfg, overrides)
+    from mml_lightning.engine import train
+
+    return train.stage(cfg, overrides)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 
 from mml_lightning.backbones import video_resnet
 from mml_lightning.config import data, training
+from mml_lightning.config import objective as config_objective
 from mml_lightning.config.compose import compose
 from mml_lightning.config.settings import Settings
 from mml_lightning.engine import train
@@ -108,7 +109,7 @@ def test_lesson_of_charades_is_divided_by_batch_and_classes(hydra: None) -> None
     assert (edge["kind"], edge["weight"], edge["temperature"]) == ("softmax", 1.0, 1.0)
     logits = {"rgb": torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "flow": torch.tensor([[0.0, 1.0], [0.0, 0.0]])}
     outputs = {name: type("Output", (), {"logits": {"label": value}})() for name, value in logits.items()}
-    objective = training.objective(cfg, ["rgb", "flow"])
+    objective = config_objective.objective(cfg, ["rgb", "flow"])
     assert isinstance(objective, Objective)
     terms = objective(outputs, {"label": torch.tensor([[1.0, 0.0], [0.0, 0.0]])})
     # KL((0.2689, 0.7311) || (0.7311, 0.2689)) = 0.4621 in one of two samples, over two classes

@@ -21,7 +21,7 @@ from mml_lightning.backbones.cost import kept_bytes
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.recognizer import Recognizer
 from mml_lightning.benchmarks.baseline import PlainTrainer, PlainTSM
-from mml_lightning.config import backbones, data, training
+from mml_lightning.config import backbones, data, objective, training
 from mml_lightning.config import peers as config_peers
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.loading.prefetch import prefetch_to_device
@@ -279,7 +279,7 @@ def fresh_cohort(cfg: Settings, peers: Mapping[str, Modality], ids: Sequence[str
     return Cohort(
         peers=nets,
         modalities=peers,
-        objective=training.objective(cfg, list(nets)),
+        objective=objective.objective(cfg, list(nets)),
         plan=training.optimiser_plan(cfg, {name: {"fresh_head": True} for name in nets}),
         ids={"test": ids},
         multi_label={"label": False},

@@ -5,7 +5,6 @@ Imports no torch, so that `--help` stays instant.
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
@@ -41,7 +40,6 @@ def _launch(main: Callable[[], None], conf: Path) -> NoReturn:
     resolvers.stamp_run()
     guard.install()
     os.environ.setdefault("MML_PROGRAM", Path(sys.argv[0]).stem)
-    pass  # was global
     exit_codes.tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them itself
     try:
@@ -50,10 +48,6 @@ def _launch(main: Callable[[], None], conf: Path) -> NoReturn:
             sys.exit()
         sys.argv[1:] = prepare(sys.argv[1:], conf)
         os.environ.setdefault("MML_SWEEP", swept_keys(sys.argv[1:]) or "sweep")
-        if not any(word.startswith("--") for word in sys.argv[1:]):  # of Hydra, which tells about the config
-            importlib.import_module(
-                "mml_lightning.engine.train"
-            )  # here it fails in one line where there is no memory for it
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -20,7 +20,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mml_lightning.config.settings import Backbone, Settings
+from mml_lightning.config.groups import Backbone
+from mml_lightning.config.settings import Settings
 from mml_lightning.utils.errors import UserError
 
 PLAIN = ("name", "net")  # of the network of all peers

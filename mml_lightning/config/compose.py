@@ -15,7 +15,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mml_lightning.config.settings import Logger, Settings, settings_of
+from mml_lightning.config.groups import Logger
+from mml_lightning.config.settings import Settings, settings_of
 from mml_lightning.utils.files import write_atomically
 
 ComposeErrors = (HydraException, OmegaConfBaseException)

@@ -22,6 +22,7 @@ from mml_lightning.data.loading.draws import (
     training_crop,
 )
 from mml_lightning.data.loading.kinds import Kind
+from mml_lightning.data.loading.loader_settings import LoaderSettings
 from mml_lightning.data.loading.ram_cache import RamCache, ram_cache
 from mml_lightning.data.loading.sources import SOURCES, SourceOpener
 from mml_lightning.data.records.checks import check_flow_lengths, warn_of_doubles
@@ -31,18 +32,13 @@ from mml_lightning.data.records.records import SPLITS, Dataset, rows, validate
 from mml_lightning.data.video.index_store import IndexStore
 from mml_lightning.modalities import Modality
 from mml_lightning.sampling import independent
-from mml_lightning.training.datamodule import LoaderSettings
 from mml_lightning.transforms import TestGeometry
-from mml_lightning.utils.errors import UserError, check_choice
+from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.threads import cores
 
 log = logging.getLogger(__name__)
 
 MIRRORED_CROPS = 10  # the number of crops per clip with which every one is mirrored too
-QUARANTINE = ("use", "ignore")
-CACHES = ("none", "ram")  # what becomes of decoded videos
-REDUCED = ("never", "auto")
-LABELS = ("clip", "video")  # what a training target tells where labels are timed
 
 
 def modalities(cfg: Settings) -> dict[str, Modality]:
@@ -128,13 +124,8 @@ def check_folder(cfg: Settings) -> Path:
 
 
 def leaves_out(cfg: Settings) -> bool:
-    """Whether training leaves out what `mml check` found unusable: `data.quarantine`.
-
-    Raises:
-        UserError: it is neither use nor ignore.
-    """
-    check_choice("data.quarantine", cfg.data.quarantine, QUARANTINE)
-    return bool(cfg.data.quarantine == "use")
+    """Whether training leaves out what `mml check` found unusable: `data.quarantine`."""
+    return cfg.data.quarantine == "use"
 
 
 def _check_left_out(cfg: Settings, data: Dataset, videos: int) -> None:
@@ -193,12 +184,7 @@ def indexes(cfg: Settings) -> IndexStore:
 
 
 def decoded(cfg: Settings) -> RamCache | None:
-    """Where decoded videos are kept: `data.cache`.
-
-    Raises:
-        UserError: it is neither none nor ram.
-    """
-    check_choice("data.cache", cfg.data.cache, CACHES)
+    """Where decoded videos are kept: `data.cache`."""
     return ram_cache(int(cfg.data.cache_mb)) if cfg.data.cache == "ram" else None
 
 
@@ -206,10 +192,9 @@ def _reducible(cfg: Settings) -> bool:
     """Whether frames may be decoded at a fraction of their size: `transforms.reduced_decode`.
 
     Raises:
-        UserError: it is neither never nor auto, or whole frames are to be kept.
+        UserError: whole frames are to be kept.
     """
     wish = cfg.transforms.reduced_decode
-    check_choice("transforms.reduced_decode", wish, REDUCED)
     if wish == "auto" and cfg.data.cache == "ram":
         raise UserError(
             "data.cache=ram keeps whole frames, transforms.reduced_decode=auto decodes reduced ones: set "
@@ -244,11 +229,6 @@ def _warn_of_mirrored_views(data: Dataset, crops: int) -> None:
         )
 
 
-def _clip_labels(cfg: Settings) -> bool:
-    check_choice("data.labels", cfg.data.labels, LABELS)
-    return cfg.data.labels == "clip"
-
-
 def clip_datasets(
     cfg: Settings, data: Dataset, cache: FlowCache | None, chosen: Sequence[Modality]
 ) -> dict[str, ClipDataset]:
@@ -259,7 +239,6 @@ def clip_datasets(
     """
     kinds = sources(cfg)
     _check_sources(data, chosen, kinds)
-    clip_labels = _clip_labels(cfg)
     sampling, transforms, views = cfg.sampling, cfg.transforms, cfg.views
     _warn_of_mirrored_views(data, views.crops)
     short_side, antialias = transforms.short_side, transforms.antialias
@@ -294,7 +273,7 @@ def clip_datasets(
             starts=starts[split],
             geometries=crops[split],
             replace=split == "train",
-            clip_labels=clip_labels and split == "train",
+            clip_labels=cfg.data.labels == "clip" and split == "train",
             views=count if split == "test" else 1,
         )
         for split in SPLITS

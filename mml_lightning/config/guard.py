@@ -19,8 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mml_lightning.config import backbones
 from mml_lightning.config.instantiate import CALLED_BY_HYDRA, TARGET, TRUSTED, check_targets, lies_in
+from mml_lightning.config.resolve import explain
 from mml_lightning.config.saved_overrides import key_of
-from mml_lightning.config.settings import explain
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import FOLDER_NAME
 

@@ -11,7 +11,7 @@ from hydra.utils import get_object
 from hydra.utils import instantiate as instantiate_node
 from omegaconf.errors import OmegaConfBaseException
 
-from mml_lightning.config.settings import explain
+from mml_lightning.config.resolve import explain
 from mml_lightning.config.targets import TARGET, current, with_current_names
 from mml_lightning.utils.errors import UserError, exhausted
 

@@ -16,6 +16,7 @@ from mml_lightning.backbones.registry import BUILDERS
 from mml_lightning.config import backbones, instantiate
 from mml_lightning.config import data as config_data
 from mml_lightning.config.settings import Settings
+from mml_lightning.config.values import check_stage
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.modalities import Modality
 from mml_lightning.utils.errors import UserError
@@ -47,20 +48,8 @@ def peer_specs(cfg: Settings, overrides: Sequence[str]) -> list[PeerSpec]:
         UserError: the stage does not fit the modalities, an origin is unknown, or two peers of one modality would start
             (and stay) identical.
     """
-    chosen = config_data.modalities(cfg)
-    needed, copies, stage = int(cfg.stage.modalities), int(cfg.stage.copies), cfg.stage.name
-    if not chosen:
-        raise UserError("modality=[] leaves nothing to train; use modality=[rgb]")
-    if len(chosen) < needed:
-        raise UserError(
-            f"stage={stage} needs two or more modalities (have {list(chosen)}): modality=[rgb,flow]; "
-            "for one use stage=ml"
-        )
-    if cfg.objective.edges and len(chosen) * copies < 2:
-        raise UserError(
-            f"objective={cfg.objective.name} teaches between peers but the run has one; "
-            "use stage=ml, or objective=cross_entropy"
-        )
+    check_stage(cfg)
+    chosen, copies = config_data.modalities(cfg), int(cfg.stage.copies)
     find = functools.partial(resolve, cfg, shared(cfg, overrides))
     specs = []
     for modality in chosen.values():
@@ -79,8 +68,7 @@ def peer_specs(cfg: Settings, overrides: Sequence[str]) -> list[PeerSpec]:
 
 def shared(cfg: Settings, overrides: Sequence[str]) -> list[str]:
     """What a command that makes first weights takes over from the present one: its stage and limits are its own."""
-    several = bool(cfg.tables or cfg.pipeline.runs)  # an experiment that is one of tables or a pipeline
-    return [o for o in overrides if not OWN.match(o) and not (several and o.startswith("experiment="))]
+    return [o for o in overrides if not OWN.match(o) and not (cfg.declares_runs and o.startswith("experiment="))]
 
 
 def resolve(cfg: Settings, kept: Sequence[str], init: str, modality: str, copy: str = "") -> Origin:

@@ -12,14 +12,13 @@ import torch
 from mml_lightning.backbones.batch_norm import silenced
 from mml_lightning.backbones.cost import feature_shapes
 from mml_lightning.backbones.peer import Peer
-from mml_lightning.config import instantiate
+from mml_lightning.config import instantiate, objective
 from mml_lightning.config.peers import PeerSpec, describe_peers
 from mml_lightning.config.revisions import revisions
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import SPLITS, Dataset, rows
 from mml_lightning.evaluation.metrics import Scoring
-from mml_lightning.objectives.graph import Objective
 from mml_lightning.training.batch_norm import NormSettings
 from mml_lightning.training.cohort import Cohort, OptimiserPlan
 from mml_lightning.training.execution import StepSettings
@@ -40,7 +39,7 @@ def cohort(
     Raises:
         UserError: the objective's graph, the optimiser or the scoring is wrong, or frozen batch norms silence a peer.
     """
-    graph = objective(cfg, list(nets))
+    graph = objective.objective(cfg, list(nets))
     _check_features(cfg, graph, nets)
     _check_freeze(
         batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name not in graph.frozen}
@@ -125,20 +124,6 @@ def nonfinite_settings(cfg: Settings) -> NonFiniteSettings:
         raise UserError(f"nonfinite: {error}") from None
 
 
-def objective(cfg: Settings, names: Sequence[str]) -> Objective:
-    """The lesson graph of the run.
-
-    Raises:
-        UserError: it names a peer the run does not have, or an unknown field.
-    """
-    try:
-        declared = cfg.plain("objective")
-        graph = {key: declared[key] for key in ("edges", "supervised_weight", "frozen", "headed") if key in declared}
-        return Objective(names, **graph)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
 def scoring(cfg: Settings) -> Scoring:
     """How logits become numbers: of `views` and `metrics`.
 
@@ -156,10 +141,6 @@ def optimiser_plan(
 ) -> OptimiserPlan:
     """Optimiser and schedule; TSN's faster head applies to the peers whose head is new (`optimizer.fc_lr5`)."""
     epochs = int(cfg.schedule.epochs)
-    if cfg.optimizer.groups not in ("tsn", "slowfast", "plain"):
-        raise UserError(f"optimizer.groups={cfg.optimizer.groups!r} is unknown; use tsn, slowfast or plain")
-    if cfg.schedule.interval not in ("epoch", "step"):
-        raise UserError(f"schedule.interval={cfg.schedule.interval!r} is unknown; use epoch or step")
     factor = functools.partial(instantiate.instantiate(cfg.plain("schedule.factor"), cfg.trusted), epochs=epochs)
     fresh = [name for name, where in provenance.items() if where["fresh_head"]]
     optimizer = instantiate.instantiate(cfg.plain("optimizer.optimizer"), cfg.trusted)
@@ -168,7 +149,6 @@ def optimiser_plan(
     try:  # now, not when training begins
         optimizer([group])
         float(factor(0.0))
-        clip = None if cfg.optimizer.clip_norm is None else float(cfg.optimizer.clip_norm)
     except Exception as error:  # optimisers and schedules check their settings in many ways
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"optimizer or schedule: {reason}") from None
@@ -179,7 +159,7 @@ def optimiser_plan(
         weight_decay=float(cfg.optimizer.weight_decay),
         factor=factor,
         epochs=epochs,
-        clip_norm=clip,
+        clip_norm=cfg.optimizer.clip_norm,
         fresh_heads=frozenset(fresh if cfg.optimizer.fc_lr5 else ()),
         fast_stems=frozenset(flow_peers if cfg.optimizer.flow_stem_lr5 else ()),
         interval=cfg.schedule.interval,

@@ -28,8 +28,6 @@ def evaluate(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
     """Measure `ckpt` on `split` with `views`; returns the content of result.json."""
     values.check_values(cfg)
     process.set_up_process(cfg)
-    if cfg.split not in ("val", "test"):
-        raise UserError(f"split={cfg.split!r} is unknown; use val or test")
     if not limits.measures(cfg, "test"):
         raise UserError("trainer.limit_test_batches=0: nothing would be measured; raise it, or set it to null")
     folder = Path(cfg.paths.output_dir)

@@ -1,4 +1,7 @@
-"""A job of `train.py` or `eval.py`: whatever happens in it becomes a line, an exit code and a result."""
+"""A job of `train.py` or `eval.py`: whatever happens in it becomes a line, an exit code and a result.
+
+Imports no torch, so that a wrong setting is told at once.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mml_lightning.config import values
-from mml_lightning.config.settings import Settings, explain, settings_of
-from mml_lightning.engine.train import InUse, alone
+from mml_lightning.config.resolve import explain
+from mml_lightning.config.settings import Settings, settings_of
+from mml_lightning.engine.run_lock import InUse, alone
 from mml_lightning.runs import result, tracking
 from mml_lightning.utils import exit_codes
 from mml_lightning.utils.distributed import is_first_rank
@@ -31,14 +35,14 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object]) -> None:
     """Do one job; a failure is logged, noted for the exit code, and leaves the other jobs of a sweep alone."""
     quieten_libraries()
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = _typed()
     folder = Path(config.paths.output_dir)
     cfg: Settings | None = None
     failed: BaseException | None = None
     hint = f"continue with: python train.py resume={folder}"
     try:
         cfg = settings_of(config)
-        values.check_values(cfg)
+        values.check_job(cfg)
         with LISTENER.listen(), alone(folder):
             do(cfg, overrides)
     except Preempted as error:
@@ -74,6 +78,17 @@ def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object]) -> 
             result.record_failure(cfg or folder, overrides, failed)
         elif isinstance(failed, UserError) and not isinstance(failed, InUse):
             result.discard_unstarted(folder)
+
+
+def _typed() -> list[str]:
+    """The overrides of the job."""
+    words = HydraConfig.get().overrides.task
+    try:
+        return list(words)
+    except OmegaConfBaseException:  # one looks up what is not there, which the settings tell
+        raw = OmegaConf.to_container(words)
+        assert isinstance(raw, list)
+        return list(map(str, raw))
 
 
 def _told(error: Exception, folder: Path, overrides: Sequence[str], hint: str) -> Exception:

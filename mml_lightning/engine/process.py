@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.warnings import PossibleUserWarning
 
 from mml_lightning.config.settings import Settings
 from mml_lightning.utils.device import uses_gpu
@@ -11,7 +14,8 @@ from mml_lightning.utils.malloc import keep_freed_memory
 
 
 def set_up_process(cfg: Settings) -> None:
-    """Threads, memory and the seed of everything that is not keyed by itself."""
+    """Threads, memory and the seed of everything that is not keyed by itself; Lightning's guesses are not told."""
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
     if cfg.trainer.num_threads:
         torch.set_num_threads(cfg.trainer.num_threads)
     keep = cfg.step.keep_memory

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,35 +35,9 @@ from mml_lightning.training.datamodule import VideoData
 from mml_lightning.training.throughput import Throughput
 from mml_lightning.utils import ranks
 from mml_lightning.utils.distributed import is_first_rank
-from mml_lightning.utils.errors import UserError
-from mml_lightning.utils.files import Busy, locked
 from mml_lightning.utils.process import say
 
 log = logging.getLogger(__name__)
-
-
-class InUse(UserError):
-    """The directory of a run belongs to another process."""
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Have the directory of a run for this process and its ranks.
-
-    Raises:
-        InUse: another process is at it.
-    """
-    if not is_first_rank():
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder))
-        except Busy:
-            where = "wait for it, or choose another hydra.run.dir"
-            raise InUse(f"{folder} is being written by another process: {where}") from None
-        yield
 
 
 def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mml_lightning.config import backbones, peers, training
+from mml_lightning.config import backbones, objective, peers
 from mml_lightning.config import values as config_values
 from mml_lightning.config.compose import changed, compose, options_of
 from mml_lightning.config.overrides import holding, init_file, modalities_in
@@ -20,7 +20,6 @@ from mml_lightning.pipelines.run_spec import RunSpec, declare
 from mml_lightning.report.table_spec import Layout, Network, layout, views_name
 from mml_lightning.runs.fingerprint import zoo_folder
 from mml_lightning.runs.lineage import taken, typed_path
-from mml_lightning.training import checkpoints
 from mml_lightning.utils.errors import UserError
 from mml_lightning.zoo.aliases import Origin
 from mml_lightning.zoo.entries import Entry
@@ -167,7 +166,7 @@ class Composer:
     def __init__(self, cfg: Settings, overrides: Sequence[str]) -> None:
         self.cfg, self.root = cfg, Path(cfg.paths.output_dir)
         self.seeds = seeds_of(cfg)
-        self.several = bool(cfg.pipeline.runs or cfg.tables)
+        self.several = cfg.declares_runs
         dropped = (*OWN, "name=", "experiment=") if cfg.tables else (*OWN, "name=") if self.several else OWN
         self.kept = [override for override in overrides if not override.startswith(dropped)]
         self.composed = functools.cache(lambda *typed: compose("train", [*typed, "pipeline=none"]))
@@ -245,7 +244,7 @@ class Composer:
         return self._first("", cfg, typed, backbones.label(cfg))
 
     def of_seed(self, run: PlannedRun, seed: int, **place: str) -> PlannedRun:
-        cfg = changed(run.cfg, {"seed": seed, **place})
+        cfg = changed(run.cfg, {"seed": seed, **place}) if place or seed != run.seed else run.cfg
         typed = [o for o in run.typed if not o.startswith("seed=")]
         typed += [f"seed={seed}"] if len(typed) < len(run.typed) or self.cfg.seeds is not None else []
         config_values.check_values(cfg)
@@ -265,7 +264,7 @@ class Composer:
             for number, run in enumerate(runs, start=1):
                 folder = below / f"{number}_{run.name}"
                 place = {"paths.output_dir": str(folder)}
-                if self.cfg.resume and checkpoints.exist(folder):
+                if self.cfg.resume and _has_checkpoint(folder):
                     place["resume"] = str(folder)
                 found.append(self.of_seed(run, seed, **place))
         return found
@@ -297,13 +296,19 @@ class Composer:
         return PlannedRun(str(network), run.seed, cfg, typed, frozenset([weights]), (), name)
 
 
+def _has_checkpoint(folder: Path) -> bool:
+    from mml_lightning.training import checkpoints  # it imports Lightning, which a plan of new runs does not need
+
+    return checkpoints.exist(folder)
+
+
 def exported(cfg: Settings, specs: Sequence[peers.PeerSpec]) -> list[Path]:
     """The networks that a stage leaves in the zoo, as `Origin.key` names them: those of the peers that learn.
 
     Raises:
         UserError: the lesson graph does not fit the peers.
     """
-    frozen = training.objective(cfg, [spec.name for spec in specs]).frozen
+    frozen = objective.objective(cfg, [spec.name for spec in specs]).frozen
     return [zoo_folder(cfg, spec.modality.name) / f"{spec.name}.pt" for spec in specs if spec.name not in frozen]
 
 

@@ -14,9 +14,6 @@ from typing import Any
 from mml_lightning import report
 from mml_lightning.config import compose, data
 from mml_lightning.config.settings import Settings
-from mml_lightning.engine import flow
-from mml_lightning.engine.evaluate import evaluate
-from mml_lightning.engine.train import stage
 from mml_lightning.pipelines import process_pool, reuse
 from mml_lightning.pipelines.plan import PlannedRun, plan_runs, require_origins, seeds_of
 from mml_lightning.pipelines.progress import BLOCKED, DONE, FAILED, REUSED, RUNNING, WAITING, PipelineState, duration
@@ -35,11 +32,6 @@ log = logging.getLogger(__name__)
 
 LOG = "train.log"
 QUIET = 6  # from so many runs on, what a run says is in its own log only
-
-
-def is_pipeline(cfg: Settings) -> bool:
-    """Whether a job is more than one run."""
-    return bool(cfg.pipeline.runs or cfg.tables or cfg.seeds is not None)
 
 
 def pipeline(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
@@ -83,11 +75,9 @@ def told_to_tables(cfg: Settings) -> dict[str, Any]:
 
 def jobs_of(cfg: Settings) -> int:
     """Raises:
-    UserError: `pipeline.jobs` is no number from 1, or each job would have several processes itself.
+    UserError: each job of `pipeline.jobs` would have several processes itself.
     """
     jobs = cfg.pipeline.jobs
-    if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
-        raise UserError(f"pipeline.jobs={jobs} must be a whole number from 1")
     if jobs > 1 and (cfg.trainer.devices not in (1, "auto") or cfg.trainer.num_nodes != 1):
         raise UserError(f"pipeline.jobs={jobs} gives each run one device; use trainer.devices=1, or pipeline.jobs=1")
     return jobs
@@ -160,7 +150,7 @@ def execute(state: PipelineState, root: Path, known: Reuse) -> None:
             planned.cfg = compose.changed(planned.cfg, {"trainer.num_threads": 1})
     fill_flow(state, known)
     devices = process_pool.gpus(str(state.runs[0].cfg.trainer.accelerator))
-    with process_pool.Workers(state.jobs, train, devices) as pool:
+    with process_pool.Workers(state.jobs, do_run, devices) as pool:
         while True:
             while pool.idle and (number := state.ready()) is not None:
                 if not begin(state, number, root, known):
@@ -218,22 +208,21 @@ def attempt(planned: PlannedRun, quiet: bool) -> str | None:
     """Do a run in this process; why it failed, if it did."""
     try:
         with only_in_its_log() if quiet else nullcontext():
-            train(planned.cfg, planned.typed)
+            do_run(planned.cfg, planned.typed)
     except Exception as error:
         return describe_error(error)
     return None
 
 
-def train(cfg: Settings, overrides: list[str]) -> None:
+def do_run(cfg: Settings, overrides: list[str]) -> None:
     """One run or measurement, with a log in its directory and a result even if it fails before it begins."""
     folder = Path(cfg.paths.output_dir)
     failed: BaseException | None = None
     with own_log(folder / LOG):
         try:
-            if cfg.measures_only:
-                evaluate(cfg, overrides)
-            else:
-                stage(cfg, overrides)
+            from mml_lightning.engine import evaluate, train  # they import Lightning, which a plan does not need
+
+            (evaluate.evaluate if cfg.measures_only else train.stage)(cfg, overrides)
         except BaseException as error:
             failed = error
             runs_result.record_failure(cfg, overrides, error)
@@ -286,6 +275,8 @@ def complain(root: Path, state: PipelineState) -> None:
 
 def fill_flow(state: PipelineState, known: Reuse) -> None:
     """Compute the flow that runs side by side would compute twice."""
+    from mml_lightning.engine import flow
+
     for planned, entry in zip(state.runs, state.entries, strict=True):
         cfg = planned.cfg
         chosen = data.modalities(cfg)

@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any
 
 from mml_lightning.config.settings import Settings
-from mml_lightning.runs.fingerprint import identity
 from mml_lightning.utils import liveness
 from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import Preempted, RankDied, UserError
@@ -159,6 +158,8 @@ def record_failure(cfg: Settings | Path, overrides: Sequence[str], error: BaseEx
     if isinstance(cfg, Path):
         folder, known = cfg, {"name": cfg.name, "overrides": list(overrides)}
     else:
+        from mml_lightning.runs.fingerprint import identity  # it imports torch, which a mistake does not wait for
+
         folder, known = Path(cfg.paths.output_dir), identity(cfg, overrides)
     if is_first_rank() and read_result(folder) is None:
         result = RunResult(folder, True, **known)

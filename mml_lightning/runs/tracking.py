@@ -1,4 +1,4 @@
-"""Loggers of a run: the CSV log always, Weights & Biases if asked for."""
+"""Loggers of a run: the CSV log always, Weights & Biases if asked for. Lightning is imported when they are made."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from pytorch_lightning.loggers import Logger, WandbLogger
+from typing import TYPE_CHECKING, Any
 
 from mml_lightning.config import backbones
 from mml_lightning.config.settings import Settings
-from mml_lightning.training.csv_logger import MetricsLog
 from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger, WandbLogger
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ def loggers(cfg: Settings, folder: Path, job_type: str) -> list[Logger]:
 
     W&B is online when logged in, else offline below the run directory, said in one line.
     """
+    from mml_lightning.training.csv_logger import MetricsLog
+
     found: list[Logger] = [MetricsLog(folder / "logs")]
     if cfg.logger.wandb:
         found.append(_wandb(cfg, folder, job_type))
@@ -82,6 +84,8 @@ def log_outcome(
         result: the content of result.json.
         folder: of the run.
     """
+    from pytorch_lightning.loggers import WandbLogger
+
     for logger in trainer_loggers:
         if isinstance(logger, WandbLogger) and is_first_rank():
             import wandb
@@ -120,6 +124,7 @@ def preempted(cfg: Settings) -> None:
 
 def _wandb(cfg: Settings, folder: Path, job_type: str) -> WandbLogger:
     import wandb
+    from pytorch_lightning.loggers import WandbLogger
 
     if (settings := folder / "wandb" / "settings").exists():  # it would say where W&B sends the record and the key
         raise UserError(f"{settings} is read by W&B and none of ours: delete it, or train without logger=wandb")

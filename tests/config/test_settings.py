@@ -13,7 +13,9 @@ from omegaconf import OmegaConf
 
 from mml_lightning.config import instantiate
 from mml_lightning.config.compose import changed, compose, load, save, sweep_of
-from mml_lightning.config.settings import DEPENDENT, GROUPS, Settings, resolve, settings_of
+from mml_lightning.config.groups import GROUPS
+from mml_lightning.config.resolve import DEPENDENT, resolve
+from mml_lightning.config.settings import Settings, settings_of
 from mml_lightning.utils.errors import UserError
 
 

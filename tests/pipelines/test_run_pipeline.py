@@ -15,7 +15,6 @@ from mml_lightning.config.compose import changed
 from mml_lightning.config.settings import Settings
 from mml_lightning.engine import train as engine_train
 from mml_lightning.pipelines import plan
-from mml_lightning.pipelines import run_pipeline as pipelines
 from mml_lightning.pipelines.plan import plan_runs
 from mml_lightning.pipelines.reuse import Reuse
 from mml_lightning.pipelines.run_pipeline import pipeline
@@ -35,7 +34,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(cfg.name)
         return stage(cfg, overrides)
 
-    monkeypatch.setattr(pipelines, "stage", spy)
+    monkeypatch.setattr(engine_train, "stage", spy)
     return names
 
 
@@ -109,7 +108,7 @@ def test_interrupted_pipeline_continues(
         return stage(cfg, overrides)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipelines, "stage", cut)
+        patch.setattr(engine_train, "stage", cut)
         with pytest.raises(KeyboardInterrupt):
             pipeline(*composed("pipeline=mml", *QUICK))
     told = json.loads((tmp_path / "single/run/result.json").read_text())
@@ -187,7 +186,7 @@ def test_a_failed_run_blocks_only_those_that_start_from_it(
             raise RuntimeError("broken cable")
         return stage(cfg, overrides)
 
-    monkeypatch.setattr(pipelines, "stage", break_one)
+    monkeypatch.setattr(engine_train, "stage", break_one)
     runs = [{"stage": "ce", "modality": ["rgb"], "copies": 2}, {"stage": "ml", "modality": ["rgb"], "init": "ce"}]
     runs += [{"stage": "mml", "modality": ["rgb", "flow"], "init": word} for word in ("ml", "ce")]
     cfg, typed = composed("pipeline=mml", *QUICK)

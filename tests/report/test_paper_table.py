@@ -146,7 +146,7 @@ def test_a_table_is_trained_filled_and_not_trained_again(
     def fail(*_: Any) -> None:
         raise AssertionError("nothing is left to train")
 
-    monkeypatch.setattr("mml_lightning.pipelines.run_pipeline.stage", fail)
+    monkeypatch.setattr("mml_lightning.engine.train.stage", fail)
     pipeline(*tiny(composed, "seeds=[1]", run="second"))
     assert "1 of 1 done (1 reused)" in (tmp_path / "single/second/runs.md").read_text()
     assert "One seed has no interval" in (tmp_path / "single/second/tiny.md").read_text()
