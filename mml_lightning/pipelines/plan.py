@@ -131,6 +131,7 @@ def plan_runs(cfg: DictConfig, overrides: Sequence[str]) -> list[PlannedRun]:
     if composer.several:
         composer.refuse_unused(first)
         first += composer.undeclared(first)
+        peers.check_file((run.cfg, peers.peer_specs(run.cfg, run.typed)) for run in first)
     _refuse_namesakes(first)
     runs = composer.numbered(_ordered(first))
     return [*runs, *composer.measurements(runs, [item for table in tables for item in table.measurements()])]

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from mml_lightning import report
 from mml_lightning.cli import main
+from mml_lightning.config import peers
 from mml_lightning.engine import train as engine_train
 from mml_lightning.engine.evaluate import evaluate
 from mml_lightning.pipelines import run_pipeline as pipelines
@@ -195,6 +196,24 @@ def test_networks_of_one_backbone_lie_as_they_did(train: Callable[..., dict[str,
     assert {path.name for path in Path(told["zoo"]).glob("*.pt")} == {"rgb.pt", "flow.pt"}
     assert "/zoo/demo/tiny/mml_rgb+flow_from_scratch/seed0/" in told["zoo"]
     assert not any("backbone" in peer for peer in told["peers"].values())
+
+
+def test_one_file_is_not_the_start_of_two_depths(composed: Composed, tmp_path: Path) -> None:
+    (tmp_path / "resnet50.pth").touch()
+    words = (*OWN, "init=imagenet", f"init.file={tmp_path / 'resnet50.pth'}")
+    told = r"resnet50\.pth is the file of one network, and tsm_resnet50 and tsm_resnet18 would start from it"
+    with pytest.raises(UserError, match=told):
+        peers.peer_specs(*composed(*words, "stage=mml", "modality=[rgb,flow]"))
+    with pytest.raises(UserError, match=told):
+        plan_runs(*composed(*words, "pipeline=reduced_mml"))
+    alike = (f"init.file={tmp_path / 'resnet50.pth'}", "init=imagenet", "stage=mml", "modality=[rgb,flow]")
+    assert peers.peer_specs(*composed(*alike, "backbone=tsm_resnet50", "backbone.flow=tsn_resnet50"))
+
+
+def test_a_run_of_a_pipeline_may_choose_it(composed: Composed) -> None:
+    declared = "pipeline.runs=[{stage: ce, modality: [flow], init: base, set: ['backbone.flow=tsm_resnet18']}]"
+    (run,) = plan_runs(*composed(declared))
+    assert "zoo/demo/tsm_resnet18/ce_flow_from_scratch" in str(run.makes[0])
 
 
 @pytest.mark.parametrize("stage", ["mars", "mers"])
