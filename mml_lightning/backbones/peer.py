@@ -14,6 +14,11 @@ from torch import Tensor, nn
 STEM_CHANNELS = 3  # every trunk is born with an RGB stem, which then follows the modality
 
 
+def own_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a network without what belongs to the lessons that it was taught."""
+    return {key: value for key, value in state.items() if not key.startswith("projections.")}
+
+
 class PeerOutput(NamedTuple):
     """What every peer returns.
 
@@ -64,6 +69,7 @@ class Peer(nn.Module):
         width = int(net.feature_dim)  # type: ignore[arg-type]
         self.heads = nn.ModuleDict({name: _head(width, k, head_std) for name, k in self.num_classes.items()})
         self._arch = dict(arch)
+        self.projections = nn.ModuleDict()  # of lessons, for as long as they are taught
 
     @property
     def in_channels(self) -> int:
@@ -89,6 +95,13 @@ class Peer(nn.Module):
             return {name: head(features) for name, head in self.heads.items()}
         with torch.autocast(device, enabled=False):
             return {name: head(features.float()) for name, head in self.heads.items()}
+
+    def project(self, output: PeerOutput) -> PeerOutput:
+        """An output with the features that lessons have learned maps for."""
+        if not self.projections:
+            return output
+        learned = {name: projection(output.features) for name, projection in self.projections.items()}
+        return PeerOutput(output.logits, {**output.features, **learned})
 
     def check_clip(self, clip: Tensor) -> None:
         """Raises:

@@ -275,11 +275,13 @@ def fresh_cohort(cfg: DictConfig, peers: Mapping[str, Modality], ids: Sequence[s
         ids: of the test split.
     """
     process.set_up_process(cfg)
-    training.execution_settings(cfg).apply(nets := networks(cfg, peers))
+    nets, graph = networks(cfg, peers), training.objective(cfg, list(peers))
+    training.prepare_features(cfg, graph, nets)
+    training.execution_settings(cfg).apply(nets)
     return Cohort(
         peers=nets,
         modalities=peers,
-        objective=training.objective(cfg, list(nets)),
+        objective=graph,
         plan=training.optimiser_plan(cfg, {name: {"fresh_head": True} for name in nets}),
         ids={"test": ids},
         multi_label={"label": False},

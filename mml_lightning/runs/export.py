@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mml_lightning.backbones.peer import own_weights
 from mml_lightning.config import backbones, instantiate
 from mml_lightning.runs.fingerprint import zoo_folder
 from mml_lightning.runs.result import RunResult, now
@@ -43,7 +44,7 @@ def export(
     for name, peer in cohort.peers.items():
         if name in cohort.frozen:  # it is what it was
             continue
-        state = {key: value.detach().cpu() for key, value in peer.state_dict().items()}
+        state = {key: value.detach().cpu() for key, value in own_weights(peer.state_dict()).items()}
         result.fields["peers"][name]["weights"] = weights_hash(state)
         entries[name] = {
             **cohort.hparams["peers"][name],

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mml_lightning.backbones.peer import own_weights
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import check_unpacked, file_hash, write_tensors
 
@@ -160,11 +161,13 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
         entries = {
             name: {
                 **entry,
-                "state_dict": {
-                    key.removeprefix(f"peers.{name}."): value
-                    for key, value in state.items()
-                    if key.startswith(f"peers.{name}.")
-                },
+                "state_dict": own_weights(
+                    {
+                        key.removeprefix(f"peers.{name}."): value
+                        for key, value in state.items()
+                        if key.startswith(f"peers.{name}.")
+                    }
+                ),
                 "provenance": {
                     "peer": name,
                     "run": config["name"],

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import DictConfig
 
 from mml_lightning import report
 from mml_lightning.cli import main
-from mml_lightning.config import peers
+from mml_lightning.config import instantiate, peers, training
 from mml_lightning.engine import train as engine_train
 from mml_lightning.engine.evaluate import evaluate
+from mml_lightning.objectives import Objective
 from mml_lightning.pipelines import run_pipeline as pipelines
 from mml_lightning.pipelines.plan import plan_runs
 from mml_lightning.pipelines.run_pipeline import pipeline
+from mml_lightning.runs.fingerprint import config_that_decides_weights
 from mml_lightning.utils.errors import UserError
 from mml_lightning.zoo.files import load_peer
 
@@ -28,6 +31,7 @@ OF_EACH = (
     "pipeline.runs=[{stage: ce, modality: [rgb], init: base}, {stage: ce, modality: [flow], init: base}, "
     "{stage: reduced_mml, init: {rgb: ce, flow: own}, default: {modality: [rgb, flow]}}]"
 )
+SHAPES = {width: {"pooled": (width,), "map": (4, width, 1, 1)} for width in (256, 64)}
 LABEL = "rgb=tsm_resnet50, flow=tsm_resnet18"
 
 
@@ -44,6 +48,10 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(pipelines, "stage", spy)
     return names
+
+
+def graph_of(cfg: DictConfig) -> Objective:
+    return training.objective(cfg, ["rgb", "flow"])
 
 
 def arch(file: Path) -> tuple[object, int]:
@@ -227,3 +235,34 @@ def test_features_of_two_widths_are_refused_before_anything_is_written(
         train(*words)
     assert not (tmp_path / "single").exists()
     train(*words, "objective=d3d")
+
+
+def test_a_learned_map_learns_and_stays_behind(
+    train: Callable[..., dict[str, Any]], composed: Composed, tmp_path: Path
+) -> None:
+    words = (*OWN, "stage=mars", "modality=[rgb,flow]", "init=scratch", "objective.edges.0.project=true")
+    told = train(*words)
+    checkpoint = tmp_path / "single/run/checkpoints/last.ckpt"
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    learned = {key: tuple(value.shape) for key, value in state.items() if "projections" in key}
+    assert learned == {
+        "peers.rgb.projections.feature_mse_pooled_from_flow.weight": (64, 256),
+        "peers.rgb.projections.feature_mse_pooled_from_flow.bias": (64,),
+    }
+    cfg = composed(*words)[0]
+    fresh = graph_of(cfg).projections({"rgb": SHAPES[256], "flow": SHAPES[64]}, seed=0)["rgb"]
+    before = next(iter(fresh.values())).weight
+    assert not torch.equal(before, state["peers.rgb.projections.feature_mse_pooled_from_flow.weight"])
+    exported = load_peer(Path(told["zoo"]) / "rgb.pt")["state_dict"]
+    assert not any("projection" in key for key in exported)
+    for ckpt in (checkpoint, Path(told["zoo"]) / "rgb.pt"):
+        again = evaluate(*composed(*words[:-1], f"ckpt={ckpt}", program="eval", run=f"of_{ckpt.stem}"))
+        assert again["metrics"]["test"]["rgb"] == told["metrics"]["test"]["rgb"]
+
+
+def test_a_config_without_one_is_known_as_before(composed: Composed) -> None:
+    values = instantiate.to_container(composed("stage=mars", "modality=[rgb,flow]", "init=scratch")[0])
+    assert values["objective"]["edges"][0]["project"] is False
+    assert "project" not in config_that_decides_weights(values)["objective"]["edges"][0]
+    values["objective"]["edges"][0]["project"] = True
+    assert config_that_decides_weights(values)["objective"]["edges"][0]["project"] is True
