@@ -266,3 +266,12 @@ def test_a_config_without_one_is_known_as_before(composed: Composed) -> None:
     assert "project" not in config_that_decides_weights(values)["objective"]["edges"][0]
     values["objective"]["edges"][0]["project"] = True
     assert config_that_decides_weights(values)["objective"]["edges"][0]["project"] is True
+
+
+def test_the_graph_names_the_networks_where_they_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["graph", "stage=mml", "modality=[rgb,flow]", "init=scratch"]
+    assert main.main([*words, *OWN, "--out", str(tmp_path / "graph.svg")]) == 0
+    assert f"backbone: {LABEL}" in capsys.readouterr().out
+    assert "tsm_resnet18, from scratch" in (tmp_path / "graph.svg").read_text()
+    assert main.main(words) == 0
+    assert "backbone" not in capsys.readouterr().out

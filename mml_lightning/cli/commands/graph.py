@@ -28,7 +28,7 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]
     """Raises:
     UserError: the stage does not fit the modalities, the graph is wrong, or the picture can't be written.
     """
-    from mml_lightning.config import peers, training
+    from mml_lightning.config import backbones, peers, training
     from mml_lightning.objectives import drawing
     from mml_lightning.utils.files import write_atomically
 
@@ -39,9 +39,14 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]
         raise UserError(f"pipeline={cfg.pipeline.name} has several stages; draw one of them: mml graph stage=mml ...")
     specs = peers.peer_specs(cfg, args.overrides)
     objective = training.objective(cfg, [spec.name for spec in specs])
-    print("\n".join(drawing.parts(objective, full=True)))
+    names = backbones.names(cfg)
+    differ = len(set(names.values())) > 1
+    print("\n".join([*drawing.parts(objective, full=True), *([f"backbone: {backbones.label(cfg)}"] if differ else [])]))
     if args.out:
-        about = {spec.name: f"from {spec.origin.init}" for spec in specs}
+        about = {
+            spec.name: (f"{names[spec.modality.name]}, " if differ else "") + f"from {spec.origin.init}"
+            for spec in specs
+        }
         try:
             with write_atomically(args.out) as handle:
                 handle.write(drawing.svg(objective, about))
