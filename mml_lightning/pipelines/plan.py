@@ -250,7 +250,7 @@ class Composer:
         typed = [init_file(word) for word in origin.making]
         admitted([word for word in typed if word not in self.kept], Source(f"the alias {origin.init}"))
         cfg = copy.deepcopy(self.composed(*typed))
-        return self._first("", cfg, typed, backbones.label(cfg))
+        return self._first(f"{cfg.name} ({backbones.label(cfg)})", cfg, typed, backbones.label(cfg))
 
     def of_seed(self, run: PlannedRun, seed: int) -> PlannedRun:
         cfg = copy.deepcopy(run.cfg)
