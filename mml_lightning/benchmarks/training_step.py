@@ -275,11 +275,13 @@ def fresh_cohort(cfg: Settings, peers: Mapping[str, Modality], ids: Sequence[str
         ids: of the test split.
     """
     process.set_up_process(cfg)
-    training.execution_settings(cfg).apply(nets := networks(cfg, peers))
+    nets, graph = networks(cfg, peers), objective.objective(cfg, list(peers))
+    training.prepare_features(cfg, graph, nets)
+    training.execution_settings(cfg).apply(nets)
     return Cohort(
         peers=nets,
         modalities=peers,
-        objective=objective.objective(cfg, list(nets)),
+        objective=graph,
         plan=training.optimiser_plan(cfg, {name: {"fresh_head": True} for name in nets}),
         ids={"test": ids},
         multi_label={"label": False},

@@ -140,6 +140,12 @@ def _staged(word: str, modalities: Collection[str]) -> str:
     return f"++backbone.{TYPED}.{name}.{place}={word[match.end() :]}"
 
 
+def chosen(cfg: DictConfig) -> bool:
+    """Whether a config as Hydra has composed it says more than one network for all."""
+    node = cfg.get("backbone")
+    return isinstance(node, DictConfig) and not set(node) <= set(PLAIN)
+
+
 def place(
     cfg: DictConfig, load: Callable[[str], DictConfig], options: Collection[str], modalities: Collection[str]
 ) -> None:
@@ -153,27 +159,30 @@ def place(
     Raises:
         UserError: an unknown option or setting, or what was typed is for a modality that is not part of the run.
     """
-    if not isinstance(cfg.get("backbone"), DictConfig) or not isinstance(cfg.get("modality"), DictConfig):
+    if not isinstance(cfg.get("modality"), DictConfig):
         return  # refused by what looks at the whole config
     content: Any = OmegaConf.to_container(cfg.backbone, resolve=False)
     typed = content.pop(TYPED, {})
+    if not isinstance(typed, Mapping) or not all(isinstance(words, Mapping) for words in typed.values()):
+        raise UserError(f"backbone.{TYPED} is no setting: leave it out")
     known, used = {*modalities, *cfg.modality}, set(map(str, cfg.modality))
-    chosen = {m: {OPTION: value} for m, value in content.items() if m in known and m not in PLAIN}
-    general = {key: value for key, value in content.items() if key not in chosen}
+    each = {m: {OPTION: value} for m, value in content.items() if m in known and m not in PLAIN}
+    general = {key: value for key, value in content.items() if key not in each}
     if stray := next((k for k, v in general.items() if k not in PLAIN and isinstance(v, str) and v in options), None):
         raise UserError(f"backbone.{stray}={general[stray]}: there is no modality {stray}{_meant(stray, known)}")
-    several = bool(cfg.get("pipeline", {}).get("runs") or cfg.get("tables"))  # its runs look at modalities of their own
-    for modality, own in typed.items():
+    pipeline = cfg.get("pipeline")  # its runs look at modalities of their own
+    several = bool((isinstance(pipeline, DictConfig) and pipeline.get("runs")) or cfg.get("tables"))
+    for modality, words in typed.items():
         if modality not in used and not several:
             raise UserError(
                 f"backbone.{modality} is typed, but the run looks at {', '.join(sorted(used))} only: leave it out, or "
                 f"use modality=[{','.join([*map(str, cfg.modality), modality])}]"
             )
-        chosen[modality] = {**chosen.get(modality, {}), **own}
+        each[modality] = {**each.get(modality, {}), **words}
     with open_dict(cfg):
         cfg.backbone = OmegaConf.create(general)
-        for modality, own in chosen.items():
-            network = _network(modality, own, general, load, options)
+        for modality, words in each.items():
+            network = _network(modality, words, general, load, options)
             if network is not None:
                 cfg.backbone[modality] = network
 

@@ -64,7 +64,7 @@ class GuardedLoader(ConfigLoaderImpl):
             raise backbones.as_typed(error, written) from error.__cause__
         if given != overrides:  # what is kept of a run is what was typed
             cfg.hydra.overrides.task = [written.get(word, word) for word in cfg.hydra.overrides.task]
-        if run_mode == RunMode.RUN:  # the jobs of a sweep are composed one by one
+        if run_mode == RunMode.RUN and backbones.chosen(cfg):  # the jobs of a sweep are composed one by one
             search = _search_path(overrides)
             options, modalities = (self._options(group, search) for group in ("backbone", "modality"))
             backbones.place(cfg, lambda option: self._option(option, search), options, modalities)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,30 @@ def peer_specs(cfg: Settings, overrides: Sequence[str]) -> list[PeerSpec]:
                 zoo_init.kinetics_file(cfg.init.file)
             specs.append(PeerSpec(name, modality, origin))
     _refuse_twins(specs)
+    check_file([(cfg, specs)])
     return specs
+
+
+def check_file(runs: Iterable[tuple[Settings, Sequence[PeerSpec]]]) -> None:
+    """Args:
+        runs: configs, each with its peers.
+
+    Raises:
+        UserError: networks of several depths would start from the one file `init.file`.
+    """
+    depths: dict[str, dict[Any, str]] = {}
+    for cfg, specs in runs:
+        for spec in specs:
+            if cfg.init.file is not None and spec.origin.init in (aliases.IMAGENET, aliases.KINETICS):
+                network = backbones.of(cfg, spec.modality.name)
+                depths.setdefault(str(cfg.init.file), {})[network.net.get("depth", network.name)] = str(network.name)
+    for file, found in depths.items():
+        if len(found) > 1:
+            raise UserError(
+                f"init.file={file} is the file of one network, and {' and '.join(found.values())} would start from it: "
+                "leave it out (ImageNet weights are downloaded by depth), or give each its own, stage by stage: "
+                "init.<modality>=<zoo file>, which mml import makes"
+            )
 
 
 def shared(cfg: Settings, overrides: Sequence[str]) -> list[str]:

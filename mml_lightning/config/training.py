@@ -19,6 +19,7 @@ from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import SPLITS, Dataset, rows
 from mml_lightning.evaluation.metrics import Scoring
+from mml_lightning.objectives.graph import Objective
 from mml_lightning.training.batch_norm import NormSettings
 from mml_lightning.training.cohort import Cohort, OptimiserPlan
 from mml_lightning.training.execution import StepSettings
@@ -40,7 +41,7 @@ def cohort(
         UserError: the objective's graph, the optimiser or the scoring is wrong, or frozen batch norms silence a peer.
     """
     graph = objective.objective(cfg, list(nets))
-    _check_features(cfg, graph, nets)
+    prepare_features(cfg, graph, nets)
     _check_freeze(
         batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name not in graph.frozen}
     )
@@ -66,14 +67,22 @@ def cohort(
     )
 
 
-def _check_features(cfg: Settings, graph: Objective, nets: Mapping[str, Peer]) -> None:
-    """Where networks differ, their features may too: told now, and not at the first step."""
+def prepare_features(cfg: Settings, graph: Objective, nets: Mapping[str, Peer]) -> None:
+    """Where networks differ, their features may too: told now, and not at the first step. Learned maps between them are
+    made here.
+
+    Raises:
+        UserError: a lesson compares features that can't be compared.
+    """
     kinds = {json.dumps({**net.arch, "in_channels": None}, sort_keys=True, default=str) for net in nets.values()}
-    if not graph.edges or len(kinds) == 1:
+    if not any(edge.project for edge in graph.edges) and (not graph.edges or len(kinds) == 1):
         return
     frames, side = int(cfg.sampling.num_segments), int(cfg.transforms.output)
     try:
-        graph.check_features({name: feature_shapes(net, frames, side) for name, net in nets.items()})
+        shapes = {name: feature_shapes(net, frames, side) for name, net in nets.items()}
+        graph.check_features(shapes)
+        for name, learned in graph.projections(shapes, cfg.draw_seed).items():
+            nets[name].projections = learned
     except ValueError as error:
         raise UserError(f"objective={cfg.objective.name}: {error}") from None
 

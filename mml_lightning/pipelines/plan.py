@@ -128,6 +128,7 @@ def plan_runs(cfg: Settings, overrides: Sequence[str]) -> list[PlannedRun]:
     if composer.several:
         composer.refuse_unused(first)
         first += composer.undeclared(first)
+        peers.check_file((run.cfg, peers.peer_specs(run.cfg, run.typed)) for run in first)
     _refuse_namesakes(first)
     runs = composer.numbered(_ordered(first))
     return [*runs, *composer.measurements(runs, [item for table in tables for item in table.measurements()])]
@@ -241,7 +242,7 @@ class Composer:
         typed = [init_file(word) for word in origin.making]
         admitted([word for word in typed if word not in self.kept], Source(f"the alias {origin.init}"))
         cfg = changed(self.composed(*typed), ONE_RUN)
-        return self._first("", cfg, typed, backbones.label(cfg))
+        return self._first(f"{cfg.name} ({backbones.label(cfg)})", cfg, typed, backbones.label(cfg))
 
     def of_seed(self, run: PlannedRun, seed: int, **place: str) -> PlannedRun:
         cfg = changed(run.cfg, {"seed": seed, **place}) if place or seed != run.seed else run.cfg

@@ -20,7 +20,7 @@ from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.result_file import read_result, write_json
 from mml_lightning.zoo.entries import publish
-from mml_lightning.zoo.files import export_peer, load_peer, weights_hash
+from mml_lightning.zoo.files import export_peer, load_peer, own_weights, weights_hash
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def export(
     for name, peer in cohort.peers.items():
         if name in cohort.frozen:  # it is what it was
             continue
-        state = {key: value.detach().cpu() for key, value in peer.state_dict().items()}
+        state = {key: value.detach().cpu() for key, value in own_weights(peer.state_dict()).items()}
         result.fields["peers"][name]["weights"] = weights_hash(state)
         entries[name] = {
             **cohort.hparams["peers"][name],

@@ -163,9 +163,18 @@ def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
             kept.pop(key, None)
     if kept["trainer"].get("limit_epochs") is None:  # as all runs were when there was no such key
         kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key != "limit_epochs"}
+    if isinstance(edges := (kept.get("objective") or {}).get("edges"), list):
+        kept["objective"] = {**kept["objective"], "edges": [_without_project(edge) for edge in edges]}
     for group, cosmetic in (("data", COSMETIC_DATA), ("trainer", COSMETIC_TRAINER)):
         kept[group] = {key: value for key, value in kept[group].items() if key not in cosmetic}
     return kept
+
+
+def _without_project(edge: Any) -> Any:
+    """An edge without a learned map, as all were when there was no such key."""
+    if not isinstance(edge, Mapping) or edge.get("project") is not False:
+        return edge
+    return {key: value for key, value in edge.items() if key != "project"}
 
 
 def zoo_folder(cfg: Settings, modality: str) -> Path:

@@ -199,7 +199,7 @@ class Cohort(pl.LightningModule):
             clips = clips[rows]
         self._seed_forward(name, batch_idx)
         with torch.set_grad_enabled(name not in self.frozen):
-            output: PeerOutput = peer(modality(clips).to(self.dtype))
+            output: PeerOutput = peer.project(peer(modality(clips).to(self.dtype)))
         if seen is None:
             return output
         return PeerOutput(*({k: spread(v, rows, len(seen)) for k, v in values.items()} for values in output))

@@ -159,6 +159,9 @@ def test_an_option_of_the_user_with_defaults_of_its_own(conf: Callable[[str, str
         ("backbone: {flow: tinny}", r"backbone\.flow=tinny is unknown; did you mean tiny\?"),
         ("backbone: {flow: {net: {width: 8}}}", r"backbone\.flow=.* is unknown"),
         ("backbone: {flow: '${oc.env:HOME}'}", r"is unknown"),
+        ("backbone: {_typed_: 3}", r"backbone\._typed_ is no setting"),
+        ("backbone: {_typed_: {flow: 3}}", r"backbone\._typed_ is no setting"),
+        ("backbone: {_typed_: {flow: {added: {net: {_target_: os.system}}}}}", r"os\.system"),
     ],
 )
 def test_mistakes_of_files(conf: Callable[[str, str], None], tmp_path: Path, text: str, told: str) -> None:

@@ -309,3 +309,44 @@ def test_and_so_are_the_sizes_of_maps_and_teachers_of_two_widths() -> None:
     two = Objective(["a", "b", "c"], [{"students": "first", "teachers": "rest", "lesson": "relational"}])
     with pytest.raises(ValueError, match=r"b \(8 wide.*c \(4 wide"):
         two.check_features({"a": shapes(8), "b": shapes(8), "c": shapes(4)})
+
+
+@pytest.mark.parametrize("site", ["pooled", "map"])
+def test_a_learned_map_brings_features_to_another_width(site: str) -> None:
+    spec = {"students": "first", "teachers": "rest", "lesson": "feature_mse", "site": site, "project": True}
+    graph = Objective(["rgb", "flow"], [spec])
+    sizes = {"rgb": shapes(6), "flow": shapes(4)}
+    graph.check_features(sizes)
+    state = torch.get_rng_state()
+    (projection,) = graph.projections(sizes, seed=3)["rgb"].values()
+    assert torch.equal(torch.get_rng_state(), state), "what a run draws stays what it was"
+    features = {name: torch.randn(2, *shape, requires_grad=True) for name, shape in sizes["rgb"].items()}
+    taught = {name: torch.randn(2, *shape) for name, shape in sizes["flow"].items()}
+    edge = graph.edges[0]
+    outputs = {
+        "rgb": SimpleNamespace(logits={}, features=features | {edge.projection: projection(features)}),
+        "flow": SimpleNamespace(logits={}, features=taught),
+    }
+    loss = edge(outputs, "", LABELS)
+    places = features[site].movedim(2, -1) if site == "map" else features[site]
+    mapped = places @ projection.weight.T + projection.bias
+    target = taught[site].movedim(2, -1) if site == "map" else taught[site]
+    torch.testing.assert_close(loss, (mapped - target).square().flatten(1).mean(1))
+    loss.sum().backward()
+    assert features[site].grad is not None and projection.weight.grad is not None
+    with (
+        pytest.raises(ValueError, match=r"map of 4 x 2 x 2\).* map of 2 x 2 x 2\)") if site == "map" else nullcontext()
+    ):
+        graph.check_features({"rgb": shapes(6), "flow": shapes(4, frames=2)})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"lesson": "kl", "project": True}, "project=true is for lessons that compare features at a site, not for kl"),
+        ({"lesson": "feature_mse", "project": "yes"}, "project=yes must be true or false"),
+    ],
+)
+def test_a_learned_map_is_for_features(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Objective(["rgb", "flow"], [wrong])

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mml_lightning import report
 from mml_lightning.cli import main
+from mml_lightning.config import objective, peers
 from mml_lightning.config.settings import Settings
 from mml_lightning.engine import train as engine_train
 from mml_lightning.engine.evaluate import evaluate
+from mml_lightning.objectives import Objective
 from mml_lightning.pipelines import run_pipeline as pipelines
 from mml_lightning.pipelines.plan import plan_runs
 from mml_lightning.pipelines.run_pipeline import pipeline
+from mml_lightning.runs.fingerprint import config_that_decides_weights
 from mml_lightning.utils.errors import UserError
 from mml_lightning.zoo.files import load_peer
 
@@ -27,6 +31,7 @@ OF_EACH = (
     "pipeline.runs=[{stage: ce, modality: [rgb], init: base}, {stage: ce, modality: [flow], init: base}, "
     "{stage: reduced_mml, init: {rgb: ce, flow: own}, default: {modality: [rgb, flow]}}]"
 )
+SHAPES = {width: {"pooled": (width,), "map": (4, width, 1, 1)} for width in (256, 64)}
 LABEL = "rgb=tsm_resnet50, flow=tsm_resnet18"
 
 
@@ -43,6 +48,10 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(pipelines, "stage", spy)
     return names
+
+
+def graph_of(cfg: Settings) -> Objective:
+    return objective.objective(cfg, ["rgb", "flow"])
 
 
 def arch(file: Path) -> tuple[object, int]:
@@ -197,6 +206,24 @@ def test_networks_of_one_backbone_lie_as_they_did(train: Callable[..., dict[str,
     assert not any("backbone" in peer for peer in told["peers"].values())
 
 
+def test_one_file_is_not_the_start_of_two_depths(composed: Composed, tmp_path: Path) -> None:
+    (tmp_path / "resnet50.pth").touch()
+    words = (*OWN, "init=imagenet", f"init.file={tmp_path / 'resnet50.pth'}")
+    told = r"resnet50\.pth is the file of one network, and tsm_resnet50 and tsm_resnet18 would start from it"
+    with pytest.raises(UserError, match=told):
+        peers.peer_specs(*composed(*words, "stage=mml", "modality=[rgb,flow]"))
+    with pytest.raises(UserError, match=told):
+        plan_runs(*composed(*words, "pipeline=reduced_mml"))
+    alike = (f"init.file={tmp_path / 'resnet50.pth'}", "init=imagenet", "stage=mml", "modality=[rgb,flow]")
+    assert peers.peer_specs(*composed(*alike, "backbone=tsm_resnet50", "backbone.flow=tsn_resnet50"))
+
+
+def test_a_run_of_a_pipeline_may_choose_it(composed: Composed) -> None:
+    declared = "pipeline.runs=[{stage: ce, modality: [flow], init: base, set: ['backbone.flow=tsm_resnet18']}]"
+    (run,) = plan_runs(*composed(declared))
+    assert "zoo/demo/tsm_resnet18/ce_flow_from_scratch" in str(run.makes[0])
+
+
 @pytest.mark.parametrize("stage", ["mars", "mers"])
 def test_features_of_two_widths_are_refused_before_anything_is_written(
     train: Callable[..., dict[str, Any]], tmp_path: Path, stage: str
@@ -208,3 +235,43 @@ def test_features_of_two_widths_are_refused_before_anything_is_written(
         train(*words)
     assert not (tmp_path / "single").exists()
     train(*words, "objective=d3d")
+
+
+def test_a_learned_map_learns_and_stays_behind(
+    train: Callable[..., dict[str, Any]], composed: Composed, tmp_path: Path
+) -> None:
+    words = (*OWN, "stage=mars", "modality=[rgb,flow]", "init=scratch", "objective.edges.0.project=true")
+    told = train(*words)
+    checkpoint = tmp_path / "single/run/checkpoints/last.ckpt"
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    learned = {key: tuple(value.shape) for key, value in state.items() if "projections" in key}
+    assert learned == {
+        "peers.rgb.projections.feature_mse_pooled_from_flow.weight": (64, 256),
+        "peers.rgb.projections.feature_mse_pooled_from_flow.bias": (64,),
+    }
+    cfg = composed(*words)[0]
+    fresh = graph_of(cfg).projections({"rgb": SHAPES[256], "flow": SHAPES[64]}, seed=0)["rgb"]
+    before = next(iter(fresh.values())).weight
+    assert not torch.equal(before, state["peers.rgb.projections.feature_mse_pooled_from_flow.weight"])
+    exported = load_peer(Path(told["zoo"]) / "rgb.pt")["state_dict"]
+    assert not any("projection" in key for key in exported)
+    for ckpt in (checkpoint, Path(told["zoo"]) / "rgb.pt"):
+        again = evaluate(*composed(*words[:-1], f"ckpt={ckpt}", program="eval", run=f"of_{ckpt.stem}"))
+        assert again["metrics"]["test"]["rgb"] == told["metrics"]["test"]["rgb"]
+
+
+def test_a_config_without_one_is_known_as_before(composed: Composed) -> None:
+    values = composed("stage=mars", "modality=[rgb,flow]", "init=scratch")[0].plain()
+    assert values["objective"]["edges"][0]["project"] is False
+    assert "project" not in config_that_decides_weights(values)["objective"]["edges"][0]
+    values["objective"]["edges"][0]["project"] = True
+    assert config_that_decides_weights(values)["objective"]["edges"][0]["project"] is True
+
+
+def test_the_graph_names_the_networks_where_they_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["graph", "stage=mml", "modality=[rgb,flow]", "init=scratch"]
+    assert main.main([*words, *OWN, "--out", str(tmp_path / "graph.svg")]) == 0
+    assert f"backbone: {LABEL}" in capsys.readouterr().out
+    assert "tsm_resnet18, from scratch" in (tmp_path / "graph.svg").read_text()
+    assert main.main(words) == 0
+    assert "backbone" not in capsys.readouterr().out

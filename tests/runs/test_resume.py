@@ -302,10 +302,11 @@ def test_a_setting_that_came_into_being_since_does_not_refuse(train: Train, comp
         engine_train.stage(*composed(*again, "optimizer.flow_stem_lr5=true", run="first"))
 
 
+@pytest.mark.parametrize("lessons", [(), ("stage=mars", "objective.edges.0.project=true", "init=scratch")])
 def test_networks_of_two_kinds_go_on_as_well(
-    cut: Callable[..., None], train: Train, tmp_path: Path, same_weights: Same
+    cut: Callable[..., None], train: Train, tmp_path: Path, same_weights: Same, lessons: tuple[str, ...]
 ) -> None:
-    own = (*MML, "backbone=tsm_resnet50", "backbone.flow=tsm_resnet18", "backbone.flow.net.width=8")
+    own = (*MML, "backbone=tsm_resnet50", "backbone.flow=tsm_resnet18", "backbone.flow.net.width=8", *lessons)
     train(*own, run="whole")
     cut("on_train_batch_start", 4, *own, run="cut")
     with pytest.raises(UserError, match=r"backbone\.flow\.net\.width was 8 and is 4 now"):

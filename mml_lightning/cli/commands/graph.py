@@ -28,7 +28,7 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], Settings]) 
     """Raises:
     UserError: the stage does not fit the modalities, the graph is wrong, or the picture can't be written.
     """
-    from mml_lightning.config import objective, peers
+    from mml_lightning.config import backbones, objective, peers
     from mml_lightning.objectives import drawing
     from mml_lightning.utils.files import write_atomically
 
@@ -39,9 +39,14 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], Settings]) 
         raise UserError(f"pipeline={cfg.pipeline.name} has several stages; draw one of them: mml graph stage=mml ...")
     specs = peers.peer_specs(cfg, args.overrides)
     graph = objective.objective(cfg, [spec.name for spec in specs])
-    print("\n".join(drawing.parts(graph, full=True)))
+    names = backbones.names(cfg)
+    differ = len(set(names.values())) > 1
+    print("\n".join([*drawing.parts(graph, full=True), *([f"backbone: {backbones.label(cfg)}"] if differ else [])]))
     if args.out:
-        about = {spec.name: f"from {spec.origin.init}" for spec in specs}
+        about = {
+            spec.name: (f"{names[spec.modality.name]}, " if differ else "") + f"from {spec.origin.init}"
+            for spec in specs
+        }
         try:
             with write_atomically(args.out) as handle:
                 handle.write(drawing.svg(graph, about))
