@@ -18,7 +18,6 @@ from mml_lightning.config.settings import Settings
 from mml_lightning.engine import train as engine_train
 from mml_lightning.engine.evaluate import evaluate
 from mml_lightning.objectives import Objective
-from mml_lightning.pipelines import run_pipeline as pipelines
 from mml_lightning.pipelines.plan import plan_runs
 from mml_lightning.pipelines.run_pipeline import pipeline
 from mml_lightning.runs.fingerprint import config_that_decides_weights
@@ -46,7 +45,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(f"{cfg.name}: {result['backbone']}")
         return result
 
-    monkeypatch.setattr(pipelines, "stage", spy)
+    monkeypatch.setattr(engine_train, "stage", spy)
     return names
 
 
