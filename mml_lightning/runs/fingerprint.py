@@ -131,6 +131,8 @@ def evaluation(cfg: DictConfig) -> dict[str, Any]:
     frames |= {key: cfg.transforms[key] for key in ("output", "short_side", "antialias")}
     if cfg.transforms.reduced_decode != "never":
         frames["reduced_decode"] = cfg.transforms.reduced_decode
+    if cfg.fusion.name != "none" and (len(cfg.modality) > 1 or cfg.stage.copies > 1):  # one network is not fused
+        frames["fusion"] = cfg.fusion.name
     views, metrics = instantiate.to_container(cfg.views), instantiate.to_container(cfg.metrics)
     return {"test": bool(cfg.test), "views": views, "frames": frames, "metrics": metrics, **trainer}
 

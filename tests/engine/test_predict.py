@@ -46,7 +46,7 @@ def test_it_gives_the_scores_of_eval_without_a_run_directory(run: Path, composed
         assert dump is not None and dump.ids == tuple(expected["ids"])
         for peer in ("rgb", "flow"):
             assert np.array_equal(dump.logits[peer].numpy(), expected[f"logits/{peer}"]), peer
-        assert nested_metrics({f"test/{n}/{k}": x for n, one in scores.metrics().items() for k, x in one.items()}) == {
+        assert nested_metrics({f"test/{n}/{k}": x for n, one in dump.metrics().items() for k, x in one.items()}) == {
             "test": measured["metrics"]["test"]
         }
     assert sorted(path for path in tmp_path.rglob("*")) == before
@@ -69,7 +69,7 @@ def test_it_scores_a_file_that_nobody_has_labelled(run: Path, composed: Composed
     scores = predictor.score(predictor.videos("mine", records), watched=watched)["label"]
     dump = scores.dump()
     assert dump is not None and dump.ids == ("mine.mp4",) and seen == [["mine.mp4"]]
-    assert list(scores.failures) == ["broken.mp4"] and scores.metrics() == {}
+    assert list(scores.failures) == ["broken.mp4"] and dump is not None and dump.metrics() == {}
     assert dump.classes == predictor.heads["label"].classes
     with np.load(run / "predictions/test.npz") as file:
         whole = dict(zip(file["ids"], file["logits/rgb"], strict=True))
