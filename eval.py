@@ -1,5 +1,6 @@
 """Measure what was trained: python eval.py ckpt=<run directory | zoo file | alias> views=<views>"""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -7,14 +8,22 @@ from omegaconf import DictConfig
 
 from mml_lightning.cli import hydra_app
 from mml_lightning.config import resolvers
+from mml_lightning.config.settings import Settings
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
 def main(cfg: DictConfig) -> None:
     resolvers.register()  # named here, so that a job on another machine brings them along
-    from mml_lightning.engine import evaluate, job
+    from mml_lightning.engine import job
 
-    job.job(cfg, evaluate.evaluate)
+    job.job(cfg, work)
+
+
+def work(cfg: Settings, overrides: Sequence[str]) -> object:
+    """Lightning is imported here, behind the checks of the settings, so that a mistake is told at once."""
+    from mml_lightning.engine import evaluate
+
+    return evaluate.evaluate(cfg, overrides)
 
 
 if __name__ == "__main__":

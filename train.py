@@ -1,5 +1,6 @@
 """Train one stage, a pipeline of stages, or a sweep: python train.py --help"""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -7,18 +8,26 @@ from omegaconf import DictConfig
 
 from mml_lightning.cli import hydra_app
 from mml_lightning.config import resolvers
+from mml_lightning.config.settings import Settings
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     resolvers.register()  # named here, so that a job on another machine brings them along
-    from mml_lightning.engine import (
-        job,
-        train,  # torch is imported here, so that --help is instant
-    )
-    from mml_lightning.pipelines import run_pipeline
+    from mml_lightning.engine import job
 
-    job.job(cfg, run_pipeline.pipeline if run_pipeline.is_pipeline(cfg) else train.stage)
+    job.job(cfg, work)
+
+
+def work(cfg: Settings, overrides: Sequence[str]) -> object:
+    """Lightning is imported here, behind the checks of the settings, so that a mistake is told at once."""
+    if cfg.is_pipeline:
+        from mml_lightning.pipelines import run_pipeline
+
+        return run_pipeline.pipeline(cfg, overrides)
+    from mml_lightning.engine import train
+
+    return train.stage(cfg, overrides)
 
 
 if __name__ == "__main__":

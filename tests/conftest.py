@@ -14,11 +14,12 @@ from typing import Any
 import hypothesis
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
 
-from mml_lightning.config import resolvers
+from mml_lightning.config import guard, resolvers
+from mml_lightning.config.compose import compose
+from mml_lightning.config.settings import Settings
 from mml_lightning.utils import exit_codes
 from tests.patience import LONGEST
 
@@ -83,15 +84,16 @@ def small(demo: Path) -> list[str]:
 @pytest.fixture
 def hydra() -> Iterator[None]:
     GlobalHydra.instance().clear()
+    guard.install()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
 
 
 @pytest.fixture
-def composed(hydra: None, small: list[str], tmp_path: Path) -> Callable[..., tuple[DictConfig, list[str]]]:
+def composed(hydra: None, small: list[str], tmp_path: Path) -> Callable[..., tuple[Settings, list[str]]]:
     """compose(*overrides, program="train", run="run") -> (config, overrides) of a small run in tmp_path."""
 
-    def make(*overrides: str, program: str = "train", run: str = "run") -> tuple[DictConfig, list[str]]:
+    def make(*overrides: str, program: str = "train", run: str = "run") -> tuple[Settings, list[str]]:
         typed = [*small, f"paths.root={tmp_path}", *overrides]
         folder = tmp_path / "single" / run
         return compose(program, overrides=[*typed, f"paths.output_dir={folder}"]), typed
@@ -100,7 +102,7 @@ def composed(hydra: None, small: list[str], tmp_path: Path) -> Callable[..., tup
 
 
 @pytest.fixture
-def train(composed: Callable[..., tuple[DictConfig, list[str]]]) -> Callable[..., dict[str, Any]]:
+def train(composed: Callable[..., tuple[Settings, list[str]]]) -> Callable[..., dict[str, Any]]:
     """Run a stage in this process; returns its result. Its directory is <tmp_path>/single/<run>."""
 
     def make(*overrides: str, run: str = "run") -> dict[str, Any]:

@@ -68,9 +68,10 @@ def started(folder: Path, overrides: list[str]) -> int:
 
 
 def _train(folder: Path, overrides: list[str]) -> None:
-    from hydra import compose, initialize_config_dir
+    from hydra import initialize_config_dir
 
     from mml_lightning.config import resolvers
+    from mml_lightning.config.compose import compose
     from mml_lightning.engine import train
     from mml_lightning.utils.process import quieten_libraries
 

@@ -13,6 +13,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
+from mml_lightning.config import compose as config_compose
 from mml_lightning.config import data as config_data
 from mml_lightning.config import peers, training
 from mml_lightning.engine import plan
@@ -154,7 +155,7 @@ def test_command_line_beats_stage_beats_setup(hydra: None) -> None:
 def test_plan_says_which_columns_were_taken(hydra: None, tmp_path: Path) -> None:
     lines = "".join(f"{n}.mp4,{n % 2},{'train' if n < 8 else 'val' if n < 10 else 'test'},0,1,x\n" for n in range(12))
     (tmp_path / "mine.csv").write_text("video,y,split,start_sec,stop_sec,two\\lines\n" + lines)
-    cfg = compose("train", overrides=["data=csv", f"data.index={tmp_path / 'mine.csv'}"])
+    cfg = config_compose.compose("train", ["data=csv", f"data.index={tmp_path / 'mine.csv'}"])
     said = plan._data(cfg, config_data.records(cfg))
     assert said.startswith("csv_mine: 8 train, 2 val, 2 test videos, 2 classes; decord ")
     assert said.endswith(

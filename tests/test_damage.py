@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra import compose
 
 from mml_lightning.config import data as config_data
+from mml_lightning.config.compose import compose
 from mml_lightning.data.flow.cache import FlowCache
 from mml_lightning.engine import evaluate, flow, train
 from mml_lightning.training.cohort import Cohort

@@ -16,27 +16,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose
-from omegaconf import DictConfig
 
 from mml_lightning import sampling
 from mml_lightning.backbones.stem import convert_stem
 from mml_lightning.config import peers, training
-from mml_lightning.config.instantiate import to_container
-from mml_lightning.data.flow.cache import FlowSettings, compute_flow
+from mml_lightning.config.compose import compose
+from mml_lightning.config.settings import Settings
+from mml_lightning.data.flow.cache import FlowSettings
 from mml_lightning.data.loading.draws import training_crop
 from mml_lightning.evaluation import metrics
 from mml_lightning.objectives import Objective, kl_divergence
 from mml_lightning.objectives.supervised import cross_entropy
 from mml_lightning.pipelines import plan as pipelines_plan
 from mml_lightning.training.parameter_groups import tsn_parameter_groups
+from tests.data.flow_of import flow_of
 from tests.data.videos import moving
 from tests.sampling.starts import WINDOWS, clips, one_based, support, train
 
 ROOT = Path(__file__).parents[1]
 HALF, ZERO = [3, 7, 12, 17, 21, 26, 31, 35], [1, 5, 10, 14, 19, 24, 28, 33]
 POLICIES = ("code", "paper", "fixed")
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 
 Z1, Z2, Z3 = (
     torch.tensor(values, dtype=torch.float64)
@@ -175,7 +175,7 @@ def test_d12_the_length_of_a_dense_clip_is_an_option(hydra: None):
 
 def test_d13_the_number_of_flow_items():
     """Computed flow has N - 1 items for N frames; what is listed is taken as listed."""
-    assert len(compute_flow(moving(4, 1, 0, 32, 24), FlowSettings())) == 3
+    assert len(flow_of(moving(4, 1, 0, 32, 24), FlowSettings())) == 3
     rng = np.random.RandomState(0)
     starts = sampling.train_starts(
         {"RGB": 37, "Flow": 30}, WINDOWS, num_segments=8, mode="random", policy="code", rng=rng
@@ -203,7 +203,7 @@ def test_p1_what_two_teachers_say_together(hydra: None, aggregate: str, expected
     torch.testing.assert_close(torch.stack(lessons), torch.tensor(expected, dtype=torch.float64), **close)
     cfg = compose("train", overrides=["stage=mml", f"objective.edges.0.aggregate={aggregate}"])
     outputs = {name: SimpleNamespace(logits={"label": z}) for name, z in zip("abc", (Z1, Z2, Z3), strict=True)}
-    terms = Objective(list("abc"), to_container(cfg.objective.edges))(outputs, {"label": torch.tensor([0, 2])})
+    terms = Objective(list("abc"), cfg.plain("objective.edges"))(outputs, {"label": torch.tensor([0, 2])})
     assert np.allclose([terms[name]["kl"].item() for name in "abc"], expected, **close)
 
 
@@ -222,9 +222,7 @@ def box_scales(crop: Any) -> set[float]:
 
 def test_p3_scales_and_flips(hydra: None):
     """TSM: flow and differences have three scales and always flips, labels stay. MML: four scales and no flip."""
-    mml, tsm = (
-        to_container(compose("train", overrides=[f"transforms={name}"]).transforms) for name in ("multiscale", "tsm")
-    )
+    mml, tsm = (compose("train", [f"transforms={name}"]).plain("transforms") for name in ("multiscale", "tsm"))
     three, four = {1.0, 0.88, 0.75}, {1.0, 0.88, 0.75, 0.66}
     tsm, mml = ({**settings, "output": 224, "scales": [1, 0.875, 0.75, 0.66]} for settings in (tsm, mml))
     for name in ("rgb", "flow", "rgbdiff"):

@@ -1,7 +1,7 @@
 """The folders of the package, read from its syntax trees: imports go up the table, and some names live in one place.
 
-A new folder fails here until it stands in IMPORTS. What is LIFTABLE imports nothing but Python, torch, numpy and its
-neighbours, so that it can be copied into another project.
+A new folder fails here until it stands in IMPORTS. What is LIFTABLE imports nothing but Python, torch, torchmetrics,
+numpy and its neighbours, so that it can be copied into another project.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ LIFTABLE = [
 ]
 # Whoever lifts the one takes the other along.
 LIFTED_TOGETHER = {"modalities": {"optical_flow"}}
-FOREIGN = {"torch", "numpy", *sys.stdlib_module_names}
+FOREIGN = {"torch", "torchmetrics", "numpy", *sys.stdlib_module_names}
 MAX_FILE, MAX_FUNCTION = 400, 60
 MACHINE_PATH = re.compile(r"(?<![\w.}\-])/(work|home|root|Users|tmp|mnt)/")
 
@@ -163,6 +163,18 @@ def test_names_that_live_in_one_place(module: str) -> None:
     if module != "config.instantiate":
         assert "hydra.utils.instantiate" not in used, "Hydra's instantiate is called in config/instantiate.py"
     assert "hydra.main" not in used, "hydra.main lives in train.py and eval.py"
+
+
+COMPOSING = ("config", "engine", "cli")
+"""The folders that know a config of Hydra's; all others take `config.settings.Settings`."""
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if module.split(".")[0] not in COMPOSING])
+def test_settings_have_types_outside_of_config_engine_and_cli(module: str) -> None:
+    assert not [name for name in imports(module) if name.split(".")[0] == "omegaconf"], "take Settings"
+    source = FILES[module].read_text(encoding="utf-8")
+    assert "DictConfig" not in source and "OmegaConf" not in source, "take Settings"
+    assert not {"hydra.compose", "hydra.initialize_config_dir"} & set(imports(module)), "config/compose.py composes"
 
 
 @pytest.mark.parametrize("module", FILES)

@@ -9,8 +9,8 @@ from typing import Any
 
 import cv2
 import pytest
-from hydra import compose
 
+from mml_lightning.config.compose import compose
 from mml_lightning.engine.train import stage
 from mml_lightning.utils.process import quieten_libraries
 from tests.conftest import CONF

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
 
 from mml_lightning.config import data as config_data
-from mml_lightning.config.instantiate import to_container
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.loading.dataset import ClipDataset
 from mml_lightning.engine import plan
 from mml_lightning.engine.evaluate import evaluate
@@ -25,7 +24,7 @@ from mml_lightning.transforms import invert_x
 from mml_lightning.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 
 # views: clips, crops, side of the crop with 224 of 256 pixels, pooling
 VIEWS = {
@@ -56,7 +55,7 @@ def names(group: str) -> list[str]:
     return sorted(file.stem for file in (ROOT / "conf" / group).glob("*.yaml"))
 
 
-def datasets(cfg: DictConfig, *splits: str) -> dict[str, ClipDataset]:
+def datasets(cfg: Settings, *splits: str) -> dict[str, ClipDataset]:
     """Samples of a run on the demo; only the splits named, as eval.py asks for them."""
     data = config_data.dataset(cfg)
     if splits:
@@ -217,7 +216,7 @@ def test_every_option_stands_on_the_page() -> None:
 def test_identity_holds_the_views_in_full(composed: Composed) -> None:
     cfg, typed = composed("views=charades30", "sampling.policy=code", "sampling.stride=3")
     kept = fingerprint.identity(cfg, typed)["evaluation"]
-    assert kept["views"] == to_container(cfg.views)
+    assert kept["views"] == cfg.plain("views")
     assert (kept["views"]["name"], kept["views"]["policy"], kept["views"]["stride"]) == ("charades30", "code", 3)
     assert kept["frames"] == {"num_segments": 4, "output": 32, "short_side": 36, "antialias": True}
     for changed in ("views.strided=9", "sampling.num_segments=5", "transforms.short_side=40", "sampling.policy=code"):
@@ -232,9 +231,9 @@ def test_results_hold_the_views_that_made_them(
     train("schedule.epochs=1", "trainer=smoke", "views=uniform1_zero")
     run = tmp_path / "single" / "run"
     stored = json.loads((run / "result.json").read_text())
-    assert stored["views"] == "uniform1_zero" and stored["evaluation"]["views"] == to_container(cfg.views)
+    assert stored["views"] == "uniform1_zero" and stored["evaluation"]["views"] == cfg.plain("views")
     measured, typed = composed(f"ckpt={run}", "views=ten_crop", program="eval", run="eval")
     evaluate(measured, typed)
     again = json.loads((tmp_path / "single" / "eval" / "result.json").read_text())
-    assert again["evaluation"]["views"] == to_container(measured.views) != stored["evaluation"]["views"]
+    assert again["evaluation"]["views"] == measured.plain("views") != stored["evaluation"]["views"]
     assert again["metrics"]["test"]["rgb"]

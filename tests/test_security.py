@@ -20,9 +20,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal import hydra as hydra_internal
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
 from mml_lightning.cli import hydra_app
+from mml_lightning.config import compose as config_compose
 from mml_lightning.config import data as config_data
 from mml_lightning.config import guard, instantiate
 from mml_lightning.data.records.readers import read_annotated, read_csv, read_frame_lists
@@ -77,12 +77,12 @@ def test_no_call_unpickles_or_opens_a_shell(file: Path) -> None:
 )
 def test_a_config_calls_trusted_packages_only(target: str, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    node = OmegaConf.create({"_target_": target, "_args_": [f"touch {mark}"]})
+    node = {"_target_": target, "_args_": [f"touch {mark}"]}
     with pytest.raises(
         UserError, match=r"configs may call mml_lightning\.backbones, .*, torch.optim only; where you trust"
     ):
         instantiate.instantiate(node)
-    nested = OmegaConf.create({"_target_": "mml_lightning.data.records.readers.read_csv", "name": [{"deep": node}]})
+    nested = {"_target_": "mml_lightning.data.records.readers.read_csv", "name": [{"deep": node}]}
     with pytest.raises(UserError, match="where you trust that package, type trusted="):
         instantiate.instantiate(nested)
     assert not mark.exists()
@@ -93,7 +93,7 @@ def test_trust_is_given_by_typing_it(composed: Callable[..., Any], tmp_path: Pat
     with pytest.raises(UserError, match=r"_target_=collections\.OrderedDict.* type trusted=\[collections\]"):
         config_data.records(composed(own)[0])
     cfg, _ = composed(own, "trusted=[collections]")
-    assert isinstance(instantiate.instantiate(cfg.data.reader), OrderedDict)
+    assert isinstance(instantiate.instantiate(cfg.plain("data.reader"), cfg.trusted), OrderedDict)
     with pytest.raises(UserError, match=r"_target_=mml_lightning\.backbones\.nothing can't be found"):
         config_data.records(composed("data.reader={_target_:mml_lightning.backbones.nothing}")[0])
     # not by a run directory of somebody else
@@ -236,7 +236,7 @@ def test_names_are_text_on_pages(hydra: None, tmp_path: Path) -> None:
         lines.append(f"{evil}{number},{number}.mp4,{evil if number % 2 else 'b'},{'train' if number < 4 else 'val'}")
     (tmp_path / "videos.csv").write_text("\n".join(lines) + "\n")
     words = ["data=csv", f"data.index={tmp_path / 'videos.csv'}", "test=false", f"paths.root={tmp_path}"]
-    cfg = compose("train", overrides=[*words, f"paths.output_dir={tmp_path}"])
+    cfg = config_compose.compose("train", words)
     _, folder = check_data.run_check(cfg, 2, 1, timed=False)
     page = (folder / "report.html").read_text()
     assert "&lt;script&gt;" in page and "<script>alert" not in page

@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hydra import compose
-from omegaconf import DictConfig, OmegaConf
 
 from mml_lightning.backbones import video_resnet
 from mml_lightning.config import data, training
+from mml_lightning.config import objective as config_objective
+from mml_lightning.config.compose import compose
+from mml_lightning.config.settings import Settings
 from mml_lightning.engine import train
 from mml_lightning.objectives.graph import Objective
 from tests.data.videos import real
@@ -59,11 +60,11 @@ OWN: dict[str, dict[str, Any]] = {
 }
 
 
-def setup(name: str, *overrides: str) -> DictConfig:
+def setup(name: str, *overrides: str) -> Settings:
     return compose("train", overrides=[f"setup={name}", "data.root=videos", "paths.output_dir=out", *overrides])
 
 
-def rates(cfg: DictConfig, *epochs: float) -> list[float]:
+def rates(cfg: Settings, *epochs: float) -> list[float]:
     plan = training.optimiser_plan(cfg, {})
     assert plan.interval == "step", "the rate follows fractions of epochs"
     return [plan.lr * plan.factor(epoch) for epoch in epochs]
@@ -73,11 +74,10 @@ def rates(cfg: DictConfig, *epochs: float) -> list[float]:
 def test_numbers_of_charades(hydra: None, name: str) -> None:
     cfg = setup(name)
     for key, value in {**COMMON, **OWN[name]}.items():
-        found = OmegaConf.select(cfg, key)
-        assert (OmegaConf.to_container(found) if OmegaConf.is_config(found) else found) == value, key
-    low, high = (round(cfg.transforms.short_side * share) for share in cfg.transforms.jitter)
+        assert cfg.plain(key) == value, key
+    low, high = (round(cfg.transforms.short_side * share) for share in cfg.plain("transforms.jitter"))
     assert (low, high, cfg.schedule.epochs) == (256, 340, 60 if name == "charades_ptv" else 57)
-    assert cfg.transforms.mode == ("uniform_jitter" if name == "charades_ptv" else "inverse_uniform")
+    assert cfg.plain("transforms.mode") == ("uniform_jitter" if name == "charades_ptv" else "inverse_uniform")
 
 
 def test_rates_of_charades(hydra: None) -> None:
@@ -87,9 +87,9 @@ def test_rates_of_charades(hydra: None) -> None:
 
 
 def test_batch_norm_of_charades(hydra: None) -> None:
-    assert dict(setup("charades").batch_norm) == {"freeze": "none", "sync": False, "group_size": 8, "precise": 200}
+    assert setup("charades").plain("batch_norm") == {"freeze": "none", "sync": False, "group_size": 8, "precise": 200}
     frozen = {"freeze": "stats", "sync": False, "group_size": None, "precise": 0}
-    assert dict(setup("charades_frozenbn").batch_norm) == frozen
+    assert setup("charades_frozenbn").plain("batch_norm") == frozen
 
 
 def test_decay_of_charades_spares_the_norms_only(hydra: None) -> None:
@@ -106,10 +106,10 @@ def test_decay_of_charades_spares_the_norms_only(hydra: None) -> None:
 def test_lesson_of_charades_is_divided_by_batch_and_classes(hydra: None) -> None:
     cfg = setup("charades", "stage=mml", "modality=[rgb,flow]")
     edge = cfg.objective.edges[0]
-    assert (edge.kind, edge.weight, edge.temperature) == ("softmax", 1.0, 1.0)
+    assert (edge["kind"], edge["weight"], edge["temperature"]) == ("softmax", 1.0, 1.0)
     logits = {"rgb": torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "flow": torch.tensor([[0.0, 1.0], [0.0, 0.0]])}
     outputs = {name: type("Output", (), {"logits": {"label": value}})() for name, value in logits.items()}
-    objective = training.objective(cfg, ["rgb", "flow"])
+    objective = config_objective.objective(cfg, ["rgb", "flow"])
     assert isinstance(objective, Objective)
     terms = objective(outputs, {"label": torch.tensor([[1.0, 0.0], [0.0, 0.0]])})
     # KL((0.2689, 0.7311) || (0.7311, 0.2689)) = 0.4621 in one of two samples, over two classes
@@ -119,9 +119,14 @@ def test_lesson_of_charades_is_divided_by_batch_and_classes(hydra: None) -> None
 
 def test_sixteen_frames_on_resnet101(hydra: None) -> None:
     cfg = setup("ssv2_r101_16f")
-    assert (cfg.backbone.net.depth, cfg.backbone.net.shift, cfg.sampling.num_segments) == (101, True, 16)
+    assert (cfg.backbone.net["depth"], cfg.backbone.net["shift"], cfg.sampling.num_segments) == (101, True, 16)
     assert (cfg.views.uniform + cfg.views.dense, cfg.views.crops, cfg.views.full_resolution) == (3, 1, True)
-    assert (cfg.data.batch_size, cfg.optimizer.lr, cfg.schedule.epochs, cfg.init.all) == (64, 0.025, 50, "imagenet")
+    assert (cfg.data.batch_size, cfg.optimizer.lr, cfg.schedule.epochs, cfg.plain("init.all")) == (
+        64,
+        0.025,
+        50,
+        "imagenet",
+    )
     assert cfg.backbone.name != setup("ssv2").backbone.name, "8 and 16 frames lie apart in the zoo"
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
 
+from mml_lightning.config.compose import changed
+from mml_lightning.config.settings import Settings
 from mml_lightning.engine import train as engine_train
 from mml_lightning.engine import trainer as engine_trainer
 from tests import kills
@@ -24,7 +25,7 @@ from tests.patience import LONGEST, wait_for
 from tests.runs.test_resume import CE, assert_equal_runs
 
 Train = Callable[..., dict[str, Any]]
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
@@ -132,8 +133,7 @@ def test_a_full_disk_costs_no_step_and_no_row(
 
     def start() -> dict[str, Any]:
         cfg, typed = composed(*CE, f"paths.root={small_disk}", "resume=auto")
-        OmegaConf.update(cfg, "paths.output_dir", str(folder))
-        return engine_train.stage(cfg, typed)
+        return engine_train.stage(changed(cfg, {"paths.output_dir": str(folder)}), typed)
 
     plain = engine_trainer.training_callbacks
     with monkeypatch.context() as patch:

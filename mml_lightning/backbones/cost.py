@@ -9,12 +9,14 @@ are left out.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from mml_lightning.backbones.peer import Peer
 
 NORM_OPERATIONS = 2  # per value, fvcore's count of an affine batch norm in eval mode
 
@@ -65,6 +67,15 @@ def kept_for_backward(net: nn.Module, shape: tuple[int, ...]) -> int:
     return kept_bytes(lambda: ghost(torch.empty(shape, device="meta")), ghost)
 
 
+def feature_shapes(net: Peer, frames: int, side: int) -> dict[str, tuple[int, ...]]:
+    """{feature: shape for one clip} of what `net` returns for clips of `frames` and `side` x `side`; nothing is
+    computed."""
+    ghost = copy.deepcopy(net).to("meta").train()
+    with torch.no_grad():
+        output = ghost(torch.empty((2, frames, net.in_channels, side, side), device="meta"))
+    return {name: tuple(value.shape[1:]) for name, value in output.features.items()}
+
+
 def kept_bytes(forward: Callable[[], object], net: nn.Module) -> int:
     """Bytes of the storages that a forward pass saves for its backward pass, those of `net` aside."""
     own = {tensor.untyped_storage()._cdata for tensor in (*net.parameters(), *net.buffers())}
@@ -84,3 +95,8 @@ def kept_bytes(forward: Callable[[], object], net: nn.Module) -> int:
 def parameter_count(net: nn.Module) -> int:
     """Number of learnable values."""
     return sum(parameter.numel() for parameter in net.parameters())
+
+
+def parameter_counts(nets: Mapping[str, nn.Module] | nn.ModuleDict) -> dict[str, int]:
+    """Number of learnable values of each network."""
+    return {name: parameter_count(net) for name, net in nets.items()}

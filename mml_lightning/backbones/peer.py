@@ -64,6 +64,7 @@ class Peer(nn.Module):
         width = int(net.feature_dim)  # type: ignore[arg-type]
         self.heads = nn.ModuleDict({name: _head(width, k, head_std) for name, k in self.num_classes.items()})
         self._arch = dict(arch)
+        self.projections = nn.ModuleDict()  # of lessons, for as long as they are taught
 
     @property
     def in_channels(self) -> int:
@@ -89,6 +90,13 @@ class Peer(nn.Module):
             return {name: head(features) for name, head in self.heads.items()}
         with torch.autocast(device, enabled=False):
             return {name: head(features.float()) for name, head in self.heads.items()}
+
+    def project(self, output: PeerOutput) -> PeerOutput:
+        """An output with the features that lessons have learned maps for."""
+        if not self.projections:
+            return output
+        learned = {name: projection(output.features) for name, projection in self.projections.items()}
+        return PeerOutput(output.logits, {**output.features, **learned})
 
     def check_clip(self, clip: Tensor) -> None:
         """Raises:

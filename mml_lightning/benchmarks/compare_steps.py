@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from mml_lightning.benchmarks.subprocess_object import RemoteObject
 from mml_lightning.benchmarks.tables import BenchTable, Row
@@ -32,6 +31,7 @@ from mml_lightning.benchmarks.training_step import (
     seen,
 )
 from mml_lightning.config import data
+from mml_lightning.config.settings import Settings
 from mml_lightning.training import advice
 from mml_lightning.utils.device import arithmetic_peak, precision_type
 from mml_lightning.utils.errors import UserError
@@ -108,7 +108,7 @@ def compare(
 
 
 def _rows(
-    configs: Mapping[str, DictConfig],
+    configs: Mapping[str, Settings],
     timings: Mapping[str, Timing],
     facts: Mapping[str, Facts],
     device: torch.device,

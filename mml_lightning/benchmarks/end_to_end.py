@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -45,6 +44,7 @@ from mml_lightning.benchmarks.training_step import (
 )
 from mml_lightning.config import data as config_data
 from mml_lightning.config import training
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.records import Dataset, Head, Record
 from mml_lightning.data.video.media import ImageSequence
 from mml_lightning.engine import trainer as engine_trainer
@@ -65,7 +65,7 @@ class Passes(pl.Callback):
     """The time of every pass over the clips, and how much of it was spent waiting for data: by the process, or by the
     GPU, which goes on while its host waits."""
 
-    def __init__(self, cfg: DictConfig, device: torch.device) -> None:
+    def __init__(self, cfg: Settings, device: torch.device) -> None:
         self.device, self.warm = device, 1 if cfg.data.workers else 0
         self.now = time.perf_counter if cfg.data.workers or device.type == "cuda" else functools.partial(now, device)
         self.idle = Idle() if device.type == "cuda" else None
@@ -126,7 +126,7 @@ class Passes(pl.Callback):
 class FromLooseFiles(PlainSteps):
     """The baseline with its reading."""
 
-    def __init__(self, cfg: DictConfig, clips: Sequence[Clip], device: torch.device) -> None:
+    def __init__(self, cfg: Settings, clips: Sequence[Clip], device: torch.device) -> None:
         super().__init__(cfg, config_data.modalities(cfg), device)
         self.clips, self.passes = clips, Passes(cfg, device)
         self.geometry = TrainGeometry(output=cfg.transforms.output)
@@ -192,7 +192,7 @@ class _Numbered(torch.utils.data.Dataset[tuple[int, dict[str, Tensor]]]):
 class FromPack:
     """A run with its reading."""
 
-    def __init__(self, cfg: DictConfig, clips: Sequence[Clip], folder: Path, device: torch.device) -> None:
+    def __init__(self, cfg: Settings, clips: Sequence[Clip], folder: Path, device: torch.device) -> None:
         modalities = config_data.modalities(cfg)
         self.steps = CohortSteps(cfg, modalities, folder, device)
         records = [Record(f"v{n}", clip.packed["pack"], {"label": n % CLASSES}) for n, clip in enumerate(clips)]
@@ -253,7 +253,7 @@ def compare(
         for timings in alternate(asked, rounds, advance):
             yield replace(unfinished(rates(timings, size), timings, rounds), more=wall)
         found = {way: one.ask("told") for way, one in ways.items()}
-        types = {BASELINE: torch.float32, OURS: precision_type(cfg.trainer.precision)}
+        types = {BASELINE: torch.float32, OURS: precision_type(str(cfg.trainer.precision))}
         operations = found[OURS][2]  # of the same networks
         rows = rates(timings, size)
         for row in rows:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 
 from mml_lightning.benchmarks.subprocess_object import RemoteObject
 from mml_lightning.benchmarks.tables import BenchTable, Row
@@ -27,6 +26,7 @@ from mml_lightning.benchmarks.training_step import (
     seen,
 )
 from mml_lightning.config import data
+from mml_lightning.config.settings import Settings
 from mml_lightning.modalities import Modality
 from mml_lightning.training import advice
 from mml_lightning.training.arithmetic import TRAINING_PASSES, counted_or_none, training_operations
@@ -43,7 +43,7 @@ class CohortViews:
     """
 
     def __init__(
-        self, cfg: DictConfig, peers: Mapping[str, Modality], videos: int, views: int, device: torch.device
+        self, cfg: Settings, peers: Mapping[str, Modality], videos: int, views: int, device: torch.device
     ) -> None:
         self.videos, self.device = videos, device
         self.cohort = fresh_cohort(cfg, peers, [str(number) for number in range(videos)])
@@ -98,7 +98,7 @@ def compare(
             rows = rates(timings, videos * views, "views")
             yield unfinished(rows, timings, rounds)
         first = alone.ask("logits")
-        reach = arithmetic_peak(device, precision_type(cfg.trainer.precision))
+        reach = arithmetic_peak(device, precision_type(str(cfg.trainer.precision)))
         for row in rows:
             one, _ = ways[row["way"]]
             operations, peak = one.ask("told")
@@ -118,7 +118,7 @@ def bottleneck(rows: Sequence[Row], size: int, measured: advice.Seen) -> str:
     return advice.bottleneck(measured).replace("batch_size", "eval_batch_size")
 
 
-def _batch(cfg: DictConfig, videos: int, views: int, device: torch.device) -> dict[str, Any]:
+def _batch(cfg: Settings, videos: int, views: int, device: torch.device) -> dict[str, Any]:
     made = random_clips(cfg, videos, views, torch.Generator().manual_seed(0))
     clips = {name: clip.to(device) for name, clip in made.items()}
     present = {name: torch.ones(videos, dtype=torch.bool) for name in clips}

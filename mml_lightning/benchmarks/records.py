@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from omegaconf import DictConfig, OmegaConf
-
 from mml_lightning.benchmarks.record_lists import KINDS
+from mml_lightning.config import compose as config_compose
 from mml_lightning.config import data as config_data
+from mml_lightning.config.settings import Settings
 from mml_lightning.training.datamodule import VideoData
 from mml_lightning.utils import process
 
@@ -48,7 +48,7 @@ class Row:
 
 
 def compare(
-    compose: Callable[[Sequence[str]], DictConfig],
+    compose: Callable[[Sequence[str]], Settings],
     kinds: Sequence[str],
     counts: Sequence[int],
     workers: int,
@@ -67,14 +67,14 @@ def compare(
             words, config = KINDS[kind](Path(folder), count), Path(folder) / "config.yaml"
             values = [f"data.workers={workers}", f"data.batch_size={BATCH}", "test=false"]
             cfg = compose([*words, *values, f"paths.output_dir={folder}", f"paths.root={folder}"])
-            OmegaConf.save(cfg, config, resolve=True)
+            config_compose.save(cfg, config)
             command = [sys.executable, "-m", __name__, str(config), str(samples)]
             told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             advance(f"{kind}: {count} records")
             yield Row(lists=kind, records=count, workers=workers, **json.loads(told.splitlines()[-1]))
 
 
-def measure(cfg: DictConfig, samples: int) -> dict[str, float]:
+def measure(cfg: Settings, samples: int) -> dict[str, float]:
     """In a process of its own: a run's data from the config to the first batch, then `samples` samples."""
     process.quieten_libraries()
     empty = held_memory()
@@ -123,7 +123,5 @@ def sentence(rows: Sequence[Row]) -> str:
 
 
 if __name__ == "__main__":
-    loaded = OmegaConf.load(sys.argv[1])
-    assert isinstance(loaded, DictConfig)
-    print(json.dumps(measure(loaded, int(sys.argv[2]))), flush=True)
+    print(json.dumps(measure(config_compose.load(Path(sys.argv[1])), int(sys.argv[2]))), flush=True)
     os._exit(0)  # in the middle of an epoch, its workers busy

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 
 from mml_lightning.benchmarks.data_files import Clip, make_clips
 from mml_lightning.benchmarks.end_to_end import FRAMES_PER_VIDEO, FromPack
@@ -29,6 +28,7 @@ from mml_lightning.benchmarks.tables import BenchTable, Row
 from mml_lightning.benchmarks.timing import CPU, Timing, alternate, unfinished
 from mml_lightning.benchmarks.training_step import CohortSteps, Compose, run_words
 from mml_lightning.config import data, peers
+from mml_lightning.config.settings import Settings
 from mml_lightning.modalities import Modality
 from mml_lightning.training.advice import Seen, bottleneck
 from mml_lightning.training.datamodule import VideoData
@@ -130,7 +130,7 @@ class Curve:
 class _Training:
     """Steps on random clips."""
 
-    def __init__(self, cfg: DictConfig, folder: Path, device: torch.device) -> None:
+    def __init__(self, cfg: Settings, folder: Path, device: torch.device) -> None:
         self.steps, self.size = CohortSteps(cfg, _peers(cfg), folder, device), cfg.data.batch_size
 
     def round(self, steps: int) -> float:
@@ -146,7 +146,7 @@ class _Training:
 class _Evaluation:
     """Random videos of so many views, in a round about `clips` of these."""
 
-    def __init__(self, cfg: DictConfig, device: torch.device, clips: int, views: int) -> None:
+    def __init__(self, cfg: Settings, device: torch.device, clips: int, views: int) -> None:
         self.videos, self.views = max(1, clips // views), views
         self.cohort_views = CohortViews(cfg, _peers(cfg), self.videos, views, device)
         self.per_step = max(1, cfg.data.eval_batch_size // views)  # as loaders batch them
@@ -165,7 +165,7 @@ class _Loading:
     """Training from packed videos, and reading them alone, at least so many `seconds` in a round."""
 
     def __init__(
-        self, cfg: DictConfig, folder: Path, device: torch.device, clips: Sequence[Clip], seconds: float
+        self, cfg: Settings, folder: Path, device: torch.device, clips: Sequence[Clip], seconds: float
     ) -> None:
         self.least, self.run = seconds, FromPack(cfg, clips, folder, device)
         self.size, self.run.passes.now = cfg.data.batch_size, time.perf_counter  # workers are other processes
@@ -245,7 +245,7 @@ def _rates(timing: Timing) -> list[float]:
 
 
 def _runners(
-    stack: ExitStack, name: str, cfgs: Mapping[int, DictConfig], folder: Path, device: torch.device, steps: int
+    stack: ExitStack, name: str, cfgs: Mapping[int, Settings], folder: Path, device: torch.device, steps: int
 ) -> dict[int, RemoteObject]:
     """One per value, each in a process of its own."""
     size = next(iter(cfgs.values())).data.batch_size
@@ -260,7 +260,7 @@ def _runners(
     return {value: stack.enter_context(RemoteObject(f"{name} {value}", *maker)) for value, maker in made.items()}
 
 
-def _peers(cfg: DictConfig) -> dict[str, Modality]:
+def _peers(cfg: Settings) -> dict[str, Modality]:
     return {spec.name: spec.modality for spec in peers.peer_specs(cfg, [])}
 
 

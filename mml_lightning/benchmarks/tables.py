@@ -5,8 +5,6 @@ A number has the same name, unit and form whichever bench gives it: :data:`NUMBE
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from typing import Any
 
 from mml_lightning.utils import files
 from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.result_file import json_text
 
 Row = dict[str, Any]
 
@@ -157,15 +156,7 @@ def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
         UserError: it can't be written.
     """
     if path is not None:
-        write(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n", "--json")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        write(path, json_text(content), "--json")
 
 
 @contextmanager

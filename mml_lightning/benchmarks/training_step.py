@@ -15,14 +15,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
-from omegaconf import DictConfig
 from torch import Tensor
 
 from mml_lightning.backbones.cost import kept_bytes
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.recognizer import Recognizer
 from mml_lightning.benchmarks.baseline import PlainTrainer, PlainTSM
-from mml_lightning.config import data, instantiate, training
+from mml_lightning.config import backbones, data, objective, training
+from mml_lightning.config import peers as config_peers
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.loading.prefetch import prefetch_to_device
 from mml_lightning.engine import process
 from mml_lightning.engine import trainer as engine_trainer
@@ -39,7 +40,7 @@ from mml_lightning.utils.malloc import keep_freed_memory
 CLASSES = 174
 COMPARED = 3  # steps: later ones tell how fast small differences grow
 Batch = dict[str, Any]
-Compose = Callable[[Sequence[str]], DictConfig]
+Compose = Callable[[Sequence[str]], Settings]
 
 
 def run_words(overrides: Sequence[str], folder: Path, device: torch.device) -> list[str]:
@@ -63,7 +64,7 @@ class Facts:
 class Steps(ABC):
     """Steps on random clips; what they tell."""
 
-    def __init__(self, cfg: DictConfig, device: torch.device) -> None:
+    def __init__(self, cfg: Settings, device: torch.device) -> None:
         self.cfg, self.device = cfg, device
         self.losses: list[float] = []
 
@@ -94,7 +95,7 @@ class Steps(ABC):
 class CohortSteps(Steps):
     """Steps of a config as a run makes them."""
 
-    def __init__(self, cfg: DictConfig, peers: Mapping[str, Modality], folder: Path, device: torch.device) -> None:
+    def __init__(self, cfg: Settings, peers: Mapping[str, Modality], folder: Path, device: torch.device) -> None:
         super().__init__(cfg, device)
         self.modalities, self.folder = peers, folder
         self.cohort = fresh_cohort(cfg, peers)
@@ -155,7 +156,7 @@ class PlainSteps(Steps):
     """
 
     def __init__(
-        self, cfg: DictConfig, modalities: Mapping[str, Modality], device: torch.device, keep: bool = False
+        self, cfg: Settings, modalities: Mapping[str, Modality], device: torch.device, keep: bool = False
     ) -> None:
         super().__init__(cfg, device)
         self.modalities = modalities
@@ -164,7 +165,8 @@ class PlainSteps(Steps):
         self.nets = {}
         for name, net in networks(cfg, modalities).items():
             if not isinstance(net, Recognizer):
-                raise UserError(f"the baseline is 2-D, backbone={cfg.backbone.name} is not; leave it out of --ways")
+                told = f"{backbones.word(cfg, modalities[name].name)}={backbones.of(cfg, modalities[name].name).name}"
+                raise UserError(f"the baseline is 2-D, {told} is not; leave it out of --ways")
             self.nets[name] = PlainTSM(net, cfg.sampling.num_segments).to(device)
 
     def trainers(self) -> dict[str, PlainTrainer]:
@@ -228,7 +230,7 @@ class _Loader:
         return iter(self.batches) if self.device.type == "cpu" else prefetch_to_device(self.batches, self.device)
 
 
-def autocast(cfg: DictConfig, device: torch.device) -> torch.autocast:
+def autocast(cfg: Settings, device: torch.device) -> torch.autocast:
     """In what the trainer's precision computes convolutions."""
     dtype = precision_type(str(cfg.trainer.precision), device)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
@@ -245,17 +247,16 @@ def _each_once(batches: Sequence[Batch], prepare: Callable[[Batch], Batch]) -> l
     return [ready[id(batch)] for batch in batches]
 
 
-def networks(cfg: DictConfig, modalities: Mapping[str, Modality]) -> dict[str, Peer]:
+def networks(cfg: Settings, modalities: Mapping[str, Modality]) -> dict[str, Peer]:
     """Fresh networks, the same ones whenever they are asked for."""
-    make = instantiate.instantiate(cfg.backbone.net)
     nets = {}
     for number, (name, modality) in enumerate(modalities.items()):
         torch.manual_seed(number)
-        nets[name] = make(in_channels=modality.channels, num_classes={"label": CLASSES})
+        nets[name] = config_peers.new_network(cfg, modality, {"label": CLASSES})
     return nets
 
 
-def seen(cfg: DictConfig, device: torch.device, mfu: float | None, **known: Any) -> Seen:
+def seen(cfg: Settings, device: torch.device, mfu: float | None, **known: Any) -> Seen:
     """What was measured of a config.
 
     Args:
@@ -267,18 +268,20 @@ def seen(cfg: DictConfig, device: torch.device, mfu: float | None, **known: Any)
     return Seen(precision=precision, mfu=mfu, gain=half_gain(device, precision, mfu, nets.values()), **known)
 
 
-def fresh_cohort(cfg: DictConfig, peers: Mapping[str, Modality], ids: Sequence[str] = ()) -> Cohort:
+def fresh_cohort(cfg: Settings, peers: Mapping[str, Modality], ids: Sequence[str] = ()) -> Cohort:
     """Fresh networks as a run has them; the process is set up for one.
 
     Args:
         ids: of the test split.
     """
     process.set_up_process(cfg)
-    training.execution_settings(cfg).apply(nets := networks(cfg, peers))
+    nets, graph = networks(cfg, peers), objective.objective(cfg, list(peers))
+    training.prepare_features(cfg, graph, nets)
+    training.execution_settings(cfg).apply(nets)
     return Cohort(
         peers=nets,
         modalities=peers,
-        objective=training.objective(cfg, list(nets)),
+        objective=graph,
         plan=training.optimiser_plan(cfg, {name: {"fresh_head": True} for name in nets}),
         ids={"test": ids},
         multi_label={"label": False},
@@ -286,7 +289,7 @@ def fresh_cohort(cfg: DictConfig, peers: Mapping[str, Modality], ids: Sequence[s
     )
 
 
-def random_clips(cfg: DictConfig, videos: int, views: int, generator: torch.Generator) -> dict[str, Tensor]:
+def random_clips(cfg: Settings, videos: int, views: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Noise, uint8 [videos, views, T, C, H, W] of every modality of a config."""
     frames, side = cfg.sampling.num_segments, cfg.transforms.output
     return {
@@ -299,7 +302,7 @@ def random_clips(cfg: DictConfig, videos: int, views: int, generator: torch.Gene
     }
 
 
-def random_batches(cfg: DictConfig, count: int, device: torch.device) -> list[Batch]:
+def random_batches(cfg: Settings, count: int, device: torch.device) -> list[Batch]:
     """Batches of noise in the form of the loader, on the host; pinned where they go to a GPU."""
     generator, size = torch.Generator().manual_seed(0), cfg.data.batch_size
     made = []

@@ -58,6 +58,8 @@ def known_keys(conf: Path) -> Iterator[str]:
         at_root = group == "." or "@package _global_" in text
         if group != ".":
             yield group
+        if group == "modality":
+            yield f"backbone.{file.stem}"
         try:
             content = yaml.safe_load(text)
         except yaml.YAMLError:

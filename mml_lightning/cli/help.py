@@ -13,6 +13,7 @@ Mutual Modality Learning: several modalities of one video are one sample, severa
 
   python train.py                                     cross-entropy on rgb, embedded demo data
   python train.py stage=mml modality=[rgb,flow]       two networks teach each other
+  python train.py stage=mml modality=[rgb,flow] init=scratch backbone.flow=i3d_tiny    another network for flow
   python train.py pipeline=mml                        CE -> ML -> MML, finished steps are skipped
   python train.py -m stage=mml modality=[rgb,flow] init=scratch,ce seed=0,1,2
   python train.py data=csv data.index=my_videos.csv   your own videos

@@ -5,7 +5,6 @@ Imports no torch, so that `--help` stays instant.
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
@@ -15,7 +14,7 @@ from typing import NoReturn
 
 from mml_lightning.cli import help
 from mml_lightning.config import guard, resolvers
-from mml_lightning.config.overrides import init_file, swept_keys
+from mml_lightning.config.overrides import holding, init_file, modalities_in, swept_keys
 from mml_lightning.config.saved_overrides import Source, admitted, quoted
 from mml_lightning.utils import console, exit_codes
 from mml_lightning.utils.errors import Preempted, UserError, exhausted
@@ -41,7 +40,6 @@ def _launch(main: Callable[[], None], conf: Path) -> NoReturn:
     resolvers.stamp_run()
     guard.install()
     os.environ.setdefault("MML_PROGRAM", Path(sys.argv[0]).stem)
-    pass  # was global
     exit_codes.tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them itself
     try:
@@ -50,10 +48,6 @@ def _launch(main: Callable[[], None], conf: Path) -> NoReturn:
             sys.exit()
         sys.argv[1:] = prepare(sys.argv[1:], conf)
         os.environ.setdefault("MML_SWEEP", swept_keys(sys.argv[1:]) or "sweep")
-        if not any(word.startswith("--") for word in sys.argv[1:]):  # of Hydra, which tells about the config
-            importlib.import_module(
-                "mml_lightning.engine.train"
-            )  # here it fails in one line where there is no memory for it
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -104,7 +98,7 @@ def prepare(arguments: Sequence[str], conf: Path) -> list[str]:
     if resume and resume not in ("null", "auto"):  # auto: whatever the directory of this run holds
         return _resumed(given, Path(resume).expanduser())
     if checkpoint:
-        return _together(_made_by(Path(checkpoint).expanduser(), given), given)
+        return _together(_made_by(Path(checkpoint).expanduser(), given, conf), given)
     return given
 
 
@@ -152,7 +146,7 @@ def _stash(folder: Path, pattern: str = ".hydra/*.yaml") -> None:
     stashed.update({file.absolute(): file.read_bytes() for file in folder.glob(pattern)})
 
 
-def _made_by(path: Path, given: Sequence[str]) -> list[str]:
+def _made_by(path: Path, given: Sequence[str], conf: Path) -> list[str]:
     """Overrides of the run that made what `ckpt` names, so that it is measured on the same data in the same way."""
     folders = [path] if path.is_dir() else [path.parent, path.parent.parent] if path.is_file() else []
     for folder in folders:
@@ -162,6 +156,8 @@ def _made_by(path: Path, given: Sequence[str]) -> list[str]:
         if saved is not None:
             # a trial run that trained on a few batches is still measured on every video
             saved = [item for item in saved if not item.startswith(("trainer=smoke", "trainer.limit_"))]
+            if looked_at := modalities_in(given):
+                saved = holding(saved, [path.stem for path in (conf / "modality").glob("*.yaml")], looked_at)
             return saved if _is_sweep(given) else [*saved, "hydra.mode=RUN"]
     if path.is_dir() and not any(path.glob("*.pt")):
         raise UserError(

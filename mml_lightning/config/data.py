@@ -7,12 +7,9 @@ import itertools
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig
 
 from mml_lightning.config import instantiate
-from mml_lightning.config.instantiate import to_container
+from mml_lightning.config.settings import Settings
 from mml_lightning.data import check
 from mml_lightning.data.flow.cache import FlowCache, FlowSettings
 from mml_lightning.data.loading import memory
@@ -25,6 +22,7 @@ from mml_lightning.data.loading.draws import (
     training_crop,
 )
 from mml_lightning.data.loading.kinds import Kind
+from mml_lightning.data.loading.loader_settings import LoaderSettings
 from mml_lightning.data.loading.ram_cache import RamCache, ram_cache
 from mml_lightning.data.loading.sources import SOURCES, SourceOpener
 from mml_lightning.data.records.checks import check_flow_lengths, warn_of_doubles
@@ -34,28 +32,23 @@ from mml_lightning.data.records.records import SPLITS, Dataset, rows, validate
 from mml_lightning.data.video.index_store import IndexStore
 from mml_lightning.modalities import Modality
 from mml_lightning.sampling import independent
-from mml_lightning.training.datamodule import LoaderSettings
 from mml_lightning.transforms import TestGeometry
-from mml_lightning.utils.errors import UserError, check_choice
+from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.threads import cores
 
 log = logging.getLogger(__name__)
 
 MIRRORED_CROPS = 10  # the number of crops per clip with which every one is mirrored too
-QUARANTINE = ("use", "ignore")
-CACHES = ("none", "ram")  # what becomes of decoded videos
-REDUCED = ("never", "auto")
-LABELS = ("clip", "video")  # what a training target tells where labels are timed
 
 
-def modalities(cfg: DictConfig) -> dict[str, Modality]:
+def modalities(cfg: Settings) -> dict[str, Modality]:
     """The modalities of the run, in the order they were typed.
 
     Raises:
         UserError: a field of a modality is unknown, missing or wrong.
     """
     kinds, result = sources(cfg), {}
-    for name, values in to_container(cfg.modality).items():
+    for name, values in cfg.plain("modality").items():
         try:
             result[name] = Modality(name=name, **values)
         except (TypeError, ValueError) as error:
@@ -65,7 +58,7 @@ def modalities(cfg: DictConfig) -> dict[str, Modality]:
     return result
 
 
-def sources(cfg: DictConfig) -> dict[str, Kind]:
+def sources(cfg: Settings) -> dict[str, Kind]:
     """The kind of every source that a modality may look at: ours, and those of `sources`. What their packages add to
     ours (preparations, builders of networks) is there afterwards.
 
@@ -73,29 +66,30 @@ def sources(cfg: DictConfig) -> dict[str, Kind]:
         UserError: one of `sources` has the name of ours, or is no kind.
     """
     kinds, own = dict(SOURCES), cfg.get("sources") or {}
-    if not isinstance(own, Mapping | DictConfig):
+    if not isinstance(own, Mapping):
         raise UserError(f"sources={own} must be a table {{name: {{_target_: my_package.MyKind}}}}, docs/code.md")
-    for name, node in own.items():
+    for name, values in own.items():
         if name in SOURCES:
             raise UserError(f"sources.{name}: {name} is a source already; choose another name")
-        made = instantiate.instantiate(node) if isinstance(node, DictConfig) and instantiate.TARGET in node else None
+        called = isinstance(values, Mapping) and instantiate.TARGET in values
+        made = instantiate.instantiate(cfg.plain(f"sources.{name}"), cfg.trusted) if called else None
         if not isinstance(made, Kind):
             raise UserError(f"sources.{name} is no kind of source: give {{_target_: my_package.MyKind}}, docs/code.md")
         kinds[str(name)] = made
     return kinds
 
 
-def packed(cfg: DictConfig) -> bool:
+def packed(cfg: Settings) -> bool:
     """Whether the run reads a pack."""
     return str(cfg.data.reader[instantiate.TARGET]).rpartition(".")[2] == read_pack.__name__
 
 
-def cheap(cfg: DictConfig) -> bool:
+def cheap(cfg: Settings) -> bool:
     """Whether packing the data would not make reading cheaper: they are a pack, or decoded once and kept in memory."""
     return packed(cfg) or cfg.data.cache == "ram"
 
 
-def dataset(cfg: DictConfig, needed: Sequence[str] | None = None) -> Dataset:
+def dataset(cfg: Settings, needed: Sequence[str] | None = None) -> Dataset:
     """Records of all splits, validated: the splits `needed`, which may lack labels, by default those that a training
     run uses.
 
@@ -106,7 +100,7 @@ def dataset(cfg: DictConfig, needed: Sequence[str] | None = None) -> Dataset:
         return _dataset(cfg, needed)
 
 
-def _dataset(cfg: DictConfig, needed: Sequence[str] | None) -> Dataset:
+def _dataset(cfg: Settings, needed: Sequence[str] | None) -> Dataset:
     splits = needed or (SPLITS if cfg.test else SPLITS[:2])
     looked_at = {modality.source for modality in modalities(cfg).values()}
     data = checked_records(cfg, looked_at)
@@ -119,27 +113,22 @@ def _dataset(cfg: DictConfig, needed: Sequence[str] | None) -> Dataset:
     return data
 
 
-def checked_records(cfg: DictConfig, looked_at: Collection[str]) -> Dataset:
+def checked_records(cfg: Settings, looked_at: Collection[str]) -> Dataset:
     """Records as :func:`records`, with the readers that `mml check` chose and without what it found unusable."""
     return check.with_check(records(cfg), check_folder(cfg) / check.FILE, looked_at, leaves_out(cfg))
 
 
-def check_folder(cfg: DictConfig) -> Path:
+def check_folder(cfg: Settings) -> Path:
     """Where `mml check` leaves what it finds out about the data of a config."""
-    return check.folder(Path(cfg.paths.root), cfg.data.name, to_container(cfg.data.reader))
+    return check.folder(Path(cfg.paths.root), cfg.data.name, cfg.plain("data.reader"))
 
 
-def leaves_out(cfg: DictConfig) -> bool:
-    """Whether training leaves out what `mml check` found unusable: `data.quarantine`.
-
-    Raises:
-        UserError: it is neither use nor ignore.
-    """
-    check_choice("data.quarantine", cfg.data.quarantine, QUARANTINE)
-    return bool(cfg.data.quarantine == "use")
+def leaves_out(cfg: Settings) -> bool:
+    """Whether training leaves out what `mml check` found unusable: `data.quarantine`."""
+    return cfg.data.quarantine == "use"
 
 
-def _check_left_out(cfg: DictConfig, data: Dataset, videos: int) -> None:
+def _check_left_out(cfg: Settings, data: Dataset, videos: int) -> None:
     count, share = len(data.left_out), float(cfg.data.max_bad_share)
     if count > share * videos:
         raise UserError(
@@ -149,19 +138,19 @@ def _check_left_out(cfg: DictConfig, data: Dataset, videos: int) -> None:
         )
 
 
-def records(cfg: DictConfig) -> Dataset:
+def records(cfg: Settings) -> Dataset:
     """Records of all splits as the reader finds them; the files may be missing.
 
     Raises:
         UserError: whatever the reader finds.
     """
-    to_container(cfg.data)  # a required value is missed by its own name
-    made = instantiate.instantiate(cfg.data.reader)
+    reader = cfg.plain("data")["reader"]  # a required value is missed by its own name
+    made = instantiate.instantiate(reader, cfg.trusted)
     assert isinstance(made, Dataset)
     return made
 
 
-def check_batch(cfg: DictConfig, data: Dataset, ranks: int) -> None:
+def check_batch(cfg: Settings, data: Dataset, ranks: int) -> None:
     """Raises:
     UserError: the training split has no full batch, or a batch can't be shared out among the ranks.
     """
@@ -172,46 +161,40 @@ def check_batch(cfg: DictConfig, data: Dataset, ranks: int) -> None:
         raise UserError(f"data.batch_size={batch} is the batch over all {ranks} ranks: make it a multiple of {ranks}")
 
 
-def flow_cache(cfg: DictConfig, chosen: Mapping[str, Modality]) -> FlowCache | None:
+def flow_cache(cfg: Settings, chosen: Mapping[str, Modality]) -> FlowCache | None:
     """The flow cache of the data set; None in runs without flow."""
     if all(modality.source != "flow" for modality in chosen.values()):
         return None
     return flow_store(cfg)
 
 
-def flow_store(cfg: DictConfig) -> FlowCache:
+def flow_store(cfg: Settings) -> FlowCache:
     """The flow cache of the data set, whatever the modalities.
 
     Raises:
         UserError: `flow` is wrong.
     """
     root = Path(cfg.paths.cache) / "flow" / cfg.data.name
-    return FlowCache(root, FlowSettings(**to_container(cfg.flow)), indexes(cfg))
+    return FlowCache(root, FlowSettings(**cfg.plain("flow")), indexes(cfg))
 
 
-def indexes(cfg: DictConfig) -> IndexStore:
+def indexes(cfg: Settings) -> IndexStore:
     """Where what is known of each video file lies, beside the flow."""
     return IndexStore(Path(cfg.paths.cache) / "videos")
 
 
-def decoded(cfg: DictConfig) -> RamCache | None:
-    """Where decoded videos are kept: `data.cache`.
-
-    Raises:
-        UserError: it is neither none nor ram.
-    """
-    check_choice("data.cache", cfg.data.cache, CACHES)
+def decoded(cfg: Settings) -> RamCache | None:
+    """Where decoded videos are kept: `data.cache`."""
     return ram_cache(int(cfg.data.cache_mb)) if cfg.data.cache == "ram" else None
 
 
-def _reducible(cfg: DictConfig) -> bool:
+def _reducible(cfg: Settings) -> bool:
     """Whether frames may be decoded at a fraction of their size: `transforms.reduced_decode`.
 
     Raises:
-        UserError: it is neither never nor auto, or whole frames are to be kept.
+        UserError: whole frames are to be kept.
     """
     wish = cfg.transforms.reduced_decode
-    check_choice("transforms.reduced_decode", wish, REDUCED)
     if wish == "auto" and cfg.data.cache == "ram":
         raise UserError(
             "data.cache=ram keeps whole frames, transforms.reduced_decode=auto decodes reduced ones: set "
@@ -246,14 +229,8 @@ def _warn_of_mirrored_views(data: Dataset, crops: int) -> None:
         )
 
 
-def _clip_labels(cfg: DictConfig) -> bool:
-    labels = cfg.data.get("labels", "clip")
-    check_choice("data.labels", labels, LABELS)
-    return bool(labels == "clip")
-
-
 def clip_datasets(
-    cfg: DictConfig, data: Dataset, cache: FlowCache | None, chosen: Sequence[Modality]
+    cfg: Settings, data: Dataset, cache: FlowCache | None, chosen: Sequence[Modality]
 ) -> dict[str, ClipDataset]:
     """How samples are made, per split. Validation is one clip and the central crop; `views` shape the test split.
 
@@ -262,40 +239,31 @@ def clip_datasets(
     """
     kinds = sources(cfg)
     _check_sources(data, chosen, kinds)
-    clip_labels = _clip_labels(cfg)
-    sampling, transforms, views = to_container(cfg.sampling), to_container(cfg.transforms), to_container(cfg.views)
-    draw: dict[str, Any] = {key: sampling[key] for key in ("num_segments", "mode", "dense_length", "stride", "policy")}
-    clips: dict[str, Any] = {
-        key: views[key] for key in ("uniform", "dense", "strided", "dense_length", "stride", "policy")
-    }
-    _warn_of_mirrored_views(data, views["crops"])
-    short_side, antialias = transforms["short_side"], transforms["antialias"]
-    test_output = short_side if views["full_resolution"] else transforms["output"]
+    sampling, transforms, views = cfg.sampling, cfg.transforms, cfg.views
+    _warn_of_mirrored_views(data, views.crops)
+    short_side, antialias = transforms.short_side, transforms.antialias
+    test_output = short_side if views.full_resolution else transforms.output
     trained = [modality.name for modality in chosen] if "train" in data.splits else []
     make = functools.partial(
         ClipDataset,
         modalities=list(chosen),
         heads=data.heads,
         opener=SourceOpener(cfg.data.decoder, cache, decoded(cfg), _reducible(cfg), indexes(cfg), kinds),
-        seed=instantiate.draw_seed(cfg),
-        shared=sampling["shared"],
-        independent=independent(sampling["mode"], sampling["policy"]),
+        seed=cfg.draw_seed,
+        shared=sampling.shared,
+        independent=independent(sampling.mode, sampling.policy),
         span_margin=cfg.data.span_margin,
-        mirrored=data.mirrored if transforms["mirror_labels"] else {},
+        mirrored=data.mirrored if transforms.mirror_labels else {},
         missing=cfg.data.missing,
-        interval_ends=cfg.data.get("interval_ends", "inclusive"),
+        interval_ends=cfg.data.interval_ends,
     )
-    count = (views["uniform"] + views["dense"] + views["strided"]) * views["crops"]
+    count = (views.uniform + views.dense + views.strided) * views.crops
     try:
-        starts: dict[str, Starts] = {
-            "train": TrainTemporalSampler(**draw),
-            "val": ValTemporalSampler(**draw),
-            "test": ViewsTemporalSampler(num_segments=sampling["num_segments"], **clips),
-        }
+        starts = _starts(cfg)
         crops: dict[str, Geometries] = {
-            "train": training_crop(transforms, trained),
-            "val": FixedCrops(TestGeometry(transforms["output"], short_side, 1, antialias=antialias)),
-            "test": FixedCrops(TestGeometry(test_output, short_side, views["crops"], views["crop_rule"], antialias)),
+            "train": training_crop(cfg.plain("transforms"), trained),
+            "val": FixedCrops(TestGeometry(transforms.output, short_side, 1, antialias=antialias)),
+            "test": FixedCrops(TestGeometry(test_output, short_side, views.crops, views.crop_rule, antialias)),
         }
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -305,7 +273,7 @@ def clip_datasets(
             starts=starts[split],
             geometries=crops[split],
             replace=split == "train",
-            clip_labels=clip_labels and split == "train",
+            clip_labels=cfg.data.labels == "clip" and split == "train",
             views=count if split == "test" else 1,
         )
         for split in SPLITS
@@ -313,7 +281,19 @@ def clip_datasets(
     }
 
 
-def loader_settings(cfg: DictConfig) -> LoaderSettings:
+def _starts(cfg: Settings) -> dict[str, Starts]:
+    """Where clips begin, per split."""
+    draw, views = cfg.sampling, cfg.views
+    drawn = (draw.num_segments, draw.mode, draw.dense_length, draw.policy, draw.stride)
+    clips = (views.uniform, views.dense, views.dense_length, views.policy, views.strided, views.stride)
+    return {
+        "train": TrainTemporalSampler(*drawn),
+        "val": ValTemporalSampler(*drawn),
+        "test": ViewsTemporalSampler(draw.num_segments, *clips),
+    }
+
+
+def loader_settings(cfg: Settings) -> LoaderSettings:
     """How loaders work; more workers than cores are a line in the log.
 
     Raises:
@@ -324,7 +304,7 @@ def loader_settings(cfg: DictConfig) -> LoaderSettings:
     return LoaderSettings(cfg.data.batch_size, cfg.data.eval_batch_size, cfg.data.workers, timeout=cfg.loading.timeout)
 
 
-def check_memory(cfg: DictConfig, datasets: Mapping[str, ClipDataset], ranks: int) -> None:
+def check_memory(cfg: Settings, datasets: Mapping[str, ClipDataset], ranks: int) -> None:
     """Args:
         ranks: processes on this machine.
 

@@ -12,11 +12,14 @@ from typing import Any
 
 from hydra._internal import hydra as hydra_internal
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mml_lightning.config.instantiate import CALLED_BY_HYDRA, TARGET, TRUSTED, check_targets, explain, lies_in
+from mml_lightning.config import backbones
+from mml_lightning.config.instantiate import CALLED_BY_HYDRA, TARGET, TRUSTED, check_targets, lies_in
+from mml_lightning.config.resolve import explain
 from mml_lightning.config.saved_overrides import key_of
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import FOLDER_NAME
@@ -53,9 +56,37 @@ class GuardedLoader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        cfg = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        given = self._staged(overrides)
+        written = dict(zip(given, overrides, strict=True))
+        try:
+            cfg = super().load_configuration(config_name, given, run_mode, from_shell, validate_sweep_overrides)
+        except HydraException as error:
+            raise backbones.as_typed(error, written) from error.__cause__
+        if given != overrides:  # what is kept of a run is what was typed
+            cfg.hydra.overrides.task = [written.get(word, word) for word in cfg.hydra.overrides.task]
+        if run_mode == RunMode.RUN and backbones.chosen(cfg):  # the jobs of a sweep are composed one by one
+            search = _search_path(overrides)
+            options, modalities = (self._options(group, search) for group in ("backbone", "modality"))
+            backbones.place(cfg, lambda option: self._option(option, search), options, modalities)
         check(cfg, overrides)
         return cfg
+
+    def _staged(self, overrides: list[str]) -> list[str]:
+        if not any(map(backbones.WORD.match, overrides)):
+            return overrides
+        return backbones.staged(overrides, self._options("modality", _search_path(overrides)))
+
+    def _options(self, group: str, search: list[str]) -> list[str]:
+        return self.get_group_options(group, config_name=None, overrides=search)
+
+    def _option(self, option: str, search: list[str]) -> DictConfig:
+        """An option of conf/backbone with all that its own defaults bring along."""
+        return super().load_configuration(None, [f"+backbone={option}", *search], RunMode.RUN).backbone
+
+
+def _search_path(overrides: Sequence[str]) -> list[str]:
+    """Where else the options of groups are looked for."""
+    return [word for word in overrides if key_of(word) == "hydra.searchpath"]
 
 
 def install() -> None:

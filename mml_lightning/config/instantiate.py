@@ -1,16 +1,17 @@
-"""Config nodes to plain values and objects: the one place that calls `instantiate`."""
+"""Plain values of a config to objects: the one place that calls `instantiate`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from hydra.utils import instantiate as instantiate_node
-from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mml_lightning.config.resolve import explain
 from mml_lightning.config.targets import TARGET, current, with_current_names
 from mml_lightning.utils.errors import UserError, exhausted
 
@@ -20,42 +21,24 @@ TRUSTED = (
 )
 """Packages whose functions a config may call: they make networks, datasets, schedules and optimisers, and write nothing
 but the demo. `trusted` adds to them."""
+INTERPOLATION = re.compile(r"(\\*)\$\{")
 CALLED_BY_HYDRA = ("mml_lightning.pipelines.sweep_callback", "hydra_plugins", "hydra._internal.core_plugins")
 """And those of the node `hydra`."""
 
 
-def to_container(node: Any) -> Any:
-    """Config node to dicts, lists and values, interpolations resolved.
-
-    Raises:
-        UserError: a required value is missing, or an interpolation leads nowhere.
-    """
-    try:
-        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise UserError(explain(error)) from None
-
-
-def explain(error: OmegaConfBaseException) -> str:
-    """One line; a required value is named as it is typed."""
-    text = str(error).splitlines()[0]
-    if "mandatory" not in text.lower():
-        return text
-    return f"{error.full_key} is required: {error.full_key}=..."
-
-
-def instantiate(node: DictConfig) -> Any:
+def instantiate(values: Mapping[str, Any], trusted: Sequence[str] = ()) -> Any:
     """Build what `_target_` names.
+
+    Args:
+        values: plain, as :meth:`mml_lightning.config.settings.Settings.plain` gives them.
+        trusted: packages beside :data:`TRUSTED` that it may call.
 
     Raises:
         UserError: a target that is not trusted, a mistake in the config, or the target's own ValueError.
     """
-    check_trusted(node)
-    values = to_container(node)
-    if (renamed := with_current_names(values)) != values:
-        node = OmegaConf.create(renamed)
+    check_trusted(values, trusted)
     try:
-        return instantiate_node(node, _convert_="all")
+        return instantiate_node(_escaped(_escaped(with_current_names(values))), _convert_="all")
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError | ValueError):
             raise UserError(str(error.__cause__)) from None
@@ -66,25 +49,25 @@ def instantiate(node: DictConfig) -> Any:
         raise UserError(explain(error)) from None
 
 
-def draw_seed(cfg: DictConfig) -> int:
-    """What all that a run draws is keyed by: its seed, or another one for an independent run beside it (`repeat`)."""
-    return int((cfg.seed + 1_000_003 * cfg.repeat) % 2**31)
+def _escaped(value: Any) -> Any:
+    """What was looked up once is not looked up again: Hydra makes a config of plain values, and resolves it twice."""
+    if isinstance(value, Mapping):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return INTERPOLATION.sub(r"\1\1\\${", value) if isinstance(value, str) else value
 
 
-def check_trusted(node: DictConfig) -> None:
+def check_trusted(values: Mapping[str, Any], trusted: Sequence[str] = ()) -> None:
     """A config may come from anywhere, and `_target_` can name any function of the machine.
 
     Both the name and the place where the function is defined must lie in a trusted package: what a trusted module has
     imported is not trusted by that (`mml_lightning.runs.result.subprocess.run`).
 
     Raises:
-        UserError: a target of `node`, or below it, is not trusted.
+        UserError: a target of `values`, or below them, is not trusted.
     """
-    root = node._get_root()
-    own = OmegaConf.select(root, "trusted") if isinstance(root, DictConfig) else None
-    check_targets(
-        _targets(to_container(node)), (*TRUSTED, *(map(str, own) if isinstance(own, list | ListConfig) else ()))
-    )
+    check_targets(_targets(values), (*TRUSTED, *map(str, trusted)))
 
 
 def check_targets(targets: Iterable[str], packages: tuple[str, ...], key: str = TARGET) -> None:

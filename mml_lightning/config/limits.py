@@ -6,12 +6,13 @@ A limited run shows that something works. Its networks stay in its own directory
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
-
+from mml_lightning.config.settings import Settings
 from mml_lightning.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 BATCHES = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
 EXTRAS = ("max_steps", "max_time", "benchmark", "detect_anomaly", "inference_mode", "profiler")
@@ -45,13 +46,12 @@ INSTEAD = {
 }
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: Settings) -> None:
     """Raises:
     UserError: a setting of the trainer that ours would contradict or that nobody knows, a limit of the wrong kind, or
         limits that leave no step.
     """
-    trainer = OmegaConf.to_container(cfg.trainer, resolve=True)
-    assert isinstance(trainer, dict)
+    trainer = cfg.plain("trainer")
     for key in map(str, trainer):
         if key in INSTEAD:
             raise UserError(f"trainer.{key} would contradict what a run sets itself: {INSTEAD[key]}")
@@ -86,13 +86,13 @@ def _is_limit(value: Any, least: int) -> bool:
     return value >= least if isinstance(value, int) else (0 < value <= 1 or (value == 0 and least == 0))
 
 
-def epochs(cfg: DictConfig) -> int:
+def epochs(cfg: Settings) -> int:
     """How many will be trained: those of the schedule, or its first ones (`trainer.limit_epochs`)."""
     planned = int(cfg.schedule.epochs)
     return planned if cfg.trainer.limit_epochs is None else min(planned, int(cfg.trainer.limit_epochs))
 
 
-def batches(cfg: DictConfig, videos: int) -> int:
+def batches(cfg: Settings, videos: int) -> int:
     """Batches of an epoch: all, or as many as `trainer.limit_train_batches` leaves."""
     every, limit = videos // int(cfg.data.batch_size), cfg.trainer.limit_train_batches
     if limit is None:
@@ -100,7 +100,7 @@ def batches(cfg: DictConfig, videos: int) -> int:
     return min(every, limit) if isinstance(limit, int) else int(every * limit)
 
 
-def declared(cfg: DictConfig, videos: int) -> list[str]:
+def declared(cfg: Settings, videos: int) -> list[str]:
     """Settings that will cut the training of a run on so many videos short, in words.
 
     Raises:
@@ -117,14 +117,14 @@ def declared(cfg: DictConfig, videos: int) -> list[str]:
         found.append(f"trainer.limit_train_batches={cfg.trainer.limit_train_batches}")
     if epochs(cfg) < int(cfg.schedule.epochs):
         found.append(f"trainer.limit_epochs={cfg.trainer.limit_epochs}")
-    steps = cfg.trainer.get("max_steps", -1)
+    steps = cfg.trainer.max_steps
     parts = int(cfg.trainer.accumulate_grad_batches)
     if steps != -1 and steps < epochs(cfg) * math.ceil(left / parts):
         found.append(f"trainer.max_steps={steps}")
     return found
 
 
-def trained(cfg: DictConfig, trainer: pl.Trainer, videos: int) -> list[str]:
+def trained(cfg: Settings, trainer: pl.Trainer, videos: int) -> list[str]:
     """What has cut a training short that has ended, in words; nothing of a whole one.
 
     Raises:
@@ -134,30 +134,29 @@ def trained(cfg: DictConfig, trainer: pl.Trainer, videos: int) -> list[str]:
         raise UserError("no step was made: nothing is exported; raise trainer.max_time or what else ends the run")
     found = declared(cfg, videos)
     if not found and (trainer.should_stop or trainer.current_epoch < int(cfg.schedule.epochs)):
-        found = [f"trainer.max_time={cfg.trainer.max_time}" if cfg.trainer.get("max_time") else "stopped early"]
+        found = [f"trainer.max_time={cfg.trainer.max_time}" if cfg.trainer.max_time else "stopped early"]
     return found
 
 
-def measures(cfg: DictConfig, split: str) -> bool:
+def measures(cfg: Settings, split: str) -> bool:
     """Whether val or test is measured at all: a limit of no batch leaves it out, and nothing is kept of it."""
-    return bool(cfg.trainer[f"limit_{split}_batches"] != 0)
+    return bool(cfg.trainer.limit(split) != 0)
 
 
-def check_share(cfg: DictConfig, split: str, batches: int) -> None:
+def check_share(cfg: Settings, split: str, batches: int) -> None:
     """Raises:
     UserError: a share of the `batches` of val or test that leaves none of them.
     """
-    key = f"limit_{split}_batches"
-    share = cfg.trainer[key]
+    share = cfg.trainer.limit(split)
     if isinstance(share, float) and 0 < share < 1 and not int(share * batches):
         raise UserError(
-            f"trainer.{key}={share} leaves none of {batches} {'batch' if batches == 1 else 'batches'}; raise it, or "
-            "use 0 to leave it out"
+            f"trainer.limit_{split}_batches={share} leaves none of {batches} {'batch' if batches == 1 else 'batches'}; "
+            "raise it, or use 0 to leave it out"
         )
 
 
 def measured(
-    cfg: DictConfig, counts: dict[str, dict[str, int]], unreadable: dict[str, Any], loop: str | None = None
+    cfg: Settings, counts: dict[str, dict[str, int]], unreadable: dict[str, Any], loop: str | None = None
 ) -> list[str]:
     """Settings that left videos of val or test unmeasured: they change no weight, but the numbers.
 
@@ -167,8 +166,7 @@ def measured(
     """
     found = []
     for split, count in counts.items():
-        key = f"limit_{loop or split}_batches"
-        limit = cfg.trainer[key]
+        limit = cfg.trainer.limit(loop or split)
         if limit is not None and count["videos"] + len(unreadable.get(split) or ()) < count["of"]:
-            found.append(f"trainer.{key}={limit}")
+            found.append(f"trainer.limit_{loop or split}_batches={limit}")
     return found

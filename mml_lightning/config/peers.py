@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.registry import BUILDERS
+from mml_lightning.config import backbones, instantiate
 from mml_lightning.config import data as config_data
-from mml_lightning.config import instantiate
-from mml_lightning.config.instantiate import to_container
+from mml_lightning.config.settings import Settings
+from mml_lightning.config.values import check_stage
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.modalities import Modality
 from mml_lightning.utils.errors import UserError
@@ -40,7 +40,7 @@ class PeerSpec:
     origin: Origin
 
 
-def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
+def peer_specs(cfg: Settings, overrides: Sequence[str]) -> list[PeerSpec]:
     """The peers of the stage with their origins, which may be yet to train (:func:`require_origins`) and, of aliases,
     yet to be found (:class:`mml_lightning.runs.lineage.Lineage`).
 
@@ -48,53 +48,70 @@ def peer_specs(cfg: DictConfig, overrides: Sequence[str]) -> list[PeerSpec]:
         UserError: the stage does not fit the modalities, an origin is unknown, or two peers of one modality would start
             (and stay) identical.
     """
-    chosen = config_data.modalities(cfg)
-    needed, copies, stage = int(cfg.stage.modalities), int(cfg.stage.copies), cfg.stage.name
-    if not chosen:
-        raise UserError("modality=[] leaves nothing to train; use modality=[rgb]")
-    if len(chosen) < needed:
-        raise UserError(
-            f"stage={stage} needs two or more modalities (have {list(chosen)}): modality=[rgb,flow]; "
-            "for one use stage=ml"
-        )
-    if cfg.objective.edges and len(chosen) * copies < 2:
-        raise UserError(
-            f"objective={cfg.objective.name} teaches between peers but the run has one; "
-            "use stage=ml, or objective=cross_entropy"
-        )
+    check_stage(cfg)
+    chosen, copies = config_data.modalities(cfg), int(cfg.stage.copies)
     find = functools.partial(resolve, cfg, shared(cfg, overrides))
     specs = []
     for modality in chosen.values():
         for number in range(copies):
             copy = f"_{number}" if number else ""
             name = f"{modality.name}{copy}"
-            own = cfg.init.copies if number and cfg.init.copies else cfg.init[modality.name]
+            own = cfg.init.copies if number and cfg.init.copies else cfg.init.of(modality.name)
             init = str(own).replace("{modality}", modality.name)
             origin = find(init, modality.name, copy)
             if origin.init == aliases.KINETICS:
                 zoo_init.kinetics_file(cfg.init.file)
             specs.append(PeerSpec(name, modality, origin))
     _refuse_twins(specs)
+    check_file([(cfg, specs)])
     return specs
 
 
-def shared(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+def check_file(runs: Iterable[tuple[Settings, Sequence[PeerSpec]]]) -> None:
+    """Args:
+        runs: configs, each with its peers.
+
+    Raises:
+        UserError: networks of several depths would start from the one file `init.file`.
+    """
+    depths: dict[str, dict[Any, str]] = {}
+    for cfg, specs in runs:
+        for spec in specs:
+            if cfg.init.file is not None and spec.origin.init in (aliases.IMAGENET, aliases.KINETICS):
+                network = backbones.of(cfg, spec.modality.name)
+                depths.setdefault(str(cfg.init.file), {})[network.net.get("depth", network.name)] = str(network.name)
+    for file, found in depths.items():
+        if len(found) > 1:
+            raise UserError(
+                f"init.file={file} is the file of one network, and {' and '.join(found.values())} would start from it: "
+                "leave it out (ImageNet weights are downloaded by depth), or give each its own, stage by stage: "
+                "init.<modality>=<zoo file>, which mml import makes"
+            )
+
+
+def shared(cfg: Settings, overrides: Sequence[str]) -> list[str]:
     """What a command that makes first weights takes over from the present one: its stage and limits are its own."""
-    several = bool(cfg.tables or cfg.pipeline.runs)  # an experiment that is one of tables or a pipeline
-    return [o for o in overrides if not OWN.match(o) and not (several and o.startswith("experiment="))]
+    return [o for o in overrides if not OWN.match(o) and not (cfg.declares_runs and o.startswith("experiment="))]
 
 
-def resolve(cfg: DictConfig, kept: Sequence[str], init: str, modality: str, copy: str = "") -> Origin:
+def resolve(cfg: Settings, kept: Sequence[str], init: str, modality: str, copy: str = "") -> Origin:
     """What `init` means in a config, see :func:`mml_lightning.zoo.aliases.resolve`.
 
     Raises:
         UserError: as there, or `aliases` or `init.runs` is wrong.
     """
-    zoo = Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name
+    zoo = Path(cfg.paths.zoo) / cfg.data.name / str(backbones.of(cfg, modality).name)
     chosen = aliases.chosen_entries(cfg.init.runs)
-    return aliases.resolve(
-        init, modality, copy, aliases.aliases(to_container(cfg.aliases)), zoo, kept, cfg.seed, chosen
+    others = set(backbones.names(cfg).values()) - {zoo.name}
+    declared = aliases.aliases(cfg.plain("aliases"))
+    found = aliases.resolve(init, modality, copy, declared, zoo, kept, cfg.seed, chosen, others)
+    if found.place is None:
+        return found
+    looked_at = next(
+        (m[1].split(",") for word in found.making if (m := aliases.MODALITIES.fullmatch(word))), [modality]
     )
+    taken = COPY.sub("", found.place.stem)
+    return replace(found, making=tuple(backbones.words_of(found.making, cfg, modality, taken, looked_at)))
 
 
 def require_origins(specs: Sequence[PeerSpec], coming: Set[Path] = frozenset()) -> None:
@@ -121,24 +138,20 @@ def _refuse_twins(specs: Sequence[PeerSpec]) -> None:
         seen[key] = spec.name
 
 
-def peers(
-    cfg: DictConfig, specs: Sequence[PeerSpec], data: Dataset
-) -> tuple[dict[str, Peer], dict[str, dict[str, Any]]]:
+def peers(cfg: Settings, specs: Sequence[PeerSpec], data: Dataset) -> tuple[dict[str, Peer], dict[str, dict[str, Any]]]:
     """Networks and their provenance. The seed of a peer depends on the run's seed and the peer's name alone."""
     classes = {head: list(value.classes) for head, value in data.heads.items()}
     nets: dict[str, Peer] = {}
     provenance = {}
     for spec in specs:
-        torch.manual_seed(_peer_seed(instantiate.draw_seed(cfg), spec.name))
-        make = instantiate.instantiate(cfg.backbone.net)
-        try:
-            net = make(in_channels=spec.modality.channels, num_classes=data.num_classes)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"backbone={cfg.backbone.name}: {error}") from None
-        _check_activation(cfg, net, data)
+        torch.manual_seed(_peer_seed(cfg.draw_seed, spec.name))
+        backbone = backbones.of(cfg, spec.modality.name)
+        word = backbones.word(cfg, spec.modality.name)
+        net = new_network(cfg, spec.modality, data.num_classes)
+        _check_activation(word, net, data)
         if net.arch.get("builder") not in BUILDERS:
             raise UserError(
-                f"backbone={cfg.backbone.name}: its networks could not be loaded again; list its function in "
+                f"{word}={backbone.name}: its networks could not be loaded again; list its function in "
                 "BUILDERS of mml_lightning/backbones/registry.py and name it as `builder` in `arch`"
             )
         provenance[spec.name] = zoo_init.load_initial_weights(
@@ -147,7 +160,7 @@ def peers(
             spec.name,
             spec.modality.name,
             classes,
-            getattr(net.net, "pretrained", None) or cfg.backbone.net.get("depth", cfg.backbone.name),
+            getattr(net.net, "pretrained", None) or backbone.net.get("depth", backbone.name),
             cfg.init.file,
             bool(cfg.init.new_head),
         )
@@ -155,7 +168,23 @@ def peers(
     return nets, provenance
 
 
-def _check_activation(cfg: DictConfig, net: Peer, data: Dataset) -> None:
+def new_network(cfg: Settings, modality: Modality, num_classes: Mapping[str, int]) -> Peer:
+    """A fresh network for a modality.
+
+    Raises:
+        UserError: its settings are wrong, or clips of this run too short or too small for it.
+    """
+    word = backbones.word(cfg, modality.name)
+    make = instantiate.instantiate(cfg.plain(f"{word}.net"), cfg.trusted)
+    try:
+        net = make(in_channels=modality.channels, num_classes=num_classes)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{word}={backbones.of(cfg, modality.name).name}: {error}") from None
+    assert isinstance(net, Peer)
+    return net
+
+
+def _check_activation(word: str, net: Peer, data: Dataset) -> None:
     if net.arch.get("eval_pool") != "sliding":
         return
     for head, value in data.heads.items():
@@ -163,13 +192,12 @@ def _check_activation(cfg: DictConfig, net: Peer, data: Dataset) -> None:
         if net.arch["activation"] != right:
             labels = "several labels" if value.multi_label else "one label"
             raise UserError(
-                f"backbone={cfg.backbone.name}: head {head} has {labels} per video, so sliding windows need "
-                f"backbone.net.activation={right}"
+                f"head {head} has {labels} per video, so sliding windows need {word}.net.activation={right}"
             )
 
 
 def describe_peers(
-    cfg: DictConfig, specs: Sequence[PeerSpec], nets: Mapping[str, Peer], data: Dataset
+    cfg: Settings, specs: Sequence[PeerSpec], nets: Mapping[str, Peer], data: Dataset
 ) -> dict[str, dict[str, Any]]:
     """What a zoo file or a checkpoint needs to rebuild each peer, in plain values."""
     classes = {head: list(value.classes) for head, value in data.heads.items()}
@@ -177,7 +205,7 @@ def describe_peers(
     return {
         spec.name: {
             "arch": nets[spec.name].arch,
-            "modality": {"name": spec.modality.name, **to_container(cfg.modality[spec.modality.name])},
+            "modality": {"name": spec.modality.name, **cfg.plain("modality")[spec.modality.name]},
             "classes": classes,
             "multi_label": multi_label,
         }

@@ -29,7 +29,8 @@ def init_label(init: Mapping[str, Any], modalities: Iterable[str], copies: int =
     """One word for where the peers start: their common init, or each in the order of the modalities; further networks
     of a modality are told where they start elsewhere."""
     labels = [init_word(str(init[name])) for name in modalities]
-    further = init_word(str(init["copies"]).removesuffix(":{modality}")) if copies > 1 and init["copies"] else labels[0]
+    several = isinstance(copies, int) and copies > 1  # a wrong value is told by the checks of values
+    further = init_word(str(init["copies"]).removesuffix(":{modality}")) if several and init["copies"] else labels[0]
     common = labels if len(set(labels)) > 1 else labels[:1]
     return "+".join(common if further == labels[0] else [*common, further])
 

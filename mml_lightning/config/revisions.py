@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mml_lightning.config import backbones
 from mml_lightning.data.records.records import Dataset, Record, rows
 from mml_lightning.data.video.decode import DecodeError
 from mml_lightning.data.video.images import open_media
@@ -32,7 +33,7 @@ def revisions(values: Mapping[str, Any], data: Dataset) -> dict[str, int]:
         "missing": values["data"].get("missing") == "mask",
         "tail": _has_tail(trainer, len(data.splits.get("train", ())) // int(values["data"]["batch_size"])),
         "nonlocal": values["batch_norm"]["freeze"] == "partial"
-        and bool(values["backbone"]["net"].get("nonlocal_blocks")),
+        and any(net.get("nonlocal_blocks") for net in backbones.settings(values)),
     }
     return {what: 2 for what, reached in changed.items() if reached}
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from mml_lightning.backbones.batch_norm import silenced
+from mml_lightning.backbones.cost import feature_shapes
 from mml_lightning.backbones.peer import Peer
-from mml_lightning.config import instantiate
-from mml_lightning.config.instantiate import to_container
+from mml_lightning.config import instantiate, objective
 from mml_lightning.config.peers import PeerSpec, describe_peers
 from mml_lightning.config.revisions import revisions
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import SPLITS, Dataset, rows
 from mml_lightning.evaluation.metrics import ENSEMBLE, FUSED, Scoring
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def cohort(
-    cfg: DictConfig,
+    cfg: Settings,
     specs: Sequence[PeerSpec],
     nets: Mapping[str, Peer],
     provenance: Mapping[str, Mapping[str, Any]],
@@ -43,7 +44,8 @@ def cohort(
     Raises:
         UserError: the objective's graph, the optimiser or the scoring is wrong, or frozen batch norms silence a peer.
     """
-    graph = objective(cfg, list(nets))
+    graph = objective.objective(cfg, list(nets))
+    prepare_features(cfg, graph, nets)
     _check_freeze(
         batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name not in graph.frozen}
     )
@@ -57,17 +59,37 @@ def cohort(
         freeze_bn=batch_norm_settings(cfg).freeze,
         scoring=scoring(cfg),
         classes={head: value.classes for head, value in data.heads.items()},
-        views=to_container(cfg.views),
-        seed=instantiate.draw_seed(cfg),
+        views=cfg.plain("views"),
+        seed=cfg.draw_seed,
         max_views=cfg.data.eval_batch_size,
         fusion=fusion(cfg, list(nets)),
         description={
-            "config": to_container(cfg),
+            "config": cfg.plain(),
             "peers": describe_peers(cfg, specs, nets, data),
             "data": {"fingerprint": data.fingerprint(), "decoder": frames_reader(data, cfg.data.decoder)},
-            "revisions": revisions(to_container(cfg), data),
+            "revisions": revisions(cfg.plain(), data),
         },
     )
+
+
+def prepare_features(cfg: Settings, graph: Objective, nets: Mapping[str, Peer]) -> None:
+    """Where networks differ, their features may too: told now, and not at the first step. Learned maps between them are
+    made here.
+
+    Raises:
+        UserError: a lesson compares features that can't be compared.
+    """
+    kinds = {json.dumps({**net.arch, "in_channels": None}, sort_keys=True, default=str) for net in nets.values()}
+    if not any(edge.project for edge in graph.edges) and (not graph.edges or len(kinds) == 1):
+        return
+    frames, side = int(cfg.sampling.num_segments), int(cfg.transforms.output)
+    try:
+        shapes = {name: feature_shapes(net, frames, side) for name, net in nets.items()}
+        graph.check_features(shapes)
+        for name, learned in graph.projections(shapes, cfg.draw_seed).items():
+            nets[name].projections = learned
+    except ValueError as error:
+        raise UserError(f"objective={cfg.objective.name}: {error}") from None
 
 
 def _check_freeze(freeze: str, nets: Mapping[str, Peer]) -> None:
@@ -80,14 +102,14 @@ def _check_freeze(freeze: str, nets: Mapping[str, Peer]) -> None:
             )
 
 
-def batch_norm_settings(cfg: DictConfig) -> NormSettings:
+def batch_norm_settings(cfg: Settings) -> NormSettings:
     """How batch norms work.
 
     Raises:
         UserError: a value of `batch_norm` is unknown or contradicts another, or `data.missing`.
     """
-    made = NormSettings(**to_container(cfg.batch_norm))
-    if cfg.data.get("missing") == "mask" and (made.sync or made.group_size is not None):
+    made = NormSettings(**cfg.plain("batch_norm"))
+    if cfg.data.missing == "mask" and (made.sync or made.group_size is not None):
         raise UserError(
             "batch_norm.sync and batch_norm.group_size normalise over groups of one size, but with data.missing=mask a "
             "batch has any number of samples of a modality; leave them at their defaults, or set data.missing=error"
@@ -95,42 +117,28 @@ def batch_norm_settings(cfg: DictConfig) -> NormSettings:
     return made
 
 
-def execution_settings(cfg: DictConfig) -> StepSettings:
+def execution_settings(cfg: Settings) -> StepSettings:
     """How networks are computed.
 
     Raises:
         UserError: a value of `step` is unknown.
     """
-    return StepSettings(**to_container(cfg.step))
+    return StepSettings(**cfg.plain("step"))
 
 
-def nonfinite_settings(cfg: DictConfig) -> NonFiniteSettings:
+def nonfinite_settings(cfg: Settings) -> NonFiniteSettings:
     """What happens to steps whose gradients are not finite.
 
     Raises:
         UserError: a value of `nonfinite` is unknown.
     """
     try:
-        return NonFiniteSettings(**to_container(cfg.nonfinite))
+        return NonFiniteSettings(**cfg.plain("nonfinite"))
     except TypeError as error:
         raise UserError(f"nonfinite: {error}") from None
 
 
-def objective(cfg: DictConfig, names: Sequence[str]) -> Objective:
-    """The lesson graph of the run.
-
-    Raises:
-        UserError: it names a peer the run does not have, or an unknown field.
-    """
-    try:
-        declared = to_container(cfg.objective)
-        graph = {key: declared[key] for key in ("edges", "supervised_weight", "frozen", "headed") if key in declared}
-        return Objective(names, **graph)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
-def fusion(cfg: DictConfig, names: Sequence[str]) -> Fusion | None:
+def fusion(cfg: Settings, names: Sequence[str]) -> Fusion | None:
     """How the outputs of the peers `names` are fused; None where they are not.
 
     Raises:
@@ -148,38 +156,34 @@ def fusion(cfg: DictConfig, names: Sequence[str]) -> Fusion | None:
     return made
 
 
-def scoring(cfg: DictConfig) -> Scoring:
+def scoring(cfg: Settings) -> Scoring:
     """How logits become numbers: of `views` and `metrics`.
 
     Raises:
         UserError: a choice is unknown.
     """
     try:
-        return Scoring(cfg.views.pooling, cfg.views.ensemble, **to_container(cfg.metrics))
+        return Scoring(cfg.views.pooling, cfg.views.ensemble, **cfg.plain("metrics"))
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
 
 
 def optimiser_plan(
-    cfg: DictConfig, provenance: Mapping[str, Mapping[str, Any]], flow_peers: Sequence[str] = ()
+    cfg: Settings, provenance: Mapping[str, Mapping[str, Any]], flow_peers: Sequence[str] = ()
 ) -> OptimiserPlan:
     """Optimiser and schedule; TSN's faster head applies to the peers whose head is new (`optimizer.fc_lr5`)."""
     epochs = int(cfg.schedule.epochs)
-    if cfg.optimizer.groups not in ("tsn", "slowfast", "plain"):
-        raise UserError(f"optimizer.groups={cfg.optimizer.groups!r} is unknown; use tsn, slowfast or plain")
-    if cfg.schedule.interval not in ("epoch", "step"):
-        raise UserError(f"schedule.interval={cfg.schedule.interval!r} is unknown; use epoch or step")
-    factor = functools.partial(instantiate.instantiate(cfg.schedule.factor), epochs=epochs)
+    factor = functools.partial(instantiate.instantiate(cfg.plain("schedule.factor"), cfg.trusted), epochs=epochs)
     fresh = [name for name, where in provenance.items() if where["fresh_head"]]
-    optimizer = fused(instantiate.instantiate(cfg.optimizer.optimizer), str(cfg.trainer.precision))
+    optimizer = instantiate.instantiate(cfg.plain("optimizer.optimizer"), cfg.trusted)
+    optimizer = fused(optimizer, str(cfg.trainer.precision))
     group = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.1, "weight_decay": 0.0}
     try:  # now, not when training begins
         optimizer([group])
         float(factor(0.0))
-        clip = None if cfg.optimizer.clip_norm is None else float(cfg.optimizer.clip_norm)
     except Exception as error:  # optimisers and schedules check their settings in many ways
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"optimizer={cfg.optimizer.name} or schedule={cfg.schedule.name}: {reason}") from None
+        raise UserError(f"optimizer or schedule: {reason}") from None
     return OptimiserPlan(
         optimizer=optimizer,
         groups=cfg.optimizer.groups,
@@ -187,7 +191,7 @@ def optimiser_plan(
         weight_decay=float(cfg.optimizer.weight_decay),
         factor=factor,
         epochs=epochs,
-        clip_norm=clip,
+        clip_norm=cfg.optimizer.clip_norm,
         fresh_heads=frozenset(fresh if cfg.optimizer.fc_lr5 else ()),
         fast_stems=frozenset(flow_peers if cfg.optimizer.flow_stem_lr5 else ()),
         interval=cfg.schedule.interval,

@@ -1,11 +1,10 @@
-"""Values of the config that would fail late or oddly, checked before anything is built."""
+"""Values of the config that would fail late or oddly, checked before anything is built. Imports no torch."""
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, OmegaConf
-
-from mml_lightning.config import limits
-from mml_lightning.utils.errors import UserError
+from mml_lightning.config import backbones, limits
+from mml_lightning.config.settings import Settings
+from mml_lightning.utils.errors import UserError, check_choice
 from mml_lightning.utils.files import FOLDER_NAME
 
 LEAST: dict[str, tuple[type, float]] = {
@@ -29,14 +28,42 @@ LEAST: dict[str, tuple[type, float]] = {
     "transforms.short_side": (int, 1),
     **{f"views.{key}": (int, 0) for key in ("uniform", "dense", "strided")},
     **{f"views.{key}": (int, 1) for key in ("dense_length", "stride", "crops")},
+    "pipeline.jobs": (int, 1),
     "trainer.validations": (int, 1),
     "trainer.limit_epochs": (int, 1),
     "callbacks.speed_every_steps": (int, 1),
 }
 """Numbers that would fail late or oddly: their kind and least value."""
 NULLABLE = ("trainer.num_threads", "trainer.validations", "trainer.limit_epochs", "callbacks.speed_every_steps")
-POSITIVE = ("loading.timeout", "loading.memory_gb", "loading.stall")
-NAMES = ("name", "data.name", "backbone.name", "stage.name", "objective.name", "setup.name", "views.name")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "batch_norm.freeze": ("none", "partial", "stats", "all"),
+    "data.cache": ("none", "ram"),  # what becomes of decoded videos
+    "data.decoder": ("decord", "pyav"),
+    "data.interval_ends": ("inclusive", "exclusive"),
+    "data.labels": ("clip", "video"),  # what a training target tells where labels are timed
+    "data.missing": ("error", "mask"),
+    "data.quarantine": ("use", "ignore"),
+    "logger.mode": ("auto", "online", "offline"),
+    "nonfinite.policy": ("skip", "stop", "ignore"),
+    "optimizer.groups": ("tsn", "slowfast", "plain"),
+    "placement": ("shared", "peer"),
+    "sampling.mode": ("uniform", "dense", "random", "strided"),
+    "sampling.policy": ("code", "paper", "fixed"),
+    "schedule.interval": ("epoch", "step"),
+    "split": ("val", "test"),
+    "step.memory_format": ("auto", "contiguous", "channels_last"),
+    "transforms.mode": ("multiscale", "inverse_uniform", "uniform_jitter"),
+    "transforms.policy": ("code", "paper", "fixed"),
+    "transforms.reduced_decode": ("never", "auto"),
+    "views.crop_rule": ("fixed", "tsm", "slowfast"),
+    "views.ensemble": ("probs", "logits"),
+    "views.policy": ("code", "paper", "fixed"),
+    "views.pooling": ("logits", "probs", "max"),
+}
+"""Words that are chosen from a list; what builds on them has the same lists (tests/config/test_values.py)."""
+ABSENT = object()
+POSITIVE = ("loading.timeout", "loading.memory_gb", "loading.stall", "optimizer.clip_norm")
+NAMES = ("data.name", "backbone.name", "stage.name", "objective.name", "setup.name", "views.name", "name")
 SWITCHES = (
     "test",
     "init.new_head",
@@ -49,28 +76,61 @@ SWITCHES = (
 )
 
 
-def check_values(cfg: DictConfig) -> None:
+def check_values(cfg: Settings) -> None:
     """Raises:
-    UserError: one of :data:`LEAST` is no number or too small, a switch is neither true nor false, or `name` can't name
-        a folder.
+    UserError: one of :data:`LEAST` is no number or too small, a switch is neither true nor false, a word is not one of
+        :data:`CHOICES`, or `name` can't name a folder.
     """
     for key in SWITCHES:
-        value = OmegaConf.select(cfg, key)
+        value = cfg.get(key)
         if not isinstance(value, bool):
             raise UserError(f"{key}={value} must be true or false")
-    for key in NAMES:
-        value = OmegaConf.select(cfg, key)
+    for key in (*NAMES, *(f"backbone.{name}.name" for name in backbones.own(cfg))):
+        value = cfg.get(key)
         if not isinstance(value, str) or not FOLDER_NAME.fullmatch(value):
             raise UserError(f"{key}={value!r} names a folder: use letters, digits and any of . _ + = , @ -")
     for key, (kind, least) in LEAST.items():
-        value = OmegaConf.select(cfg, key)
+        value = cfg.get(key)
         if value is None and key in NULLABLE:
             continue
         kinds = (int,) if kind is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
             raise UserError(f"{key}={value} must be a {'whole ' if kind is int else ''}number from {least:g}")
     for key in POSITIVE:
-        value = OmegaConf.select(cfg, key)
+        value = cfg.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
             raise UserError(f"{key}={value} must be a number above 0, or null")
+    for key, known in CHOICES.items():
+        if (value := cfg.get(key, ABSENT)) is not ABSENT:  # some are keys of some options only
+            check_choice(key, value, known)
     limits.check(cfg)
+
+
+def check_job(cfg: Settings) -> None:
+    """What can be known to be wrong with a job before torch is imported.
+
+    Raises:
+        UserError: a value is wrong, or the stage of a single run does not fit its modalities.
+    """
+    check_values(cfg)
+    if not cfg.measures_only and not cfg.declares_runs:
+        check_stage(cfg)
+
+
+def check_stage(cfg: Settings) -> None:
+    """Raises:
+    UserError: a stage has too few modalities, or lessons and one network.
+    """
+    chosen, stage = list(cfg.modality), cfg.stage
+    if not chosen:
+        raise UserError("modality=[] leaves nothing to train; use modality=[rgb]")
+    if len(chosen) < int(stage.modalities):
+        raise UserError(
+            f"stage={stage.name} needs two or more modalities (have {chosen}): modality=[rgb,flow]; "
+            "for one use stage=ml"
+        )
+    if cfg.objective.edges and len(chosen) * int(stage.copies) < 2:
+        raise UserError(
+            f"objective={cfg.objective.name} teaches between peers but the run has one; "
+            "use stage=ml, or objective=cross_entropy"
+        )

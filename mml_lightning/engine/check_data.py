@@ -11,10 +11,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from mml_lightning.config import data as config_data
+from mml_lightning.config.settings import Settings
 from mml_lightning.data import check
 from mml_lightning.data.check import Report, Speed, Wanted
 from mml_lightning.data.loading.dataset import ClipDataset, collate
@@ -26,7 +26,7 @@ from mml_lightning.utils.progress import Progress
 TIMED_SECONDS, TIMED_VIDEOS = 10.0, 256
 
 
-def run_check(cfg: DictConfig, samples: int, threads: int, timed: bool = True) -> tuple[Report, Path]:
+def run_check(cfg: Settings, samples: int, threads: int, timed: bool = True) -> tuple[Report, Path]:
     """Check the data of a config; returns the report and the folder of findings.csv, leaks.csv and report.html.
 
     Args:
@@ -66,7 +66,7 @@ def run_check(cfg: DictConfig, samples: int, threads: int, timed: bool = True) -
     return report, folder
 
 
-def _speed(cfg: DictConfig, data: Dataset, file: Path) -> Speed | None:
+def _speed(cfg: Settings, data: Dataset, file: Path) -> Speed | None:
     """Training samples per second with the workers of the config; None where there is nothing to read.
 
     Flow that is computed from frames is left out: runs compute it once, before they train.

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
-from mml_lightning.backbones.cost import kept_for_backward
+from mml_lightning.backbones.cost import kept_for_backward, parameter_count
 from mml_lightning.backbones.execution import trunk_blocks
-from mml_lightning.config import data, instantiate, limits, targets
+from mml_lightning.config import backbones, data, limits, targets
 from mml_lightning.config.key_roles import SPEED_DATA, SPEED_KEYS
+from mml_lightning.config.settings import Settings
 from mml_lightning.training import advice
 from mml_lightning.training.arithmetic import counted_or_none, training_operations
 from mml_lightning.training.cohort import Cohort
@@ -36,7 +36,7 @@ STATES = 3  # float32 numbers per parameter in training: itself, its gradient, i
 GENERATIONS = 2  # of checkpoints that are kept
 
 
-def describe(cfg: DictConfig, cohort: Cohort, videos: int, ranks: int, comparable: str) -> list[tuple[str, str]]:
+def describe(cfg: Settings, cohort: Cohort, videos: int, ranks: int, comparable: str) -> list[tuple[str, str]]:
     """Lines with their first words: `cost`, seconds per epoch and in all, memory and disk; `warning`, what makes the
     run slow here; `advice`, a suggestion each. A number that can't be told is left out.
 
@@ -60,7 +60,7 @@ def describe(cfg: DictConfig, cohort: Cohort, videos: int, ranks: int, comparabl
     return [(key, line) for key, line in lines if line]
 
 
-def _precision(cfg: DictConfig, cohort: Cohort) -> str:
+def _precision(cfg: Settings, cohort: Cohort) -> str:
     """Words if this device emulates the precision of the run."""
     precision = str(cfg.trainer.precision)
     return advice.emulated(precision, half_gain(_device(cfg), precision, None, cohort.peers.values()))
@@ -74,14 +74,13 @@ def _workers(name: str, seen: advice.Seen) -> str:
     return told and f"{name} waited for data {seen.data_wait:.0%} of the time: {told}"
 
 
-def _checkpointable(cfg: DictConfig, cohort: Cohort) -> bool:
+def _checkpointable(cfg: Settings, cohort: Cohort) -> bool:
     """Whether step.checkpointing=true is possible and not in use."""
-    learns = (peer for name, peer in cohort.peers.items() if name not in cohort.frozen)
-    return not cfg.step.compile and not cfg.step.checkpointing and all(trunk_blocks(peer) for peer in learns)
+    return not cfg.step.compile and not cfg.step.checkpointing and all(map(trunk_blocks, cohort.trained_peers.values()))
 
 
 def _step(
-    cfg: DictConfig, cohort: Cohort, ranks: int, earlier: tuple[str, Mapping[str, Any]] | None
+    cfg: Settings, cohort: Cohort, ranks: int, earlier: tuple[str, Mapping[str, Any]] | None
 ) -> tuple[float, str] | None:
     """Seconds of a training step and where they are known from."""
     if earlier is not None:
@@ -94,11 +93,11 @@ def _step(
     return cfg.data.batch_size * operations / (USUAL_SHARE * peak), guess
 
 
-def _device(cfg: DictConfig) -> torch.device:
+def _device(cfg: Settings) -> torch.device:
     return torch.device("cuda" if uses_gpu(cfg.trainer.accelerator) else "cpu")
 
 
-def _time(cfg: DictConfig, seconds: float, source: str, steps: int) -> str:
+def _time(cfg: Settings, seconds: float, source: str, steps: int) -> str:
     epoch = seconds * steps
     return f"about {format_duration(epoch)} per epoch, {format_duration(epoch * limits.epochs(cfg))} in all ({source})"
 
@@ -126,18 +125,19 @@ def suggest_batch(
     return f"{words}{split}{norms}" + (", or step.checkpointing=true, which keeps less" if checkpointing else "")
 
 
-def free_memory(cfg: DictConfig) -> float | None:
+def free_memory(cfg: Settings) -> float | None:
     """Bytes free where the networks will be computed; None where the system does not tell."""
     if uses_gpu(cfg.trainer.accelerator):
         return float(torch.cuda.mem_get_info()[0])
     return device.free_memory()
 
 
-def conditions(cfg: DictConfig, cohort: Cohort, ranks: int) -> str:
+def conditions(cfg: Settings, cohort: Cohort, ranks: int) -> str:
     """A hash of what the time of a step and the wait for data depend on, but the number of workers: networks, clips and
     how they are read and cut, precision, machine and its instructions. The speeds of two runs compare if it is
     equal."""
-    values = targets.with_first_names(instantiate.to_container(cfg))
+    values = targets.with_first_names(cfg.plain())
+    values["backbone"] = backbones.identity(values)
     decisive = [
         {key: values[key] for key in SPEED_KEYS},
         {key: values["data"][key] for key in SPEED_DATA},
@@ -165,18 +165,18 @@ def earlier_runs(root: Path, comparable: str) -> Iterator[tuple[str, Mapping[str
             yield file.parent.name, speed
 
 
-def clip_shapes(cfg: DictConfig, cohort: Cohort) -> dict[str, tuple[int, ...]]:
+def clip_shapes(cfg: Settings, cohort: Cohort) -> dict[str, tuple[int, ...]]:
     """[T, C, ...] of the training clips of each modality, [T, C, H, W] of images."""
     frames, size, kinds = cfg.sampling.num_segments, (cfg.transforms.output,) * 2, data.sources(cfg)
     return {m.name: (frames, *kinds[m.source].segment(m, size)[0]) for m in cohort.modalities.values()}
 
 
-def memory_needed(cfg: DictConfig, cohort: Cohort) -> tuple[float, float] | None:
+def memory_needed(cfg: Settings, cohort: Cohort) -> tuple[float, float] | None:
     """Bytes of weights, gradients and momenta, and of the activations of a clip; None where they can't be counted."""
     shapes, fixed, per_clip = clip_shapes(cfg, cohort), 0.0, 0.0
     share = 0.5 if precision_type(str(cfg.trainer.precision), _device(cfg)).itemsize == 2 else 1.0
     for name, peer in cohort.peers.items():
-        parameters = sum(p.numel() for p in peer.parameters())
+        parameters = parameter_count(peer)
         if name in cohort.frozen:
             fixed += 4 * parameters
             continue
@@ -191,8 +191,8 @@ def memory_needed(cfg: DictConfig, cohort: Cohort) -> tuple[float, float] | None
     return fixed, per_clip
 
 
-def _disk(cfg: DictConfig, cohort: Cohort) -> str:
-    learns = sum(p.numel() for n, peer in cohort.peers.items() for p in peer.parameters() if n not in cohort.frozen)
+def _disk(cfg: Settings, cohort: Cohort) -> str:
+    learns = sum(map(parameter_count, cohort.trained_peers.values()))
     checkpoints = 4 * 2 * GENERATIONS * learns if cfg.callbacks.checkpoint else 0
     place = Path(cfg.paths.root).absolute()
     free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free

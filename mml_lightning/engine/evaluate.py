@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from mml_lightning.config import data as config_data
 from mml_lightning.config import limits, values
+from mml_lightning.config.settings import Settings
 from mml_lightning.engine import flow, process, train
 from mml_lightning.engine import trainer as engine_trainer
-from mml_lightning.engine.predict import Predictor, load_entries
+from mml_lightning.engine.predict import Predictor, backbone_label, load_entries
 from mml_lightning.runs import export, fingerprint, tracking
 from mml_lightning.runs import result as runs_result
 from mml_lightning.runs.result import RunResult, nested_metrics
@@ -25,12 +24,10 @@ from mml_lightning.utils import process as utils_process
 from mml_lightning.utils.errors import UserError
 
 
-def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+def evaluate(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
     """Measure `ckpt` on `split` with `views`; returns the content of result.json."""
     values.check_values(cfg)
     process.set_up_process(cfg)
-    if cfg.split not in ("val", "test"):
-        raise UserError(f"split={cfg.split!r} is unknown; use val or test")
     if not limits.measures(cfg, "test"):
         raise UserError("trainer.limit_test_batches=0: nothing would be measured; raise it, or set it to null")
     folder = Path(cfg.paths.output_dir)
@@ -53,6 +50,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     )
     looked_at = [modality.name for modality in predictor.distinct]
     known = fingerprint.identity(cfg, overrides, data) | {"stage": "eval", "modality": looked_at}
+    known["backbone"] = backbone_label(cfg, entries, predictor.modalities)
     where = {"init": str(cfg.ckpt), "origin": str(cfg.ckpt)}
     peers = {name: {"modality": modality.name, **where} for name, modality in predictor.modalities.items()}
     known |= {"weights": {name: entry["provenance"].get("fingerprint") for name, entry in entries.items()}}

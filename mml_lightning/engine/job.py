@@ -1,4 +1,7 @@
-"""A job of `train.py` or `eval.py`: whatever happens in it becomes a line, an exit code and a result."""
+"""A job of `train.py` or `eval.py`: whatever happens in it becomes a line, an exit code and a result.
+
+Imports no torch, so that a wrong setting is told at once.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from mml_lightning.config import instantiate
-from mml_lightning.engine.train import InUse, alone
+from mml_lightning.config import values
+from mml_lightning.config.resolve import explain
+from mml_lightning.config.settings import Settings, settings_of
+from mml_lightning.engine.run_lock import InUse, alone
 from mml_lightning.runs import result, tracking
 from mml_lightning.utils import exit_codes
 from mml_lightning.utils.distributed import is_first_rank
@@ -28,56 +32,79 @@ log = logging.getLogger(__name__)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> None:
+def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object]) -> None:
     """Do one job; a failure is logged, noted for the exit code, and leaves the other jobs of a sweep alone."""
     quieten_libraries()
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = _typed()
+    folder = Path(config.paths.output_dir)
+    cfg: Settings | None = None
     failed: BaseException | None = None
-    hint = f"continue with: python train.py resume={cfg.paths.output_dir}" if "resume" in cfg else "start it again"
+    hint = f"continue with: python train.py resume={folder}"
     try:
-        with LISTENER.listen(), alone(Path(cfg.paths.output_dir)):
+        cfg = settings_of(config)
+        values.check_job(cfg)
+        with LISTENER.listen(), alone(folder):
             do(cfg, overrides)
     except Preempted as error:
         failed = error
         log.warning("%s; %s", error, hint)
-        tracking.preempted(cfg)
+        if cfg is not None:
+            tracking.preempted(cfg)
         LISTENER.hand_on()
         exit_codes.failures.append(exit_codes.PREEMPTED)
         raise
-    except (KeyboardInterrupt, SIGTERMException) as error:
+    except KeyboardInterrupt as error:
         failed = error
         log.error("interrupted; %s", hint)
         exit_codes.failures.append(exit_codes.INTERRUPTED)
         raise
     except (UserError, OmegaConfBaseException) as error:
-        failed = error if isinstance(error, UserError) else UserError(instantiate.explain(error))
+        failed = error if isinstance(error, UserError) else UserError(explain(error))
         log.error("error: %s", failed)
         exit_codes.failures.append(exit_codes.MISTAKE)
         if is_first_rank():
-            exit_codes.restore_stashed(Path(cfg.paths.output_dir))
+            exit_codes.restore_stashed(folder)
     except (RunsFailed, RankDied) as error:
         failed = error
         log.error("error: %s", error)
         exit_codes.failures.append(exit_codes.FAILURE)
     except Exception as error:  # logged with its traceback; the sweep goes on
-        failed = error
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            log.error("error: %s: %s; make room, then %s", error.filename, error.strerror, hint)
-        elif not exit_codes.tracebacks and (spent := exhausted(error)):
-            failed = UserError(spent)
-            log.error("error: %s; then %s", spent, hint)
-        elif not exit_codes.tracebacks and read_result(Path(cfg.paths.output_dir)) is None:
-            failed = not_begun(error, overrides)
-            log.error("error: %s", failed)
-        else:
-            log.exception("the run failed")
+        failed = _told(error, folder, overrides, hint)
         exit_codes.failures.append(exit_codes.FAILURE)
     finally:
-        tracking.close(cfg, failed is not None)
+        if cfg is not None:
+            tracking.close(cfg, failed is not None)
         if failed is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
-            result.record_failure(cfg, overrides, failed)
+            result.record_failure(cfg or folder, overrides, failed)
         elif isinstance(failed, UserError) and not isinstance(failed, InUse):
-            result.discard_unstarted(Path(cfg.paths.output_dir))
+            result.discard_unstarted(folder)
+
+
+def _typed() -> list[str]:
+    """The overrides of the job."""
+    words = HydraConfig.get().overrides.task
+    try:
+        return list(words)
+    except OmegaConfBaseException:  # one looks up what is not there, which the settings tell
+        raw = OmegaConf.to_container(words)
+        assert isinstance(raw, list)
+        return list(map(str, raw))
+
+
+def _told(error: Exception, folder: Path, overrides: Sequence[str], hint: str) -> Exception:
+    """Log an error that nobody foresaw; what the result of the job is to say."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        log.error("error: %s: %s; make room, then %s", error.filename, error.strerror, hint)
+        return error
+    if not exit_codes.tracebacks and (spent := exhausted(error)):
+        log.error("error: %s; then %s", spent, hint)
+        return UserError(spent)
+    if not exit_codes.tracebacks and read_result(folder) is None:
+        failed = not_begun(error, overrides)
+        log.error("error: %s", failed)
+        return failed
+    log.exception("the run failed")
+    return error
 
 
 def not_begun(error: Exception, overrides: Sequence[str]) -> UserError:

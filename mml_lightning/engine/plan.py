@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
-from mml_lightning.config import limits
+from mml_lightning.config import backbones, limits
+from mml_lightning.config.settings import Settings
+from mml_lightning.config.training import batch_norm_settings
 from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.objectives import drawing
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.sampling import independent
-from mml_lightning.training.batch_norm import NormSettings
 from mml_lightning.utils.progress import counted
 
 
 def describe(
-    cfg: DictConfig,
+    cfg: Settings,
     data: Dataset,
     objective: Objective,
     parameters: Mapping[str, int],
@@ -37,7 +37,7 @@ def describe(
         "run": f"{cfg.name}, seed {cfg.seed}",
         "graph": drawing.one_line(objective),
         "peers": ", ".join(f"{p} ({n / 1e6:.2f} M, {_origin(provenance[p])})" for p, n in parameters.items()),
-        "backbone": ", ".join(filter(None, (cfg.backbone.name, NormSettings(**cfg.batch_norm).describe()))),
+        "backbone": ", ".join(filter(None, (backbones.label(cfg), batch_norm_settings(cfg).describe()))),
         "data": _data(cfg, data),
         "sample": _sample(cfg),
         "training": _training(cfg, len(data.splits["train"])),
@@ -51,7 +51,7 @@ def describe(
     return [f"{key:<9} {value}" for key, value in lines.items()]
 
 
-def _data(cfg: DictConfig, data: Dataset) -> str:
+def _data(cfg: Settings, data: Dataset) -> str:
     counts = ", ".join(f"{len(rows)} {split}" for split, rows in data.splits.items())
     classes = ", ".join(
         f"{len(h.classes)} classes" + (" (several per video)" if h.multi_label else "") for h in data.heads.values()
@@ -63,7 +63,7 @@ def _data(cfg: DictConfig, data: Dataset) -> str:
     return "; ".join((f"{data.name}: {counts} videos{left_out}, {classes}", reader, *data.told))
 
 
-def _sample(cfg: DictConfig) -> str:
+def _sample(cfg: Settings) -> str:
     sampling, output = cfg.sampling, cfg.transforms.output
     own = "" if sampling.shared else ", one draw per modality"
     if sampling.shared and len(cfg.modality) > 1 and not independent(sampling.mode, sampling.policy):
@@ -72,7 +72,7 @@ def _sample(cfg: DictConfig) -> str:
     return f"{sampling.num_segments} segments, {mode} ({sampling.policy}), {output}x{output} px{own}"
 
 
-def _training(cfg: DictConfig, videos: int) -> str:
+def _training(cfg: Settings, videos: int) -> str:
     epochs, steps = limits.epochs(cfg), limits.batches(cfg, videos)
     planned = f" of {cfg.schedule.epochs}" if epochs < cfg.schedule.epochs else ""
     length = f"{epochs}{planned} epochs" if planned else counted(epochs, "epoch")
@@ -82,7 +82,7 @@ def _training(cfg: DictConfig, videos: int) -> str:
     return f"{batch}; lr {cfg.optimizer.lr:g}, {norm}"
 
 
-def _views(cfg: DictConfig) -> str:
+def _views(cfg: Settings) -> str:
     views = cfg.views
     size = cfg.transforms.short_side if views.full_resolution else cfg.transforms.output
     clips, crops = counted(views.uniform + views.dense + views.strided, "clip"), counted(views.crops, "crop")

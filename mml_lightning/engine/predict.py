@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from omegaconf import DictConfig
 
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.registry import rebuild
+from mml_lightning.config import backbones, training
 from mml_lightning.config import data as config_data
-from mml_lightning.config import instantiate, training
 from mml_lightning.config import peers as config_peers
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.flow.cache import FlowCache
 from mml_lightning.data.loading.dataset import ClipDataset
 from mml_lightning.data.records.records import Dataset, Head, Record, rows
@@ -35,6 +35,7 @@ from mml_lightning.training.datamodule import VideoData
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.result_file import read_result
 from mml_lightning.zoo.aliases import aliases, require_file, the_file
+from mml_lightning.zoo.entries import homes
 from mml_lightning.zoo.files import CHECKPOINT, checkpoint_entries, load_peer, warn_of_unfilled
 
 log = logging.getLogger(__name__)
@@ -56,14 +57,14 @@ class Predictor:
         flow: where the flow of videos lies that bring none of their own; None where no network looks at flow.
     """
 
-    cfg: DictConfig
+    cfg: Settings
     networks: Mapping[str, Peer]
     modalities: Mapping[str, Modality]
     heads: Mapping[str, Head]
     flow: FlowCache | None
 
     @classmethod
-    def of(cls, cfg: DictConfig, entries: Mapping[str, Mapping[str, Any]], heads: Mapping[str, Head]) -> Predictor:
+    def of(cls, cfg: Settings, entries: Mapping[str, Mapping[str, Any]], heads: Mapping[str, Head]) -> Predictor:
         """The networks of zoo entries.
 
         Raises:
@@ -111,7 +112,7 @@ class Predictor:
             multi_label={head: value.multi_label for head, value in self.heads.items()},
             scoring=training.scoring(self.cfg),
             classes={head: value.classes for head, value in self.heads.items()},
-            views=instantiate.to_container(self.cfg.views),
+            views=self.cfg.plain("views"),
             test_name=split,
             max_views=self.cfg.data.eval_batch_size,
             fusion=training.fusion(self.cfg, list(self.networks)),
@@ -130,7 +131,7 @@ class Predictor:
             UserError: as :meth:`clips` and :meth:`cohort`.
         """
         settings = self.cfg.trainer
-        fabric = Fabric(accelerator=settings.accelerator, devices=1, precision=settings.precision)
+        fabric = Fabric(accelerator=settings.accelerator, devices=1, precision=settings.precision)  # type: ignore[arg-type]  # as it was typed
         cohort = self.cohort(data, split).eval()
         fabric.setup_module(cohort)  # on the device and in the precision of the run
         video = VideoData({"test": self.clips(data, split)}, config_data.loader_settings(self.cfg))
@@ -210,7 +211,7 @@ def _require_head(name: str, entry: Mapping[str, Any]) -> None:
         )
 
 
-def load_entries(cfg: DictConfig, overrides: Sequence[str], data: Callable[[], Dataset]) -> Entries:
+def load_entries(cfg: Settings, overrides: Sequence[str], data: Callable[[], Dataset]) -> Entries:
     """The peers that `ckpt` names: a run directory, its checkpoint, a zoo file or an alias. Of an alias the settings of
     the trainer do not matter: nothing is trained here.
 
@@ -220,7 +221,7 @@ def load_entries(cfg: DictConfig, overrides: Sequence[str], data: Callable[[], D
     Raises:
         UserError: nothing to load there, or an alias of which there is nothing with the settings asked for.
     """
-    given = str(cfg.ckpt)
+    given = str(cfg.plain("ckpt"))
     path = Path(given).expanduser()
     if path.is_dir():
         return {file.stem: load_peer(file) for file in peer_files(path, given)}
@@ -229,7 +230,7 @@ def load_entries(cfg: DictConfig, overrides: Sequence[str], data: Callable[[], D
     if path.suffix == ".pt" or "/" in given:
         entry = load_peer(the_file(path))
         return {entry["provenance"].get("peer", path.stem): entry}
-    table = aliases(instantiate.to_container(cfg.aliases))
+    table = aliases(cfg.plain("aliases"))
     if given.partition(":")[0] not in table:
         raise UserError(f"ckpt={given} is no file, no directory and no alias; aliases are {sorted(table)}")
     kept = [item for item in config_peers.shared(cfg, overrides) if not item.startswith(("ckpt=", "split="))]
@@ -246,16 +247,23 @@ def load_entries(cfg: DictConfig, overrides: Sequence[str], data: Callable[[], D
     return entries
 
 
+def backbone_label(cfg: Settings, entries: Entries, chosen: Mapping[str, Modality]) -> str:
+    """The networks that are measured, by what their files say; files of earlier versions leave it to the config."""
+    names = backbones.names(cfg, [m.name for m in chosen.values()])
+    told = {m.name: entries[n]["provenance"].get("backbone") or names[m.name] for n, m in chosen.items()}
+    return backbones.joined(told)
+
+
 def peer_files(folder: Path, given: str) -> list[Path]:
     """The exported peers of a run: its own, those of the zoo for a reused step of a pipeline, or of a zoo folder."""
     result = read_result(folder) or {}
-    reused = Path(str(result["zoo"])) if result.get("reused") and result.get("zoo") else folder
-    files = sorted((folder / "peers").glob("*.pt")) or sorted(reused.glob("*.pt"))
+    places = homes(result) if result.get("reused") and result.get("zoo") else [folder]
+    files = sorted((folder / "peers").glob("*.pt")) or sorted(file for place in places for file in place.glob("*.pt"))
     if files:
         return files
     if several := sorted(file.parent for file in folder.glob("[!.]*/*.pt") if file.parent.name != "peers"):
-        places = ", ".join(map(str, dict.fromkeys(several)))
-        raise UserError(f"ckpt={given} holds several entries of the zoo; give one of them: {places[:300]}")
+        listed = ", ".join(map(str, dict.fromkeys(several)))
+        raise UserError(f"ckpt={given} holds several entries of the zoo; give one of them: {listed[:300]}")
     if result.get("pipeline"):
         steps = sorted(path.name for path in folder.glob("[0-9]*_*"))
         raise UserError(f"ckpt={given} is a pipeline; give one of its steps: {', '.join(steps)}")

@@ -6,18 +6,18 @@ import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from omegaconf import DictConfig
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from mml_lightning.backbones.cost import parameter_counts
 from mml_lightning.config import data as config_data
 from mml_lightning.config import limits, training, values
 from mml_lightning.config import peers as config_peers
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.loading.dataset import ClipDataset
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.engine import cost, plan
@@ -35,38 +35,12 @@ from mml_lightning.training.datamodule import VideoData
 from mml_lightning.training.throughput import Throughput
 from mml_lightning.utils import ranks
 from mml_lightning.utils.distributed import is_first_rank
-from mml_lightning.utils.errors import UserError
-from mml_lightning.utils.files import Busy, locked
 from mml_lightning.utils.process import say
 
 log = logging.getLogger(__name__)
 
 
-class InUse(UserError):
-    """The directory of a run belongs to another process."""
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Have the directory of a run for this process and its ranks.
-
-    Raises:
-        InUse: another process is at it.
-    """
-    if not is_first_rank():
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder))
-        except Busy:
-            where = "wait for it, or choose another hydra.run.dir"
-            raise InUse(f"{folder} is being written by another process: {where}") from None
-        yield
-
-
-def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
     """Train one stage, measure it, export its peers; returns the content of result.json.
 
     Everything that can be known to be wrong is said before anything is written.
@@ -91,7 +65,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     speed = Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
     trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
     sharing = check_shares(cfg, trainer, data, datasets)
-    say(plan.describe(cfg, data, cohort.objective, sizes_of(nets), origins, computed, limited))
+    say(plan.describe(cfg, data, cohort.objective, parameter_counts(nets), origins, computed, limited))
     comparable = cost.conditions(cfg, cohort, sharing)
     if is_first_rank():  # it measures the first device
         lines = cost.describe(cfg, cohort, videos, sharing, comparable)
@@ -126,7 +100,7 @@ def stage(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def leave(
-    cfg: DictConfig,
+    cfg: Settings,
     cohort: Cohort,
     data: Dataset,
     origins: Mapping[str, Mapping[str, Any]],
@@ -143,7 +117,7 @@ def leave(
         log.warning("limited (%s): the networks are in %s only, no alias finds them", ", ".join(limited), where)
 
 
-def check_shares(cfg: DictConfig, trainer: pl.Trainer, data: Dataset, datasets: Mapping[str, ClipDataset]) -> int:
+def check_shares(cfg: Settings, trainer: pl.Trainer, data: Dataset, datasets: Mapping[str, ClipDataset]) -> int:
     """How many ranks share a batch.
 
     Raises:
@@ -157,7 +131,7 @@ def check_shares(cfg: DictConfig, trainer: pl.Trainer, data: Dataset, datasets: 
     return sharing
 
 
-def check_measuring(cfg: DictConfig, trainer: pl.Trainer, datasets: Mapping[str, ClipDataset]) -> None:
+def check_measuring(cfg: Settings, trainer: pl.Trainer, datasets: Mapping[str, ClipDataset]) -> None:
     """Raises:
     UserError: a limit in shares leaves no batch of val or test.
     """
@@ -167,7 +141,7 @@ def check_measuring(cfg: DictConfig, trainer: pl.Trainer, datasets: Mapping[str,
 
 
 def open_result(
-    cfg: DictConfig,
+    cfg: Settings,
     overrides: Sequence[str],
     data: Dataset,
     cohort: Cohort,
@@ -175,13 +149,14 @@ def open_result(
     resumed: resume.Resumed | None,
 ) -> RunResult:
     """The result of a stage that is about to start."""
-    sizes = sizes_of(cohort.peers)
+    sizes = parameter_counts(cohort.peers)
     peers = {
         name: {
             "modality": cohort.modalities[name].name,
             "parameters": sizes[name],
             "frozen": name in cohort.frozen,
             **runs_fingerprint.origin_fields(origins[name]),
+            **runs_fingerprint.own_backbone(cfg, cohort.modalities[name].name),
         }
         for name, net in cohort.peers.items()
     }
@@ -192,13 +167,8 @@ def open_result(
     return RunResult(folder, is_first_rank(), **known, peers=peers, resumed=history)
 
 
-def sizes_of(nets: Mapping[str, Any] | torch.nn.ModuleDict) -> dict[str, int]:
-    """Parameters of each network."""
-    return {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
-
-
 def fit_and_measure(
-    cfg: DictConfig, trainer: pl.Trainer, cohort: Cohort, video: VideoData, checkpoint: Path | None
+    cfg: Settings, trainer: pl.Trainer, cohort: Cohort, video: VideoData, checkpoint: Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train, then measure val and test; saves their scores, and returns their metrics and what was measured."""
     predictions = Path(cfg.paths.output_dir) / "predictions"
@@ -243,12 +213,12 @@ def unlogged(trainer: pl.Trainer) -> Iterator[None]:
 
 @contextmanager
 def interruptible(trainer: pl.Trainer) -> Iterator[None]:
-    """Ctrl-C stays a KeyboardInterrupt: Lightning makes an exit of it, and a write that it cuts raises its own error
-    (torch.save does)."""
+    """Ctrl-C and SIGTERM are a KeyboardInterrupt: Lightning makes an exit of them, and a write that they cut raises its
+    own error (torch.save does)."""
     try:
         yield
     except SIGTERMException:
-        raise
+        raise KeyboardInterrupt from None
     except SystemExit:
         if trainer.interrupted:
             raise KeyboardInterrupt from None

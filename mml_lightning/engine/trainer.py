@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Checkpoint, TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from mml_lightning.config import instantiate, limits, training
+from mml_lightning.config import limits, training
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.runs import tracking
-from mml_lightning.training import batch_norm, nonfinite_gradients, peer_parallel
+from mml_lightning.training import batch_norm, lightning_internals, nonfinite_gradients, peer_parallel
 from mml_lightning.training.broadcast_buffers import SharedBuffers
 from mml_lightning.training.checkpoints import FOLDER, CheckpointFiles, Checkpoints
 from mml_lightning.training.console import EpochLines, ReadersTold
@@ -28,7 +28,7 @@ from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.progress import is_terminal
 
 
-def training_callbacks(cfg: DictConfig, folder: Path, data: Dataset) -> list[pl.Callback]:
+def training_callbacks(cfg: Settings, folder: Path, data: Dataset) -> list[pl.Callback]:
     """What a run keeps while it trains: the quarantine, its batch norms and the last checkpoints."""
     videos = len(data.splits["train"]) + len(data.left_out)
     callbacks: list[pl.Callback] = [
@@ -36,14 +36,14 @@ def training_callbacks(cfg: DictConfig, folder: Path, data: Dataset) -> list[pl.
     ]
     callbacks += batch_norm.callbacks(training.batch_norm_settings(cfg), cfg.data.batch_size)
     callbacks += nonfinite_gradients.callbacks(training.nonfinite_settings(cfg), folder)
-    keys = ("checkpoint_every_steps", "checkpoint_every_minutes")
-    every_steps, every_minutes = (cfg.callbacks[key] for key in keys)
-    callbacks.append(Checkpoints(folder / FOLDER, every_steps, every_minutes, enabled=bool(cfg.callbacks.checkpoint)))
+    kept = cfg.callbacks
+    every = (kept.checkpoint_every_steps, kept.checkpoint_every_minutes)
+    callbacks.append(Checkpoints(folder / FOLDER, *every, enabled=kept.checkpoint))
     return callbacks
 
 
 def make_trainer(
-    cfg: DictConfig,
+    cfg: Settings,
     folder: Path,
     callbacks: Sequence[pl.Callback],
     job_type: str | None = None,
@@ -58,7 +58,7 @@ def make_trainer(
         UserError: this machine does not have what `trainer` asks for, or a value is unknown.
     """
     ours = ("num_threads", "validations", "limit_epochs")
-    settings = {k: v for k, v in instantiate.to_container(cfg.trainer).items() if v is not None and k not in ours}
+    settings = {k: v for k, v in cfg.plain("trainer").items() if v is not None and k not in ours}
     if objective is not None:
         where = (cfg.trainer.devices, cfg.trainer.num_nodes)
         placed = peer_parallel.make_strategy(cfg.placement, objective, training.batch_norm_settings(cfg), *where)
@@ -90,5 +90,6 @@ def make_trainer(
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from None
-    ranks.watch(trainer)
+    if lightning_internals.hand_ranks_to(ranks.CHILDREN, trainer):
+        ranks.end_with_the_first()
     return trainer

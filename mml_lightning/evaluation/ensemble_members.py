@@ -16,9 +16,9 @@ from torch import Tensor
 from mml_lightning.evaluation.metrics import Scoring, labelled, pool_views
 from mml_lightning.evaluation.predictions import Common, Predictions, common
 from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.plain_text import some_videos
 
 BLOCK = 128  # videos whose scores are in float64 at a time
-SHOWN = 3  # ids named in a message
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def join(members: Sequence[EnsembleMember], intersect: bool) -> CommonVideos:
     shared = common(whole, names)
     missing = _missing(whole, names, shared)
     if missing and not intersect:
-        told = "; ".join(f"{name} lacks {_some(ids)}" for name, ids in missing.items())
+        told = "; ".join(f"{name} lacks {some_videos(ids)}" for name, ids in missing.items())
         raise UserError(f"{told}; --intersect compares on the {len(shared.ids)} videos that all of them have")
     known = labelled(shared.target)
     notes = [] if known.all() else [f"{int((~known).sum())} videos have no known label: in no number"]
@@ -148,10 +148,6 @@ def _missing(dumps: Sequence[Predictions], names: Sequence[str], shared: Common)
         if lacking:
             found[name] = lacking
     return found
-
-
-def _some(ids: Sequence[str]) -> str:
-    return f"{len(ids)} video{'' if len(ids) == 1 else 's'} ({', '.join(ids[:SHOWN])}{', ...' * (len(ids) > SHOWN)})"
 
 
 def in_fold(video: str, share: float) -> bool:
@@ -183,5 +179,5 @@ def held_out(
     held = join(others, intersect=True)
     both = set(held.ids) & set(joined.ids)
     if both:
-        raise UserError(f"{_some(sorted(both))} would be searched on and reported; use --search fold")
+        raise UserError(f"{some_videos(sorted(both))} would be searched on and reported; use --search fold")
     return held, joined

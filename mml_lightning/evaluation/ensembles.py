@@ -31,7 +31,7 @@ class Row:
     Args:
         members: names.
         weights: in the same order, summing to 1.
-        metrics: as :func:`mml_lightning.evaluation.metrics.measure` names them, without the loss.
+        metrics: as :func:`mml_lightning.evaluation.metrics.measure` names them, without `loss` and `ece`.
         gain: over the best of its members, in the metric that rows are sorted by.
         oracle: one label: videos that at least one member has right. Several: the mean over classes of the average
             precision of the member that is best at it.

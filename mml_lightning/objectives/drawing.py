@@ -68,6 +68,8 @@ def describe(edge: Edge) -> str:
         told.append(f"grows over {edge.ramp_epochs:g} epochs")
     if edge.stop_epoch is not None:
         told.append(f"until epoch {edge.stop_epoch:g}")
+    if edge.project:
+        told.append("after a learned map")
     if not edge.detach:
         told.append("changes the teacher too")
     return _weighted(edge) + (f" ({', '.join(told)})" if told else "")

@@ -15,9 +15,10 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mml_lightning.objectives.lessons import LESSONS, Output, check_options, full_precision
+from mml_lightning.objectives.lessons import LESSONS, Output, check_options, default_options, full_precision, options_of
+from mml_lightning.objectives.projection import Projection
 from mml_lightning.objectives.supervised import cross_entropy
 
 Terms = dict[str, dict[str, Tensor]]
@@ -36,6 +37,8 @@ class Edge:
         start_epoch, ramp_epochs: the weight is 0 before `start_epoch` and grows linearly over `ramp_epochs` from there.
         stop_epoch: the weight is 0 from there on; None: the lesson goes on to the end.
         detach: stop the gradient at the teachers (False lets the lesson change the teacher too).
+        project: a learned linear map brings the student's features to the teachers' width first, see
+            :mod:`mml_lightning.objectives.projection`; for lessons with a `site`.
     """
 
     student: str
@@ -48,6 +51,7 @@ class Edge:
     ramp_epochs: float = 0.0
     stop_epoch: float | None = None
     detach: bool = True
+    project: bool = False
 
     def __post_init__(self) -> None:
         if self.student in self.teachers:
@@ -59,8 +63,22 @@ class Edge:
             raise ValueError(f"start_epoch={self.start_epoch} and ramp_epochs={self.ramp_epochs} must not be negative")
         if self.stop_epoch is not None and self.stop_epoch <= self.start_epoch:
             raise ValueError(f"stop_epoch={self.stop_epoch} must come after start_epoch={self.start_epoch}")
+        if not isinstance(self.project, bool):
+            raise ValueError(f"project={self.project} must be true or false")
+        if self.project and "site" not in options_of(self.lesson):
+            raise ValueError(f"project=true is for lessons that compare features at a site, not for {self.lesson}")
         if not self.term:
             object.__setattr__(self, "term", self.lesson)
+
+    @property
+    def site(self) -> str:
+        """The feature that is compared."""
+        return str(self.options.get("site", default_options(self.lesson).get("site", "")))
+
+    @property
+    def projection(self) -> str:
+        """The name of the student's features after the learned map."""
+        return f"{self.lesson}_{self.site}_from_{'_'.join(self.teachers)}"
 
     @property
     def peers(self) -> frozenset[str]:
@@ -79,7 +97,11 @@ class Edge:
         teachers: list[Any] = [outputs[t] for t in self.teachers]
         if self.detach:
             teachers = [_rows(t, lambda value: value.detach()) for t in teachers]
-        return LESSONS[self.lesson](outputs[self.student], teachers, head, labels, **self.options)
+        student: Any = outputs[self.student]
+        if self.project:
+            features = {**student.features, self.site: student.features[self.projection]}
+            student = SimpleNamespace(logits=student.logits, features=features)
+        return LESSONS[self.lesson](student, teachers, head, labels, **self.options)
 
 
 class Part(NamedTuple):
@@ -93,7 +115,7 @@ class Part(NamedTuple):
     rows: int
 
 
-OWN_FIELDS = ("lesson", "term", "weight", "start_epoch", "ramp_epochs", "stop_epoch", "detach")
+OWN_FIELDS = ("lesson", "term", "weight", "start_epoch", "ramp_epochs", "stop_epoch", "detach", "project")
 
 
 def expand_edges(specs: Sequence[Mapping[str, Any]], peers: Sequence[str]) -> list[Edge]:
@@ -175,6 +197,47 @@ class Objective:
         """The sets of peers that a term needs: each that learns, and student and teachers of each edge."""
         alone = {frozenset((peer,)) for peer in self.peers if peer not in self.frozen}
         return alone | {edge.peers for edge in self.edges}
+
+    def check_features(self, shapes: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
+        """Try every lesson on the features of the networks that it is between.
+
+        Args:
+            shapes: {peer: {feature: its shape for one sample}}, `pooled` [D] and `map` [T, D, h, w].
+
+        Raises:
+            ValueError: a lesson compares features that can't be compared.
+        """
+        for edge in self.edges:
+            outputs = {peer: _zeros(shapes[peer]) for peer in edge.peers}
+            if edge.project:
+                features, learned = outputs[edge.student].features, self.projections(shapes)[edge.student]
+                features[edge.projection] = learned[edge.projection](features)
+            try:
+                edge(outputs, "", torch.tensor([0, 1]))
+            except (RuntimeError, ValueError):
+                student, *teachers = (_described(peer, shapes[peer]) for peer in (edge.student, *edge.teachers))
+                raise ValueError(
+                    f"lesson={edge.lesson} can't compare the features of {student} with those of "
+                    f"{' and '.join(teachers)}: choose networks of one width and size (backbone=, "
+                    "backbone.<modality>=), objective.edges.<n>.project=true where widths alone differ, or a lesson of "
+                    "logits (objective=kd, d3d, mutual)"
+                ) from None
+
+    def projections(self, shapes: Mapping[str, Mapping[str, Sequence[int]]], seed: int = 0) -> dict[str, nn.ModuleDict]:
+        """{student: its learned maps} of the edges that want one.
+
+        Args:
+            shapes: as of :meth:`check_features`.
+            seed: of their first weights.
+        """
+        found: dict[str, nn.ModuleDict] = {}
+        for edge in self.edges:
+            if edge.project:
+                axis = 0 if edge.site == "pooled" else 1
+                width, target = (shapes[peer][edge.site][axis] for peer in (edge.student, edge.teachers[0]))
+                learned = found.setdefault(edge.student, nn.ModuleDict())
+                learned[edge.projection] = Projection(edge.site, width, target, seed)
+        return found
 
     def __call__(
         self,
@@ -278,6 +341,17 @@ def _rows(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """An output with every tensor changed."""
     fields = {name: getattr(output, name, None) for name in ("logits", "features")}
     return SimpleNamespace(**{n: {k: change(v) for k, v in f.items()} for n, f in fields.items() if f is not None})
+
+
+def _zeros(features: Mapping[str, Sequence[int]]) -> SimpleNamespace:
+    """The output of a network for two samples, as far as its shapes go."""
+    made = {name: torch.zeros(2, *shape) for name, shape in features.items()}
+    return SimpleNamespace(logits={"": torch.zeros(2, 3)}, features=made)
+
+
+def _described(peer: str, features: Mapping[str, Sequence[int]]) -> str:
+    frames, _, height, width = features["map"]
+    return f"{peer} ({features['pooled'][0]} wide, map of {frames} x {height} x {width})"
 
 
 def _mean(per_sample: Tensor) -> Tensor:

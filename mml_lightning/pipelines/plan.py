@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from omegaconf import DictConfig, ListConfig, OmegaConf
-
-from mml_lightning.config import instantiate, peers, training
+from mml_lightning.config import backbones, objective, peers
 from mml_lightning.config import values as config_values
-from mml_lightning.config.overrides import init_file
+from mml_lightning.config.compose import changed, compose, options_of
+from mml_lightning.config.overrides import holding, init_file, modalities_in
 from mml_lightning.config.peers import COPY
 from mml_lightning.config.saved_overrides import Source, admitted
+from mml_lightning.config.settings import Settings
 from mml_lightning.pipelines.run_spec import RunSpec, declare
 from mml_lightning.report.table_spec import Layout, Network, layout, views_name
 from mml_lightning.runs.fingerprint import zoo_folder
 from mml_lightning.runs.lineage import taken, typed_path
-from mml_lightning.training import checkpoints
 from mml_lightning.utils.errors import UserError
+from mml_lightning.zoo.aliases import Origin
 from mml_lightning.zoo.entries import Entry
 
 INIT_OF_MODALITY = re.compile(r"\+*init\.(?!(all|base|file|runs|new_head|copies)=)")
+ONE_RUN: dict[str, Any] = {"tables": {}, "catalogue": {}, "seeds": None}  # what makes a run no pipeline
 OWN = ("pipeline=", "pipeline.", "resume=", "seeds=", "catalogue=", "hydra.")  # of the pipeline, not of its runs
 
 
-@dataclass(frozen=True)
+@dataclass
 class PlannedRun:
     """One run of a pipeline.
 
@@ -40,15 +39,17 @@ class PlannedRun:
         needs, makes: networks of the zoo, by run, seed and peer (`Origin.key`): which entry each is, is known when its
             run has ended, see :meth:`take`.
         views: what a measurement of one network with other views is called; "" for a run that trains.
+        added: the backbone of a run that nobody has declared, see :meth:`Composer.undeclared`.
     """
 
     key: str
     seed: int
-    cfg: DictConfig = field(repr=False)
+    cfg: Settings = field(repr=False)
     typed: list[str] = field(repr=False)
     needs: frozenset[Path] = frozenset()
     makes: tuple[Path, ...] = ()
     views: str = ""
+    added: str = ""
 
     @property
     def folder(self) -> Path:
@@ -59,8 +60,12 @@ class PlannedRun:
         return str(self.cfg.name)
 
     @property
+    def title(self) -> str:
+        return f"{self.name} ({self.added})" if self.added else self.name
+
+    @property
     def label(self) -> str:
-        return f"{self.name} seed {self.seed}"
+        return f"{self.title} seed {self.seed}"
 
     def take(self, folder: Path) -> None:
         """Start from, or measure, the very networks that another run of the pipeline has left.
@@ -70,13 +75,15 @@ class PlannedRun:
         """
         if not self.views:
             chosen = [one for one in map(str, self.cfg.init.runs) if one != str(folder)] + [str(folder)]
-            OmegaConf.update(self.cfg, "init.runs", chosen)
+            self.cfg = changed(self.cfg, {"init.runs": chosen})
             self.typed[:] = [o for o in self.typed if not o.startswith("init.runs=")] + [f"init.runs={taken(chosen)}"]
             return
         file = Entry(folder).file(next(iter(self.needs)).stem)
+        if not file.is_file():  # that of another backbone
+            return
         self.typed[:] = [o for o in self.typed if not o.startswith("ckpt=")] + [f"ckpt={typed_path(str(file))}"]
-        OmegaConf.update(self.cfg, "ckpt", str(file))
-        OmegaConf.update(self.cfg, "paths.output_dir", str(folder / "views" / f"{file.stem}_{self.views}"))
+        output = str(folder / "views" / f"{file.stem}_{self.views}")
+        self.cfg = changed(self.cfg, {"ckpt": str(file), "paths.output_dir": output})
 
     @property
     def networks(self) -> int:
@@ -84,7 +91,7 @@ class PlannedRun:
         return len(self.makes)
 
 
-def seeds_of(cfg: DictConfig) -> list[int]:
+def seeds_of(cfg: Settings) -> list[int]:
     """The seeds of a job: `seeds`, or `seed` alone.
 
     Raises:
@@ -95,13 +102,13 @@ def seeds_of(cfg: DictConfig) -> list[int]:
         return [cfg.seed]
     if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0:
         return [cfg.seed + number for number in range(seeds)]
-    listed = list(seeds) if isinstance(seeds, ListConfig) else []
+    listed = list(seeds) if isinstance(seeds, list) else []
     if listed and len(set(listed)) == len(listed) and all(type(s) is int and s >= 0 for s in listed):
         return listed
     raise UserError(f"seeds={seeds} must be a number from 1, such as seeds=5, or a list, such as seeds=[0,1,2]")
 
 
-def plan_runs(cfg: DictConfig, overrides: Sequence[str]) -> list[PlannedRun]:
+def plan_runs(cfg: Settings, overrides: Sequence[str]) -> list[PlannedRun]:
     """The runs of a job for every seed, each behind those it needs: the pipeline's, or those of the catalogue that the
     tables refer to with all that they start from, or the one stage; then what is measured with other views.
 
@@ -115,23 +122,25 @@ def plan_runs(cfg: DictConfig, overrides: Sequence[str]) -> list[PlannedRun]:
         first = [composer.planned(declared, "") for declared in _pipeline(cfg).values()]
     elif tables:
         wanted = [run for table in tables for run in table.runs()]
-        first = _with_origins(composer, declare(instantiate.to_container(cfg.catalogue)), wanted)
+        first = _with_origins(composer, declare(cfg.plain("catalogue")), wanted)
     else:
         first = [composer.planned(None, "")]
+    if composer.several:
+        composer.refuse_unused(first)
+        first += composer.undeclared(first)
+        peers.check_file((run.cfg, peers.peer_specs(run.cfg, run.typed)) for run in first)
     _refuse_namesakes(first)
     runs = composer.numbered(_ordered(first))
     return [*runs, *composer.measurements(runs, [item for table in tables for item in table.measurements()])]
 
 
-def layouts_of(cfg: DictConfig) -> list[Layout]:
+def layouts_of(cfg: Settings) -> list[Layout]:
     """The tables of an experiment.
 
     Raises:
         UserError: a table is declared wrongly.
     """
-    return [
-        layout(name, declared, str(cfg.init.base)) for name, declared in instantiate.to_container(cfg.tables).items()
-    ]
+    return [layout(name, declared, str(cfg.init.base)) for name, declared in cfg.plain("tables").items()]
 
 
 def require_origins(
@@ -155,14 +164,15 @@ class Composer:
     """Configs of runs from their declarations. Options are composed once, single values are set on copies: composing
     takes a fifth of a second, and tables have a hundred runs."""
 
-    def __init__(self, cfg: DictConfig, overrides: Sequence[str]) -> None:
+    def __init__(self, cfg: Settings, overrides: Sequence[str]) -> None:
         self.cfg, self.root = cfg, Path(cfg.paths.output_dir)
         self.seeds = seeds_of(cfg)
-        self.several = bool(cfg.pipeline.runs or cfg.tables)
+        self.several = cfg.declares_runs
         dropped = (*OWN, "name=", "experiment=") if cfg.tables else (*OWN, "name=") if self.several else OWN
         self.kept = [override for override in overrides if not override.startswith(dropped)]
-        self.composed = functools.cache(lambda *typed: compose("train", overrides=[*typed, "pipeline=none"]))
-        self.evaluation = functools.cache(lambda *typed: compose("eval", overrides=[*typed, "pipeline=none", "ckpt=x"]))
+        self.composed = functools.cache(lambda *typed: compose("train", [*typed, "pipeline=none"]))
+        self.modalities = options_of("modality")
+        self.evaluation = functools.cache(lambda *typed: compose("eval", [*typed, "pipeline=none", "ckpt=x"]))
         if self.several:
             self._keep_for_all()
         self.base = next((o.partition("=")[2] for o in reversed(self.kept) if o.startswith("init.base=")), None)
@@ -186,26 +196,66 @@ class Composer:
             where = Source(f"run {key or declared.stage} of the catalogue")  # it may stand in a file
             yielding, options = (admitted(words, where) for words in (declared.yielding(), declared.options()))
             typed = [*yielding, *self.kept, *options]
+            typed = holding(typed, self.modalities, modalities_in(typed) or list(self.cfg.modality))
             values = declared.values(self.base or str(self.cfg.init.base))
-        run = copy.deepcopy(self.composed(*typed))
-        for name, value in values.items():
-            OmegaConf.update(run, name, value)
+        run = changed(self.composed(*typed), {**values, **ONE_RUN})
         typed += [init_file(f"{name}={value}") for name, value in values.items()]
         if declared is not None and declared.tag:
-            run.name = f"{run.name}_{declared.tag}"
+            run = changed(run, {"name": f"{run.name}_{declared.tag}"})
             typed.append(f"name={run.name}")
-        run.tables, run.catalogue, run.seeds = {}, {}, None
-        return self.of_seed(PlannedRun(key or str(run.name), self.seeds[0], run, typed), self.seeds[0])
+        return self._first(key, run, typed)
 
-    def of_seed(self, run: PlannedRun, seed: int) -> PlannedRun:
-        cfg = copy.deepcopy(run.cfg)
-        cfg.seed = seed
+    def _first(self, key: str, run: Settings, typed: list[str], added: str = "") -> PlannedRun:
+        return self.of_seed(PlannedRun(key or str(run.name), self.seeds[0], run, typed, added=added), self.seeds[0])
+
+    def refuse_unused(self, runs: Sequence[PlannedRun]) -> None:
+        """Raises:
+        UserError: a network is chosen for a modality that no run looks at.
+        """
+        seen = {str(name) for run in runs for name in run.cfg.modality}
+        for word in self.kept:
+            if (of := backbones.WORD.match(word)) and of["modality"] in set(self.modalities) - seen:
+                raise UserError(f"{word}: none of the runs looks at {of['modality']}: leave it out")
+
+    def undeclared(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+        """Where the networks of a run differ: the runs that make what its peers start from and that nobody has
+        declared, such as the cross-entropy rgb network that is shaped as the network of flow."""
+        found: list[PlannedRun] = []
+        waiting = list(runs)
+        while waiting:
+            run = waiting.pop(0)
+            if len(set(backbones.names(run.cfg).values())) < 2 and not run.added:
+                continue
+            specs = sorted(peers.peer_specs(run.cfg, run.typed), key=lambda spec: spec.name, reverse=True)
+            for origin in (spec.origin for spec in specs if spec.origin.path is None):
+                if origin.place is None or any(origin.place in one.makes for one in (*runs, *found)):
+                    continue
+                made = self._made_by(origin)
+                found = [one for one in found if not set(one.makes) <= set(made.makes)]
+                known = {path for one in (*runs, *found) for path in one.makes}
+                made = replace(made, makes=tuple(path for path in made.makes if path not in known))
+                found.append(made)
+                waiting.append(made)
+        return found
+
+    def _made_by(self, origin: Origin) -> PlannedRun:
+        typed = [init_file(word) for word in origin.making]
+        admitted([word for word in typed if word not in self.kept], Source(f"the alias {origin.init}"))
+        cfg = changed(self.composed(*typed), ONE_RUN)
+        return self._first(f"{cfg.name} ({backbones.label(cfg)})", cfg, typed, backbones.label(cfg))
+
+    def of_seed(self, run: PlannedRun, seed: int, **place: str) -> PlannedRun:
+        cfg = changed(run.cfg, {"seed": seed, **place}) if place or seed != run.seed else run.cfg
         typed = [o for o in run.typed if not o.startswith("seed=")]
         typed += [f"seed={seed}"] if len(typed) < len(run.typed) or self.cfg.seeds is not None else []
         config_values.check_values(cfg)
         specs = peers.peer_specs(cfg, typed)
         needs = frozenset(spec.origin.key for spec in specs if spec.origin.key is not None)
-        return PlannedRun(run.key, seed, cfg, typed, needs, tuple(exported(cfg, specs)))
+        makes = exported(cfg, specs)
+        if run.makes:  # some of what an undeclared one leaves may be nobody's
+            kept = {(path.parent.parent, path.stem) for path in run.makes}
+            makes = [path for path in makes if (path.parent.parent, path.stem) in kept]
+        return replace(run, seed=seed, cfg=cfg, typed=typed, needs=needs, makes=tuple(makes))
 
     def numbered(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
         """The runs for all seeds, a directory each; those that were cut off continue."""
@@ -213,12 +263,11 @@ class Composer:
         for seed in self.seeds:
             below = self.root / f"seed{seed}" if self.cfg.seeds is not None else self.root
             for number, run in enumerate(runs, start=1):
-                seeded = self.of_seed(run, seed)
                 folder = below / f"{number}_{run.name}"
-                OmegaConf.update(seeded.cfg, "paths.output_dir", str(folder))
-                if self.cfg.resume and checkpoints.exist(folder):
-                    OmegaConf.update(seeded.cfg, "resume", str(folder))
-                found.append(seeded)
+                place = {"paths.output_dir": str(folder)}
+                if self.cfg.resume and _has_checkpoint(folder):
+                    place["resume"] = str(folder)
+                found.append(self.of_seed(run, seed, **place))
         return found
 
     def measurements(
@@ -240,24 +289,28 @@ class Composer:
         name, modality = views_name(views), COPY.sub("", network.peer)
         values = {**{f"views.{key}": value for key, value in views.items()}, "views.name": name, "seed": run.seed}
         values |= {"split": "test" if run.cfg.test else "val"}
-        typed = [*self.kept, "stage=ce", f"modality=[{modality}]"]
-        cfg = copy.deepcopy(self.evaluation(*typed))
-        for key, value in {**values, "ckpt": str(weights)}.items():
-            OmegaConf.update(cfg, key, value)
+        typed = [*holding(self.kept, self.modalities, [modality]), "stage=ce", f"modality=[{modality}]"]
+        output = str(weights.parent / "views" / f"{network.peer}_{name}")
+        own = {"ckpt": str(weights), "paths.output_dir": output, "name": f"{run.name}_{network.peer}@{name}"}
+        cfg = changed(self.evaluation(*typed), {**values, **ONE_RUN, **own})
         typed += [*(f"{key}={value}" for key, value in values.items()), f"ckpt='{weights}'"]
-        OmegaConf.update(cfg, "paths.output_dir", str(weights.parent / "views" / f"{network.peer}_{name}"))
-        cfg.tables, cfg.catalogue, cfg.seeds, cfg.name = {}, {}, None, f"{run.name}_{network.peer}@{name}"
         return PlannedRun(str(network), run.seed, cfg, typed, frozenset([weights]), (), name)
 
 
-def exported(cfg: DictConfig, specs: Sequence[peers.PeerSpec]) -> list[Path]:
+def _has_checkpoint(folder: Path) -> bool:
+    from mml_lightning.training import checkpoints  # it imports Lightning, which a plan of new runs does not need
+
+    return checkpoints.exist(folder)
+
+
+def exported(cfg: Settings, specs: Sequence[peers.PeerSpec]) -> list[Path]:
     """The networks that a stage leaves in the zoo, as `Origin.key` names them: those of the peers that learn.
 
     Raises:
         UserError: the lesson graph does not fit the peers.
     """
-    frozen = training.objective(cfg, [spec.name for spec in specs]).frozen
-    return [zoo_folder(cfg) / f"{spec.name}.pt" for spec in specs if spec.name not in frozen]
+    frozen = objective.objective(cfg, [spec.name for spec in specs]).frozen
+    return [zoo_folder(cfg, spec.modality.name) / f"{spec.name}.pt" for spec in specs if spec.name not in frozen]
 
 
 def dependencies(runs: Sequence[PlannedRun]) -> dict[int, set[int]]:
@@ -266,8 +319,8 @@ def dependencies(runs: Sequence[PlannedRun]) -> dict[int, set[int]]:
     return {number: {makers[path] for path in run.needs if path in makers} for number, run in enumerate(runs)}
 
 
-def _pipeline(cfg: DictConfig) -> Mapping[str, RunSpec]:
-    return declare({f"{n}": run for n, run in enumerate(instantiate.to_container(cfg.pipeline.runs), start=1)})
+def _pipeline(cfg: Settings) -> Mapping[str, RunSpec]:
+    return declare({f"{n}": run for n, run in enumerate(cfg.plain("pipeline.runs"), start=1)})
 
 
 def _with_origins(composer: Composer, catalogue: Mapping[str, RunSpec], wanted: Sequence[str]) -> list[PlannedRun]:

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from omegaconf import DictConfig
-
+from mml_lightning.config.settings import Settings
 from mml_lightning.utils.errors import Preempted, UserError
 
-Work = Callable[[DictConfig, list[str]], Any]
+Work = Callable[[Settings, list[str]], Any]
 SHOWN = "CUDA_VISIBLE_DEVICES"
 
 
@@ -66,7 +65,7 @@ class Workers:
     def idle(self) -> bool:
         return bool(self.free) or any(worker.number is None for worker in self.workers)
 
-    def start(self, number: int, cfg: DictConfig, typed: list[str]) -> None:
+    def start(self, number: int, cfg: Settings, typed: list[str]) -> None:
         worker = next((w for w in self.workers if w.number is None), None) or self._hire()
         worker.number = number
         worker.pipe.send((cfg, typed))

@@ -118,7 +118,7 @@ class PipelineState:
         return [
             {
                 "state": entry.state,
-                "run": run.name,
+                "run": run.title,
                 "seed": run.seed,
                 "networks": run.networks,
                 "seconds": "" if entry.seconds is None else f"{entry.seconds:.0f}",

@@ -11,13 +11,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from mml_lightning import report
-from mml_lightning.config import data, instantiate
-from mml_lightning.engine import flow
-from mml_lightning.engine.evaluate import evaluate
-from mml_lightning.engine.train import stage
+from mml_lightning.config import compose, data
+from mml_lightning.config.settings import Settings
 from mml_lightning.pipelines import process_pool, reuse
 from mml_lightning.pipelines.plan import PlannedRun, plan_runs, require_origins, seeds_of
 from mml_lightning.pipelines.progress import BLOCKED, DONE, FAILED, REUSED, RUNNING, WAITING, PipelineState, duration
@@ -27,10 +23,10 @@ from mml_lightning.runs import tracking
 from mml_lightning.runs.result import RunResult, describe_error
 from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import RunsFailed, UserError
-from mml_lightning.utils.files import write_atomically
 from mml_lightning.utils.plain_text import VisibleFormatter
 from mml_lightning.utils.process import say
 from mml_lightning.utils.result_file import read_result, write_json
+from mml_lightning.zoo.entries import homes
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +34,7 @@ LOG = "train.log"
 QUIET = 6  # from so many runs on, what a run says is in its own log only
 
 
-def is_pipeline(cfg: DictConfig) -> bool:
-    """Whether a job is more than one run."""
-    return bool(cfg.pipeline.runs or cfg.tables or cfg.seeds is not None)
-
-
-def pipeline(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+def pipeline(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
     """Do all runs of a job; those whose networks are in the zoo, from the same config, are skipped.
 
     Returns the content of its result.json.
@@ -77,18 +68,16 @@ def pipeline(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     return parent.fields
 
 
-def told_to_tables(cfg: DictConfig) -> dict[str, Any]:
+def told_to_tables(cfg: Settings) -> dict[str, Any]:
     """What the tables need beside the results of the runs."""
-    return {"setup": cfg.setup.name, "base": str(cfg.init.base), "tables": instantiate.to_container(cfg.tables)}
+    return {"setup": cfg.setup.name, "base": str(cfg.init.base), "tables": cfg.plain("tables")}
 
 
-def jobs_of(cfg: DictConfig) -> int:
+def jobs_of(cfg: Settings) -> int:
     """Raises:
-    UserError: `pipeline.jobs` is no number from 1, or each job would have several processes itself.
+    UserError: each job of `pipeline.jobs` would have several processes itself.
     """
     jobs = cfg.pipeline.jobs
-    if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
-        raise UserError(f"pipeline.jobs={jobs} must be a whole number from 1")
     if jobs > 1 and (cfg.trainer.devices not in (1, "auto") or cfg.trainer.num_nodes != 1):
         raise UserError(f"pipeline.jobs={jobs} gives each run one device; use trainer.devices=1, or pipeline.jobs=1")
     return jobs
@@ -127,10 +116,11 @@ def hand_over(state: PipelineState, number: int, found: Mapping[int, Mapping[str
     for maker in sorted(state.needs[number]):
         folder = state.runs[maker].folder
         result = found.get(maker) or read_result(folder) or {}
-        state.runs[number].take(Path(result.get("zoo") or folder))
+        for place in homes(result) or [folder]:
+            state.runs[number].take(place)
 
 
-def plan_lines(cfg: DictConfig, state: PipelineState) -> list[str]:
+def plan_lines(cfg: Settings, state: PipelineState) -> list[str]:
     """What will be done and what it will cost."""
     seeds = seeds_of(cfg)
     each = f" x {len(seeds)} seeds" if len(seeds) > 1 else ""
@@ -156,10 +146,11 @@ def execute(state: PipelineState, root: Path, known: Reuse) -> None:
                 end(state, number, root, attempt(state.runs[number], quiet))
         return
     for planned in state.runs:
-        OmegaConf.update(planned.cfg, "trainer.num_threads", planned.cfg.trainer.num_threads or 1)
+        if planned.cfg.trainer.num_threads is None:
+            planned.cfg = compose.changed(planned.cfg, {"trainer.num_threads": 1})
     fill_flow(state, known)
     devices = process_pool.gpus(str(state.runs[0].cfg.trainer.accelerator))
-    with process_pool.Workers(state.jobs, train, devices) as pool:
+    with process_pool.Workers(state.jobs, do_run, devices) as pool:
         while True:
             while pool.idle and (number := state.ready()) is not None:
                 if not begin(state, number, root, known):
@@ -217,22 +208,21 @@ def attempt(planned: PlannedRun, quiet: bool) -> str | None:
     """Do a run in this process; why it failed, if it did."""
     try:
         with only_in_its_log() if quiet else nullcontext():
-            train(planned.cfg, planned.typed)
+            do_run(planned.cfg, planned.typed)
     except Exception as error:
         return describe_error(error)
     return None
 
 
-def train(cfg: DictConfig, overrides: list[str]) -> None:
+def do_run(cfg: Settings, overrides: list[str]) -> None:
     """One run or measurement, with a log in its directory and a result even if it fails before it begins."""
     folder = Path(cfg.paths.output_dir)
     failed: BaseException | None = None
     with own_log(folder / LOG):
         try:
-            if "ckpt" in cfg:
-                evaluate(cfg, overrides)
-            else:
-                stage(cfg, overrides)
+            from mml_lightning.engine import evaluate, train  # they import Lightning, which a plan does not need
+
+            (evaluate.evaluate if cfg.measures_only else train.stage)(cfg, overrides)
         except BaseException as error:
             failed = error
             runs_result.record_failure(cfg, overrides, error)
@@ -285,6 +275,8 @@ def complain(root: Path, state: PipelineState) -> None:
 
 def fill_flow(state: PipelineState, known: Reuse) -> None:
     """Compute the flow that runs side by side would compute twice."""
+    from mml_lightning.engine import flow
+
     for planned, entry in zip(state.runs, state.entries, strict=True):
         cfg = planned.cfg
         chosen = data.modalities(cfg)
@@ -300,9 +292,8 @@ def fill_flow(state: PipelineState, known: Reuse) -> None:
 def save_config(planned: PlannedRun) -> None:
     """What Hydra leaves for a run of its own."""
     folder = planned.folder / ".hydra"
-    for name, content in (("config", planned.cfg), ("overrides", OmegaConf.create(planned.typed))):
-        with write_atomically(folder / f"{name}.yaml") as handle:
-            OmegaConf.save(content, handle)
+    compose.save(planned.cfg, folder / "config.yaml")
+    compose.save_words(planned.typed, folder / "overrides.yaml")
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+
+from mml_lightning.config.compose import sweep_of
 
 log = logging.getLogger(__name__)
 
@@ -19,19 +20,19 @@ log = logging.getLogger(__name__)
 class SweepTable(Callback):
     """Refreshes the table of a sweep after every job, so that a sweep that dies halfway has the table of its half."""
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+    def on_job_end(self, config: Any, job_return: JobReturn, **kwargs: Any) -> None:
         if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
             _write(Path(HydraConfig.get().sweep.dir))
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
+    def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
+        sweep = sweep_of(config)
+        folder, logger = sweep.folder, sweep.logger
         if not _first_rank() or not folder.is_dir():
             return
         _write(folder)
-        if config.get("logger", {}).get("wandb"):
+        if logger.wandb:
             from mml_lightning import report
 
-            logger = config.logger
             report.log_finished(folder, report.Place(logger.project, logger.entity, logger.mode))
         file = folder / "table.md"
         if file.is_file():

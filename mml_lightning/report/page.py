@@ -5,24 +5,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from markupsafe import Markup
+
 from mml_lightning.report import details, plots
 from mml_lightning.report.collect import Run
-from mml_lightning.report.html import Td, document, section, sortable
+from mml_lightning.report.html import SortableTable, Td
 from mml_lightning.report.markdown import Column, caption, decimal, display, layout
 from mml_lightning.report.paper_table import PaperTable
 from mml_lightning.report.paper_table_html import filled_html
 from mml_lightning.report.statistics import Estimate, estimate
 from mml_lightning.report.table import Cell, Table
+from mml_lightning.utils.templates import render
 
 SHOWN = 8  # classes at each end of the differences per class
 NOTES = 3  # that are not folded away
 FRONT = 6  # comparisons per class that are not folded away
 LINES = 8  # rows in one chart
+SMALL = Markup("<small>{} … {}</small>")  # ends of the axis of a column
 
 
 def page(
@@ -44,19 +47,16 @@ def page(
         papers: tables in the layout of the paper.
     """
     by_path = {run["path"]: run for run in runs}
-    parts = [
-        ("Paper", "".join(map(filled_html, papers))),
-        ("Table", _table(table, linked=bool(runs)) + _problems(table, directory)),
-        ("Bars", _bars(table)),
-        ("Differences", _differences(table, baseline)),
-        ("Classes", _classes(table, baseline) if runs else ""),
-        ("Training", _training(table) if runs else ""),
-        ("Runs", _rows(table, by_path, directory) if runs else ""),
-    ]
-    shown = [(name, body) for name, body in parts if body]
-    links = "".join(f'<a href="#{name}">{name}</a>' for name, _ in shown)
-    nav = f"<nav>{links}</nav>" if len(shown) > 1 else ""
-    return document(title, nav + "".join(section(name, body) for name, body in shown))
+    parts = {  # a part of this name is filled into page/<name>.html
+        "Paper": list(map(filled_html, papers)),
+        "Table": _table(table, bool(runs), directory),
+        "Bars": _bars(table),
+        "Differences": _differences(table, baseline),
+        "Classes": _classes(table, baseline) if runs else None,
+        "Training": _training(table) if runs else None,
+        "Runs": _rows(table, by_path, directory) if runs else None,
+    }
+    return str(render("page.html", title=title, parts={name: part for name, part in parts.items() if part}))
 
 
 def baseline_row(table: Table, name: str | None, quantity: str) -> int:
@@ -76,21 +76,15 @@ def baseline_row(table: Table, name: str | None, quantity: str) -> int:
 # The table --------------------------------------------------------------------------------------------------------
 
 
-def _table(table: Table, linked: bool) -> str:
+def _table(table: Table, linked: bool, directory: Path | None) -> dict[str, Any]:
     columns = [c for column in layout(table) for c in _with_plot(column)]
     axes = {quantity: _axis(table, quantity) for quantity in table.measured}
     heads = [_head(column, axes) for column in columns]
     rows = [[_data(table, place, column, axes, linked) for column in columns] for place in range(len(table.rows))]
     first, *notes = caption(table)
-    return sortable(heads, rows) + f'<p class="note">{escape(first)}</p>' + _notes(notes)
-
-
-def _notes(lines: Sequence[str]) -> str:
-    """A list, folded away where it is long."""
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    if len(lines) > NOTES:
-        return f'<details><summary>{len(lines)} notes</summary><ul class="note">{items}</ul></details>'
-    return f'<ul class="note">{items}</ul>' if items else ""
+    problems = [(_link(p["path"], directory), p["status"], p["error"]) for p in table.problems]
+    shown = SortableTable(heads, rows)
+    return {"table": shown, "caption": first, "notes": notes, "open": NOTES, "problems": problems}
 
 
 def _with_plot(column: Column) -> list[Column]:
@@ -111,9 +105,9 @@ def _axis(table: Table, quantity: str) -> tuple[float, float]:
 
 def _head(column: Column, axes: dict[str, tuple[float, float]]) -> str:
     if column.kind != "plot":
-        return escape(column.header)
+        return column.header
     low, high = (decimal(end, column.key) for end in axes[column.key])
-    return f"<small>{low} … {high}</small>"
+    return SMALL.format(low, high)
 
 
 def _data(table: Table, place: int, column: Column, axes: dict[str, tuple[float, float]], linked: bool) -> Td:
@@ -122,9 +116,9 @@ def _data(table: Table, place: int, column: Column, axes: dict[str, tuple[float,
     item = row[keys.get(column.kind, f"{column.key}/{column.kind}")]
     if column.kind == "plot":
         return Td(item, _plot(row, column.key, axes[column.key], _seeds(table.runs[place], column.key)))
-    text = escape(display(row, column))
+    text = display(row, column)
     if column.key == "name" and linked:
-        return Td(item, f'<a href="#row{place}">{text}</a>')
+        return Td(item, Markup('<a href="#row{}">{}</a>').format(place, text))
     return Td(item, text)
 
 
@@ -132,28 +126,21 @@ def _seeds(runs: Sequence[dict[str, Any]], quantity: str) -> list[float]:
     return [run["values"][quantity] for run in runs if quantity in run["values"]]
 
 
-def _plot(row: dict[str, Cell], quantity: str, axis: tuple[float, float], seeds: Sequence[float]) -> str:
+def _plot(row: dict[str, Cell], quantity: str, axis: tuple[float, float], seeds: Sequence[float]) -> Markup:
     mean, half, paper = row[quantity], row[f"{quantity}/ci95"], row.get(f"{quantity}/paper")
     if not isinstance(mean, int | float):
-        return ""
+        return Markup()
     label = f"{quantity}: {display(row, Column('', 'value', quantity))}"
     reach = half if isinstance(half, int | float) else None
     printed = paper if isinstance(paper, int | float) else None
     return plots.interval(mean, reach, axis, seeds if len(seeds) > 1 else (), printed, label)
 
 
-def _problems(table: Table, directory: Path | None) -> str:
-    listed = "".join(
-        f"<li>{_link(p['path'], directory)}: {escape(p['status'])} {escape(p['error'])}</li>" for p in table.problems
-    )
-    return f"<h3>Runs that did not complete</h3><ul>{listed}</ul>" if listed else ""
-
-
-def _link(path: str, directory: Path | None) -> str:
+def _link(path: str, directory: Path | None) -> Markup:
     if directory is None:
-        return f"<code>{escape(path)}</code>"
+        return Markup("<code>{}</code>").format(path)
     short = os.path.relpath(path, directory)
-    return f'<a href="{escape(quote(Path(short).as_posix()))}/"><code>{escape(short)}</code></a>'
+    return Markup('<a href="{}/"><code>{}</code></a>').format(quote(Path(short).as_posix()), short)
 
 
 def bar_rows(table: Table, quantity: str) -> list[tuple[str, float, float | None, list[float]]]:
@@ -168,14 +155,10 @@ def bar_rows(table: Table, quantity: str) -> list[tuple[str, float, float | None
     return found
 
 
-def _bars(table: Table) -> str:
-    figures = []
-    for quantity in table.measured:
-        rows = bar_rows(table, quantity)
-        if len(rows) > 1:
-            drawn = plots.bars(rows, quantity)
-            figures.append(f"<figure><figcaption>{escape(quantity.replace('/', ' '))}</figcaption>{drawn}</figure>")
-    return f'<div class="figures">{"".join(figures)}</div>' if figures else ""
+def _bars(table: Table) -> list[tuple[str, Markup]]:
+    """(quantity, picture) of each that several rows have."""
+    found = {quantity: bar_rows(table, quantity) for quantity in table.measured}
+    return [(q.replace("/", " "), plots.bars(rows, q)) for q, rows in found.items() if len(rows) > 1]
 
 
 # Differences to one row -------------------------------------------------------------------------------------------
@@ -193,10 +176,10 @@ def all_differences(table: Table, baseline: str | None) -> list[tuple[int, int, 
     return found
 
 
-def _differences(table: Table, baseline: str | None) -> str:
+def _differences(table: Table, baseline: str | None) -> SortableTable | None:
     found = all_differences(table, baseline)
     if not found:
-        return ""
+        return None
     axis = plots.span([0.0, *(end for *_, pairs in found for end in _ends(pairs))])
     rows = []
     for place, base, quantity, pairs in found:
@@ -204,13 +187,12 @@ def _differences(table: Table, baseline: str | None) -> str:
         half = "" if told.ci95 is None else f" ± {told.ci95:.2f}"
         names = [str(table.rows[place]["name"]), str(table.rows[base]["name"])]
         verdict = "one seed" if told.ci95 is None else _words(told)
-        cells = [*(Td(name, escape(name)) for name in names), Td(quantity, escape(quantity.replace("/", " ")))]
+        cells = [*(Td(name, name) for name in names), Td(quantity, quantity.replace("/", " "))]
         cells += [Td(told.mean, f"{told.mean:+.2f}{half} ({told.n})")]
         cells += [Td(told.mean, plots.interval(told.mean, told.ci95, axis, pairs if len(pairs) > 1 else ()))]
         rows.append([*cells, Td(verdict, verdict)])
-    heads = ["row", "less", "quantity", "difference", f"<small>{axis[0]:+.2f} … {axis[1]:+.2f}</small>", "so"]
-    note = "Differences over equal seeds (their number), with the 95 % interval of the mean difference of each alone."
-    return f"<p>{note}</p>{sortable(heads, rows)}"
+    ends = SMALL.format(*(f"{end:+.2f}" for end in axis))
+    return SortableTable(["row", "less", "quantity", "difference", ends, "so"], rows)
 
 
 def _words(told: Estimate) -> str:
@@ -254,30 +236,25 @@ def _paths(table: Table, place: int) -> list[Path]:
     return [Path(run["path"]) for run in table.runs[place]]
 
 
-def _classes(table: Table, baseline: str | None) -> str:
+def _classes(table: Table, baseline: str | None) -> dict[str, Any] | None:
     found = class_deltas(table, baseline)
     if not found:
-        return ""
+        return None
     most = max(abs(value) for *_, gained in found for _, value in gained)
     figures = []
     for place, base, peer, gained in found:
         shown = gained if len(gained) <= 2 * SHOWN else [*gained[:SHOWN], *gained[-SHOWN:]]
         some = "" if len(shown) == len(gained) else f"; the {SHOWN} best and worst of {len(gained)} classes"
-        name, less = (escape(str(table.rows[number]["name"])) for number in (place, base))
-        figures.append(
-            f"<figure><figcaption>{escape(peer)}: <b>{name}</b> less {less}{some}</figcaption>"
-            f"{plots.difference_bars(shown, most)}</figure>"
-        )
-    note = "Accuracy or average precision of each class, mean over seeds; points."
-    front, behind = (f'<div class="figures">{"".join(part)}</div>' for part in (figures[:FRONT], figures[FRONT:]))
-    folded = f"<details><summary>{len(figures) - FRONT} more</summary>{behind}</details>" if figures[FRONT:] else ""
-    return f"<p>{note}</p>{front}{folded}"
+        name, less = (str(table.rows[number]["name"]) for number in (place, base))
+        told = Markup("{}: <b>{}</b> less {}{}").format(peer, name, less, some)
+        figures.append((told, plots.difference_bars(shown, most)))
+    return {"front": figures[:FRONT], "behind": figures[FRONT:]}
 
 
 # Training ---------------------------------------------------------------------------------------------------------
 
 
-def _training(table: Table) -> str:
+def _training(table: Table) -> dict[str, Any] | None:
     """A chart per logged quantity with a line per row; the losses of training folded away."""
     read = [[details.curves(path) for path in _paths(table, place)] for place in range(len(table.rows))]
     keys = list(dict.fromkeys(key for curves in read for found in curves for key in found))
@@ -287,45 +264,37 @@ def _training(table: Table) -> str:
     names = [str(row["name"]) for row in table.rows]
     first = [place for place, curves in enumerate(read) if any(curves)][:LINES]
     if not front and not behind:
-        return ""
+        return None
     colours = plots.palette([names[place] for place in first])
-    legend = "".join(
-        f'<span class="legend"><span class="key" style="background:{c}"></span>{escape(n)}</span> '
-        for n, c in colours.items()
-    )
+
+    def charts(keys: Sequence[str]) -> list[tuple[str, Markup]]:
+        drawn = []
+        for key in keys:
+            lines = []
+            for place in first:
+                members = [found[key] for found in read[place] if key in found]
+                if members:
+                    faint = members if len(members) > 1 else ()
+                    lines.append(plots.Line(names[place], details.mean_curve(members), faint))
+            drawn.append((key, plots.chart(lines, colours, key)))
+        return [(key, picture) for key, picture in drawn if picture]
+
     more = f" (the first {LINES} rows)" if sum(map(any, read)) > LINES else ""
-
-    def chart(key: str) -> str:
-        lines = []
-        for place in first:
-            members = [found[key] for found in read[place] if key in found]
-            if members:
-                faint = members if len(members) > 1 else ()
-                lines.append(plots.Line(names[place], details.mean_curve(members), faint))
-        drawn = plots.chart(lines, colours, key)
-        return f"<figure><figcaption>{escape(key)}</figcaption>{drawn}</figure>" if drawn else ""
-
-    charts = f'<div class="figures">{"".join(map(chart, front))}</div>'
-    losses = f'<div class="figures">{"".join(map(chart, behind))}</div>'
-    folded = f"<details><summary>losses of training</summary>{losses}</details>" if behind else ""
-    return f"<p>{legend}{more}; mean over seeds, each seed faint.</p>{charts}{folded}"
+    return {"colours": colours, "more": more, "front": charts(front), "behind": charts(behind)}
 
 
 # Runs -------------------------------------------------------------------------------------------------------------
 
 
-def _rows(table: Table, by_path: dict[str, Run], directory: Path | None) -> str:
+def _rows(table: Table, by_path: dict[str, Run], directory: Path | None) -> list[dict[str, Any]]:
     """Per row: its graph, its command, its runs."""
-    parts = []
+    found = []
+    heads = ["seed", *(quantity.replace("/", " ") for quantity in table.measured), "run"]
     for place, row in enumerate(table.rows):
         if any(str(other["name"]) == str(row["name"]) for other in table.rows[:place]):
             continue  # the other split of the same runs
         behind = table.runs[place]
         first = by_path.get(behind[0]["path"]) if behind else None
-        drawn = details.graph(first) if first else ""
-        command = str(first.get("command") or "") if first else ""
-        told = f"<p><code>{escape(command)}</code></p>" if command else ""
-        heads = ["seed", *(escape(q.replace("/", " ")) for q in table.measured), "run"]
         cells = []
         for run in behind:
             line = [Td(run["seed"], "" if run["seed"] is None else str(run["seed"]))]
@@ -333,8 +302,13 @@ def _rows(table: Table, by_path: dict[str, Run], directory: Path | None) -> str:
                 value = run["values"].get(quantity)
                 line.append(Td(value, "" if value is None else decimal(value, quantity)))
             cells.append([*line, Td(run["path"], _link(run["path"], directory))])
-        body = told + (sortable(heads, cells) if cells else "<p>no run completed</p>")
-        parts.append(
-            f'<h3 id="row{place}">{escape(str(row["name"]))}</h3><div class="figures">{drawn}<div>{body}</div></div>'
+        found.append(
+            {
+                "place": place,
+                "name": str(row["name"]),
+                "graph": Markup(details.graph(first) if first else ""),  # escaped where it is drawn
+                "command": str(first.get("command") or "") if first else "",
+                "table": SortableTable(heads, cells),
+            }
         )
-    return "".join(parts)
+    return found

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from html import escape
 from pathlib import Path
+from typing import Any
 
-from mml_lightning.report.html import Td, sortable
+from markupsafe import Markup
+
+from mml_lightning.report.html import SortableTable, Td
 from mml_lightning.report.measured import STATE, Measured
 from mml_lightning.report.paper_table import Cell, PaperTable, fill_paper_table
 from mml_lightning.report.paper_table_text import caption, missing, text, title
@@ -29,23 +31,22 @@ def _filled(root: Path) -> list[PaperTable]:
         return []
 
 
-def filled_html(table: PaperTable) -> str:
-    """Title, table, conclusions, notes; cells sort by the mean of the first metric and name their networks."""
-    parts = [f"<h3>{escape(title(table))}</h3>"]
-    if table.rows:
-        rows = [
-            [Td(label, escape(label)), *(_cell(cell, table) for cell in line)]
-            for label, line in zip(table.rows, table.cells, strict=True)
-        ]
-        parts.append(sortable(["", *map(escape, table.layout.columns)], rows))
-    parts.append(f'<p class="note">{escape(caption(table))}</p>')
-    if table.verdicts:
-        told = [[Td(v.claim.say, escape(v.claim.say)), Td(v.words, escape(v.words))] for v in table.verdicts]
-        metric = escape(table.verdicts[0].metric)
-        parts.append(f"<p>Conclusions of the paper, as paired differences in {metric} over equal seeds:</p>")
-        parts.append(sortable(["conclusion", f"setup {escape(table.setup)}"], told))
-    notes = "".join(f"<li>{escape(note)}</li>" for note in [*table.notes, *missing(table)])
-    return "".join(parts) + (f'<ul class="note">{notes}</ul>' if notes else "")
+def filled_html(table: PaperTable) -> dict[str, Any]:
+    """Title, table, conclusions, notes for page/paper.html; cells sort by the mean of the first metric and name their
+    networks."""
+    rows = [
+        [Td(label, label), *(_cell(cell, table) for cell in line)]
+        for label, line in zip(table.rows, table.cells, strict=True)
+    ]
+    told = [[Td(verdict.claim.say, verdict.claim.say), Td(verdict.words, verdict.words)] for verdict in table.verdicts]
+    return {
+        "title": title(table),
+        "table": SortableTable(["", *table.layout.columns], rows) if rows else None,
+        "caption": caption(table),
+        "metric": table.verdicts[0].metric if told else "",
+        "verdicts": SortableTable(["conclusion", f"setup {table.setup}"], told) if told else None,
+        "notes": [*table.notes, *missing(table)],
+    }
 
 
 def _cell(cell: Cell, table: PaperTable) -> Td:
@@ -56,4 +57,4 @@ def _cell(cell: Cell, table: PaperTable) -> Td:
         for metric, by_seed in cell.values.items()
     )
     hint = ": ".join(filter(None, [cell.networks, seeds]))
-    return Td(value, f'<span title="{escape(hint)}">{escape(text(cell, table.metrics))}</span>')
+    return Td(value, Markup('<span title="{}">{}</span>').format(hint, text(cell, table.metrics)))

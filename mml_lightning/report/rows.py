@@ -15,7 +15,8 @@ from mml_lightning.report.collect import Run, mapping
 FIELDS = ("stage", "setup", "data", "backbone", "modality", "init", "views", "decoder", "data_fingerprint", "limited")
 _STAGES = ("ce", "ml", "mml", "reduced_mml", "ensemble_ml", "mars", "mers", "d3d", "kd", "mmkd", "adamml")
 
-# Overrides that the name, a field above or a column of every table already tells (`init.<modality>` too).
+# Overrides that the name, a field above or a column of every table already tells, as do `init.<modality>` and
+# `backbone.<modality>`.
 _TOLD = {"name", "stage", "setup", "data", "backbone", "modality", "views", "init", "init.all", "ckpt", "split"}
 _LIMITS = re.compile(
     r"trainer(=smoke$|\.(limit_(epochs|train_batches|val_batches|test_batches)|overfit_batches|fast_dev_run"
@@ -136,7 +137,8 @@ def _text(item: Any) -> str:
 
 def _home(run: Run, groups: dict[tuple[Any, ...], Group]) -> Group:
     fields = _fields(run)
-    told = _TOLD | {f"init.{modality}" for modality in fields["modality"].split("+")}
+    modalities = fields["modality"].split("+")
+    told = _TOLD | {f"{key}.{modality}" for key in ("init", "backbone") for modality in modalities}
     overrides = {k: v for k, v in parse_overrides(run.get("overrides")).items() if k not in told}
     # Run directories are <stamp or number>_<name>.
     name = _seedless(str(run.get("name") or re.sub(r"^[\d_-]+_", "", Path(run["path"]).name)))

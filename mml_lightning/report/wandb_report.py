@@ -11,7 +11,7 @@ from typing import Any
 
 from mml_lightning.report import plots
 from mml_lightning.report.collect import Run, collect
-from mml_lightning.report.html import document
+from mml_lightning.report.html import picture_page
 from mml_lightning.report.page import all_differences, bar_rows, class_deltas, page
 from mml_lightning.report.paper_table_html import filled_tables
 from mml_lightning.report.statistics import estimate
@@ -148,7 +148,7 @@ def _bars(table: Table, quantity: str) -> dict[str, Any]:
     key = quantity.replace("/", " ")
     cells = [[name, mean, mean - (half or 0.0), mean + (half or 0.0), len(seeds)] for name, mean, half, seeds in rows]
     chart = wandb.plot.bar(wandb.Table(columns=BARS, data=cells), "row", "mean", title=key)
-    drawn = document(key, plots.bars(rows, quantity))
+    drawn = picture_page(key, plots.bars(rows, quantity))
     return {f"bars/{key}": chart, f"intervals/{key}": wandb.Html(drawn, inject=False)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import shutil
@@ -9,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from mml_lightning.config import instantiate
+from mml_lightning.config import backbones
+from mml_lightning.config.settings import Settings
 from mml_lightning.runs.fingerprint import zoo_folder
 from mml_lightning.runs.result import RunResult, now
 from mml_lightning.training.cohort import Cohort
@@ -20,13 +20,13 @@ from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.result_file import read_result, write_json
 from mml_lightning.zoo.entries import publish
-from mml_lightning.zoo.files import export_peer, load_peer, weights_hash
+from mml_lightning.zoo.files import export_peer, load_peer, own_weights, weights_hash
 
 log = logging.getLogger(__name__)
 
 
 def export(
-    cfg: DictConfig,
+    cfg: Settings,
     cohort: Cohort,
     origins: Mapping[str, Mapping[str, Any]],
     result: RunResult,
@@ -42,7 +42,7 @@ def export(
     for name, peer in cohort.peers.items():
         if name in cohort.frozen:  # it is what it was
             continue
-        state = {key: value.detach().cpu() for key, value in peer.state_dict().items()}
+        state = {key: value.detach().cpu() for key, value in own_weights(peer.state_dict()).items()}
         result.fields["peers"][name]["weights"] = weights_hash(state)
         entries[name] = {
             **cohort.hparams["peers"][name],
@@ -52,14 +52,15 @@ def export(
                 "run": cfg.name,
                 "stage": cfg.stage.name,
                 "setup": cfg.setup.name,
+                "backbone": str(backbones.of(cfg, cohort.modalities[name].name).name),
                 "seed": cfg.seed,
                 **{key: result.fields[key] for key in ("epochs", "steps", "fingerprint", "git_sha")},
                 "planned_epochs": cfg.schedule.epochs,
                 "limited": list(made["limited"]),
                 "recipe": made["recipe"],
                 "run_dir": str(folder),
-                "sampling": instantiate.to_container(cfg.sampling),
-                "transforms": instantiate.to_container(cfg.transforms),
+                "sampling": cfg.plain("sampling"),
+                "transforms": cfg.plain("transforms"),
                 "metrics": metrics_of(name, result.fields["metrics"]),
                 "origin": origins[name],
             },
@@ -71,19 +72,26 @@ def export(
         return
     told = {**result.fields, "status": "completed", "finished": now(), "wall_s": result.elapsed()}
     told |= {"run_dir": str(folder), "settings": made["settings"]}
-
-    def write(place: Path) -> None:
-        for name, entry in entries.items():
-            export_peer(place / f"{name}.pt", entry)
-        for scores in sorted((folder / "predictions").glob("*.npz")):
-            (place / "predictions").mkdir(exist_ok=True)
-            shutil.copyfile(scores, place / "predictions" / scores.name)  # for ensembles with networks of later runs
-        write_json(place / "result.json", told)
-
-    place = publish(zoo_folder(cfg), result.fields["fingerprint"], told, write)
-    result.fields["zoo"] = str(place)
+    kinds: dict[Path, list[str]] = {}  # networks of one backbone lie together
     for name in entries:
+        kinds.setdefault(zoo_folder(cfg, cohort.modalities[name].name), []).append(name)
+    places: dict[str, Path] = {}
+    for home, names in kinds.items():
+        write = functools.partial(_write, folder, {name: entries[name] for name in names}, told)
+        places |= dict.fromkeys(names, publish(home, result.fields["fingerprint"], told, write, names))
+    result.fields["zoo"] = str(next(iter(places.values())))
+    for name, place in places.items():
         result.fields["peers"][name]["zoo"] = str(place / f"{name}.pt")
+
+
+def _write(run: Path, entries: Mapping[str, Mapping[str, Any]], told: Mapping[str, Any], place: Path) -> None:
+    """The files of an entry of the zoo."""
+    for name, entry in entries.items():
+        export_peer(place / f"{name}.pt", entry)
+    for scores in sorted((run / "predictions").glob("*.npz")):
+        (place / "predictions").mkdir(exist_ok=True)
+        shutil.copyfile(scores, place / "predictions" / scores.name)  # for ensembles with networks of later runs
+    write_json(place / "result.json", told)
 
 
 def make_room(folder: Path, weights: Mapping[str, str]) -> None:

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from mml_lightning.config import instantiate, targets
+from mml_lightning.config import backbones, targets
 from mml_lightning.config.key_roles import (
     COSMETIC_DATA,
     COSMETIC_KEYS,
@@ -20,22 +18,20 @@ from mml_lightning.config.key_roles import (
 )
 from mml_lightning.config.peers import COPY
 from mml_lightning.config.revisions import revisions
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.zoo.aliases import KINETICS
 
 
-def identity(cfg: DictConfig, overrides: Sequence[str], data: Dataset | None = None) -> dict[str, Any]:
+def identity(cfg: Settings, overrides: Sequence[str], data: Dataset | None = None) -> dict[str, Any]:
     """What a table groups and labels runs by; without `data` as much of it as a config tells."""
     fields = {
         "name": cfg.name,
-        "stage": cfg.stage.name,
-        "objective": cfg.objective.name,
-        "setup": cfg.setup.name,
-        "data": cfg.data.name,
-        "backbone": cfg.backbone.name,
+        **{group: _name(getattr(cfg, group).name) for group in ("stage", "objective", "setup", "data")},
+        "backbone": backbones.label(cfg),
         "modality": list(cfg.modality),
-        "views": cfg.views.name,
+        "views": _name(cfg.views.name),
         "evaluation": evaluation(cfg),
         "seed": cfg.seed,
         "overrides": list(overrides),
@@ -44,6 +40,17 @@ def identity(cfg: DictConfig, overrides: Sequence[str], data: Dataset | None = N
         fields["data_fingerprint"] = data.fingerprint()
         fields["decoder"] = frames_reader(data, cfg.data.decoder)
     return fields
+
+
+def _name(value: Any) -> str | None:
+    """A name as text: a run that failed for a name that is none has a row in the tables too."""
+    return None if value is None else str(value)
+
+
+def own_backbone(cfg: Settings, modality: str) -> dict[str, str]:
+    """What is told of a peer of a modality where those of a run have different networks."""
+    names = backbones.names(cfg)
+    return {"backbone": names[modality]} if len(set(names.values())) > 1 else {}
 
 
 def origin_fields(where: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,7 +62,7 @@ def origin_fields(where: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(
-    cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str, Any]], changed: Sequence[str] = ()
+    cfg: Settings, data: Dataset, provenance: Mapping[str, Mapping[str, Any]], changed: Sequence[str] = ()
 ) -> str:
     """Hash of all that decides the weights of a stage: config without cosmetics, data, the weights it starts from.
 
@@ -70,9 +77,10 @@ def hashed(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def decided(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+def decided(cfg: Settings, data: Dataset, provenance: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     """All that decides the weights of a stage, in plain values: the config's part, and the fingerprint of the data."""
-    values = config_that_decides_weights(instantiate.to_container(cfg))
+    values = config_that_decides_weights(cfg.plain())
+    values["backbone"] = backbones.identity(values)
     if values["transforms"]["reduced_decode"] == "never":  # as all runs were when there was no such key
         values["transforms"] = {key: value for key, value in values["transforms"].items() if key != "reduced_decode"}
     if not values["objective"]["edges"]:
@@ -84,13 +92,13 @@ def decided(cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str
     values["init"] = {name: identity_of_initial_weights(where) for name, where in provenance.items()} | {
         key: values["init"][key] for key in ("file", "new_head")
     }
-    if changed := revisions(instantiate.to_container(cfg), data):
+    if changed := revisions(cfg.plain(), data):
         values["revisions"] = changed
     return [values, data.fingerprint()]
 
 
 def settings(
-    cfg: DictConfig, data: Dataset, provenance: Mapping[str, Mapping[str, Any]], notes: Sequence[str] = ()
+    cfg: Settings, data: Dataset, provenance: Mapping[str, Mapping[str, Any]], notes: Sequence[str] = ()
 ) -> dict[str, Any]:
     """What two runs must agree in if one is to stand for the other where an alias names it: as :func:`decided`, without
     the machine that it was made on (:data:`MACHINE_KEYS`), and with the whole recipe of the first weights.
@@ -124,16 +132,19 @@ def recipe_of(where: Mapping[str, Any]) -> str:
     return f"weights:{told['content']}" if told.get("content") else identity_of_initial_weights(where)
 
 
-def evaluation(cfg: DictConfig) -> dict[str, Any]:
+def evaluation(cfg: Settings) -> dict[str, Any]:
     """How a run is measured: two results are comparable, and one may stand for the other, if this is equal."""
-    trainer = {key: cfg.trainer[key] for key in ("limit_val_batches", "limit_test_batches")}
-    frames = {"num_segments": cfg.sampling.num_segments}
-    frames |= {key: cfg.transforms[key] for key in ("output", "short_side", "antialias")}
+    trainer = {f"limit_{split}_batches": cfg.trainer.limit(split) for split in ("val", "test")}
+    sizes = cfg.transforms
+    frames: dict[str, Any] = {
+        "num_segments": cfg.sampling.num_segments,
+        **{"output": sizes.output, "short_side": sizes.short_side, "antialias": sizes.antialias},
+    }
     if cfg.transforms.reduced_decode != "never":
         frames["reduced_decode"] = cfg.transforms.reduced_decode
     if cfg.fusion.name != "none" and (len(cfg.modality) > 1 or cfg.stage.copies > 1):  # one network is not fused
         frames["fusion"] = cfg.fusion.name
-    views, metrics = instantiate.to_container(cfg.views), instantiate.to_container(cfg.metrics)
+    views, metrics = cfg.plain("views"), cfg.plain("metrics")
     return {"test": bool(cfg.test), "views": views, "frames": frames, "metrics": metrics, **trainer}
 
 
@@ -154,11 +165,21 @@ def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
             kept.pop(key, None)
     if kept["trainer"].get("limit_epochs") is None:  # as all runs were when there was no such key
         kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key != "limit_epochs"}
+    if isinstance(edges := (kept.get("objective") or {}).get("edges"), list):
+        kept["objective"] = {**kept["objective"], "edges": [_without_project(edge) for edge in edges]}
     for group, cosmetic in (("data", COSMETIC_DATA), ("trainer", COSMETIC_TRAINER)):
         kept[group] = {key: value for key, value in kept[group].items() if key not in cosmetic}
     return kept
 
 
-def zoo_folder(cfg: DictConfig) -> Path:
-    """Where the entries of a run and all that share its name and seed lie."""
-    return Path(cfg.paths.zoo) / cfg.data.name / cfg.backbone.name / cfg.name / f"seed{cfg.seed}"
+def _without_project(edge: Any) -> Any:
+    """An edge without a learned map, as all were when there was no such key."""
+    if not isinstance(edge, Mapping) or edge.get("project") is not False:
+        return edge
+    return {key: value for key, value in edge.items() if key != "project"}
+
+
+def zoo_folder(cfg: Settings, modality: str) -> Path:
+    """Where the networks of the peers of a modality lie, of a run and all that share its name and seed."""
+    backbone = backbones.of(cfg, modality).name
+    return Path(cfg.paths.zoo) / cfg.data.name / backbone / cfg.name / f"seed{cfg.seed}"

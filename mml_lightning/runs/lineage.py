@@ -15,17 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from mml_lightning.config import data as config_data
-from mml_lightning.config import instantiate, key_roles, peers
+from mml_lightning.config import key_roles, peers
+from mml_lightning.config.compose import ComposeErrors, compose
 from mml_lightning.config.overrides import init_file
 from mml_lightning.config.peers import PeerSpec
 from mml_lightning.config.saved_overrides import ONCE, Source, admitted, key_of
+from mml_lightning.config.settings import Settings
 from mml_lightning.data import check
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.runs import fingerprint as runs_fingerprint
@@ -38,7 +34,6 @@ from mml_lightning.zoo.init import kinetics_file, told_of
 
 log = logging.getLogger(__name__)
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 PLAIN = re.compile(r"[\w./+%@-]+")
 SHOWN = 3  # differences that a message names
 HOW_READ = ("workers", "batch_size", "eval_batch_size", "cache", "cache_mb")  # keys of `data` that name no videos
@@ -82,7 +77,7 @@ class Lineage:
 
     def __init__(
         self,
-        cfg: DictConfig,
+        cfg: Settings,
         overrides: Sequence[str],
         data: Callable[[], Dataset],
         passed_by: Sequence[str] = (),
@@ -145,30 +140,21 @@ class Lineage:
             )
         return self._asked[origin.making]
 
-    def _composed(self, origin: Origin) -> DictConfig:
+    def _composed(self, origin: Origin) -> Settings:
         ours = [word for word in origin.making if word not in self.overrides]
         admitted([init_file(word) for word in ours], Source(f"the alias {origin.init}"), self.overrides)
         typed = [word for word in origin.making if word in self.overrides or key_of(word) not in ONCE]
         try:
-            if GlobalHydra.instance().is_initialized():
-                cfg = compose("train", overrides=typed)
-            else:
-                with initialize_config_dir(str(CONF), version_base="1.3"):
-                    cfg = compose("train", overrides=typed)
-            OmegaConf.update(cfg, "paths.output_dir", "")
-        except (HydraException, OmegaConfBaseException) as error:
+            return compose("train", typed)
+        except ComposeErrors as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"init={origin.init}: what it asks for can't be told ({reason}); name the weights by their path"
             ) from None
-        return cfg
 
-    def _data(self, cfg: DictConfig) -> Dataset:
+    def _data(self, cfg: Settings) -> Dataset:
         """The records of a run that is asked for: those of the present one, where they are the same."""
-        own, other = (
-            {k: v for k, v in instantiate.to_container(one.data).items() if k not in HOW_READ}
-            for one in (self.cfg, cfg)
-        )
+        own, other = ({k: v for k, v in one.plain("data").items() if k not in HOW_READ} for one in (self.cfg, cfg))
         sources, looked_at = (
             {modality.source for modality in config_data.modalities(one).values()} for one in (self.cfg, cfg)
         )
@@ -177,7 +163,7 @@ class Lineage:
             return self.data()
         return config_data.checked_records(cfg, looked_at)
 
-    def _start(self, cfg: DictConfig, spec: PeerSpec) -> dict[str, Any]:
+    def _start(self, cfg: Settings, spec: PeerSpec) -> dict[str, Any]:
         """Where a peer of a run that is asked for would start."""
         origin = spec.origin
         if origin.place is not None and origin.path is None:
@@ -202,7 +188,7 @@ class Lineage:
     def _taking(self, entry: Entry, origin: Origin) -> str:
         """The present command with the very weights of an entry."""
         assert origin.place is not None
-        if "ckpt" in self.cfg:
+        if self.cfg.measures_only:
             rest = [item for item in self.overrides if not item.startswith("ckpt=")]
             return _shell([self.command, f"ckpt={typed_path(str(entry.file(origin.place.stem)))}", *rest])
         if not entry.told.get("name"):
@@ -212,7 +198,7 @@ class Lineage:
         return _shell([self.command, *rest, f"init.runs={taken(chosen)}"])
 
 
-def first_weights(cfg: DictConfig, spec: PeerSpec) -> dict[str, Any] | None:
+def first_weights(cfg: Settings, spec: PeerSpec) -> dict[str, Any] | None:
     """As much of the provenance of a peer's first weights as decides its own."""
     if spec.origin.init == KINETICS:
         return {"imported": {"sha256": file_hash(kinetics_file(cfg.init.file))}}

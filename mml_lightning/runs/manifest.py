@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
-from mml_lightning.config import instantiate
+from mml_lightning.config.settings import Settings
 from mml_lightning.runs.result import git_sha
 from mml_lightning.utils.device import machine
 from mml_lightning.utils.errors import UserError
@@ -42,7 +41,7 @@ START: dict[str, type | types.UnionType] = {
 """Fields of a start and what they are."""
 
 
-def write(cfg: DictConfig, fields: Mapping[str, Any]) -> None:
+def write(cfg: Settings, fields: Mapping[str, Any]) -> None:
     """Write the manifest of a run that begins; one that goes on adds its conditions to those of its earlier starts.
 
     Args:
@@ -55,7 +54,7 @@ def write(cfg: DictConfig, fields: Mapping[str, Any]) -> None:
     earlier = _earlier(folder) if fields["resumed"] else {}
     content = earlier or {
         "schema": SCHEMA,
-        "config": instantiate.to_container(cfg),
+        "config": cfg.plain(),
         **{key: fields[key] for key in ("name", "seed", "command", "overrides", "fingerprint", "data_fingerprint")},
         "decoder": fields["decoder"],
         "origins": {

@@ -16,9 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from omegaconf import DictConfig
-
-from mml_lightning.runs.fingerprint import identity
+from mml_lightning.config.settings import Settings
 from mml_lightning.utils import liveness
 from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import Preempted, RankDied, UserError
@@ -151,11 +149,20 @@ def result_lines(fields: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def record_failure(cfg: DictConfig, overrides: Sequence[str], error: BaseException) -> None:
-    """A job of a sweep that failed before it began has a row in the table too, with its reason."""
-    folder = Path(cfg.paths.output_dir)
+def record_failure(cfg: Settings | Path, overrides: Sequence[str], error: BaseException) -> None:
+    """A job of a sweep that failed before it began has a row in the table too, with its reason.
+
+    Args:
+        cfg: its settings, or its directory where no settings came of its config.
+    """
+    if isinstance(cfg, Path):
+        folder, known = cfg, {"name": cfg.name, "overrides": list(overrides)}
+    else:
+        from mml_lightning.runs.fingerprint import identity  # it imports torch, which a mistake does not wait for
+
+        folder, known = Path(cfg.paths.output_dir), identity(cfg, overrides)
     if is_first_rank() and read_result(folder) is None:
-        result = RunResult(folder, True, **identity(cfg, overrides))
+        result = RunResult(folder, True, **known)
         result.__exit__(type(error), error, None)
 
 

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from mml_lightning.config import instantiate
 from mml_lightning.config.key_roles import RESUMABLE_KEYS
 from mml_lightning.config.revisions import revisions
+from mml_lightning.config.settings import Settings
 from mml_lightning.data import check
 from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import Dataset, rows
@@ -48,7 +46,7 @@ class Resumed:
 
 
 def where_to_begin(
-    cfg: DictConfig, overrides: Sequence[str], data: Dataset, peers: Sequence[str]
+    cfg: Settings, overrides: Sequence[str], data: Dataset, peers: Sequence[str]
 ) -> tuple[Resumed | None, Path]:
     """The checkpoint that the run continues from, if there is one, and its directory.
 
@@ -62,7 +60,7 @@ def where_to_begin(
     return resumed, folder
 
 
-def find_checkpoint(cfg: DictConfig, overrides: Sequence[str], data: Dataset, peers: Sequence[str]) -> Resumed | None:
+def find_checkpoint(cfg: Settings, overrides: Sequence[str], data: Dataset, peers: Sequence[str]) -> Resumed | None:
     """What `resume=<run directory>`, or `resume=auto` for the run's own, continues from; None for a start from scratch.
 
     Raises:
@@ -107,17 +105,15 @@ def changed(history: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"from step {one['step']} on: {line}" for one in history for key in KINDS for line in one.get(key) or ()]
 
 
-def schedule_differences(described: Mapping[str, Any], cfg: DictConfig) -> list[str]:
+def schedule_differences(described: Mapping[str, Any], cfg: Settings) -> list[str]:
     """Another schedule than the checkpoint was trained with, in words."""
-    then, here = (
-        flat({"schedule": values["schedule"]}) for values in (described["config"], instantiate.to_container(cfg))
-    )
+    then, here = (flat({"schedule": values["schedule"]}) for values in (described["config"], cfg.plain()))
     keys = (key for key in sorted({*then, *here}) if then.get(key) != here.get(key))
     return [f"{key} was {then.get(key)} and is {here.get(key)} now" for key in keys]
 
 
 def differences(
-    described: Mapping[str, Any], cfg: DictConfig, overrides: Sequence[str], wanted: Sequence[str]
+    described: Mapping[str, Any], cfg: Settings, overrides: Sequence[str], wanted: Sequence[str]
 ) -> list[str]:
     """Settings that the checkpoint would silently overrule, or that don't fit it, in words.
 
@@ -126,7 +122,7 @@ def differences(
     Raises:
         UserError: the networks are others, which nothing can force.
     """
-    before, now = described["config"], instantiate.to_container(cfg)
+    before, now = described["config"], cfg.plain()
     peers = list(described["peers"])
     if peers != list(wanted):
         raise UserError(
@@ -146,7 +142,7 @@ def differences(
     return found
 
 
-def data_differences(described: Mapping[str, Any], folder: Path, cfg: DictConfig, data: Dataset) -> list[str]:
+def data_differences(described: Mapping[str, Any], folder: Path, cfg: Settings, data: Dataset) -> list[str]:
     """Other training videos than the run began with, or another reader of them, would be other batches."""
     told = read_result(folder) or {}
     known = described.get("data") or {"fingerprint": told.get("data_fingerprint"), "decoder": told.get("decoder")}
@@ -161,7 +157,7 @@ def data_differences(described: Mapping[str, Any], folder: Path, cfg: DictConfig
     if known["decoder"] not in (None, reader):
         before, now = (f"{r['name']} {r['version']}" for r in (known["decoder"], reader))
         found.append(f"its videos were read by {before} and are by {now} now")
-    then, here = described.get("revisions", {}), revisions(instantiate.to_container(cfg), data)
+    then, here = described.get("revisions", {}), revisions(cfg.plain(), data)
     if changed := sorted(what for what in here if then.get(what) != here[what]):
         found.append(f"an earlier version began it and did otherwise ({', '.join(changed)}: {REVISED})")
     return found

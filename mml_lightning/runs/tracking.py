@@ -1,4 +1,4 @@
-"""Loggers of a run: the CSV log always, Weights & Biases if asked for."""
+"""Loggers of a run: the CSV log always, Weights & Biases if asked for. Lightning is imported when they are made."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import Logger, WandbLogger
-
-from mml_lightning.training.csv_logger import MetricsLog
+from mml_lightning.config import backbones
+from mml_lightning.config.settings import Settings
 from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger, WandbLogger
 
 log = logging.getLogger(__name__)
 
@@ -35,31 +36,33 @@ SAID: set[str] = set()
 """What was said once and need not be said by every job of a sweep."""
 
 
-def loggers(cfg: DictConfig, folder: Path, job_type: str) -> list[Logger]:
+def loggers(cfg: Settings, folder: Path, job_type: str) -> list[Logger]:
     """CSV below `<folder>/logs`, and a W&B run with group, job type, tags and flat ablation keys.
 
     W&B is online when logged in, else offline below the run directory, said in one line.
     """
+    from mml_lightning.training.csv_logger import MetricsLog
+
     found: list[Logger] = [MetricsLog(folder / "logs")]
     if cfg.logger.wandb:
         found.append(_wandb(cfg, folder, job_type))
     return found
 
 
-def ablation(cfg: DictConfig) -> dict[str, Any]:
+def ablation(cfg: Settings) -> dict[str, Any]:
     """Flat keys that a dashboard groups by without clicking."""
     flat = {
         "name": cfg.name,
         "setup": cfg.setup.name,
         "stage": cfg.stage.name,
         "modality": "+".join(cfg.modality),
-        "backbone": cfg.backbone.name,
+        "backbone": backbones.label(cfg),
         "data": cfg.data.name,
         "objective": cfg.objective.name,
         "sampling": cfg.sampling.mode,
         "seed": cfg.seed,
     }
-    return {f"ablation/{k}": v for k, v in (flat | {f"init_{m}": str(cfg.init[m]) for m in cfg.modality}).items()}
+    return {f"ablation/{k}": v for k, v in (flat | {f"init_{m}": cfg.init.of(m) for m in cfg.modality}).items()}
 
 
 def group_of(folder: Path) -> str:
@@ -81,6 +84,8 @@ def log_outcome(
         result: the content of result.json.
         folder: of the run.
     """
+    from pytorch_lightning.loggers import WandbLogger
+
     for logger in trainer_loggers:
         if isinstance(logger, WandbLogger) and is_first_rank():
             import wandb
@@ -99,7 +104,7 @@ def log_outcome(
                 run.log({key: wandb.Table(columns=[*head], data=cells, allow_mixed_types=True)})
 
 
-def close(cfg: DictConfig, failed: bool = False) -> None:
+def close(cfg: Settings, failed: bool = False) -> None:
     """Finish the W&B run: one left open would swallow the next job of a sweep."""
     if cfg.logger.wandb:
         import wandb
@@ -108,7 +113,7 @@ def close(cfg: DictConfig, failed: bool = False) -> None:
             wandb.finish(exit_code=int(failed))
 
 
-def preempted(cfg: DictConfig) -> None:
+def preempted(cfg: Settings) -> None:
     """Tell W&B that the run will go on."""
     if cfg.logger.wandb:
         import wandb
@@ -117,8 +122,9 @@ def preempted(cfg: DictConfig) -> None:
             wandb.run.mark_preempting()
 
 
-def _wandb(cfg: DictConfig, folder: Path, job_type: str) -> WandbLogger:
+def _wandb(cfg: Settings, folder: Path, job_type: str) -> WandbLogger:
     import wandb
+    from pytorch_lightning.loggers import WandbLogger
 
     if (settings := folder / "wandb" / "settings").exists():  # it would say where W&B sends the record and the key
         raise UserError(f"{settings} is read by W&B and none of ours: delete it, or train without logger=wandb")
@@ -140,7 +146,7 @@ def _wandb(cfg: DictConfig, folder: Path, job_type: str) -> WandbLogger:
         group=group_of(folder),
         job_type=job_type,
         tags=[cfg.setup.name, job_type, *cfg.tags],
-        config={"config": OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)} | ablation(cfg),
+        config={"config": cfg.plain()} | ablation(cfg),
         log_model=False,
     )
 

@@ -141,7 +141,7 @@ class GroupedNorms(pl.Callback):
         group: Any = None
         if 1 < ranks < trainer.world_size:
             group, _ = torch.distributed.new_subgroups(group_size=ranks)
-        for name, peer in trained(pl_module).items():
+        for name, peer in pl_module.trained_peers.items():
             if ranks > 1:
                 pl_module.peers[name] = nn.SyncBatchNorm.convert_sync_batchnorm(peer, group)
             elif self.settings.group_size not in (None, self.batch_size // trainer.world_size):
@@ -174,7 +174,7 @@ class PreciseNorms(pl.Callback):
 
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Cohort)
-        peers = trained(pl_module)
+        peers = pl_module.trained_peers
         count = int(min(self.batches, trainer.num_training_batches))
         if self._measured < 0:
             log.info("precise batch norms: %d training batches before every validation", count)
@@ -215,11 +215,6 @@ class PreciseNorms(pl.Callback):
                     clip = clip[batch["present"][modality.name]]
                 if len(clip):
                     peer(modality(clip).to(cohort.dtype))
-
-
-def trained(cohort: Cohort) -> dict[str, nn.Module]:
-    """The peers that learn."""
-    return {name: peer for name, peer in cohort.peers.items() if name not in cohort.frozen}
 
 
 @contextmanager

@@ -23,6 +23,7 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
+from mml_lightning.training import lightning_internals
 from mml_lightning.training.csv_logger import MetricsLog
 from mml_lightning.utils.distributed import gather_objects
 from mml_lightning.utils.errors import Preempted, UserError
@@ -170,7 +171,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Add what Lightning leaves out: every rank's own part, and how many rows the log had."""
         if self._waits_for_validation:
-            _await_validation(checkpoint["loops"]["fit_loop"])
+            lightning_internals.await_validation(checkpoint)
         own = {"random": random_state(), **{name: part.rank_state() for name, part in _parts(trainer).items()}}
         checkpoint["ranks"] = gather_objects(own, trainer.world_size)
         checkpoint["rows"] = sum(rows.rows for rows in _rows(trainer))
@@ -210,10 +211,10 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.fit_loop._should_accumulate():
+        if lightning_internals.accumulates(trainer):
             return  # gradients are under way
         leave, due = self._wishes(trainer)
-        if trainer.is_last_batch and not _validates(trainer):
+        if trainer.is_last_batch and not lightning_internals.validates(trainer):
             return  # the end of the epoch follows at once
         if leave or due:
             self._save(trainer, waits_for_validation=trainer.is_last_batch)
@@ -275,8 +276,8 @@ class Checkpoints(Checkpoint):
 
     def _between_steps(self, trainer: pl.Trainer) -> bool:
         """Whether there is something to save here: not at the start of an epoch, where the one before was saved."""
-        begun = trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0
-        return begun and not (trainer.training and trainer.fit_loop._should_accumulate())
+        begun = lightning_internals.batches_begun(trainer) > 0
+        return begun and not (trainer.training and lightning_internals.accumulates(trainer))
 
     def _end_loop(self, trainer: pl.Trainer) -> None:
         if trainer.state.fn != "fit":
@@ -316,24 +317,6 @@ def _parts(trainer: pl.Trainer) -> dict[str, Any]:
 
 def _rows(trainer: pl.Trainer) -> list[MetricsLog]:
     return [logger for logger in trainer.loggers if isinstance(logger, MetricsLog)]
-
-
-def _validates(trainer: pl.Trainer) -> bool:
-    """Whether a validation follows the last step of this epoch."""
-    epoch = trainer.fit_loop.epoch_loop._should_check_val_epoch()
-    return bool(epoch and trainer.enable_validation and sum(trainer.num_val_batches))
-
-
-def _await_validation(loops: dict[str, Any]) -> None:
-    """Make the progress that of an epoch whose steps are done and whose validation begins.
-
-    Lightning counts a step as completed after the hooks that may save, and has counts for a validation that was cut.
-    """
-    batches = loops["epoch_loop.batch_progress"]
-    for part in ("total", "current"):
-        batches[part]["completed"] = batches[part]["processed"] = batches[part]["ready"]
-    begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-    loops["epoch_loop.val_loop.batch_progress"] = {"total": begun, "current": dict(begun), "is_last_batch": False}
 
 
 def random_state() -> dict[str, Any]:

@@ -9,7 +9,6 @@ does not depend on who trains beside it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +26,12 @@ from mml_lightning.evaluation.score_collector import ScoreCollector
 from mml_lightning.fusion.fuse import Fusion, present_as_gate
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective, Part, total
+from mml_lightning.training import lightning_internals
 from mml_lightning.training.epoch_means import Means
 from mml_lightning.training.parameter_groups import parameter_groups, slowfast_parameter_groups, tsn_parameter_groups
+from mml_lightning.training.placement import one_peer
 from mml_lightning.utils.async_copy import HostCopy
+from mml_lightning.utils.seeds import keyed_seed
 
 Batch = dict[str, Any]
 
@@ -146,12 +148,17 @@ class Cohort(pl.LightningModule):
             peers[name].stop_gradient_at_heads()
         self.set_modes()
 
+    @property
+    def trained_peers(self) -> dict[str, Any]:
+        """The peers that learn, by name; the others teach only."""
+        return {name: peer for name, peer in self.peers.items() if name not in self.frozen}
+
     def set_modes(self) -> None:
         """Training modes of the peers. Lightning does not call `train()` when fit starts: the epoch hook calls this."""
         for name, peer in self.peers.items():
             peer.train(name not in self.frozen)
-            if name not in self.frozen:
-                freeze_batch_norm(peer, self.freeze_bn)
+        for peer in self.trained_peers.values():
+            freeze_batch_norm(peer, self.freeze_bn)
 
     def forward(self, clips: Mapping[str, Tensor]) -> dict[str, PeerOutput]:
         """uint8 clips {modality: [B, T, C, H, W]} -> {peer: PeerOutput}; normalised here, on the device."""
@@ -159,7 +166,8 @@ class Cohort(pl.LightningModule):
         return {name: peer(prepared[self.modalities[name].name]) for name, peer in self.peers.items()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        placed = getattr(self.trainer.strategy, "own", None)  # the one peer of this rank, see placement.py
+        strategy = one_peer(self.trainer)
+        placed = None if strategy is None else strategy.own
         together, divided = self._micro_batches(batch_idx)
         presence = self._presence_of(batch, batch_idx, 1 if placed is not None else self.trainer.world_size)
         seen = None if presence is None else presence.mask
@@ -168,8 +176,8 @@ class Cohort(pl.LightningModule):
             for name in self.peers
             if placed in (None, name)
         }
-        if placed is not None:
-            outputs = self.trainer.strategy.exchange(outputs[placed])  # type: ignore[attr-defined]
+        if strategy is not None:
+            outputs = strategy.exchange(outputs[strategy.own])
         epoch = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
         parts = self.objective.parts(outputs, batch["target"], seen, epoch)
         terms = self.objective.summed(parts, presence.weight if presence is not None else None)
@@ -195,7 +203,7 @@ class Cohort(pl.LightningModule):
             clips = clips[rows]
         self._seed_forward(name, batch_idx)
         with torch.set_grad_enabled(name not in self.frozen):
-            output: PeerOutput = peer(modality(clips).to(self.dtype))
+            output: PeerOutput = peer.project(peer(modality(clips).to(self.dtype)))
         if seen is None:
             return output
         return PeerOutput(*({k: spread(v, rows, len(seen)) for k, v in values.items()} for values in output))
@@ -223,7 +231,7 @@ class Cohort(pl.LightningModule):
         if self._counter is None:
             self._counter = Counter({name: m.name for name, m in self.modalities.items()}, self.objective.groups)
         presence = self._counter.presence(step, place, ranks)
-        self._idle = presence.idle(name for name in self.peers if name not in self.frozen)
+        self._idle = presence.idle(self.trained_peers)
         return presence
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -263,8 +271,7 @@ class Cohort(pl.LightningModule):
         self.means.add("train/loss", loss, size)
         if self.trainer.progress_bar_callback is not None:
             self.log("loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, logger=False)
-        loop = self.trainer.fit_loop
-        if not loop._should_accumulate() and (self.global_step + 1) % self.log_every == 0:
+        if not lightning_internals.accumulates(self.trainer) and (self.global_step + 1) % self.log_every == 0:
             self._loss = HostCopy(loss.detach())
 
     def on_after_backward(self) -> None:
@@ -285,7 +292,7 @@ class Cohort(pl.LightningModule):
     def _write_row(self, values: Mapping[str, float]) -> None:
         row = {**values, "epoch": self.current_epoch}
         for logger in self.loggers:
-            logger.log_metrics(row, step=self.trainer.fit_loop.epoch_loop._batches_that_stepped)
+            logger.log_metrics(row, step=lightning_internals.steps_logged(self.trainer))
             logger.save()
 
     def configure_gradient_clipping(
@@ -300,8 +307,7 @@ class Cohort(pl.LightningModule):
                 torch.nn.utils.clip_grad_norm_(peer.parameters(), self.plan.clip_norm)
 
     def configure_optimizers(self) -> Any:
-        trained = [(name, peer) for name, peer in self.peers.items() if name not in self.frozen]
-        groups = [group for name, peer in trained for group in self.plan.parameter_groups(name, peer)]
+        groups = [g for name, peer in self.trained_peers.items() for g in self.plan.parameter_groups(name, peer)]
         optimizer = self.plan.optimizer(groups)
         if self.plan.interval == "step":
             per_epoch = max(1, int(self.trainer.estimated_stepping_batches) // self.plan.epochs)
@@ -340,7 +346,7 @@ class Cohort(pl.LightningModule):
 
     def _start(self, split: str) -> None:
         name, views = (self.test_name, self.views) if split == "test" else (split, {})
-        folder = Path(self.trainer.default_root_dir) / "predictions" if self._trainer is not None else None
+        folder = Path(self.trainer.default_root_dir) / "predictions" if lightning_internals.is_attached(self) else None
         self.scores = {
             head: ScoreCollector(
                 self.ids[split], multi_label, self.classes.get(head, ()), name, self.scoring, views, folder
@@ -361,7 +367,7 @@ class Cohort(pl.LightningModule):
             logits = {n: torch.cat([part[n][head] for part in parts]).unflatten(0, (-1, views)) for n in self.peers}
             if self.fusion is not None:
                 logits[FUSED] = self.fusion(logits, present_as_gate(present, views))
-            scores.add(batch["index"], logits, batch["target"][head], present | self._fused_of(present))
+            scores.update(batch["index"], logits, batch["target"][head], present | self._fused_of(present))
 
     def _logits(self, clips: Mapping[str, Tensor]) -> list[dict[str, dict[str, Tensor]]]:
         """{peer: {head: [n, K]}} of every `max_views` views [n, T, C, H, W] in turn; features are let go of."""
@@ -383,13 +389,12 @@ class Cohort(pl.LightningModule):
         for head, scores in self.scores.items():
             scores.gather()
             prefix = split if len(self.scores) == 1 else f"{split}/{head}"
-            for peer, metrics in scores.metrics().items():
+            for peer, metrics in (scores.compute() if scores.index else {}).items():
                 # every rank holds all scores, so there is nothing to reduce
                 self.log_dict({f"{prefix}/{peer}/{key}": value for key, value in metrics.items()}, sync_dist=False)
 
     def _seed_forward(self, peer: str, batch_idx: int) -> None:
-        rank = 0 if hasattr(self.trainer.strategy, "own") else self.global_rank
-        key = f"{self.seed}|{self.current_epoch}|{batch_idx}|{rank}|{peer}"
-        number = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "little")
+        rank = 0 if one_peer(self.trainer) is not None else self.global_rank
+        number = keyed_seed(self.seed, self.current_epoch, batch_idx, rank, peer, size=7)
         # on a CPU, `torch.manual_seed` writes down the call stack in case a GPU is used later
         (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(number)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from mml_lightning.training import lightning_internals
 from mml_lightning.training.throughput import Throughput
 from mml_lightning.utils.progress import format_duration, position
 
@@ -32,7 +33,7 @@ class EpochLines(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = self.said = self.now()
-        within = trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer.fit_loop.restarting else 0
+        within = lightning_internals.batches_begun(trainer) if trainer.fit_loop.restarting else 0
         self.first = trainer.current_epoch + within / max(1.0, float(trainer.num_training_batches))
 
     def on_train_batch_end(

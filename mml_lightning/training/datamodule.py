@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -11,37 +10,11 @@ import pytorch_lightning as pl
 import torch
 
 from mml_lightning.data.loading.dataset import ATTEMPTS, ClipDataset
+from mml_lightning.data.loading.loader_settings import LoaderSettings
 from mml_lightning.data.loading.samplers import EvalSampler, TrainSampler
 from mml_lightning.data.loading.worker_recovery import FaultTolerantLoader
-from mml_lightning.training import peer_parallel
+from mml_lightning.training import lightning_internals, peer_parallel
 from mml_lightning.utils.errors import UserError
-
-
-@dataclass(frozen=True)
-class LoaderSettings:
-    """How loaders batch and work.
-
-    Args:
-        batch_size: training videos per step over all ranks.
-        eval_batch_size: views per step of one rank: a test video of six views counts six.
-        workers: loader processes per rank; 0 decodes in the main process.
-        context: how workers start, "fork", "spawn", "forkserver" or None for the platform's way.
-        timeout: seconds that a worker may read one video, after which it is unreadable; None for no limit.
-
-    Raises:
-        UserError: a number is out of range.
-    """
-
-    batch_size: int
-    eval_batch_size: int
-    workers: int
-    context: str | None = None
-    timeout: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("eval_batch_size", 1), ("workers", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"data.{name}={getattr(self, name)} must be {least} or more")
 
 
 class VideoData(pl.LightningDataModule):
@@ -65,10 +38,9 @@ class VideoData(pl.LightningDataModule):
     def state_dict(self) -> dict[str, int]:
         """Where the training loader is: an epoch, and how many of its steps are done."""
         assert self.trainer is not None
-        loop = self.trainer.fit_loop
-        epochs: Any = loop.epoch_progress.current
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
         within = epochs.started > epochs.processed
-        return {"epoch": epochs.processed, "steps": loop.epoch_loop.batch_progress.current.ready if within else 0}
+        return {"epoch": epochs.processed, "steps": lightning_internals.batches_begun(self.trainer) if within else 0}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._begun = (state_dict["epoch"], state_dict["steps"])

@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import functools
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,8 @@ class NonFinite(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._window, self._judged = [], None
-        self._good = {name: Buffers(peer) for name, peer in _trained(pl_module).items()}
+        assert isinstance(pl_module, Cohort)
+        self._good = {name: Buffers(peer) for name, peer in pl_module.trained_peers.items()}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -129,7 +129,8 @@ class NonFinite(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        peers = _trained(pl_module)
+        assert isinstance(pl_module, Cohort)
+        peers = pl_module.trained_peers
         flags = not_finite(list(peers.values()), pl_module.device)
         if (placed := peer_parallel.strategy_of(trainer)) is not None:  # a rank has the gradients of its own peer only
             flags = placed.agree(flags)
@@ -232,11 +233,6 @@ class Buffers:
             now = torch.cat([b.reshape(-1) for b in own])
             right = torch.where(flag == 1, self._kept[kind], now).split([b.numel() for b in own])
             torch._foreach_copy_(own, [part.view(b.shape) for part, b in zip(right, own, strict=True)])
-
-
-def _trained(module: pl.LightningModule) -> Mapping[str, nn.Module]:
-    assert isinstance(module, Cohort)
-    return {name: peer for name, peer in module.peers.items() if name not in module.frozen}
 
 
 def skipped(trainer: pl.Trainer) -> dict[str, int]:

@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from mml_lightning.training import lightning_internals
 from mml_lightning.training.advice import WORTH
 from mml_lightning.training.arithmetic import counted_or_none, training_operations
 from mml_lightning.training.cohort import Cohort
@@ -137,7 +138,7 @@ class Throughput(pl.Callback):
         row = {**{f"speed/{key}": value for key, value in values.items()}, "epoch": trainer.current_epoch}
         for logger in trainer.loggers:
             if not isinstance(logger, MetricsLog):
-                logger.log_metrics(row, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+                logger.log_metrics(row, step=lightning_internals.steps_logged(trainer))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -146,7 +146,12 @@ def device_name(device: torch.device) -> str:
     """Of a GPU its product name, else the processor's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return next((line for line in _told_by_processor("model name")), device.type)
+    return processor() or device.type
+
+
+def processor() -> str:
+    """Its name; "" where the system tells none."""
+    return next(iter(_told_by_processor("model name")), "" if CPUINFO.exists() else platform.processor())
 
 
 def instructions() -> str:
@@ -205,18 +210,10 @@ def machine() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": cores(),
         "gpus": gpus,
     }
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), "")
 
 
 def uses_gpu(accelerator: str) -> bool:

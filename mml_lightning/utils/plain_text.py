@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from typing import IO, Any
 
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -17,6 +18,12 @@ STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u20
 def visible(text: str) -> str:
     """`text` with its control characters as they are written in code: \\x1b."""
     return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def some_videos(ids: Sequence[str], shown: int = 3) -> str:
+    """`5 videos (a, b, c, ...)`: how many, and the first."""
+    more = ", ..." if len(ids) > shown else ""
+    return f"{len(ids)} video{'' if len(ids) == 1 else 's'} ({', '.join(ids[:shown])}{more})"
 
 
 class VisibleStream:

@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import torch
-
 from mml_lightning.utils.errors import Preempted
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
@@ -130,6 +128,8 @@ class Agreement:
     """
 
     def __init__(self, ranks: int) -> None:
+        import torch.distributed  # those who only hear signals need no torch
+
         self.ranks = ranks
         own = ranks > 1 and torch.distributed.get_backend() != "gloo"
         self._group = torch.distributed.new_group(backend="gloo") if own else None
@@ -137,6 +137,8 @@ class Agreement:
     def any(self, *wishes: bool) -> list[bool]:
         if self.ranks == 1:
             return list(wishes)
+        import torch
+
         told = torch.tensor(wishes, dtype=torch.uint8)
         torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX, group=self._group)
         return [bool(value) for value in told.tolist()]

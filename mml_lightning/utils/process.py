@@ -6,8 +6,6 @@ import logging
 import warnings
 from collections.abc import Sequence
 
-from pytorch_lightning.utilities.warnings import PossibleUserWarning
-
 from mml_lightning.utils.distributed import is_first_rank
 
 log = logging.getLogger(__name__)
@@ -16,10 +14,9 @@ LIGHTNING = ("pytorch_lightning", "lightning.fabric", "lightning_fabric", "pytor
 
 
 def quieten_libraries() -> None:
-    """Lightning's adverts, hints and per-run notices go; warnings about what a run does stay."""
+    """Lightning's adverts, hints and per-run notices go; warnings about what a run does stay. Needs no Lightning."""
     for name in LIGHTNING:
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=PossibleUserWarning)
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # said once by loader_settings
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*", category=UserWarning)

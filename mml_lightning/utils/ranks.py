@@ -16,11 +16,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
-
-import pytorch_lightning as pl
-from lightning_fabric.plugins.environments import LightningEnvironment
-from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from mml_lightning.utils.errors import Preempted, RankDied
 
@@ -31,18 +26,6 @@ NOTICED = 5.0  # seconds after a broken connection within which the rank at its 
 POLL = 0.2  # seconds between two looks, where the system has no event for the end of a process
 FAILED, LEFT = 1, 75  # exit codes
 CONNECTION = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Socket", "TCPStore", "peer")
-
-
-class Launcher(_SubprocessScriptLauncher):
-    """Starts the other ranks as Lightning does, and watches them from the first."""
-
-    def _call_children_scripts(self) -> None:
-        super()._call_children_scripts()
-        CHILDREN.watch(self.procs)
-        self.procs = []  # Lightning's own watch has nobody to look after
-
-    def kill(self, signum: Any) -> None:
-        CHILDREN.send(signum)
 
 
 class Children:
@@ -103,15 +86,8 @@ CHILDREN = Children()
 """Those of this process."""
 
 
-def watch(trainer: pl.Trainer) -> None:
-    """Have the ranks of a trainer look after each other, where it starts them itself."""
-    launcher = trainer.strategy.launcher
-    if type(launcher) is not _SubprocessScriptLauncher:
-        return
-    if not isinstance(launcher.cluster_environment, LightningEnvironment):
-        return  # of a scheduler, which does so
-    sizes = launcher.num_processes, launcher.num_nodes
-    trainer.strategy._launcher = Launcher(launcher.cluster_environment, *sizes)
+def end_with_the_first() -> None:
+    """Have this rank end when the first one has, which started it; does nothing in the first."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True, name="first rank").start()
 

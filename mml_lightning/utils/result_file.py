@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,13 @@ KINDS: dict[str, type | types.UnionType] = {
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` as a whole; numbers that are not finite become null."""
-    text = json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
     with write_atomically(path) as handle:
-        handle.write(text)
+        handle.write(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """JSON that any reader takes: it has neither NaN nor infinity, which become null."""
+    return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -72,6 +76,6 @@ def _parts(table: Any) -> list[Any]:
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str):  # that of a config is no list
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 STAT = Path("/proc/stat")
 
@@ -40,6 +38,8 @@ def idle_seconds() -> float | None:
 def one_thread() -> Iterator[None]:
     """One thread inside, as many as before afterwards: for work that is parallel over videos, whose last bits shall not
     depend on the number of threads, or whose time is measured."""
+    import torch  # most who count cores need no torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

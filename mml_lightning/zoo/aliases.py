@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ def resolve(
     kept: Sequence[str],
     seed: int,
     chosen: Sequence[Entry] = (),
+    others: Collection[str] = (),
 ) -> Origin:
     """Find what `init` means for one peer.
 
@@ -94,6 +95,7 @@ def resolve(
         zoo: folder of the data set and backbone below the zoo.
         kept: overrides of the present command that the making command shares (setup, data, backbone).
         chosen: entries that stand for all of their name and seed, see :func:`chosen_entries`.
+        others: backbones of other peers of the run, whose networks are not meant.
 
     Raises:
         UserError: neither a known word nor a path.
@@ -109,7 +111,8 @@ def resolve(
             make.append(f"stage.copies={int(number) + 1}")  # the run that leaves further, independent networks
         looked_at = next((found[1].split(",") for part in make if (found := MODALITIES.fullmatch(part))), [modality])
         shared = [part for part in kept if not (of := OF_MODALITY.match(part)) or of[1] in looked_at]
-        taken = next((one.file(name) for one in chosen if (one.told["name"], one.told["seed"]) == (run, seed)), None)
+        named = [one for one in chosen if (one.told["name"], one.told["seed"]) == (run, seed)]
+        taken = next((one.file(name) for one in named if one.backbone(name) not in others and one.has(name)), None)
         place = zoo / run / f"seed{seed}" / f"{name}.pt"
         return Origin(init, taken, place, (*make, *shared, f"seed={seed}"))
     if "/" in init or init.endswith((".pt", ".pth", CHECKPOINT)):

@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,16 @@ class Entry:
         own = self.folder / "peers" / f"{peer}{END}"
         return own if own.is_file() else self.folder / f"{peer}{END}"
 
+    def has(self, peer: str) -> bool:
+        """Whether it may hold the network of this peer: where backbones differ, each has an entry of its own."""
+        alike = not any(one.get("backbone") for one in (self.told.get("peers") or {}).values())
+        return alike or self.file(peer).is_file()
+
+    def backbone(self, peer: str) -> str | None:
+        """The name of a peer's network."""
+        own = (self.told.get("peers") or {}).get(peer) or {}
+        return own.get("backbone") or self.told.get("backbone")
+
     @property
     def settings(self) -> Mapping[str, Any] | None:
         found = self.told.get("settings")
@@ -67,6 +77,19 @@ class Entry:
         """36 epochs, 108 steps"""
         parts = [f"{self.told[key]} {key}" for key in ("epochs", "steps") if self.told.get(key) is not None]
         return ", ".join(parts) or "of unknown length"
+
+
+def homes(told: Mapping[str, Any]) -> list[Path]:
+    """The folders of the zoo that hold the networks of a run: one for each backbone.
+
+    Args:
+        told: the content of its result.json.
+    """
+    own = [str(Path(peer["zoo"]).parent) for peer in (told.get("peers") or {}).values() if peer.get("zoo")]
+    first = str(told["zoo"]) if told.get("zoo") else None
+    if not own or len(set(own)) == 1:  # one folder, wherever it lies by now
+        own = [first] if first else own
+    return [Path(folder) for folder in dict.fromkeys(own)]
 
 
 def of_folder(folder: Path, peer: str) -> Entry:
@@ -100,7 +123,13 @@ def below(home: Path, peer: str) -> list[Entry]:
     return sorted((of_folder(folder, peer) for folder in folders(home, peer)), key=lambda entry: entry.order)
 
 
-def publish(home: Path, name: str, told: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
+def publish(
+    home: Path,
+    name: str,
+    told: Mapping[str, Any],
+    write: Callable[[Path], None],
+    peers: Collection[str] | None = None,
+) -> Path:
     """Add an entry, whole or not at all; one that is there already, with equal weights and measurements, is kept.
 
     Args:
@@ -108,6 +137,7 @@ def publish(home: Path, name: str, told: Mapping[str, Any], write: Callable[[Pat
         name: the fingerprint.
         told: of its result.json, for comparison with those that are there.
         write: writes all files of the entry into a folder.
+        peers: whose networks the entry holds; None: all that the run has trained.
 
     Returns:
         Its folder.
@@ -130,19 +160,20 @@ def publish(home: Path, name: str, told: Mapping[str, Any], write: Callable[[Pat
                     raise
             else:
                 return place
-            if _same(place, told):
+            if _same(place, told, peers):
                 return place
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
     raise AssertionError("counting does not end")
 
 
-def _same(place: Path, told: Mapping[str, Any]) -> bool:
+def _same(place: Path, told: Mapping[str, Any], peers: Collection[str] | None) -> bool:
     """Whether an entry that is there holds what the new one tells of, and whole."""
     have = read_result(place)
     if have is None or have.get("evaluation") != told.get("evaluation"):
         return False
     wanted = {name: peer["weights"] for name, peer in told["peers"].items() if not peer.get("frozen")}
+    wanted = {name: weights for name, weights in wanted.items() if peers is None or name in peers}
     if {file.stem for file in place.glob(f"*{END}")} != set(wanted):
         return False
     try:

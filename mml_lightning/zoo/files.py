@@ -25,6 +25,11 @@ FORMAT = 1
 REQUIRED = ("state_dict", "arch", "modality", "classes", "provenance")
 
 
+def own_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a network without what belongs to the lessons that it was taught."""
+    return {key: value for key, value in state.items() if not key.startswith("projections.")}
+
+
 def export_peer(path: Path, entry: Mapping[str, Any]) -> Path:
     """Write a zoo file, whole or not at all.
 
@@ -160,11 +165,13 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
         entries = {
             name: {
                 **entry,
-                "state_dict": {
-                    key.removeprefix(f"peers.{name}."): value
-                    for key, value in state.items()
-                    if key.startswith(f"peers.{name}.")
-                },
+                "state_dict": own_weights(
+                    {
+                        key.removeprefix(f"peers.{name}."): value
+                        for key, value in state.items()
+                        if key.startswith(f"peers.{name}.")
+                    }
+                ),
                 "provenance": {
                     "peer": name,
                     "run": config["name"],

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
 
 from mml_lightning.config import data as config_data
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.check import lines
 from mml_lightning.engine import check_data
 from mml_lightning.engine import train as engine_train
@@ -34,8 +34,8 @@ class Lab:
     train: Callable[..., dict[str, Any]]
     where: str = ""
 
-    def config(self, *overrides: str, program: str = "train") -> tuple[DictConfig, list[str]]:
-        from hydra import compose
+    def config(self, *overrides: str, program: str = "train") -> tuple[Settings, list[str]]:
+        from mml_lightning.config.compose import compose
 
         words = [*self.typed, f"paths.root={self.root / 'out'}", f"paths.cache={self.root / 'cache'}", *overrides]
         folder = f"paths.output_dir={self.root / 'out' / 'run'}"

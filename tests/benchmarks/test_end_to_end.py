@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from mml_lightning.benchmarks import end_to_end
 from mml_lightning.cli.main import main
@@ -47,7 +47,7 @@ def test_a_gpu_waits_while_it_has_nothing_to_do(monkeypatch: pytest.MonkeyPatch)
     queue = Queue()
     monkeypatch.setattr(end_to_end, "Idle", lambda: Idle(queue.event))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: setattr(queue, "host", max(queue.host, queue.done)))
-    passes = end_to_end.Passes(OmegaConf.create({"data": {"workers": 2}}), torch.device("cuda"))
+    passes = end_to_end.Passes(SimpleNamespace(data=SimpleNamespace(workers=2)), torch.device("cuda"))
     passes.now = lambda: queue.host
     for _ in range(2):  # the first one only makes warm
         passes.on_train_epoch_start()

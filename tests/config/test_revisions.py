@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose
 
-from mml_lightning.config.instantiate import to_container
+from mml_lightning.config.compose import compose
 from mml_lightning.config.revisions import revisions
 from mml_lightning.data.records.records import Dataset, Head, Record
 from mml_lightning.data.video.media import ImageSequence
@@ -30,7 +29,7 @@ def found(hydra: None) -> Any:
 
     def make(*typed: str, data: Dataset | None = None) -> dict[str, int]:
         cfg = compose("train", overrides=[*typed, "paths.output_dir=out"])
-        return revisions(to_container(cfg), data or videos())
+        return revisions(cfg.plain(), data or videos())
 
     return make
 

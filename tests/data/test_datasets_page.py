@@ -7,7 +7,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hydra import compose
+
+from mml_lightning.config.compose import compose
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")

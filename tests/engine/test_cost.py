@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose
-from omegaconf import OmegaConf
 
 from mml_lightning.backbones import tsm_resnet
 from mml_lightning.backbones.cost import kept_bytes, kept_for_backward
+from mml_lightning.config.compose import changed, compose
 from mml_lightning.config.data import cheap, modalities, packed
 from mml_lightning.engine.cost import conditions, earlier_runs, suggest_batch
 from mml_lightning.training.advice import MEASURE, more_workers, of_speed, waiting
@@ -59,9 +58,7 @@ def known(composed: Callable[..., tuple[Any, list[str]]]) -> Callable[..., str]:
     base, _ = composed("stage=mml", "modality=[rgb,flow]")
 
     def make(ranks: int = 1, frozen: tuple[str, ...] = (), **changes: Any) -> str:
-        cfg = base.copy()
-        for key, value in changes.items():
-            OmegaConf.update(cfg, key.replace("__", "."), value)
+        cfg = changed(base, {key.replace("__", "."): value for key, value in changes.items()})
         cohort: Any = SimpleNamespace(modalities=modalities(cfg), frozen=set(frozen))
         return conditions(cfg, cohort, ranks)
 

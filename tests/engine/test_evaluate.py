@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import DictConfig
 
 from mml_lightning.cli.main import main
+from mml_lightning.config.settings import Settings
 from mml_lightning.engine.evaluate import evaluate
 from mml_lightning.utils.errors import UserError
 
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 Train = Callable[..., dict[str, Any]]
 
 

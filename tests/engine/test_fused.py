@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import DictConfig
 
 from mml_lightning import report
 from mml_lightning.cli.main import main
 from mml_lightning.config import data as config_data
 from mml_lightning.config import training
+from mml_lightning.config.settings import Settings
 from mml_lightning.engine.evaluate import evaluate
 from mml_lightning.engine.predict import Predictor, heads_of, load_entries
 from mml_lightning.runs.fingerprint import evaluation
 from mml_lightning.utils.errors import UserError
 
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 Train = Callable[..., dict[str, Any]]
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
 
 from mml_lightning.backbones.registry import BUILDERS
 from mml_lightning.cli.commands.pack import prepare
 from mml_lightning.config import data as config_data
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.packs.encode import Coding
 from mml_lightning.data.packs.packing import Wish
 from mml_lightning.engine.evaluate import evaluate
@@ -24,7 +24,7 @@ from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.result_file import read_result
 from tests.conftest import SIZES
 
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 
 PACKAGE = '''
 import functools

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import DictConfig
 
 from mml_lightning.config import data as config_data
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.records import Record
 from mml_lightning.engine.evaluate import evaluate
 from mml_lightning.engine.predict import Predictor, heads_of, load_entries
 from mml_lightning.runs.result import nested_metrics
 from mml_lightning.utils.errors import UserError
 
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def run(train: Callable[..., dict[str, Any]], tmp_path: Path) -> Path:
     return tmp_path / "single" / "run"
 
 
-def made(composed: Composed, *overrides: str) -> tuple[Predictor, DictConfig]:
+def made(composed: Composed, *overrides: str) -> tuple[Predictor, Settings]:
     cfg, typed = composed(*overrides, program="eval", run="nothing_here")
     entries = load_entries(cfg, typed, lambda: config_data.dataset(cfg, ["test"]))
     return Predictor.of(cfg, entries, heads_of(entries)), cfg
@@ -46,7 +46,7 @@ def test_it_gives_the_scores_of_eval_without_a_run_directory(run: Path, composed
         assert dump is not None and dump.ids == tuple(expected["ids"])
         for peer in ("rgb", "flow"):
             assert np.array_equal(dump.logits[peer].numpy(), expected[f"logits/{peer}"]), peer
-        assert nested_metrics({f"test/{n}/{k}": x for n, one in dump.metrics().items() for k, x in one.items()}) == {
+        assert nested_metrics({f"test/{n}/{k}": x for n, one in scores.compute().items() for k, x in one.items()}) == {
             "test": measured["metrics"]["test"]
         }
     assert sorted(path for path in tmp_path.rglob("*")) == before
@@ -69,7 +69,7 @@ def test_it_scores_a_file_that_nobody_has_labelled(run: Path, composed: Composed
     scores = predictor.score(predictor.videos("mine", records), watched=watched)["label"]
     dump = scores.dump()
     assert dump is not None and dump.ids == ("mine.mp4",) and seen == [["mine.mp4"]]
-    assert list(scores.failures) == ["broken.mp4"] and dump is not None and dump.metrics() == {}
+    assert list(scores.failures) == ["broken.mp4"] and scores.compute() == {}
     assert dump.classes == predictor.heads["label"].classes
     with np.load(run / "predictions/test.npz") as file:
         whole = dict(zip(file["ids"], file["logits/rgb"], strict=True))

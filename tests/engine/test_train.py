@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 
+from mml_lightning.config.settings import Settings
 from mml_lightning.engine import train as engine_train
 from mml_lightning.engine import trainer as engine_trainer
 from mml_lightning.training.cohort import Cohort
@@ -21,7 +21,7 @@ from mml_lightning.training.console import EpochLines
 from mml_lightning.utils.errors import UserError
 
 Train = Callable[..., dict[str, Any]]
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 Same = Callable[[Path, Path], None]
 FIELDS = (
     "schema status error command git_sha versions started finished wall_s metrics name stage objective setup data "
@@ -41,7 +41,7 @@ def test_a_run_leaves_what_the_design_says(train: Train, tmp_path: Path) -> None
     assert result["clips_per_s"] > 0 and result["decoder"] == {"name": "decord", "version": "0.6.0"}
     for split in ("val", "test"):
         assert set(result["metrics"][split]) == {"rgb", "flow", "rgbdiff", "ensemble"}
-        assert set(result["metrics"][split]["rgb"]) == {"top1", "top5", "mean_class", "loss"}
+        assert set(result["metrics"][split]["rgb"]) == {"top1", "top5", "mean_class", "loss", "ece"}
         with np.load(folder / "predictions" / f"{split}.npz") as scores:
             assert set(scores.files) == {"ids", "target", "classes", "meta", *(f"logits/{p}" for p in result["peers"])}
             assert scores["logits/flow"].dtype == np.float32 and scores["logits/flow"].shape == (11, 1, 10)

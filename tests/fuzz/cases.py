@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mml_lightning.cli import hydra_app, main
 from mml_lightning.cli.commands import pack as pack_command
 from mml_lightning.config import data as config_data
+from mml_lightning.config.compose import compose, save
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.pack_index import read_dataset, write_manifest
 from mml_lightning.data.records.records import SPLITS
 from mml_lightning.engine import evaluate, job, train
@@ -55,7 +55,7 @@ class Ground:
     """Good input of every kind below one folder, and what is known of it."""
 
     folder: Path
-    data: dict[str, DictConfig] = field(default_factory=dict)  # a config for each kind of dataset
+    data: dict[str, Settings] = field(default_factory=dict)  # a config for each kind of dataset
     known: list[str] = field(default_factory=list)
     options: dict[str, list[str]] = field(default_factory=dict)
     world: Any = None  # of the attacks, once there is one
@@ -117,7 +117,7 @@ def prepare(folder: Path) -> Ground:
     ground.out.rename(ground.trained)
     (ground.trained / ".hydra").mkdir(exist_ok=True)
     (ground.trained / ".hydra" / "overrides.yaml").write_text(json.dumps(saved))
-    OmegaConf.save(compose("train", words), ground.trained / ".hydra" / "config.yaml")
+    save(compose("train", words), ground.trained / ".hydra" / "config.yaml")
     _pack(ground)
     return ground
 
@@ -128,7 +128,7 @@ def _pack(ground: Ground) -> None:
         pack_command.run(args, lambda words: compose("train", list(words)))
 
 
-def _read(cfg: DictConfig) -> None:
+def _read(cfg: Settings) -> None:
     """What a run does with the lists before it starts, and one sample of each split."""
     chosen = config_data.modalities(cfg)
     data = config_data.dataset(cfg)

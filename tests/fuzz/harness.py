@@ -36,7 +36,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from mml_lightning.cli import config_errors
-from mml_lightning.config import instantiate, resolvers
+from mml_lightning.config import resolve, resolvers
 from mml_lightning.engine import train
 from mml_lightning.runs import result
 from mml_lightning.utils.errors import UserError
@@ -87,7 +87,7 @@ def attempt(ground: Ground, family: str, number: int, seed: int) -> tuple[str, s
     except Vague as error:
         verdict, line = "vague line", str(error)
     except OmegaConfBaseException as error:  # what run.job makes of it
-        line = instantiate.explain(error)
+        line = resolve.explain(error)
     except (Exception, Slow) as error:
         expected = isinstance(error, HydraException | ValueError | TypeError) or config_errors.too_long(error)
         if not config_errors.of_command_line(error) or not expected:

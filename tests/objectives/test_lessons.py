@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -276,3 +277,76 @@ def test_samples_that_are_all_alike_have_no_distance() -> None:
     loss = distance_loss(same, torch.randn(3, 4))
     (gradient,) = torch.autograd.grad(loss, same)
     assert loss.isfinite() and gradient.isfinite().all()
+
+
+def shapes(width: int, frames: int = 4, side: int = 2) -> dict[str, tuple[int, ...]]:
+    return {"pooled": (width,), "map": (frames, width, side, side)}
+
+
+@pytest.mark.parametrize(
+    ("lesson", "fits"),
+    [
+        ({"lesson": "kl"}, True),
+        ({"lesson": "logit_mse"}, True),
+        ({"lesson": "feature_mse"}, False),
+        ({"lesson": "feature_mse", "site": "map"}, False),
+        ({"lesson": "attention"}, True),
+        ({"lesson": "relational"}, True),
+    ],
+)
+def test_widths_are_compared_before_training(lesson: dict[str, str], fits: bool) -> None:
+    graph = Objective(["rgb", "flow"], [{"students": "first", "teachers": "rest", **lesson}])
+    graph.check_features({"rgb": shapes(2048), "flow": shapes(2048)})
+    told = r"of rgb \(2048 wide, .*\) with those of flow \(512 wide"
+    with nullcontext() if fits else pytest.raises(ValueError, match=told):
+        graph.check_features({"rgb": shapes(2048), "flow": shapes(512)})
+
+
+def test_and_so_are_the_sizes_of_maps_and_teachers_of_two_widths() -> None:
+    attention = Objective(["rgb", "flow"], [{"students": "first", "teachers": "rest", "lesson": "attention"}])
+    with pytest.raises(ValueError, match=r"map of 4 x 2 x 2\) with those of flow \(8 wide, map of 2 x 2 x 2\)"):
+        attention.check_features({"rgb": shapes(8), "flow": shapes(8, frames=2)})
+    two = Objective(["a", "b", "c"], [{"students": "first", "teachers": "rest", "lesson": "relational"}])
+    with pytest.raises(ValueError, match=r"b \(8 wide.*c \(4 wide"):
+        two.check_features({"a": shapes(8), "b": shapes(8), "c": shapes(4)})
+
+
+@pytest.mark.parametrize("site", ["pooled", "map"])
+def test_a_learned_map_brings_features_to_another_width(site: str) -> None:
+    spec = {"students": "first", "teachers": "rest", "lesson": "feature_mse", "site": site, "project": True}
+    graph = Objective(["rgb", "flow"], [spec])
+    sizes = {"rgb": shapes(6), "flow": shapes(4)}
+    graph.check_features(sizes)
+    state = torch.get_rng_state()
+    (projection,) = graph.projections(sizes, seed=3)["rgb"].values()
+    assert torch.equal(torch.get_rng_state(), state), "what a run draws stays what it was"
+    features = {name: torch.randn(2, *shape, requires_grad=True) for name, shape in sizes["rgb"].items()}
+    taught = {name: torch.randn(2, *shape) for name, shape in sizes["flow"].items()}
+    edge = graph.edges[0]
+    outputs = {
+        "rgb": SimpleNamespace(logits={}, features=features | {edge.projection: projection(features)}),
+        "flow": SimpleNamespace(logits={}, features=taught),
+    }
+    loss = edge(outputs, "", LABELS)
+    places = features[site].movedim(2, -1) if site == "map" else features[site]
+    mapped = places @ projection.weight.T + projection.bias
+    target = taught[site].movedim(2, -1) if site == "map" else taught[site]
+    torch.testing.assert_close(loss, (mapped - target).square().flatten(1).mean(1))
+    loss.sum().backward()
+    assert features[site].grad is not None and projection.weight.grad is not None
+    with (
+        pytest.raises(ValueError, match=r"map of 4 x 2 x 2\).* map of 2 x 2 x 2\)") if site == "map" else nullcontext()
+    ):
+        graph.check_features({"rgb": shapes(6), "flow": shapes(4, frames=2)})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"lesson": "kl", "project": True}, "project=true is for lessons that compare features at a site, not for kl"),
+        ({"lesson": "feature_mse", "project": "yes"}, "project=yes must be true or false"),
+    ],
+)
+def test_a_learned_map_is_for_features(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Objective(["rgb", "flow"], [wrong])

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
 
 from mml_lightning import report
 from mml_lightning.config import peers
+from mml_lightning.config.compose import changed
+from mml_lightning.config.settings import Settings
 from mml_lightning.engine import train as engine_train
 from mml_lightning.pipelines import plan
-from mml_lightning.pipelines import run_pipeline as pipelines
 from mml_lightning.pipelines.plan import plan_runs
 from mml_lightning.pipelines.reuse import Reuse
 from mml_lightning.pipelines.run_pipeline import pipeline
 from mml_lightning.utils.errors import RunsFailed, UserError
 
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 QUICK = ("schedule.epochs=1",)
 
 
@@ -30,11 +30,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     stage = engine_train.stage
 
-    def spy(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
+    def spy(cfg: Settings, overrides: list[str]) -> dict[str, Any]:
         names.append(cfg.name)
         return stage(cfg, overrides)
 
-    monkeypatch.setattr(pipelines, "stage", spy)
+    monkeypatch.setattr(engine_train, "stage", spy)
     return names
 
 
@@ -102,13 +102,13 @@ def test_interrupted_pipeline_continues(
 ) -> None:
     stage = engine_train.stage
 
-    def cut(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
+    def cut(cfg: Settings, overrides: list[str]) -> dict[str, Any]:
         if cfg.stage.name == "ml":
             raise KeyboardInterrupt
         return stage(cfg, overrides)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipelines, "stage", cut)
+        patch.setattr(engine_train, "stage", cut)
         with pytest.raises(KeyboardInterrupt):
             pipeline(*composed("pipeline=mml", *QUICK))
     told = json.loads((tmp_path / "single/run/result.json").read_text())
@@ -172,8 +172,8 @@ def test_a_typed_init_is_where_the_first_step_starts(
 ) -> None:
     runs = plan_runs(*composed("pipeline=reduced_mml", typed))
     assert [run.name for run in runs] == names
-    assert [run.cfg.init.rgb for run in runs] == [first, "ce"]
-    assert runs[1].cfg.aliases.ce.run == names[0]
+    assert [run.cfg.init.of("rgb") for run in runs] == [first, "ce"]
+    assert runs[1].cfg.aliases["ce"]["run"] == names[0]
 
 
 def test_a_failed_run_blocks_only_those_that_start_from_it(
@@ -181,16 +181,16 @@ def test_a_failed_run_blocks_only_those_that_start_from_it(
 ) -> None:
     stage = engine_train.stage
 
-    def break_one(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
+    def break_one(cfg: Settings, overrides: list[str]) -> dict[str, Any]:
         if cfg.name == "ml_rgb_from_ce":
             raise RuntimeError("broken cable")
         return stage(cfg, overrides)
 
-    monkeypatch.setattr(pipelines, "stage", break_one)
+    monkeypatch.setattr(engine_train, "stage", break_one)
     runs = [{"stage": "ce", "modality": ["rgb"], "copies": 2}, {"stage": "ml", "modality": ["rgb"], "init": "ce"}]
     runs += [{"stage": "mml", "modality": ["rgb", "flow"], "init": word} for word in ("ml", "ce")]
     cfg, typed = composed("pipeline=mml", *QUICK)
-    cfg.pipeline.runs = runs
+    cfg = changed(cfg, {"pipeline.runs": runs})
     with pytest.raises(RunsFailed, match=r"1 of 4 runs failed \(ml_rgb_from_ce seed 0\), 1 more .* broken cable"):
         pipeline(cfg, typed)
     root = tmp_path / "single/run"

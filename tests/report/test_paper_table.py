@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra import compose
-from omegaconf import DictConfig, OmegaConf
 
 from mml_lightning import report
-from mml_lightning.config import instantiate, peers
+from mml_lightning.config import peers
+from mml_lightning.config.compose import changed, compose
+from mml_lightning.config.settings import Settings
 from mml_lightning.pipelines.plan import layouts_of, plan_runs, seeds_of
 from mml_lightning.pipelines.reuse import pace
 from mml_lightning.pipelines.run_pipeline import pipeline
@@ -27,7 +27,7 @@ from mml_lightning.utils.errors import UserError
 ROOT = Path(__file__).parents[2]
 SPEC = ROOT.parent / "shared/spec/paper_tables.yaml"
 TABLES = [file.stem for file in sorted((ROOT / "conf/experiment").glob("table[0-9]*.yaml"))]
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 QUICK = ("schedule.epochs=1", "trainer.accelerator=cpu")
 
 
@@ -88,11 +88,11 @@ def test_a_run_of_a_table_is_the_run_of_its_command(composed: Composed) -> None:
     """So that networks of tables, pipelines and single runs are shared."""
     runs = {run.key: run for run in plan_runs(*composed("experiment=table3"))}
     alone, _ = composed("stage=mml", "modality=[rgb,flow]", "init.rgb=ce")
-    ours, theirs = instantiate.to_container(runs["mml_rgb_base"].cfg), instantiate.to_container(alone)
+    ours, theirs = runs["mml_rgb_base"].cfg.plain(), alone.plain()
     ours.pop("paths"), theirs.pop("paths")
     assert ours == theirs
     again = compose("train", overrides=[*runs["mml_rgb_base"].typed, "paths.output_dir=out"])
-    assert instantiate.to_container(again.init) == instantiate.to_container(alone.init) and again.name == alone.name
+    assert again.plain("init") == alone.plain("init") and again.name == alone.name
 
 
 @pytest.mark.parametrize("setup, base", [("ssv2", "imagenet"), ("charades", "kinetics")])
@@ -109,11 +109,11 @@ def test_tables_of_other_setups_start_from_their_base(hydra: None, tmp_path: Pat
     cfg = compose("train", overrides=[*typed, "paths.output_dir=out"])
     runs = {run.key: run for run in plan_runs(cfg, typed)}
     assert runs["mml_base_base"].name == f"mml_rgb+flow_from_{base}"
-    assert runs["mars_rgb"].cfg.init.rgb == base and runs["mars_rgb"].cfg.init.flow == "own"
+    assert runs["mars_rgb"].cfg.init.of("rgb") == base and runs["mars_rgb"].cfg.init.of("flow") == "own"
     assert {run.cfg.setup.name for run in runs.values()} == {setup}
 
 
-def tiny(composed: Composed, *overrides: str, run: str = "run") -> tuple[DictConfig, list[str]]:
+def tiny(composed: Composed, *overrides: str, run: str = "run") -> tuple[Settings, list[str]]:
     """A table of two networks of one run."""
     cfg, typed = composed("experiment=table1", *QUICK, *overrides, run=run)
     declared = {
@@ -122,8 +122,7 @@ def tiny(composed: Composed, *overrides: str, run: str = "run") -> tuple[DictCon
         "rows": {"RGB from {base}": ["ce_rgb/rgb", "ce_rgb/rgb_1"]},
         "claims": [{"say": "one is better", "better": "ce_rgb/rgb", "than": "ce_rgb/rgb_1"}],
     }
-    OmegaConf.update(cfg, "tables", {"tiny": declared}, merge=False, force_add=True)
-    return cfg, typed
+    return changed(cfg, {"tables": {"tiny": declared}}), typed
 
 
 def test_a_table_is_trained_filled_and_not_trained_again(
@@ -147,7 +146,7 @@ def test_a_table_is_trained_filled_and_not_trained_again(
     def fail(*_: Any) -> None:
         raise AssertionError("nothing is left to train")
 
-    monkeypatch.setattr("mml_lightning.pipelines.run_pipeline.stage", fail)
+    monkeypatch.setattr("mml_lightning.engine.train.stage", fail)
     pipeline(*tiny(composed, "seeds=[1]", run="second"))
     assert "1 of 1 done (1 reused)" in (tmp_path / "single/second/runs.md").read_text()
     assert "One seed has no interval" in (tmp_path / "single/second/tiny.md").read_text()
@@ -160,7 +159,7 @@ def test_the_papers_number_stands_beside_ours_on_its_setup_only(composed: Compos
     metrics = {"val": {"rgb": {"top1": 60.5, "top5": 86.0}}}
     (tmp_path / "a/result.json").write_text(json.dumps({"metrics": metrics}))
     for setup, expected in (("ssv2", "60.50 / 86.00 (paper 60.82 / 86.75)"), ("demo", "60.50 / 86.00")):
-        told = {"setup": setup, "base": "imagenet", "tables": instantiate.to_container(cfg.tables), "runs": [run]}
+        told = {"setup": setup, "base": "imagenet", "tables": cfg.plain("tables"), "runs": [run]}
         (tmp_path / "runs.json").write_text(json.dumps(told))
         (table,) = report.write_filled(tmp_path)
         text = report.filled_markdown(table)
@@ -211,9 +210,7 @@ def test_seeds_are_a_number_or_a_list(composed: Composed) -> None:
 def test_the_table_of_the_docs_is_one(hydra: None) -> None:
     text = (ROOT / "docs/tables.md").read_text()
     mine = yaml.safe_load(text.split("```yaml\n# conf/experiment/mine.yaml")[1].split("```")[0].split("\n", 1)[1])
-    catalogue = instantiate.to_container(
-        compose("train", overrides=["catalogue=paper", "paths.output_dir=out"]).catalogue
-    )
+    catalogue = compose("train", ["catalogue=paper"]).plain("catalogue")
     table = layout("mine", mine["tables"]["mine"], "scratch")
     assert set(table.runs()) <= set(catalogue)
     assert [len(place.networks) for place in table.places[3]] == [2, 0]

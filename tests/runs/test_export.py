@@ -6,9 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hydra import compose
 
-from mml_lightning.config.instantiate import to_container
+from mml_lightning.config.compose import compose
 from mml_lightning.runs.export import metrics_of
 from mml_lightning.runs.fingerprint import config_that_decides_weights, fingerprint, zoo_folder
 
@@ -28,7 +27,7 @@ def test_forms_of_charades_do_not_share_a_zoo_folder(hydra: None) -> None:
 
 def test_how_a_run_reads_and_how_often_it_looks_is_no_part_of_its_identity(hydra: None) -> None:
     def identity(*typed: str) -> dict[str, Any]:
-        return config_that_decides_weights(to_container(compose("train", overrides=[*typed, "paths.output_dir=out"])))
+        return config_that_decides_weights(compose("train", typed).plain())
 
     usual = identity()
     for same in ("data.cache=none", "data.cache=ram", "data.cache_mb=7", "data.workers=3", "trainer.validations=1"):
@@ -49,5 +48,6 @@ def test_fingerprints_of_finished_runs_stay_what_they_are(hydra: None, typed: li
     """As version fdeecbd computed them: the zoo of then is still found."""
     cfg = compose("train", overrides=[*typed, "paths.output_dir=o"])
     told = {"ce": {"fingerprint": "f", "peer": "rgb"}}
-    origins = {name: {"init": cfg.init[name], "provenance": told.get(cfg.init[name])} for name in cfg.modality}
+    words = {name: cfg.init.of(name) for name in cfg.modality}
+    origins = {name: {"init": word, "provenance": told.get(word)} for name, word in words.items()}
     assert fingerprint(cfg, SimpleNamespace(fingerprint=lambda: "data", splits={}), origins) == known  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
 
 from mml_lightning.config import data, peers
+from mml_lightning.config.settings import Settings
 from mml_lightning.engine.evaluate import evaluate
 from mml_lightning.engine.train import stage
 from mml_lightning.pipelines.run_pipeline import pipeline
@@ -23,7 +23,7 @@ from mml_lightning.utils.result_file import write_json
 from mml_lightning.zoo.files import load_peer, weights_hash
 
 Train = Callable[..., dict[str, Any]]
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 SHORT = ("schedule.epochs=1", "test=false")
 MML = ("stage=mml", "modality=[rgb,flow]", "init=ce", *SHORT)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mml_lightning.runs.result import RunResult, git_sha, nested_metrics
+from mml_lightning.config.compose import changed
+from mml_lightning.runs.result import RunResult, git_sha, nested_metrics, record_failure
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.result_file import read_result, write_json
 
@@ -63,3 +66,14 @@ def test_what_can_not_be_read_is_none(tmp_path: Path) -> None:
 def test_git_sha_is_a_commit_or_nothing() -> None:
     sha = git_sha()
     assert sha is None or len(sha.removesuffix("+changes")) == 12
+
+
+@pytest.mark.parametrize("value", [["a", "b"], {"a": "b"}, 7, None], ids=["list", "table", "number", "nothing"])
+@pytest.mark.parametrize("group", ["data", "stage", "objective", "setup", "backbone", "views"])
+def test_a_job_that_fails_for_its_names_has_a_row(group: str, value: object, composed: Callable[..., Any]) -> None:
+    cfg, typed = composed()
+    cfg = changed(cfg, {f"{group}.name": value})
+    record_failure(cfg, typed, UserError("no name"))
+    told = read_result(Path(cfg.paths.output_dir))
+    assert told is not None and told["error"] == "no name"
+    assert told[group] in (str(value), None) and (told[group] is None) <= (value is None)

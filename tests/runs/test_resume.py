@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.loading.dataset import ClipDataset
 from mml_lightning.engine import train as engine_train
 from mml_lightning.engine import trainer as engine_trainer
@@ -23,7 +23,7 @@ from mml_lightning.utils import preemption
 from mml_lightning.utils.errors import Preempted, UserError
 
 Train = Callable[..., dict[str, Any]]
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 Same = Callable[[Path, Path], None]
 MML = (
     *("stage=mml", "modality=[rgb,flow]", "data.batch_size=4", "trainer.accumulate_grad_batches=2"),
@@ -77,9 +77,10 @@ def assert_equal_runs(one: Path, two: Path, same_weights: Same) -> None:
 @pytest.fixture(scope="session")
 def whole(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Runs that nothing interrupts."""
-    from hydra import compose, initialize_config_dir
+    from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    from mml_lightning.config.compose import compose
     from tests.conftest import CONF
 
     folder = tmp_path_factory.mktemp("whole")
@@ -299,3 +300,16 @@ def test_a_setting_that_came_into_being_since_does_not_refuse(train: Train, comp
     assert train(*again, run="first")["status"] == "completed"
     with pytest.raises(UserError, match=r"optimizer\.flow_stem_lr5 was None and is True now"):
         engine_train.stage(*composed(*again, "optimizer.flow_stem_lr5=true", run="first"))
+
+
+@pytest.mark.parametrize("lessons", [(), ("stage=mars", "objective.edges.0.project=true", "init=scratch")])
+def test_networks_of_two_kinds_go_on_as_well(
+    cut: Callable[..., None], train: Train, tmp_path: Path, same_weights: Same, lessons: tuple[str, ...]
+) -> None:
+    own = (*MML, "backbone=tsm_resnet50", "backbone.flow=tsm_resnet18", "backbone.flow.net.width=8", *lessons)
+    train(*own, run="whole")
+    cut("on_train_batch_start", 4, *own, run="cut")
+    with pytest.raises(UserError, match=r"backbone\.flow\.net\.width was 8 and is 4 now"):
+        train(*own, "backbone.flow.net.width=4", "resume=auto", run="cut")
+    train(*own, "resume=auto", run="cut")
+    assert_equal_runs(tmp_path / "single/whole", tmp_path / "single/cut", same_weights)

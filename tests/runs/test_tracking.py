@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
 
+from mml_lightning.config.settings import Settings
 from mml_lightning.pipelines.run_pipeline import pipeline
 from mml_lightning.runs import tracking
 from tests.conftest import command, environment
@@ -19,7 +19,7 @@ from tests.offline import offline_run
 from tests.patience import LONGEST
 from tests.report.test_paper_table import tiny
 
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 WANDB = ("logger=wandb", "logger.mode=offline", "tags=[mine]")
 
 

@@ -280,10 +280,10 @@ def test_repeated_videos_count_once_and_unreadable_ones_are_named(tmp_path):
     trainer = pl.Trainer(default_root_dir=tmp_path, **QUIET)
     trainer.test(cohort, DataLoader([*twice, empty], batch_size=None), verbose=False)
     scores = cohort.scores["label"]
-    assert len(scores.rows) == 12 and scores.failures == {"gone": "truncated"}
+    assert len(scores.dump().ids) == 12 and scores.failures == {"gone": "truncated"}
     trainer.test(cohort, DataLoader(batches(), batch_size=None), verbose=False)
-    assert len(cohort.scores["label"].rows) == 12
-    assert scores.metrics() == cohort.scores["label"].metrics()
+    assert len(cohort.scores["label"].dump().ids) == 12
+    assert scores.compute() == cohort.scores["label"].compute()
 
 
 def test_views_are_scored_one_by_one(tmp_path):

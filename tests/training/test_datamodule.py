@@ -12,10 +12,11 @@ import torch
 from mml_lightning.data.flow.cache import FlowCache, FlowSettings
 from mml_lightning.data.loading.dataset import ClipDataset
 from mml_lightning.data.loading.draws import FixedCrops, RandomCrop, TrainTemporalSampler, ValTemporalSampler
+from mml_lightning.data.loading.loader_settings import LoaderSettings
 from mml_lightning.data.loading.sources import SourceOpener
 from mml_lightning.data.records.records import Head, Record
 from mml_lightning.modalities import Modality
-from mml_lightning.training.datamodule import LoaderSettings, VideoData
+from mml_lightning.training.datamodule import VideoData
 from mml_lightning.transforms import TestGeometry as FixedGeometry
 from mml_lightning.transforms import TrainGeometry
 from mml_lightning.utils.errors import UserError

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose
 
 from mml_lightning.config import training
+from mml_lightning.config.compose import compose
 from mml_lightning.engine import train as runs
 from mml_lightning.engine import trainer
 from mml_lightning.engine.train import stage

@@ -52,6 +52,7 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[BenchTable]:
 
     from mml_lightning.benchmarks import scaling, scaling_plot
     from mml_lightning.benchmarks.training_step import seen
+    from mml_lightning.config import backbones
     from mml_lightning.utils.device import device_name
 
     chosen = {axis: scaling.values_of(axis, getattr(args, axis)) for axis in axes}
@@ -64,7 +65,8 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[BenchTable]:
         curves.append(curve)
         yield scaling.told(curve, functools.partial(seen, cfg, args.device))
     if args.plot is not None:
-        title = f"{cfg.backbone.name}, {cfg.trainer.precision}, batch {cfg.data.batch_size}, {device_name(args.device)}"
+        told = (backbones.label(cfg), cfg.trainer.precision, f"batch {cfg.data.batch_size}", device_name(args.device))
+        title = ", ".join(map(str, told))
         write(args.plot, scaling_plot.draw(curves, title), "--plot")
 
 

@@ -20,9 +20,9 @@ from mml_lightning.benchmarks.tables import BenchTable, made_by, writable, write
 from mml_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from mml_lightning.config.settings import Settings
 
-Compose = Callable[[Sequence[str]], "DictConfig"]
+Compose = Callable[[Sequence[str]], "Settings"]
 USUAL = ("setup=ssv2", "data.root=nowhere", "data.batch_size=2", "optimizer.lr=0.001", "schedule=constant")
 HALF = ("trainer.precision=bf16-mixed",)
 

@@ -9,8 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mml_lightning.cli.commands.score import dump_file, some, weights_of
+from mml_lightning.cli.commands.score import SHOWN, dump_file, weights_of
 from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.plain_text import some_videos
 
 if TYPE_CHECKING:
     from mml_lightning.evaluation.ensemble_members import EnsembleMember
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mml_lightning.evaluation.metrics.ensembles import Members
     from mml_lightning.evaluation.predictions import Predictions
     from mml_lightning.report.grid import Grid
+    from mml_lightning.report.html import SortableTable
 
 TOP = 20  # rows in the terminal; the files have all
 MANY = 20_000  # more ensembles than anybody reads
@@ -242,7 +244,7 @@ def _about(found: Ensembles) -> list[str]:
     lines = [f"{found.videos} videos; {how}; percent"]
     if found.searched:
         lines.append(f"weights searched on {found.searched} other videos")
-    lines += [f"{name} lacks {some(ids)}: in no number" for name, ids in found.missing.items()]
+    lines += [f"{name} lacks {some_videos(ids, SHOWN)}: in no number" for name, ids in found.missing.items()]
     return lines + found.notes
 
 
@@ -252,15 +254,14 @@ def save(found: Ensembles, grids: Sequence[Grid], out: Path) -> list[Path]:
     Raises:
         UserError: they can't be written.
     """
-    from mml_lightning.report.html import document, grid_table, section
+    from mml_lightning.report.html import grid_table, tables_page
     from mml_lightning.utils.files import write_atomically
     from mml_lightning.utils.result_file import write_json
 
-    body = "".join(section(grid.title, grid_table(grid)) for grid in grids) + section("Pairs", _matrix(found))
     texts = {
         "ensembles.md": "\n".join(grid.markdown() for grid in grids),
         "ensembles.csv": grids[1].csv(),
-        "ensembles.html": document("Ensembles", body),
+        "ensembles.html": tables_page("Ensembles", [*map(grid_table, grids), _matrix(found)]),
     }
     try:
         for name, text in texts.items():
@@ -272,20 +273,17 @@ def save(found: Ensembles, grids: Sequence[Grid], out: Path) -> list[Path]:
     return [out / f"ensembles.{kind}" for kind in ("md", "csv", "json", "html")]
 
 
-def _matrix(found: Ensembles) -> str:
-    """Every two networks as a table of html: disagreement above, Q below the diagonal."""
-    from html import escape
-
-    from mml_lightning.report.html import Td, sortable
+def _matrix(found: Ensembles) -> tuple[str, SortableTable, list[str]]:
+    """Every two networks as a table of the page: disagreement above, Q below the diagonal."""
+    from mml_lightning.report.html import SortableTable, Td
 
     names = [row.members[0] for row in found.singles]
     rows = []
     for a, name in enumerate(names):
-        cells = [Td(name, escape(name))]
+        cells = [Td(name, name)]
         for b in range(len(names)):
             value = found.disagreement[a][b] if a < b else found.q[a][b]
             text = "" if a == b else f"{value:.2f} %" if a < b else f"{value:.3f}"
             cells.append(Td(None if a == b else value, text))
         rows.append(cells)
-    note = '<p class="note">above the diagonal: disagreement; below: Q</p>'
-    return sortable(["", *map(escape, names)], rows) + note
+    return "Pairs", SortableTable(["", *names], rows), ["above the diagonal: disagreement; below: Q"]

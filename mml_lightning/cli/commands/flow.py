@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mml_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
+    from mml_lightning.config.settings import Settings
     from mml_lightning.data.flow.cache import FlowCache
     from mml_lightning.data.flow.fill import Outcome
     from mml_lightning.data.records.records import Dataset, Record
@@ -47,7 +46,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quality", type=int, metavar="N", help="with --export: of jpg, 1 to 100 (default: 95)")
 
 
-def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]) -> None:
+def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], Settings]) -> None:
     """Raises:
     UserError: a wrong option or config, or something can't be written.
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mml_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from mml_lightning.config.settings import Settings
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -24,11 +24,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE.svg", help="also draw it there")
 
 
-def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]) -> None:
+def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], Settings]) -> None:
     """Raises:
     UserError: the stage does not fit the modalities, the graph is wrong, or the picture can't be written.
     """
-    from mml_lightning.config import peers, training
+    from mml_lightning.config import backbones, objective, peers
     from mml_lightning.objectives import drawing
     from mml_lightning.utils.files import write_atomically
 
@@ -38,13 +38,18 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]
     if cfg.pipeline.runs:
         raise UserError(f"pipeline={cfg.pipeline.name} has several stages; draw one of them: mml graph stage=mml ...")
     specs = peers.peer_specs(cfg, args.overrides)
-    objective = training.objective(cfg, [spec.name for spec in specs])
-    print("\n".join(drawing.parts(objective, full=True)))
+    graph = objective.objective(cfg, [spec.name for spec in specs])
+    names = backbones.names(cfg)
+    differ = len(set(names.values())) > 1
+    print("\n".join([*drawing.parts(graph, full=True), *([f"backbone: {backbones.label(cfg)}"] if differ else [])]))
     if args.out:
-        about = {spec.name: f"from {spec.origin.init}" for spec in specs}
+        about = {
+            spec.name: (f"{names[spec.modality.name]}, " if differ else "") + f"from {spec.origin.init}"
+            for spec in specs
+        }
         try:
             with write_atomically(args.out) as handle:
-                handle.write(drawing.svg(objective, about))
+                handle.write(drawing.svg(graph, about))
         except OSError as error:
             raise UserError(f"can't write {args.out}: {error.strerror or error}") from None
         print(f"wrote {args.out}")

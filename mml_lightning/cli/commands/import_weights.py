@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mml_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
+    from mml_lightning.config.settings import Settings
     from mml_lightning.modalities import Modality
 
     Classes = tuple[dict[str, list[str]] | None, dict[str, bool]]
@@ -73,7 +72,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]) -> None:
+def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], Settings]) -> None:
     """Import the file and write the zoo file.
 
     Args:
@@ -85,7 +84,7 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]
     import torch
 
     from mml_lightning.backbones.peer import Peer
-    from mml_lightning.config import data, instantiate
+    from mml_lightning.config import data, peers
     from mml_lightning.zoo import importers
     from mml_lightning.zoo.files import export_peer
 
@@ -100,23 +99,17 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]
     cfg = compose([override for group, given in words.items() for override in _overrides(group, given)])
     modality = data.modalities(cfg)[name]
     classes, multi_label = _classes(args, cfg)
-    made = instantiate.instantiate(cfg.backbone.net)
 
-    def make(num_classes: dict[str, int]) -> Peer:
+    def make(num_classes: Mapping[str, int]) -> Peer:
         torch.manual_seed(0)  # what a file lacks comes out the same every time
-        try:
-            net = made(in_channels=modality.channels, num_classes=num_classes)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"backbone={cfg.backbone.name}: {error}") from None
-        assert isinstance(net, Peer)
-        return net
+        return peers.new_network(cfg, modality, num_classes)
 
     if args.out.exists():
         raise UserError(f"--out {args.out} is there already and may be what runs have started from: name another file")
-    described: dict[str, Any] = {"name": modality.name, **instantiate.to_container(cfg.modality[modality.name])}
+    described: dict[str, Any] = {"name": modality.name, **cfg.plain("modality")[modality.name]}
     imported = importers.zoo_entry(
         args.file,
-        make,  # type: ignore[arg-type]
+        make,
         described,
         classes,
         multi_label,
@@ -156,7 +149,7 @@ def _overrides(group: str, words: Sequence[str]) -> list[str]:
     return [word if "=" in word else f"{group}={word}" for word in words]
 
 
-def _classes(args: argparse.Namespace, cfg: DictConfig) -> Classes:
+def _classes(args: argparse.Namespace, cfg: Settings) -> Classes:
     """({head: names}, {head: multi_label}) as the options say; no names if they say nothing."""
     from mml_lightning.config import data
 

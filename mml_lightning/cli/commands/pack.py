@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
+    from mml_lightning.config.settings import Settings
     from mml_lightning.data.packs.packing import Packed, Packer, Wish
     from mml_lightning.data.packs.verify import Verdict
 
@@ -53,7 +52,7 @@ def _quality(text: str) -> int | str:
     return text if text == "png" else int(text)
 
 
-def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]) -> None:
+def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], Settings]) -> None:
     """Raises:
     UserError: the config, a number or the folder is wrong.
     """
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], DictConfig]
             sys.exit(1)
 
 
-def prepare(cfg: DictConfig, out: Path, wish: Wish, more: Sequence[str] = ()) -> Packer:
+def prepare(cfg: Settings, out: Path, wish: Wish, more: Sequence[str] = ()) -> Packer:
     """What will be packed of a config: all records of its data, the sources of its modalities and `more`.
 
     Raises:

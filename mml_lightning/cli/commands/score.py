@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.plain_text import some_videos
 
 if TYPE_CHECKING:
     from mml_lightning.evaluation.predictions import Predictions
@@ -121,15 +122,10 @@ def _header(dump: Predictions) -> list[str]:
 
 def _left_out(dump: Predictions, alone: Mapping[str, Sequence[str]]) -> list[str]:
     """What the numbers do not cover."""
-    lines = [f"not in every dump, left out: {some(ids)} of {name}" for name, ids in alone.items()]
+    lines = [f"not in every dump, left out: {some_videos(ids, SHOWN)} of {name}" for name, ids in alone.items()]
     if dump.unreadable:
-        lines.append(f"without scores in the run: {some(sorted(dump.unreadable))}")
+        lines.append(f"without scores in the run: {some_videos(sorted(dump.unreadable), SHOWN)}")
     return [*lines, *dump.notes()]
-
-
-def some(ids: Sequence[str]) -> str:
-    named = ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")
-    return f"{len(ids)} video{'' if len(ids) == 1 else 's'} ({named})"
 
 
 def _table(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:

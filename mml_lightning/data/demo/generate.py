@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from mml_lightning.data.demo.scenes import CLASSES, Video, plan
-from mml_lightning.data.demo.worker import make
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import locked, remove_leftovers, write_atomically
 from mml_lightning.utils.foreign import Foreign, parse_json, read_json
@@ -219,6 +218,8 @@ def _results(root: Path, parameters: dict[str, int], missing: list[Video], worke
         if left:
             log.warning("demo: worker processes stopped early; making the last %d videos in this one", len(left))
     for video in left.values():
+        from mml_lightning.data.demo.worker import make  # it imports encoders, which a demo that is there does not need
+
         yield make(video, root / "videos")
 
 

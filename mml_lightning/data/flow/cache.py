@@ -123,15 +123,6 @@ def stream_flow(frames: Iterable[np.ndarray], settings: FlowSettings) -> Iterato
     return (quantise(pixels, settings.bound) for pixels in fields(frames))
 
 
-def compute_flow(frames: Iterable[np.ndarray], settings: FlowSettings) -> np.ndarray:
-    """All of :func:`stream_flow`, uint8 [P, H, W, 2], of two or more frames.
-
-    Raises:
-        ValueError: as there.
-    """
-    return np.stack(list(stream_flow(frames, settings)))
-
-
 def coded_flow(path: Path, size: tuple[int, int], pairs: int, settings: FlowSettings) -> np.ndarray:
     """Quantised motion vectors uint8 [P, H, W, 2] of a video file whose reader counts `pairs` of `size` (W, H).
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from mml_lightning.data.video.decode import DecodeError, steadily
 from mml_lightning.modalities import Modality
 from mml_lightning.transforms import Crop
 from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.seeds import keyed_seed
 
 Starts = Callable[[Mapping[str, int], Mapping[str, int], np.random.Generator], Mapping[str, np.ndarray]]
 """Temporal draw: ({modality: items}, {modality: window}, rng) -> {modality: starts [V, T]}."""
@@ -269,8 +269,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
 def keyed_generator(seed: int, epoch: int, record: str, purpose: str) -> np.random.Generator:
     """A generator that depends on nothing but its key."""
-    digest = hashlib.blake2b(f"{seed}|{epoch}|{record}|{purpose}".encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    return np.random.Generator(np.random.Philox(key=keyed_seed(seed, epoch, record, purpose, size=16)))
 
 
 def collate(samples: Sequence[dict[str, Any]], kinds: Mapping[str, Kind]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import threading
-import uuid
 import zlib
 from collections import OrderedDict
 from contextlib import suppress
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mml_lightning.data.video.video_index import VideoIndex, judge, of_plain, plain
+from mml_lightning.utils.files import write_atomically
 
 SCHEMA = 2
 KEPT = 4096  # indices in memory: a few kilobytes each
@@ -83,15 +83,9 @@ class IndexStore:
             return
         fields = plain(index)
         told = {"schema": SCHEMA, "video": path.name, "state": list(state), "made_with": _versions()}
-        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            # nothing waits for the disk: what a power cut leaves of it has another sum, and is made again
-            temporary.write_text(json.dumps({**told, "index": fields, "crc32": _sum(fields)}), encoding="ascii")
-            os.replace(temporary, file)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink()
+        # nothing waits for the disk: what a power cut leaves of it has another sum, and is made again
+        with suppress(OSError), write_atomically(file, sync=False) as handle:
+            handle.write(json.dumps({**told, "index": fields, "crc32": _sum(fields)}))
 
 
 def _sum(fields: Any) -> int:

@@ -131,13 +131,6 @@ def media_files(media: Media) -> Iterator[Path]:
             yield from media.paths(index)
 
 
-def media_bytes(media: Media) -> int:
-    """Size of all files of `media`, or of its images in a pack, in bytes; missing files count 0."""
-    if isinstance(media, PackedFrames):
-        return media.bytes
-    return sum(path.stat().st_size for path in media_files(media) if path.is_file())
-
-
 def media_absent(media: Media) -> Path | None:
     """The file that shows that `media` is not there: the video, or a first image; None if it is."""
     plain = to_plain(media)

@@ -12,7 +12,7 @@ from mml_lightning.evaluation.metrics.average_precision import (
     unlabelled_last,
     weighted_average_precision,
 )
-from mml_lightning.evaluation.metrics.classification import class_accuracy, top_k_accuracy
+from mml_lightning.evaluation.metrics.classification import class_accuracy, confusion_matrix
 from mml_lightning.evaluation.metrics.pooling import ensemble, pool_views
 from mml_lightning.evaluation.metrics.protocol import (
     DEFAULT,
@@ -33,6 +33,7 @@ __all__ = [
     "average_precision",
     "by_class",
     "class_accuracy",
+    "confusion_matrix",
     "ensemble",
     "labelled",
     "mean_average_precision",
@@ -40,7 +41,6 @@ __all__ = [
     "pool_peers",
     "pool_views",
     "sample_average_precision",
-    "top_k_accuracy",
     "unlabelled_last",
     "weighted_average_precision",
 ]

@@ -45,6 +45,13 @@ def average_precision(scores: Tensor, target: Tensor, rule: str = "grouped") -> 
     return (precision * hits).sum(dim=0) / hits.sum(dim=0)  # 0 / 0 is NaN: no positive
 
 
+def class_precision(scores: Tensor, target: Tensor, rule: str) -> Tensor:
+    """:func:`average_precision` of a split; under `sequential` a video without a label has no score."""
+    if rule == "sequential":
+        scores = unlabelled_last(scores, target)
+    return average_precision(scores, target, rule)
+
+
 def mean_average_precision(per_class: Tensor, empty_class: str = "drop") -> float:
     """Mean of average precisions [K]. A class without a positive is left out (`drop`), makes the mean NaN as in the
     official programs (`nan`), or counts as 0 (`zero`).

@@ -14,13 +14,19 @@ def target_rank(scores: Tensor, target: Tensor) -> Tensor:
     return ((scores > own) | ((scores == own) & (index < target[:, None]))).sum(dim=1)
 
 
-def top_k_accuracy(scores: Tensor, target: Tensor, k: int = 1) -> float:
-    """Share of the videos, 0 to 1, whose right class is among the best k of `scores` [N, K]; `target` [N]."""
-    return float((target_rank(scores, target) < k).to(torch.float64).mean())
-
-
 def class_accuracy(scores: Tensor, target: Tensor) -> Tensor:
     """Share of each class's videos that are recognised, float64 [K]; NaN for a class without a video."""
-    hit = (target_rank(scores, target) == 0).to(torch.float64)
-    hits = torch.zeros(scores.shape[1], dtype=torch.float64).index_add_(0, target, hit)
-    return hits / torch.bincount(target, minlength=scores.shape[1])
+    return recalled(confusion_matrix(scores, target))
+
+
+def confusion_matrix(scores: Tensor, target: Tensor) -> Tensor:
+    """Videos by their class and the best of `scores` [N, K], int64 [K, K]; `target` [N]. Of tied classes the first."""
+    from torchmetrics.functional.classification import multiclass_confusion_matrix  # slow to import
+
+    classes = scores.shape[1]
+    return multiclass_confusion_matrix(scores, target, classes, validate_args=False)
+
+
+def recalled(confusion: Tensor) -> Tensor:
+    """Diagonal of a confusion matrix [K, K] over the videos of each class, float64 [K]."""
+    return confusion.diagonal().to(torch.float64) / confusion.sum(dim=1)

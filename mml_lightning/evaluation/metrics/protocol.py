@@ -6,22 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mml_lightning.evaluation.metrics.average_precision import (
-    EMPTY,
-    RULES,
-    average_precision,
-    mean_average_precision,
-    sample_average_precision,
-    unlabelled_last,
-    weighted_average_precision,
-)
-from mml_lightning.evaluation.metrics.classification import class_accuracy, top_k_accuracy
+from mml_lightning.evaluation.metrics.average_precision import EMPTY, RULES, class_precision
+from mml_lightning.evaluation.metrics.classification import class_accuracy
 from mml_lightning.evaluation.metrics.pooling import ENSEMBLES, POOLINGS, ensemble, pool_views
 
 ENSEMBLE, FUSED = "ensemble", "fused"  # which no peer may be called
+METRICS = ("top1", "top5", "mean_class", "loss", "ece", "map", "map_weighted", "map_samples")  # in this order
 
 
 @dataclass(frozen=True)
@@ -94,18 +86,26 @@ def measure(
     """{peer: {metric: value}} over the labelled videos that the peer has seen; peers without any are left out.
 
     Single-label: `top1`, `top5` (from six classes on), `mean_class` (mean over the classes that occur), in percent,
-    and `loss`, the mean negative log-probability. Multi-label: `map`, `map_weighted`, `map_samples`, in percent.
+    `loss`, the mean negative log-probability, and `ece`, the expected calibration error from 0 to 1. Multi-label:
+    `map`, `map_weighted`, `map_samples`, in percent.
 
     Args:
-        pooled: log-scores [N, K] as :func:`pool_peers` gives them.
+        pooled: log-scores [N, K] as :func:`pool_peers` gives them; every rank has all.
         target: int64 [N], or multi-hot [N, K]; see :func:`labelled`.
     """
+    from mml_lightning.evaluation.metrics.video_metrics import multi_label_metrics, single_label_metrics
+
     result = {}
     for peer, scores in pooled.items():
         seen = labelled(target) & ~scores.isnan().any(dim=1)
         if seen.any():
-            values = _multi_label if multi_label else _single_label
-            result[peer] = values(scores[seen], target[seen], scoring)
+            if multi_label:
+                metrics = multi_label_metrics(scoring.ap, scoring.empty_class, sync_on_compute=False)
+            else:
+                metrics = single_label_metrics(scores.shape[1], sync_on_compute=False)
+            metrics.update(scores[seen], target[seen])
+            found = metrics.compute()  # sorted by name
+            result[peer] = {name: float(found[name]) for name in METRICS if name in found}
     return result
 
 
@@ -121,32 +121,8 @@ def by_class(
     for peer, scores in pooled.items():
         seen = known & ~scores.isnan().any(dim=1)
         if multi_label:
-            values = _class_precision(scores[seen], target[seen], scoring)
+            values = class_precision(scores[seen], target[seen], scoring.ap)
         else:
             values = class_accuracy(scores[seen], target[seen])
         columns[peer] = 100 * values
     return positives, columns
-
-
-def _single_label(scores: Tensor, target: Tensor, scoring: Scoring) -> dict[str, float]:
-    result = {"top1": 100 * top_k_accuracy(scores, target)}
-    if scores.shape[1] > 5:
-        result["top5"] = 100 * top_k_accuracy(scores, target, 5)
-    result["mean_class"] = 100 * float(class_accuracy(scores, target).nanmean())
-    result["loss"] = float(F.nll_loss(scores, target))
-    return result
-
-
-def _multi_label(scores: Tensor, target: Tensor, scoring: Scoring) -> dict[str, float]:
-    per_class, positives = _class_precision(scores, target, scoring), (target > 0).sum(dim=0)
-    return {
-        "map": 100 * mean_average_precision(per_class, scoring.empty_class),
-        "map_weighted": 100 * weighted_average_precision(per_class, positives, scoring.empty_class),
-        "map_samples": 100 * sample_average_precision(scores, target, scoring.ap),
-    }
-
-
-def _class_precision(scores: Tensor, target: Tensor, scoring: Scoring) -> Tensor:
-    if scoring.ap == "sequential":
-        scores = unlabelled_last(scores, target)
-    return average_precision(scores, target, scoring.ap)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig
 
 from mml_lightning.backbones import tsm_resnet, video_resnet
 from mml_lightning.cli.main import main
 from mml_lightning.config import data as config_data
 from mml_lightning.config import peers
+from mml_lightning.config.settings import Settings
 from mml_lightning.engine.predict import check_classes, rebuilt
 from mml_lightning.runs.fingerprint import fingerprint
 from mml_lightning.runs.lineage import first_weights
@@ -135,7 +135,7 @@ def test_measuring_an_incomplete_trunk_is_warned_of(zoo: Path, caplog: pytest.Lo
 
 
 def test_a_run_starts_from_the_imported_file(
-    file: Path, zoo: Path, composed: Callable[..., tuple[DictConfig, list[str]]]
+    file: Path, zoo: Path, composed: Callable[..., tuple[Settings, list[str]]]
 ) -> None:
     theirs = torch.load(file)["state_dict"]["module.base_model.conv1.weight"]
     for overrides in (
@@ -156,7 +156,7 @@ def test_a_run_starts_from_the_imported_file(
 
 
 def test_kinetics_without_a_file_fails_before_the_data_are_read(
-    composed: Callable[..., tuple[DictConfig, list[str]]],
+    composed: Callable[..., tuple[Settings, list[str]]],
 ) -> None:
     cfg, typed = composed("init=kinetics")
     with pytest.raises(UserError, match=r"init=kinetics needs init\.file="):
@@ -164,7 +164,7 @@ def test_kinetics_without_a_file_fails_before_the_data_are_read(
 
 
 def test_the_command_that_makes_an_earlier_stage_names_the_file_too(
-    composed: Callable[..., tuple[DictConfig, list[str]]],
+    composed: Callable[..., tuple[Settings, list[str]]],
 ) -> None:
     cfg, typed = composed("stage=ml", "init=ce", "init.base=kinetics", "init.file=theirs.pth")
     command = peers.peer_specs(cfg, typed)[0].origin.command

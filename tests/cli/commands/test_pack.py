@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from mml_lightning.cli.main import main
+from mml_lightning.config.compose import compose
 from mml_lightning.engine.train import stage
 from mml_lightning.utils.process import quieten_libraries
 from tests.conftest import CONF

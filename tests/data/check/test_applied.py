@@ -12,9 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from omegaconf import DictConfig
 
 from mml_lightning.config import data as config_data
+from mml_lightning.config.settings import Settings
 from mml_lightning.data import check
 from mml_lightning.data.check.findings import Finding, write
 from mml_lightning.data.records.records import Dataset, Head, Record
@@ -23,7 +23,7 @@ from mml_lightning.engine import train
 from mml_lightning.utils.errors import UserError
 from tests.data.videos import damaged, moving, record, write_video
 
-Composed = Callable[..., tuple[DictConfig, list[str]]]
+Composed = Callable[..., tuple[Settings, list[str]]]
 
 
 def dataset(**splits: list[Record]) -> Dataset:
@@ -151,8 +151,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own(small: list[str], hydra: None, tmp_path: Path, clips: Path) -> Composed:
     """own(*overrides) is a small run on a CSV of 8 training, 2 and 2 videos, of which v3 and v9 are unreadable."""
-    from hydra import compose
-
+    from mml_lightning.config.compose import compose
     from mml_lightning.utils.process import quieten_libraries
 
     quieten_libraries()
@@ -163,7 +162,7 @@ def own(small: list[str], hydra: None, tmp_path: Path, clips: Path) -> Composed:
         lines.append(f"v{number},{file},{number % 2},{'train' if number < 8 else 'val' if number < 10 else 'test'}")
     (tmp_path / "videos.csv").write_text("\n".join(lines) + "\n")
 
-    def make(*overrides: str, name: str = "run") -> tuple[DictConfig, list[str]]:
+    def make(*overrides: str, name: str = "run") -> tuple[Settings, list[str]]:
         kept = [item for item in small if not item.startswith(("data.videos", "data.root"))]
         typed = ["data=csv", f"data.index={tmp_path / 'videos.csv'}", *kept, "data.batch_size=4", "schedule.epochs=1"]
         typed += [f"paths.root={tmp_path}", *overrides]
@@ -177,7 +176,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
-def check_of(cfg: DictConfig) -> None:
+def check_of(cfg: Settings) -> None:
     checked(config_data.records(cfg), config_data.check_folder(cfg) / check.FILE)
 
 

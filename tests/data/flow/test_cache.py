@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mml_lightning.data.flow import cache as module
-from mml_lightning.data.flow.cache import FlowCache, FlowSettings, compute_flow, dequantise, quantise
+from mml_lightning.data.flow.cache import FlowCache, FlowSettings, dequantise, quantise
 from mml_lightning.data.flow.engine_names import ALGORITHMS
 from mml_lightning.data.video.decode import DecodeError, NoSource, open_video
 from mml_lightning.transforms import invert_x
 from mml_lightning.utils.errors import UserError
+from tests.data.flow_of import flow_of
 from tests.data.numbered import Made
 from tests.data.videos import counted, damaged, moving, record, texture, with_matrix, write_video
 
@@ -60,7 +61,7 @@ def test_golden_values() -> None:
 @pytest.mark.parametrize("preset", ALGORITHMS["dis"])
 def test_translation_has_the_right_sign_and_size(preset: str) -> None:
     settings = FlowSettings(preset=preset)
-    flow = dequantise(compute_flow(moving(4, 3, -2), settings), settings.bound)
+    flow = dequantise(flow_of(moving(4, 3, -2), settings), settings.bound)
     assert flow.shape == (3, 80, 96, 2)
     inside = flow[:, 16:-16, 16:-16]  # the pattern leaves and enters at the edges
     assert np.median(inside[..., 0]) == pytest.approx(3.0, abs=0.15)
@@ -69,7 +70,7 @@ def test_translation_has_the_right_sign_and_size(preset: str) -> None:
 
 def test_mirrored_video_has_inverted_x() -> None:
     settings = FlowSettings()
-    plain, mirrored = (compute_flow([f[:, ::s] for f in moving(3, 3, -2)], settings) for s in (1, -1))
+    plain, mirrored = (flow_of([f[:, ::s] for f in moving(3, 3, -2)], settings) for s in (1, -1))
     expected = torch.from_numpy(plain).permute(0, 3, 1, 2).flip(-1)
     inside = slice(16, -16)
     found = mirrored.transpose(0, 3, 1, 2)[..., inside, inside].astype(int)
@@ -78,7 +79,7 @@ def test_mirrored_video_has_inverted_x() -> None:
 
 def test_frames_too_small_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"^flow\.algorithm=dis fails on it: ") as caught:
-        compute_flow([np.zeros((2, 2, 3), dtype=np.uint8), np.zeros((9, 7, 3), dtype=np.uint8)], FlowSettings())
+        flow_of([np.zeros((2, 2, 3), dtype=np.uint8), np.zeros((9, 7, 3), dtype=np.uint8)], FlowSettings())
     assert "\n" not in str(caught.value)
 
 

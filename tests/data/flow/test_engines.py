@@ -11,11 +11,12 @@ import torch
 from omegaconf import OmegaConf
 
 from mml_lightning.data.flow import engines as module
-from mml_lightning.data.flow.cache import FlowSettings, compute_flow, dequantise
+from mml_lightning.data.flow.cache import FlowSettings, dequantise
 from mml_lightning.data.flow.engine_names import ALGORITHMS
 from mml_lightning.data.flow.engines import make_engine
 from mml_lightning.optical_flow import PRESETS, tvl1_clip
 from mml_lightning.utils.errors import UserError
+from tests.data.flow_of import flow_of
 from tests.data.videos import moving
 
 OF_FRAMES = [(name, preset) for name, presets in ALGORITHMS.items() if name != "mv" for preset in presets]
@@ -39,7 +40,7 @@ def test_right_and_down_are_positive_and_x_comes_first(algorithm: str, preset: s
 def test_settings_reach_the_engine(algorithm: str, preset: str) -> None:
     frames = moving(2, 2, -1)
     settings = FlowSettings(algorithm=algorithm, preset=preset)
-    found = dequantise(compute_flow(iter(frames), settings), settings.bound)
+    found = dequantise(flow_of(iter(frames), settings), settings.bound)
     assert np.abs(found - fields(algorithm, preset, frames)).max() <= settings.bound / 255 * 1.001
 
 

@@ -22,7 +22,7 @@ from mml_lightning import optical_flow
 from mml_lightning.cli.main import main
 from mml_lightning.data.flow import engines, micro_batch
 from mml_lightning.data.flow import fill as flow_fill
-from mml_lightning.data.flow.cache import FlowCache, FlowSettings, compute_flow, quantise
+from mml_lightning.data.flow.cache import FlowCache, FlowSettings, quantise
 from mml_lightning.data.flow.fill import Moments, fill, moments, splits_of, summary, warnings
 from mml_lightning.data.flow.micro_batch import MicroBatcher
 from mml_lightning.data.records.records import Dataset, Head, Record
@@ -88,7 +88,7 @@ def test_outcomes_are_in_order_and_files_shared(videos: dict[str, Path], tmp_pat
     assert [(o.moments is None, o.single) for o in outcomes] == [(0, 0), (1, 0), (1, 1), (0, 0)]
     assert "bad.webm" in outcomes[1].reason and "one frame" in outcomes[2].reason
     with open_media(videos["moving"]) as video:
-        assert np.array_equal(np.load(cache.path(rows[0])), compute_flow(video.stream(), SETTINGS))
+        assert np.array_equal(np.load(cache.path(rows[0]))(video.stream(), SETTINGS))
     row = summary({"train": outcomes})["train"]
     assert (row["videos"], row["failed"], row["one_frame"], row["pairs"]) == (4, 1, 1, 12)
     assert row["mean_px"] == pytest.approx(np.hypot(3, 2), abs=0.8)

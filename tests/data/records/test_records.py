@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose
 
 from mml_lightning.benchmarks.record_lists import KINDS, SIZE
 from mml_lightning.config import data as config_data
+from mml_lightning.config.compose import compose
 from mml_lightning.data.records.checks import warn_of_doubles
 from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.readers import read_csv

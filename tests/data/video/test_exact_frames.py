@@ -18,6 +18,7 @@ from mml_lightning.data.flow.cache import FlowCache, FlowSettings
 from mml_lightning.data.loading.sources import SourceOpener
 from mml_lightning.data.video.decode import DECODERS, open_video
 from mml_lightning.data.video.index_store import IndexStore
+from tests.data.flow_of import flow_of
 from tests.data.numbered import HEIGHT, WIDTH, Made, everything, from_the_start, number, numbered
 from tests.data.videos import real, record
 
@@ -86,12 +87,6 @@ def rgb_and_flow_agree(path: Path, truth: list[int], folder: Path, indexes: Inde
         pairs = [one["frames"].frames([i, i + 1]) for i in at]
     here = np.concatenate([flow_of(pair, settings[1]) for pair in pairs])
     assert np.array_equal(live, here) and np.array_equal(cached, here)
-
-
-def flow_of(pair: np.ndarray, settings: FlowSettings) -> np.ndarray:
-    from mml_lightning.data.flow.cache import compute_flow
-
-    return compute_flow(pair, settings)
 
 
 @pytest.mark.parametrize(

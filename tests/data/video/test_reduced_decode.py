@@ -13,10 +13,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import DictConfig
 
 from mml_lightning.config import data as config_data
-from mml_lightning.config.instantiate import to_container
+from mml_lightning.config.settings import Settings
 from mml_lightning.data.loading.images import fitted
 from mml_lightning.data.records.readers import read_frame_lists
 from mml_lightning.data.video.decode import DecodeError
@@ -178,9 +177,7 @@ def test_sizes_of_headers(cut: int) -> None:
 # ------------------------------------------------------------------------------------------------ runs
 
 
-def test_samples_do_not_depend_on_workers(
-    composed: Callable[..., tuple[DictConfig, list[str]]], tmp_path: Path
-) -> None:
+def test_samples_do_not_depend_on_workers(composed: Callable[..., tuple[Settings, list[str]]], tmp_path: Path) -> None:
     lines = []
     for number in range(6):
         write_frames(tmp_path / "images" / f"v{number}", TEMPLATE, smooth(4, 200 + 8 * number, 120 + 16 * number))
@@ -212,16 +209,16 @@ def test_samples_do_not_depend_on_workers(
     assert min(trained) > 0 and max(trained) < 10, "edges of boxes fall on whole pixels"
 
 
-def test_it_is_part_of_what_a_run_is(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
+def test_it_is_part_of_what_a_run_is(composed: Callable[..., tuple[Settings, list[str]]]) -> None:
     from mml_lightning.config.resolvers import register
 
     register()
     never, auto = (composed(f"transforms.reduced_decode={wish}")[0] for wish in ("never", "auto"))
     assert evaluation(never) != evaluation(auto) and "reduced_decode" not in evaluation(never)["frames"]
-    assert config_that_decides_weights(to_container(never)) != config_that_decides_weights(to_container(auto))
+    assert config_that_decides_weights(never.plain()) != config_that_decides_weights(auto.plain())
 
 
-def test_mistakes_name_the_fix(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
+def test_mistakes_name_the_fix(composed: Callable[..., tuple[Settings, list[str]]]) -> None:
     data = config_data.dataset(composed()[0])
     for words, message in (
         (["transforms.reduced_decode=half"], r"reduced_decode='half' is unknown; use one of \['never', 'auto'\]"),

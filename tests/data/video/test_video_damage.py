@@ -11,8 +11,8 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from hydra import compose
 
+from mml_lightning.config.compose import compose
 from mml_lightning.data import check
 from mml_lightning.data.check import inspect
 from mml_lightning.data.loading.dataset import ClipDataset

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose
 
 from mml_lightning.config import data as config_data
+from mml_lightning.config.compose import compose
 from mml_lightning.data.records.readers import read_annotated, read_folders
 from mml_lightning.data.records.records import Dataset, Record, validate
 from mml_lightning.data.video.media import ImageSequence

@@ -10,11 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hydra import compose
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mml_lightning.config import data as config_data
+from mml_lightning.config.compose import compose
 from mml_lightning.data.loading.sources import SourceOpener
 from mml_lightning.data.records.readers import read_frame_lists
 from mml_lightning.data.records.readers.frame_lists import normal_template

@@ -1,0 +1,226 @@
+"""The groups of conf/ that code reads by name, with the names and values that they have there. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mml_lightning.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from mml_lightning.data.records.intervals import Ends
+    from mml_lightning.sampling import Mode, Policy
+    from mml_lightning.transforms.testing import Rule
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where runs write; `output_dir` is empty outside of a job."""
+
+    root: str
+    zoo: str
+    cache: str
+    output_dir: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """How a dataset is read and batched; what its reader takes is `plain("data")`."""
+
+    name: str
+    reader: Mapping[str, Any]
+    decoder: str
+    batch_size: int
+    eval_batch_size: int
+    workers: int
+    cache: str
+    cache_mb: int
+    max_bad_share: float
+    quarantine: str
+    span_margin: float
+    missing: str
+    labels: str = "clip"
+    interval_ends: Ends = "inclusive"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network; modalities that have another one are in `peers`, each with the option of conf/backbone/ it is of."""
+
+    name: str
+    net: Mapping[str, Any]
+    option: str | None = None
+    peers: Mapping[str, Backbone] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Init:
+    """Where peers start; a word per modality is in `peers`."""
+
+    base: str
+    file: str | None
+    new_head: bool
+    copies: str | None
+    runs: Sequence[str] = ()
+    peers: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, modality: str) -> str:
+        """The word for the peers of a modality.
+
+        Raises:
+            UserError: there is none.
+        """
+        if modality not in self.peers:
+            raise UserError(f"init.{modality} is missing: let conf/modality/{modality}.yaml set it to ${{init.all}}")
+        return str(self.peers[modality])
+
+
+@dataclass(frozen=True)
+class Sampling:
+    mode: Mode
+    num_segments: int
+    dense_length: int
+    stride: int
+    policy: Policy
+    shared: bool
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """What the crops of training take beside these is `plain("transforms")`."""
+
+    output: int
+    short_side: int
+    antialias: bool
+    mirror_labels: bool
+    reduced_decode: str
+
+
+@dataclass(frozen=True)
+class Views:
+    name: str
+    uniform: int
+    dense: int
+    strided: int
+    dense_length: int
+    stride: int
+    policy: Policy
+    crops: int
+    crop_rule: Rule
+    full_resolution: bool
+    pooling: str
+    ensemble: str
+
+
+@dataclass(frozen=True)
+class Fusion:
+    name: str = "none"
+
+
+@dataclass(frozen=True)
+class Objective:
+    name: str
+    edges: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    groups: str
+    lr: float
+    weight_decay: float
+    clip_norm: float | None
+    fc_lr5: bool
+    flow_stem_lr5: bool
+
+
+@dataclass(frozen=True)
+class Schedule:
+    epochs: int
+    interval: str
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The group `trainer`, with the settings of Lightning's that a plus may add and that we read."""
+
+    accelerator: str
+    devices: int | str | Sequence[int]
+    strategy: str
+    num_nodes: int
+    precision: str
+    accumulate_grad_batches: int
+    deterministic: bool | str
+    limit_train_batches: int | float | None
+    limit_val_batches: int | float | None
+    limit_test_batches: int | float | None
+    validations: int | None
+    num_threads: int | None
+    limit_epochs: int | None = None
+    max_steps: int = -1
+    max_time: Any = None
+
+    def limit(self, split: str) -> int | float | None:
+        """`limit_<split>_batches`"""
+        found: int | float | None = getattr(self, f"limit_{split}_batches")
+        return found
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    epoch_lines: bool
+    progress_bar: bool | str
+    checkpoint: bool
+    checkpoint_every_steps: int | None
+    checkpoint_every_minutes: float | None
+    speed_every_steps: int | None
+
+
+@dataclass(frozen=True)
+class Logger:
+    wandb: bool
+    project: str = "mml_lightning"
+    entity: str | None = None
+    mode: str = "auto"
+
+
+@dataclass(frozen=True)
+class Step:
+    compile: bool | str
+    checkpointing: bool
+    keep_memory: bool | str
+
+
+@dataclass(frozen=True)
+class Loading:
+    timeout: float | None
+    memory_gb: float | None
+    stall: float | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    copies: int
+    modalities: int
+
+
+@dataclass(frozen=True)
+class Setup:
+    name: str
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    name: str
+    runs: Sequence[Mapping[str, Any]]
+    jobs: int
+    dry: bool
+
+
+GROUPS: dict[str, type[Any]] = {
+    **{"paths": Paths, "data": Data, "backbone": Backbone, "init": Init, "sampling": Sampling, "views": Views},
+    **{"transforms": Transforms, "objective": Objective, "optimizer": Optimizer, "schedule": Schedule},
+    **{"trainer": Trainer, "callbacks": Callbacks, "logger": Logger, "step": Step, "loading": Loading},
+    **{"stage": Stage, "setup": Setup, "pipeline": Pipeline, "fusion": Fusion},
+}

@@ -1,0 +1,86 @@
+"""Everything that this package asks of Lightning beyond its public interface, in one file: what a new version of
+Lightning can break is here. Tried with pytorch-lightning 2.6.6."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+
+
+def is_attached(module: pl.LightningModule) -> bool:
+    """Whether a trainer has the module; `module.trainer` raises where none has."""
+    return module._trainer is not None
+
+
+def accumulates(trainer: pl.Trainer) -> bool:
+    """Whether the step that this batch belongs to goes on after it: gradients are under way."""
+    return bool(trainer.fit_loop._should_accumulate())
+
+
+def steps_logged(trainer: pl.Trainer) -> int:
+    """The number of the step as Lightning's own rows of a log have it."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def batches_begun(trainer: pl.Trainer) -> int:
+    """Batches of this epoch that have begun."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def validates(trainer: pl.Trainer) -> bool:
+    """Whether a validation follows the last step of this epoch."""
+    epoch = trainer.fit_loop.epoch_loop._should_check_val_epoch()
+    return bool(epoch and trainer.enable_validation and sum(trainer.num_val_batches))
+
+
+def await_validation(checkpoint: dict[str, Any]) -> None:
+    """Make the progress in a checkpoint that of an epoch whose steps are done and whose validation begins.
+
+    Lightning counts a step as completed after the hooks that may save, and has counts for a validation that was cut.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    batches = loops["epoch_loop.batch_progress"]
+    for part in ("total", "current"):
+        batches[part]["completed"] = batches[part]["processed"] = batches[part]["ready"]
+    begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    loops["epoch_loop.val_loop.batch_progress"] = {"total": begun, "current": dict(begun), "is_last_batch": False}
+
+
+class Watch(Protocol):
+    """Who looks after the ranks that a process has started."""
+
+    def watch(self, processes: list[subprocess.Popen[bytes]]) -> None: ...
+
+    def send(self, number: int) -> None: ...
+
+
+class _Launcher(_SubprocessScriptLauncher):
+    """Starts the other ranks as Lightning does, and has another than Lightning watch them."""
+
+    def __init__(self, watch: Watch, usual: _SubprocessScriptLauncher) -> None:
+        super().__init__(usual.cluster_environment, usual.num_processes, usual.num_nodes)
+        self._watch = watch
+
+    def _call_children_scripts(self) -> None:
+        super()._call_children_scripts()
+        self._watch.watch(self.procs)
+        self.procs = []  # Lightning's own watch has nobody to look after
+
+    def kill(self, signum: Any) -> None:
+        self._watch.send(signum)
+
+
+def hand_ranks_to(watch: Watch, trainer: pl.Trainer) -> bool:
+    """Have `watch` look after the ranks of a trainer, where Lightning starts them itself and no scheduler looks after
+    them; whether it is so."""
+    usual = trainer.strategy.launcher
+    if type(usual) is not _SubprocessScriptLauncher:
+        return False
+    if not isinstance(usual.cluster_environment, LightningEnvironment):
+        return False
+    trainer.strategy._launcher = _Launcher(watch, usual)
+    return True
