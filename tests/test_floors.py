@@ -19,7 +19,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "mml_lightning"
 
 # Folder: what it may import beside itself and the package's version. The longest matching prefix of a module wins.
-PURE = ["optical_flow", "sampling", "transforms", "objectives", "backbones", "evaluation.metrics"]
+PURE = ["optical_flow", "sampling", "transforms", "objectives", "backbones", "fusion", "evaluation.metrics"]
 DATA = ["data.video", "data.records", "data.flow", "data.loading", "data.packs", "data.check", "data.demo"]
 IMPORTS: dict[str, list[str]] = {
     "": [],

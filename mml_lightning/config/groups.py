@@ -114,6 +114,11 @@ class Views:
 
 
 @dataclass(frozen=True)
+class Fusion:
+    name: str = "none"
+
+
+@dataclass(frozen=True)
 class Objective:
     name: str
     edges: Sequence[Mapping[str, Any]]
@@ -217,5 +222,5 @@ GROUPS: dict[str, type[Any]] = {
     **{"paths": Paths, "data": Data, "backbone": Backbone, "init": Init, "sampling": Sampling, "views": Views},
     **{"transforms": Transforms, "objective": Objective, "optimizer": Optimizer, "schedule": Schedule},
     **{"trainer": Trainer, "callbacks": Callbacks, "logger": Logger, "step": Step, "loading": Loading},
-    **{"stage": Stage, "setup": Setup, "pipeline": Pipeline},
+    **{"stage": Stage, "setup": Setup, "pipeline": Pipeline, "fusion": Fusion},
 }

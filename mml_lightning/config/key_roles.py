@@ -42,6 +42,7 @@ ROLES: dict[str, Role] = {
     "experiment": COSMETIC,
     "flow": WEIGHTS | SPEED,
     "flow.on_the_fly": WEIGHTS | SPEED | RESUMABLE | MACHINE,
+    "fusion": MEASUREMENT,
     "hydra": SAME_ROW,
     "init": WEIGHTS | RESUMABLE,
     "loading": COSMETIC,

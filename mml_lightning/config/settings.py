@@ -62,6 +62,7 @@ class Settings:
     pipeline: groups.Pipeline
     node: DictConfig = field(repr=False, compare=False)
     resolved: Mapping[str, Any] = field(repr=False, compare=False)
+    fusion: groups.Fusion = field(default_factory=groups.Fusion)
     ckpt: str | None = None
     split: str = "test"
 

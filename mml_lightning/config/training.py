@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,14 +19,17 @@ from mml_lightning.config.revisions import revisions
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import SPLITS, Dataset, rows
-from mml_lightning.evaluation.metrics import Scoring
+from mml_lightning.evaluation.metrics import ENSEMBLE, FUSED, Scoring
+from mml_lightning.fusion.fuse import FUSIONS, Fusion
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.training.batch_norm import NormSettings
 from mml_lightning.training.cohort import Cohort, OptimiserPlan
 from mml_lightning.training.execution import StepSettings
 from mml_lightning.training.nonfinite_gradients import NonFiniteSettings
 from mml_lightning.training.parameter_groups import fused
-from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.errors import UserError, check_choice
+
+log = logging.getLogger(__name__)
 
 
 def cohort(
@@ -58,6 +62,7 @@ def cohort(
         views=cfg.plain("views"),
         seed=cfg.draw_seed,
         max_views=cfg.data.eval_batch_size,
+        fusion=fusion(cfg, list(nets)),
         description={
             "config": cfg.plain(),
             "peers": describe_peers(cfg, specs, nets, data),
@@ -131,6 +136,24 @@ def nonfinite_settings(cfg: Settings) -> NonFiniteSettings:
         return NonFiniteSettings(**cfg.plain("nonfinite"))
     except TypeError as error:
         raise UserError(f"nonfinite: {error}") from None
+
+
+def fusion(cfg: Settings, names: Sequence[str]) -> Fusion | None:
+    """How the outputs of the peers `names` are fused; None where they are not.
+
+    Raises:
+        UserError: `fusion` is unknown.
+    """
+    check_choice("fusion", cfg.fusion.name, tuple(FUSIONS))
+    if {ENSEMBLE, FUSED} & set(names):
+        raise UserError(
+            f"no modality may be called {ENSEMBLE} or {FUSED}, which stand beside the peers in results: rename it"
+        )
+    made = FUSIONS[cfg.fusion.name]
+    if made is not None and len(names) < 2:
+        log.info("fusion=%s: there is one network, %s, and nothing to fuse", cfg.fusion.name, names[0])
+        return None
+    return made
 
 
 def scoring(cfg: Settings) -> Scoring:

@@ -50,7 +50,7 @@ class Predictor:
 
     Args:
         cfg: says how clips are drawn, cropped, loaded and pooled, and where networks are computed (`sampling`,
-            `transforms`, `views`, `metrics`, `data`, `flow`, `step`, `trainer`).
+            `transforms`, `views`, `metrics`, `fusion`, `data`, `flow`, `step`, `trainer`).
         networks: by peer, as they were trained.
         modalities: what each of them looks at.
         heads: classes that are scored; the networks have them all.
@@ -115,6 +115,7 @@ class Predictor:
             views=self.cfg.plain("views"),
             test_name=split,
             max_views=self.cfg.data.eval_batch_size,
+            fusion=training.fusion(self.cfg, list(self.networks)),
         )
 
     def score(

@@ -142,6 +142,8 @@ def evaluation(cfg: Settings) -> dict[str, Any]:
     }
     if cfg.transforms.reduced_decode != "never":
         frames["reduced_decode"] = cfg.transforms.reduced_decode
+    if cfg.fusion.name != "none" and (len(cfg.modality) > 1 or cfg.stage.copies > 1):  # one network is not fused
+        frames["fusion"] = cfg.fusion.name
     views, metrics = cfg.plain("views"), cfg.plain("metrics")
     return {"test": bool(cfg.test), "views": views, "frames": frames, "metrics": metrics, **trainer}
 

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from mml_lightning.backbones.batch_norm import freeze_batch_norm
 from mml_lightning.backbones.peer import Peer, PeerOutput
 from mml_lightning.data.loading.presence import Counter, Presence, reached, spread
-from mml_lightning.evaluation.metrics import DEFAULT, Scoring
+from mml_lightning.evaluation.metrics import DEFAULT, FUSED, Scoring
 from mml_lightning.evaluation.score_collector import ScoreCollector
+from mml_lightning.fusion.fuse import Fusion, present_as_gate
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective, Part, total
 from mml_lightning.training import lightning_internals
@@ -94,6 +95,7 @@ class Cohort(pl.LightningModule):
         description: plain values stored in the checkpoint: the config, and how to rebuild each peer.
         max_views: largest number of views of one forward pass in evaluation; None for a batch at once.
         test_name: first word of the metrics of `trainer.test`.
+        fusion: how the peers' logits become one more output that is measured, "fused"; None for none.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Cohort(pl.LightningModule):
         description: Mapping[str, Any] | None = None,
         test_name: str = "test",
         max_views: int | None = None,
+        fusion: Fusion | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(dict(description or {}))
@@ -129,6 +132,7 @@ class Cohort(pl.LightningModule):
         self.seed = seed
         self.test_name = test_name
         self.max_views = max_views
+        self.fusion = fusion
         self.scores: dict[str, ScoreCollector] = {}
         self.means = Means()
         self._counter: Counter | None = None
@@ -358,9 +362,12 @@ class Cohort(pl.LightningModule):
             return
         views = next(iter(batch["clips"].values())).shape[1]
         parts = self._logits({m: clip.flatten(0, 1) for m, clip in batch["clips"].items()})
+        present = self._present(batch)
         for head, scores in self.scores.items():
             logits = {n: torch.cat([part[n][head] for part in parts]).unflatten(0, (-1, views)) for n in self.peers}
-            scores.update(batch["index"], logits, batch["target"][head], self._present(batch))
+            if self.fusion is not None:
+                logits[FUSED] = self.fusion(logits, present_as_gate(present, views))
+            scores.update(batch["index"], logits, batch["target"][head], present | self._fused_of(present))
 
     def _logits(self, clips: Mapping[str, Tensor]) -> list[dict[str, dict[str, Tensor]]]:
         """{peer: {head: [n, K]}} of every `max_views` views [n, T, C, H, W] in turn; features are let go of."""
@@ -373,6 +380,10 @@ class Cohort(pl.LightningModule):
     def _present(self, batch: Batch) -> dict[str, Tensor]:
         """Per peer, [B] bool: samples that have its modality."""
         return {name: batch["present"][modality.name] for name, modality in self.modalities.items()}
+
+    def _fused_of(self, present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of the fused output, if there is one: samples that any peer has seen."""
+        return {} if self.fusion is None else {FUSED: torch.stack(list(present.values())).any(0)}
 
     def _finish(self, split: str) -> None:
         for head, scores in self.scores.items():

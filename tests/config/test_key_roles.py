@@ -73,7 +73,7 @@ def test_the_longest_prefix_counts() -> None:
 def test_what_is_compared_of_a_measurement_is_what_the_table_says(
     composed: Callable[..., tuple[DictConfig, list[str]]],
 ) -> None:
-    told = evaluation(composed("transforms.reduced_decode=auto")[0])
+    told = evaluation(composed("transforms.reduced_decode=auto", "modality=[rgb,flow]", "fusion=average")[0])
     words = set(told) - {"frames"} | set(told["frames"])
     of_table = {key.rpartition(".")[2] for key in keys_with(Role.MEASUREMENT)} - {
         "ckpt",

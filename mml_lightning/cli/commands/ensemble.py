@@ -119,6 +119,7 @@ def _members(args: argparse.Namespace) -> list[EnsembleMember]:
 def _parts(text: str, args: argparse.Namespace) -> list[tuple[str, str, str, Predictions, Predictions | None]]:
     """(name if one was given, folder of the run, peer, dump, held-out dump) of every peer that `text` means."""
     from mml_lightning.evaluation import predictions
+    from mml_lightning.evaluation.metrics import FUSED
 
     name, place, peer = _split(text)
     file = dump_file(place, args.split)
@@ -129,7 +130,7 @@ def _parts(text: str, args: argparse.Namespace) -> list[tuple[str, str, str, Pre
     if peer and peer not in dump.logits:
         raise UserError(f"{file} has no peer {peer}; it has {', '.join(dump.logits)}")
     folder = (place if place.is_dir() else file.parent.parent).resolve().name
-    wanted = [peer] if peer else list(dump.logits)
+    wanted = [peer] if peer else [name for name in dump.logits if name != FUSED]
     names = {one: name and (name if len(wanted) == 1 else f"{name}:{one}") for one in wanted}
     return [(names[one], folder, one, dump, held) for one in wanted]
 

@@ -17,6 +17,7 @@ from mml_lightning.evaluation.metrics.pooling import ensemble, pool_views
 from mml_lightning.evaluation.metrics.protocol import (
     DEFAULT,
     ENSEMBLE,
+    FUSED,
     Scoring,
     by_class,
     labelled,
@@ -27,6 +28,7 @@ from mml_lightning.evaluation.metrics.protocol import (
 __all__ = [
     "DEFAULT",
     "ENSEMBLE",
+    "FUSED",
     "Scoring",
     "average_precision",
     "by_class",

@@ -12,7 +12,7 @@ from mml_lightning.evaluation.metrics.average_precision import EMPTY, RULES, cla
 from mml_lightning.evaluation.metrics.classification import class_accuracy
 from mml_lightning.evaluation.metrics.pooling import ENSEMBLES, POOLINGS, ensemble, pool_views
 
-ENSEMBLE = "ensemble"
+ENSEMBLE, FUSED = "ensemble", "fused"  # which no peer may be called
 METRICS = ("top1", "top5", "mean_class", "loss", "ece", "map", "map_weighted", "map_samples")  # in this order
 
 
@@ -55,7 +55,8 @@ def pool_peers(
     scoring: Scoring,
     weights: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
-    """{peer: log-scores float64 [N, K]} of logits {peer: [N, V, K]} and, with several peers, "ensemble".
+    """{peer: log-scores float64 [N, K]} of logits {peer: [N, V, K]} and, with several peers, "ensemble". What the peers
+    are fused to is scored like a peer, and is no member of their ensemble.
 
     Args:
         weights: of the peers in the ensemble; 1 where a peer is not named.
@@ -67,9 +68,10 @@ def pool_peers(
     if unknown:
         raise ValueError(f"weights name {unknown[0]!r}; the peers are {list(logits)}")
     pooled = {peer: pool_views(value, scoring.pooling, multi_label) for peer, value in logits.items()}
-    if len(pooled) > 1:
-        shares = [(weights or {}).get(peer, 1.0) for peer in pooled]
-        pooled[ENSEMBLE] = ensemble(list(pooled.values()), shares, scoring.ensemble, multi_label)
+    members = {peer: scores for peer, scores in pooled.items() if peer != FUSED}
+    if len(members) > 1:
+        shares = [(weights or {}).get(peer, 1.0) for peer in members]
+        pooled[ENSEMBLE] = ensemble(list(members.values()), shares, scoring.ensemble, multi_label)
     return pooled
 
 
