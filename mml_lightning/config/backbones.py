@@ -247,4 +247,4 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def _meant(word: str, known: Iterable[str]) -> str:
     alike = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return f"; did you mean {alike[0]}?" if alike else ""
+    return f" (did you mean {alike[0]}?)" if alike else ""

@@ -177,6 +177,7 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
                     "run": config["name"],
                     "stage": config["stage"]["name"],
                     "seed": config["seed"],
+                    "backbone": _backbone(config["backbone"], entry["modality"]["name"]),
                     **_made(content),
                     "fingerprint": fingerprint,
                     "sampling": config["sampling"],
@@ -190,6 +191,12 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
     for entry in entries.values():
         check_fields(path, entry)
     return entries
+
+
+def _backbone(told: Mapping[str, Any], modality: str) -> str:
+    """The name of the network of a modality, of the node `backbone` of a run."""
+    own = told.get(modality)
+    return str((own if isinstance(own, Mapping) and "name" in own else told)["name"])
 
 
 def _made(content: Mapping[str, Any]) -> dict[str, Any]:

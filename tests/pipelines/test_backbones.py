@@ -257,6 +257,8 @@ def test_a_learned_map_learns_and_stays_behind(
     for ckpt in (checkpoint, Path(told["zoo"]) / "rgb.pt"):
         again = evaluate(*composed(*words[:-1], f"ckpt={ckpt}", program="eval", run=f"of_{ckpt.stem}"))
         assert again["metrics"]["test"]["rgb"] == told["metrics"]["test"]["rgb"]
+    untold = evaluate(*composed(f"ckpt={checkpoint}", program="eval", run="untold"))
+    assert untold["backbone"] == LABEL, "as the checkpoint says"
 
 
 def test_a_config_without_one_is_known_as_before(composed: Composed) -> None:

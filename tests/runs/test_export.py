@@ -22,7 +22,7 @@ def test_metrics_of_a_peer_with_one_head_and_with_several() -> None:
 def test_forms_of_charades_do_not_share_a_zoo_folder(hydra: None) -> None:
     for data in ("charades", "charades_videos", "charades_frame_lists"):
         typed = [f"data={data}", "data.root=x", "paths.zoo=zoo"]
-        assert zoo_folder(compose("train", overrides=typed)).parts[:2] == ("zoo", data)
+        assert zoo_folder(compose("train", overrides=typed), "rgb").parts[:2] == ("zoo", data)
 
 
 def test_how_a_run_reads_and_how_often_it_looks_is_no_part_of_its_identity(hydra: None) -> None:
