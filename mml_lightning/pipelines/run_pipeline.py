@@ -14,6 +14,7 @@ from typing import Any
 from mml_lightning import report
 from mml_lightning.config import compose, data
 from mml_lightning.config.settings import Settings
+from mml_lightning.config.values import check_values
 from mml_lightning.pipelines import process_pool, reuse
 from mml_lightning.pipelines.plan import PlannedRun, plan_runs, require_origins, seeds_of
 from mml_lightning.pipelines.progress import BLOCKED, DONE, FAILED, REUSED, RUNNING, WAITING, PipelineState, duration
@@ -43,6 +44,7 @@ def pipeline(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
         UserError: something is wrong that can be known before anything is written.
         RunsFailed: some runs failed; all that could go on without them has been done.
     """
+    check_values(cfg)
     root = Path(cfg.paths.output_dir)
     runs = plan_runs(cfg, overrides)
     known = Reuse()

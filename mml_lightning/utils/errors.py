@@ -19,6 +19,7 @@ MEMORY = (
     "bad_alloc",
     "failed to map segment",
     "without exception set",
+    "without setting an exception",  # of an import
 )
 ONEDNN = "could not create a primitive"  # said of anything; where the address space is limited it is that
 THREADS = ("can't start new thread", "thread creation failed", "Resource temporarily unavailable")

@@ -74,6 +74,7 @@ def test_reduced_mml_reuses_the_first_stage_of_a_single_run(
     composed: Composed, trained: list[str], train: Callable[..., Any], tmp_path: Path
 ) -> None:
     train(*QUICK)
+    trained.clear()
     pipeline(*composed("pipeline=reduced_mml", *QUICK, run="pipeline"))
     assert trained == ["reduced_mml_rgb+flow_from_ce"]
     assert Reuse().finished(*composed(*QUICK, run="other")) is not None
