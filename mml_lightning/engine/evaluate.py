@@ -197,7 +197,7 @@ def scoring_cohort(cfg: DictConfig, entries: Entries, chosen: Mapping[str, Modal
         modalities=chosen,
         objective=Objective(list(nets)),
         plan=training.optimiser_plan(cfg, {}),
-        ids={"test": [row[0] for row in rows(data.splits[cfg.split])]},
+        ids={"test": [row.id for row in rows(data.splits[cfg.split])]},
         multi_label={head: value.multi_label for head, value in data.heads.items()},
         scoring=training.scoring(cfg),
         classes={head: value.classes for head, value in data.heads.items()},
