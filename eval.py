@@ -7,6 +7,9 @@ from omegaconf import DictConfig
 
 from mml_lightning.cli import hydra_app
 from mml_lightning.config import resolvers
+from mml_lightning.utils.exit_codes import JobOutcome
+
+OUTCOME = JobOutcome()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
@@ -14,8 +17,8 @@ def main(cfg: DictConfig) -> None:
     resolvers.register()  # named here, so that a job on another machine brings them along
     from mml_lightning.engine import evaluate, job
 
-    job.job(cfg, evaluate.evaluate)
+    job.job(cfg, evaluate.evaluate, OUTCOME)
 
 
 if __name__ == "__main__":
-    hydra_app.launch(main, Path(__file__).parent / "conf")
+    hydra_app.launch(main, Path(__file__).parent / "conf", OUTCOME)

@@ -7,6 +7,9 @@ from omegaconf import DictConfig
 
 from mml_lightning.cli import hydra_app
 from mml_lightning.config import resolvers
+from mml_lightning.utils.exit_codes import JobOutcome
+
+OUTCOME = JobOutcome()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -18,8 +21,8 @@ def main(cfg: DictConfig) -> None:
     )
     from mml_lightning.pipelines import run_pipeline
 
-    job.job(cfg, run_pipeline.pipeline if run_pipeline.is_pipeline(cfg) else train.stage)
+    job.job(cfg, run_pipeline.pipeline if run_pipeline.is_pipeline(cfg) else train.stage, OUTCOME)
 
 
 if __name__ == "__main__":
-    hydra_app.launch(main, Path(__file__).parent / "conf")
+    hydra_app.launch(main, Path(__file__).parent / "conf", OUTCOME)

@@ -19,7 +19,6 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from mml_lightning.config import resolvers
-from mml_lightning.utils import exit_codes
 from tests.patience import LONGEST
 
 ROOT = Path(__file__).parents[1]
@@ -40,11 +39,9 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MML_STAMP", "stamp")
     torch.set_num_threads(1)
-    exit_codes.failures.clear()
     level = logging.getLogger().level
     yield
     logging.getLogger().setLevel(level)
-    exit_codes.failures.clear()
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:  # a test that failed would hand its record to the next
         wandb.finish()

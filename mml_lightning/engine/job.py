@@ -16,9 +16,9 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from mml_lightning.config import instantiate
 from mml_lightning.engine.train import InUse, alone
 from mml_lightning.runs import result, tracking
-from mml_lightning.utils import exit_codes
 from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import Preempted, RankDied, RunsFailed, UserError, exhausted
+from mml_lightning.utils.exit_codes import FAILURE, INTERRUPTED, MISTAKE, PREEMPTED, JobOutcome
 from mml_lightning.utils.preemption import LISTENER
 from mml_lightning.utils.process import quieten_libraries
 from mml_lightning.utils.result_file import read_result
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> None:
-    """Do one job; a failure is logged, noted for the exit code, and leaves the other jobs of a sweep alone."""
+def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object], outcome: JobOutcome) -> None:
+    """Do one job; a failure is logged, noted in `outcome`, and leaves the other jobs of a sweep alone."""
     quieten_libraries()
     overrides = list(HydraConfig.get().overrides.task)
     failed: BaseException | None = None
@@ -42,36 +42,36 @@ def job(cfg: DictConfig, do: Callable[[DictConfig, Sequence[str]], object]) -> N
         log.warning("%s; %s", error, hint)
         tracking.preempted(cfg)
         LISTENER.hand_on()
-        exit_codes.failures.append(exit_codes.PREEMPTED)
+        outcome.failures.append(PREEMPTED)
         raise
     except (KeyboardInterrupt, SIGTERMException) as error:
         failed = error
         log.error("interrupted; %s", hint)
-        exit_codes.failures.append(exit_codes.INTERRUPTED)
+        outcome.failures.append(INTERRUPTED)
         raise
     except (UserError, OmegaConfBaseException) as error:
         failed = error if isinstance(error, UserError) else UserError(instantiate.explain(error))
         log.error("error: %s", failed)
-        exit_codes.failures.append(exit_codes.MISTAKE)
+        outcome.failures.append(MISTAKE)
         if is_first_rank():
-            exit_codes.restore_stashed(Path(cfg.paths.output_dir))
+            outcome.restore_stashed(Path(cfg.paths.output_dir))
     except (RunsFailed, RankDied) as error:
         failed = error
         log.error("error: %s", error)
-        exit_codes.failures.append(exit_codes.FAILURE)
+        outcome.failures.append(FAILURE)
     except Exception as error:  # logged with its traceback; the sweep goes on
         failed = error
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             log.error("error: %s: %s; make room, then %s", error.filename, error.strerror, hint)
-        elif not exit_codes.tracebacks and (spent := exhausted(error)):
+        elif not outcome.tracebacks and (spent := exhausted(error)):
             failed = UserError(spent)
             log.error("error: %s; then %s", spent, hint)
-        elif not exit_codes.tracebacks and read_result(Path(cfg.paths.output_dir)) is None:
+        elif not outcome.tracebacks and read_result(Path(cfg.paths.output_dir)) is None:
             failed = not_begun(error, overrides)
             log.error("error: %s", failed)
         else:
             log.exception("the run failed")
-        exit_codes.failures.append(exit_codes.FAILURE)
+        outcome.failures.append(FAILURE)
     finally:
         tracking.close(cfg, failed is not None)
         if failed is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
