@@ -9,6 +9,9 @@ from omegaconf import DictConfig
 from mml_lightning.cli import hydra_app
 from mml_lightning.config import resolvers
 from mml_lightning.config.settings import Settings
+from mml_lightning.utils.exit_codes import JobOutcome
+
+OUTCOME = JobOutcome()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
@@ -16,7 +19,7 @@ def main(cfg: DictConfig) -> None:
     resolvers.register()  # named here, so that a job on another machine brings them along
     from mml_lightning.engine import job
 
-    job.job(cfg, work)
+    job.job(cfg, work, OUTCOME)
 
 
 def work(cfg: Settings, overrides: Sequence[str]) -> object:
@@ -27,4 +30,4 @@ def work(cfg: Settings, overrides: Sequence[str]) -> object:
 
 
 if __name__ == "__main__":
-    hydra_app.launch(main, Path(__file__).parent / "conf")
+    hydra_app.launch(main, Path(__file__).parent / "conf", OUTCOME)

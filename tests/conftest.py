@@ -20,7 +20,6 @@ from hydra.core.global_hydra import GlobalHydra
 from mml_lightning.config import guard, resolvers
 from mml_lightning.config.compose import compose
 from mml_lightning.config.settings import Settings
-from mml_lightning.utils import exit_codes
 from tests.patience import LONGEST
 
 ROOT = Path(__file__).parents[1]
@@ -41,11 +40,9 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MML_STAMP", "stamp")
     torch.set_num_threads(1)
-    exit_codes.failures.clear()
     level = logging.getLogger().level
     yield
     logging.getLogger().setLevel(level)
-    exit_codes.failures.clear()
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:  # a test that failed would hand its record to the next
         wandb.finish()

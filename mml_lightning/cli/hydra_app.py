@@ -16,9 +16,9 @@ from mml_lightning.cli import help
 from mml_lightning.config import guard, resolvers
 from mml_lightning.config.overrides import holding, init_file, modalities_in, swept_keys
 from mml_lightning.config.saved_overrides import Source, admitted, quoted
-from mml_lightning.utils import console, exit_codes
+from mml_lightning.utils import console
 from mml_lightning.utils.errors import Preempted, UserError, exhausted
-from mml_lightning.utils.exit_codes import FAILURE, INTERRUPTED, MISTAKE, PREEMPTED, failures, stashed
+from mml_lightning.utils.exit_codes import FAILURE, INTERRUPTED, MISTAKE, PREEMPTED, JobOutcome
 from mml_lightning.utils.foreign import Foreign, read_json, read_yaml
 from mml_lightning.utils.plain_text import visible
 
@@ -26,63 +26,66 @@ MULTIRUN = ("-m", "--multirun")
 OVERRIDES = Path(".hydra") / "overrides.yaml"
 
 
-def launch(main: Callable[[], None], conf: Path) -> NoReturn:
-    """Run a Hydra application: a mistake of the user is one line and exit code 2, a failed job exit code 1."""
+def launch(main: Callable[[], None], conf: Path, outcome: JobOutcome) -> NoReturn:
+    """Run a Hydra application, whose jobs note in `outcome` how they ended: a mistake of the user is one line and exit
+    code 2, a failed job exit code 1."""
     with console.guarded():
         try:
-            _launch(main, conf)
+            _launch(main, conf, outcome)
         except MemoryError as error:  # there was too little to say what went wrong
             sys.exit(f"error: {exhausted(error)}")
 
 
-def _launch(main: Callable[[], None], conf: Path) -> NoReturn:
+def _launch(main: Callable[[], None], conf: Path, outcome: JobOutcome) -> NoReturn:
     resolvers.register()
     resolvers.stamp_run()
     guard.install()
     os.environ.setdefault("MML_PROGRAM", Path(sys.argv[0]).stem)
-    exit_codes.tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    outcome.tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them itself
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help.text(conf))
             sys.exit()
-        sys.argv[1:] = prepare(sys.argv[1:], conf)
+        sys.argv[1:] = prepare(sys.argv[1:], conf, outcome)
         os.environ.setdefault("MML_SWEEP", swept_keys(sys.argv[1:]) or "sweep")
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        failures.append(MISTAKE)
+        outcome.failures.append(MISTAKE)
     except Preempted:
-        failures.append(PREEMPTED)
+        outcome.failures.append(PREEMPTED)
     except KeyboardInterrupt:
-        failures.append(INTERRUPTED)
+        outcome.failures.append(INTERRUPTED)
     except SystemExit as stop:  # Hydra has named the mistake itself, unless it stopped for --help and the like
         if stop.code:
-            failures.append(MISTAKE)
+            outcome.failures.append(MISTAKE)
     except Exception as error:  # a job logs its own: this is the command line's
-        if not exit_codes.tracebacks and (spent := exhausted(error)):
+        if not outcome.tracebacks and (spent := exhausted(error)):
             print(f"error: {spent}", file=sys.stderr)
             sys.exit(FAILURE)
         from mml_lightning.cli import config_errors
 
-        if exit_codes.tracebacks or not config_errors.of_command_line(error):
+        if outcome.tracebacks or not config_errors.of_command_line(error):
             raise
         print(f"error: {visible(config_errors.one_line(error, conf))}", file=sys.stderr)
-        failures.append(MISTAKE)
-    sys.exit(max(failures, default=0))
+        outcome.failures.append(MISTAKE)
+    sys.exit(outcome.code)
 
 
-def prepare(arguments: Sequence[str], conf: Path) -> list[str]:
+def prepare(arguments: Sequence[str], conf: Path, outcome: JobOutcome | None = None) -> list[str]:
     """Arguments for Hydra.
 
     `resume=<run directory>` brings back the overrides of that run and its directory; `ckpt=` brings back the overrides
     of the run that made the weights, as far as files are trusted with them: :mod:`config.saved_overrides`. What
-    is typed beside them wins. `init=<file>` is short for `init.all=<file>`.
+    is typed beside them wins. `init=<file>` is short for `init.all=<file>`. `outcome` keeps the settings of a directory
+    that Hydra will write over.
 
     Raises:
         UserError: unknown or repeated modality, a resume or ckpt that is not a run directory, or overrides in it that
             count only where they are typed.
     """
+    outcome = outcome or JobOutcome()
     flags_first = sorted(arguments, key=lambda argument: argument not in MULTIRUN)
     given = [init_file(_home(argument)) for argument in flags_first]
     _check_modalities(given, conf)
@@ -92,11 +95,11 @@ def prepare(arguments: Sequence[str], conf: Path) -> list[str]:
     if own := _value(given, "hydra.run.dir"):
         if resume == "auto":
             check_links(Path(own))
-        _stash(Path(own))
+        outcome.stash(Path(own))
     elif several := _value(given, "hydra.sweep.dir"):
-        _stash(Path(several), "*/.hydra/*.yaml")
+        outcome.stash(Path(several), "*/.hydra/*.yaml")
     if resume and resume not in ("null", "auto"):  # auto: whatever the directory of this run holds
-        return _resumed(given, Path(resume).expanduser())
+        return _resumed(given, Path(resume).expanduser(), outcome)
     if checkpoint:
         return _together(_made_by(Path(checkpoint).expanduser(), given, conf), given)
     return given
@@ -108,7 +111,7 @@ def _together(saved: Sequence[str], given: Sequence[str]) -> list[str]:
     return [*given[:first], *saved, *given[first:]]
 
 
-def _resumed(given: Sequence[str], folder: Path) -> list[str]:
+def _resumed(given: Sequence[str], folder: Path, outcome: JobOutcome) -> list[str]:
     if _is_sweep(given):
         raise UserError("resume= continues one run; leave out -m, or resume the jobs of a sweep one by one")
     saved = _saved_overrides(folder, given)
@@ -118,7 +121,7 @@ def _resumed(given: Sequence[str], folder: Path) -> list[str]:
             "pick one below multirun/single or a job of a sweep"
         )
     check_links(folder)
-    _stash(folder)
+    outcome.stash(folder)
     rest = [a for a in given if not a.startswith(("resume=", "hydra.run.dir="))]
     # an experiment may carry a sweep of its own; this continues one of its jobs
     return [*_together(saved, rest), quoted("resume", folder), quoted("hydra.run.dir", folder), "hydra.mode=RUN"]
@@ -139,11 +142,6 @@ def check_links(folder: Path) -> None:
                     f"{path} is a link out of the run directory, and the run would write through it: "
                     "replace it by what it leads to, or delete it"
                 )
-
-
-def _stash(folder: Path, pattern: str = ".hydra/*.yaml") -> None:
-    stashed.clear()
-    stashed.update({file.absolute(): file.read_bytes() for file in folder.glob(pattern)})
 
 
 def _made_by(path: Path, given: Sequence[str], conf: Path) -> list[str]:

@@ -45,7 +45,7 @@ def _labels(values: Mapping[str, Any], data: Dataset) -> bool:
     if any(one["source"] == "frames" and one["window"] == 1 for one in modalities):
         return False
     free = independent(sampling["mode"], sampling["policy"])
-    return free and any(row[5] for row in rows(data.splits.get("train", ())))
+    return free and any(row.intervals for row in rows(data.splits.get("train", ())))
 
 
 def _crop(values: Mapping[str, Any], data: Dataset) -> bool:

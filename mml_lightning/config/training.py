@@ -54,7 +54,7 @@ def cohort(
         modalities={spec.name: spec.modality for spec in specs},
         objective=graph,
         plan=optimiser_plan(cfg, provenance, [spec.name for spec in specs if spec.modality.source == "flow"]),
-        ids={split: [row[0] for row in rows(data.splits.get(split, ()))] for split in SPLITS},
+        ids={split: [row.id for row in rows(data.splits.get(split, ()))] for split in SPLITS},
         multi_label={head: value.multi_label for head, value in data.heads.items()},
         freeze_bn=batch_norm_settings(cfg).freeze,
         scoring=scoring(cfg),

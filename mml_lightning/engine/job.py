@@ -20,9 +20,9 @@ from mml_lightning.config.resolve import explain
 from mml_lightning.config.settings import Settings, settings_of
 from mml_lightning.engine.run_lock import InUse, alone
 from mml_lightning.runs import result, tracking
-from mml_lightning.utils import exit_codes
 from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import Preempted, RankDied, RunsFailed, UserError, exhausted
+from mml_lightning.utils.exit_codes import FAILURE, INTERRUPTED, MISTAKE, PREEMPTED, JobOutcome
 from mml_lightning.utils.preemption import LISTENER
 from mml_lightning.utils.process import quieten_libraries
 from mml_lightning.utils.result_file import read_result
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object]) -> None:
-    """Do one job; a failure is logged, noted for the exit code, and leaves the other jobs of a sweep alone."""
+def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object], outcome: JobOutcome) -> None:
+    """Do one job; a failure is logged, noted in `outcome`, and leaves the other jobs of a sweep alone."""
     quieten_libraries()
     overrides = _typed()
     folder = Path(config.paths.output_dir)
@@ -51,26 +51,26 @@ def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object]) -> 
         if cfg is not None:
             tracking.preempted(cfg)
         LISTENER.hand_on()
-        exit_codes.failures.append(exit_codes.PREEMPTED)
+        outcome.failures.append(PREEMPTED)
         raise
     except KeyboardInterrupt as error:
         failed = error
         log.error("interrupted; %s", hint)
-        exit_codes.failures.append(exit_codes.INTERRUPTED)
+        outcome.failures.append(INTERRUPTED)
         raise
     except (UserError, OmegaConfBaseException) as error:
         failed = error if isinstance(error, UserError) else UserError(explain(error))
         log.error("error: %s", failed)
-        exit_codes.failures.append(exit_codes.MISTAKE)
+        outcome.failures.append(MISTAKE)
         if is_first_rank():
-            exit_codes.restore_stashed(folder)
+            outcome.restore_stashed(folder)
     except (RunsFailed, RankDied) as error:
         failed = error
         log.error("error: %s", error)
-        exit_codes.failures.append(exit_codes.FAILURE)
+        outcome.failures.append(FAILURE)
     except Exception as error:  # logged with its traceback; the sweep goes on
-        failed = _told(error, folder, overrides, hint)
-        exit_codes.failures.append(exit_codes.FAILURE)
+        failed = _told(error, folder, overrides, hint, outcome.tracebacks)
+        outcome.failures.append(FAILURE)
     finally:
         if cfg is not None:
             tracking.close(cfg, failed is not None)
@@ -91,15 +91,15 @@ def _typed() -> list[str]:
         return list(map(str, raw))
 
 
-def _told(error: Exception, folder: Path, overrides: Sequence[str], hint: str) -> Exception:
+def _told(error: Exception, folder: Path, overrides: Sequence[str], hint: str, tracebacks: bool) -> Exception:
     """Log an error that nobody foresaw; what the result of the job is to say."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         log.error("error: %s: %s; make room, then %s", error.filename, error.strerror, hint)
         return error
-    if not exit_codes.tracebacks and (spent := exhausted(error)):
+    if not tracebacks and (spent := exhausted(error)):
         log.error("error: %s; then %s", spent, hint)
         return UserError(spent)
-    if not exit_codes.tracebacks and read_result(folder) is None:
+    if not tracebacks and read_result(folder) is None:
         failed = not_begun(error, overrides)
         log.error("error: %s", failed)
         return failed

@@ -108,7 +108,7 @@ class Predictor:
             modalities=self.modalities,
             objective=Objective(list(self.networks)),
             plan=training.optimiser_plan(self.cfg, {}),
-            ids={"test": [row[0] for row in rows(data.splits[split])]},
+            ids={"test": [row.id for row in rows(data.splits[split])]},
             multi_label={head: value.multi_label for head, value in self.heads.items()},
             scoring=training.scoring(self.cfg),
             classes={head: value.classes for head, value in self.heads.items()},

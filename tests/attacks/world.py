@@ -34,7 +34,6 @@ from mml_lightning.cli.commands import rerun
 from mml_lightning.data.demo import generate
 from mml_lightning.engine import train
 from mml_lightning.runs import result
-from mml_lightning.utils import exit_codes
 from tests.fuzz.cases import CONF, Ground, Started
 
 PATIENCE = 60.0  # seconds for one command
@@ -42,6 +41,7 @@ MEMORY = 8 * 2**30  # bytes of addresses
 STARTED = 0
 CRASHED = 99
 PROGRAMS = {"train": train_program.main, "eval": eval_program.main}
+OUTCOMES = {"train": train_program.OUTCOME, "eval": eval_program.OUTCOME}
 
 
 class Touch:
@@ -151,7 +151,7 @@ def _call(program: str, words: Sequence[str]) -> int:
     # Hydra finds conf/ beside the file of a program, and beside the package of a module
     PROGRAMS[program].__wrapped__.__module__ = "__main__"  # type: ignore[attr-defined]
     sys.argv = [str(CONF.parent / f"{program}.py"), *words]
-    hydra_app.launch(PROGRAMS[program], CONF)
+    hydra_app.launch(PROGRAMS[program], CONF, OUTCOMES[program])
 
 
 def _begin(*args: Any, **more: Any) -> None:
@@ -189,7 +189,8 @@ def _as_a_process(world: World, log: Path, call: Callable[[], int]) -> None:
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = None
         warnings.simplefilter("ignore")
-        exit_codes.failures.clear()
+        for outcome in OUTCOMES.values():
+            outcome.failures.clear()
         train.open_result, result.RunResult = _begin, _Begins  # type: ignore[assignment, misc]
         generate._make_missing = _begin  # type: ignore[assignment]  # the folder of the demo is there by then
         rerun.subprocess = types.SimpleNamespace(run=_run_again)  # type: ignore[assignment]

@@ -12,7 +12,7 @@ from mml_lightning.cli.hydra_app import prepare
 from mml_lightning.config import resolvers
 from mml_lightning.config.overrides import swept_keys
 from mml_lightning.utils.errors import UserError
-from mml_lightning.utils.exit_codes import restore_stashed
+from mml_lightning.utils.exit_codes import JobOutcome
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -71,10 +71,11 @@ def test_resume_brings_back_command_line_and_directory(tmp_path: Path) -> None:
 def test_a_refused_resume_leaves_the_settings_of_the_run(tmp_path: Path) -> None:
     run = run_directory(tmp_path / "run", "seed=3")
     for given in ([f"resume={run}", "seed=4"], ["resume=auto", f"hydra.run.dir={run}", "seed=4"]):
-        prepare(given, CONF)
+        outcome = JobOutcome()
+        prepare(given, CONF, outcome)
         run_directory(tmp_path / "other", "seed=4")
         (run / ".hydra/overrides.yaml").write_bytes((tmp_path / "other/.hydra/overrides.yaml").read_bytes())  # by Hydra
-        restore_stashed(run)
+        outcome.restore_stashed(run)
         assert "seed=3" in prepare([f"resume={run}"], CONF)
         shutil.rmtree(tmp_path / "other")
 

@@ -48,7 +48,7 @@ def with_check(dataset: Dataset, file: Path, sources: Collection[str], leave_out
     left_out: dict[str, str] = {}
     for split, records in dataset.splits.items():
         for row in rows(records):
-            if (split, row[0]) not in told_of:  # all but a few
+            if (split, row.id) not in told_of:  # all but a few
                 splits[split].append(row)
                 continue
             record = record_of(row)

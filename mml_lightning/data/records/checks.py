@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from operator import itemgetter
 
-from mml_lightning.data.records.records import Dataset, Row, extent, rows
+from mml_lightning.data.records.records import Dataset, RecordRow, extent, rows
 from mml_lightning.data.video.media import location_key, told_images
 from mml_lightning.utils.errors import UserError
 
@@ -37,21 +37,21 @@ def warn_of_doubles(dataset: Dataset, splits: Collection[str]) -> int:
     places: dict[object, list[_Part]] = defaultdict(list)
     for split in splits:
         for row in rows(dataset.splits.get(split, ())) if split != "train" else ():
-            part = (*extent(row[3]), split)
-            ids[row[0]].append(part)
-            for media in row[1].values():
+            part = (*extent(row.span), split)
+            ids[row.id].append(part)
+            for media in row.media.values():
                 places[location_key(media)].append(part)
     for parts in (*ids.values(), *places.values()):
         if len(parts) > 1:
             _to_latest_ends(parts)
     doubles = []
     for row in rows(dataset.splits.get("train", ())):
-        if row[0] not in ids and places.keys().isdisjoint(
-            map(location_key, row[1].values())
+        if row.id not in ids and places.keys().isdisjoint(
+            map(location_key, row.media.values())
         ):  # all but a few of a million
             continue
-        known = (ids.get(row[0], ()), *(places.get(location_key(media), ()) for media in row[1].values()))
-        doubles += [(row[0], split) for split in (_shares(parts, row) for parts in known) if split][:1]
+        known = (ids.get(row.id, ()), *(places.get(location_key(media), ()) for media in row.media.values()))
+        doubles += [(row.id, split) for split in (_shares(parts, row) for parts in known) if split][:1]
     if doubles:
         log.warning(
             "data=%s: %d of %d training videos stand in val or test too (the same files or id), first %s (%s): their "
@@ -73,9 +73,9 @@ def _to_latest_ends(parts: list[_Part]) -> None:
             parts[i] = (parts[i][0], *parts[i - 1][1:])
 
 
-def _shares(parts: Sequence[_Part], row: Row) -> str | None:
+def _shares(parts: Sequence[_Part], row: RecordRow) -> str | None:
     """The split of a measured part that has something in common with `row`."""
-    start, end = extent(row[3])
+    start, end = extent(row.span)
     before = bisect_left(parts, end, key=itemgetter(0))
     return parts[before - 1][2] if before and parts[before - 1][1] > start else None
 

@@ -8,7 +8,7 @@ from mml_lightning.data.video.decode import decoder_version
 
 def frames_reader(dataset: Dataset, decoder: str) -> dict[str, str]:
     """Name and version of what reads the videos of `dataset`: OpenCV where all are images, else `decoder`."""
-    media = (one for records in dataset.splits.values() for row in rows(records) for one in row[1].values())
+    media = (one for records in dataset.splits.values() for row in rows(records) for one in row.media.values())
     first = next(media, "")
     if not isinstance(first, str) and not any(isinstance(other, str) for other in media):
         return {"name": "opencv", "version": opencv_version()}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mml_lightning.data.records.record_store import RecordStore
-from mml_lightning.data.records.records import NO_INTERVALS, SPLITS, Dataset, FrameSpan, Head, Record, Row
+from mml_lightning.data.records.records import NO_INTERVALS, SPLITS, Dataset, FrameSpan, Head, Record, RecordRow
 from mml_lightning.data.video.media import PlainMedia
 from mml_lightning.data.video.pack_format import (
     FORMAT,
@@ -63,7 +63,7 @@ def _plain_record(split: str, record: Record, item: int) -> dict[str, Any]:
     return plain
 
 
-def _row(plain: Mapping[str, Any], media: Mapping[str, PlainMedia]) -> Row:
+def _row(plain: Mapping[str, Any], media: Mapping[str, PlainMedia]) -> RecordRow:
     target = plain["target"]
     if type(plain["id"]) is not str or set(map(type, target.values())) != {int}:  # usually it has one label per head
         target = {head: tuple(label) if type(label) is list else label for head, label in target.items()}
@@ -77,7 +77,7 @@ def _row(plain: Mapping[str, Any], media: Mapping[str, PlainMedia]) -> Row:
         if timed
         else NO_INTERVALS
     )
-    return plain["id"], media, target, span, None, intervals, None
+    return RecordRow(plain["id"], media, target, span, intervals=intervals)
 
 
 def _span(plain: Any) -> tuple[float, float]:

@@ -13,9 +13,9 @@ import pickle
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import overload
+from typing import Any, overload
 
-from mml_lightning.data.records.records import Record, Row, Rows, rows
+from mml_lightning.data.records.records import Record, RecordRow, Rows, rows
 from mml_lightning.data.video.media import media_of
 
 TOGETHER = 64  # records that are written, and read, at once: what they share is written once
@@ -28,21 +28,22 @@ class RecordStore(Rows):
         rows: read once, in order.
     """
 
-    def __init__(self, rows: Iterable[Row] = ()) -> None:
+    def __init__(self, rows: Iterable[RecordRow] = ()) -> None:
         self._content, self._ends = bytearray(), array("Q", [0])
-        self._last: list[Row] = []  # fewer than TOGETHER
+        self._last: list[RecordRow] = []  # fewer than TOGETHER
         for row in rows:
             self.append(row)
 
-    def append(self, row: Row) -> None:
+    def append(self, row: RecordRow) -> None:
         self._last.append(row)
         if len(self._last) == TOGETHER:
-            self._content += pickle.dumps(self._last, pickle.HIGHEST_PROTOCOL)
+            plain = list(map(tuple, self._last))  # smaller and faster to write than rows with a class
+            self._content += pickle.dumps(plain, pickle.HIGHEST_PROTOCOL)
             self._ends.append(len(self._content))
             self._last.clear()
 
-    def rows(self) -> Iterator[Row]:
-        return itertools.chain.from_iterable(map(self._block, range(len(self._ends))))
+    def rows(self) -> Iterator[RecordRow]:
+        return map(RecordRow._make, itertools.chain.from_iterable(map(self._block, range(len(self._ends)))))
 
     def __iter__(self) -> Iterator[Record]:
         return map(record_of, self.rows())
@@ -60,12 +61,12 @@ class RecordStore(Rows):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         block, place = divmod(range(len(self))[index], TOGETHER)  # raises IndexError; takes negative ones
-        return record_of(self._block(block)[place])
+        return record_of(RecordRow._make(self._block(block)[place]))
 
-    def _block(self, number: int) -> list[Row]:
+    def _block(self, number: int) -> Sequence[tuple[Any, ...]]:
         if number == len(self._ends) - 1:
             return self._last
-        block: list[Row] = pickle.loads(self._content[self._ends[number] : self._ends[number + 1]])
+        block: list[tuple[Any, ...]] = pickle.loads(self._content[self._ends[number] : self._ends[number + 1]])
         return block
 
 
@@ -73,8 +74,9 @@ def stored(records: Sequence[Record]) -> RecordStore:
     return records if isinstance(records, RecordStore) else RecordStore(rows(records))
 
 
-def record_of(row: Row) -> Record:
-    return Record(row[0], {source: media_of(one) for source, one in row[1].items()}, *row[2:])
+def record_of(row: RecordRow) -> Record:
+    media = {source: media_of(one) for source, one in row.media.items()}
+    return Record(row.id, media, row.target, row.span, row.decoder, row.intervals, row.length)
 
 
 @contextmanager

@@ -72,41 +72,32 @@ class Record:
     length: float | None = None
 
 
-Row = tuple[
-    str,
-    Mapping[str, PlainMedia],
-    Mapping[str, int | tuple[int, ...]],
-    tuple[float, float] | None,
-    str | None,
-    Mapping[str, tuple[tuple[int, float, float], ...]],
-    float | None,
-]
-"""The fields of a :class:`Record`, for what looks at all of them."""
+class RecordRow(NamedTuple):
+    """The fields of a :class:`Record`, its media as plain values, for what looks at all of them."""
 
-
-def row_of(
-    identity: str,
-    media: Mapping[str, PlainMedia],
-    target: Mapping[str, int | tuple[int, ...]],
-    span: tuple[float, float] | None = None,
-) -> Row:
-    return identity, media, target, span, None, NO_INTERVALS, None
+    id: str
+    media: Mapping[str, PlainMedia]
+    target: Mapping[str, int | tuple[int, ...]]
+    span: tuple[float, float] | None = None
+    decoder: str | None = None
+    intervals: Mapping[str, tuple[tuple[int, float, float], ...]] = NO_INTERVALS
+    length: float | None = None
 
 
 class Rows(Sequence[Record]):
     """Records that are kept in another form, and told faster as rows."""
 
     @abstractmethod
-    def rows(self) -> Iterator[Row]: ...
+    def rows(self) -> Iterator[RecordRow]: ...
 
 
-def rows(records: Iterable[Record]) -> Iterator[Row]:
+def rows(records: Iterable[Record]) -> Iterator[RecordRow]:
     return records.rows() if isinstance(records, Rows) else map(plain_row, records)
 
 
-def plain_row(record: Record) -> Row:
+def plain_row(record: Record) -> RecordRow:
     plain = {source: to_plain(one) for source, one in record.media.items()}
-    return record.id, plain, record.target, record.span, record.decoder, record.intervals, record.length
+    return RecordRow(record.id, plain, record.target, record.span, record.decoder, record.intervals, record.length)
 
 
 @dataclass(frozen=True)
@@ -177,7 +168,7 @@ class Dataset:
 
         The one look at each file that a start takes: the fingerprint is of what is found here.
         """
-        media = (one for row in rows(self.splits.get(split, ())) for one in row[1].values())
+        media = (one for row in rows(self.splits.get(split, ())) for one in row.media.values())
         files = itertools.chain.from_iterable(map(files_that_identify, media))
         self._looked[split] = time.time()
         self._sizes[split] = file_sizes.sizes(files, f"the files of the {split} split")
@@ -208,7 +199,7 @@ class Dataset:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for split in SPLITS:
-            if not any(row[2] for row in rows(self.splits.get(split, ()))):
+            if not any(row.target for row in rows(self.splits.get(split, ()))):
                 continue  # without a label it changes no weight and no number
             found = self._sizes.get(split) or self.look(split)
             sizes, ends = iter(found), array("Q", [0])
@@ -257,8 +248,8 @@ def validate(dataset: Dataset, needed: Iterable[str] = SPLITS, labelled: bool = 
             raise UserError(f"data={dataset.name}: the {split} split is empty (videos: {have}); {mend}")
         heads, ids, unknown = dataset.heads.keys(), [], 0
         for row in rows(records):
-            ids.append(row[0])
-            unknown += not heads <= row[2].keys()
+            ids.append(row.id)
+            unknown += not heads <= row.target.keys()
         if unknown and labelled:
             raise UserError(
                 f"data={dataset.name}: {unknown} of {len(records)} videos of the {split} split have no label; set "

@@ -32,7 +32,7 @@ from mml_lightning.data.records.readers.files import (
 )
 from mml_lightning.data.records.readers.mirrored import mirrored_classes
 from mml_lightning.data.records.record_store import RecordStore
-from mml_lightning.data.records.records import SPLITS, Dataset, Row, row_of
+from mml_lightning.data.records.records import SPLITS, Dataset, RecordRow
 from mml_lightning.data.video.media import PlainMedia, to_plain
 from mml_lightning.utils.errors import UserError, check_choice
 
@@ -145,9 +145,9 @@ def read_annotated(
     labels = Labels(named, (text for rows in texts.values() for text in rows if text is not None), name, first)
     places, folder = [files] if isinstance(files, str) else files, Root(base)
 
-    def made(line: _Line, text: str | None) -> Row:
+    def made(line: _Line, text: str | None) -> RecordRow:
         media = _media(_first_there(folder, line, places), images, fps)
-        return row_of(line.fill(id), {"frames": media}, _target(line, text, labels))
+        return RecordRow(line.fill(id), {"frames": media}, _target(line, text, labels))
 
     records = {split: RecordStore(map(made, lines[split], texts[split])) for split in SPLITS}
     if absent == "drop":

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from mml_lightning.data.records.record_store import RecordStore
-from mml_lightning.data.records.records import Head, Row
+from mml_lightning.data.records.records import Head, RecordRow
 from mml_lightning.data.video.media import ImageSequence, Layout, media_absent, media_of
 from mml_lightning.utils import foreign
 from mml_lightning.utils.errors import UserError
@@ -165,9 +165,9 @@ def read_json(path: Path) -> Any:
 
 def held_out(records: RecordStore) -> tuple[RecordStore, RecordStore]:
     """(training, validation) of data without a validation split: every fifth video, by order of id, validates."""
-    chosen = set(sorted(row[0] for row in records.rows())[::5])
-    training = RecordStore(row for row in records.rows() if row[0] not in chosen)
-    return training, RecordStore(row for row in records.rows() if row[0] in chosen)
+    chosen = set(sorted(row.id for row in records.rows())[::5])
+    training = RecordStore(row for row in records.rows() if row.id not in chosen)
+    return training, RecordStore(row for row in records.rows() if row.id in chosen)
 
 
 HELD_OUT = "no val split: every fifth training video, by order of id, validates"
@@ -226,8 +226,8 @@ def without_absent(name: str, split: str, records: RecordStore) -> RecordStore:
     return kept
 
 
-def _is_absent(row: Row) -> bool:
-    return any(media_absent(media_of(one)) for one in row[1].values())
+def _is_absent(row: RecordRow) -> bool:
+    return any(media_absent(media_of(one)) for one in row.media.values())
 
 
 class Labels:

@@ -12,7 +12,7 @@ from pathlib import Path
 from mml_lightning.data.records.readers.files import HELD_OUT, check_name, check_spelling, held_out
 from mml_lightning.data.records.readers.mirrored import mirrored_classes
 from mml_lightning.data.records.record_store import RecordStore
-from mml_lightning.data.records.records import SPLITS, Dataset, Head, row_of
+from mml_lightning.data.records.records import SPLITS, Dataset, Head, RecordRow
 from mml_lightning.utils.errors import UserError
 
 SPLIT_FOLDERS = {
@@ -61,7 +61,7 @@ def read_folders(name: str, root: str, extensions: Sequence[str] = VIDEOS, mirro
         if unknown:
             raise UserError(f"{unknown}: its class has no training video; add some to {folders['train']} or remove it")
         splits[split] = RecordStore(
-            row_of(identity, {"frames": path}, {"label": number[label]}) for label, identity, path in found[split]
+            RecordRow(identity, {"frames": path}, {"label": number[label]}) for label, identity, path in found[split]
         )
     told = looked.told()
     if not splits["val"]:

@@ -24,7 +24,7 @@ from mml_lightning.data.records.readers.files import (
 )
 from mml_lightning.data.records.readers.mirrored import mirrored_classes
 from mml_lightning.data.records.record_store import RecordStore
-from mml_lightning.data.records.records import SPLITS, Dataset, row_of
+from mml_lightning.data.records.records import SPLITS, Dataset, RecordRow
 from mml_lightning.data.video.media import MOST_IMAGES, ImageSequence, PlainMedia
 from mml_lightning.utils.errors import UserError, check_choice
 
@@ -97,7 +97,7 @@ def read_frame_lists(
     )
     targets = _Targets(labels)
     splits = {
-        split: RecordStore(row_of(video, _media(lines, used), targets.of(video, lines)) for video, lines in rows)
+        split: RecordStore(RecordRow(video, _media(lines, used), targets.of(video, lines)) for video, lines in rows)
         for split, rows in joined.items()
     }
     if verify_counts:

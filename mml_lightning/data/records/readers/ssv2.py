@@ -11,7 +11,7 @@ from mml_lightning.data.records.readers.cells import rows_of
 from mml_lightning.data.records.readers.files import check_name, find, read_json
 from mml_lightning.data.records.readers.mirrored import mirrored_classes
 from mml_lightning.data.records.record_store import RecordStore
-from mml_lightning.data.records.records import SPLITS, Dataset, Head, Row, row_of
+from mml_lightning.data.records.records import SPLITS, Dataset, Head, RecordRow
 from mml_lightning.utils.errors import UserError, check_choice
 
 PREFIX = "something-something-v2-"
@@ -77,7 +77,7 @@ class _Release:
         self.videos = {stem: start + name for stem, name in _stems(folder, extensions)}
         self.partial = labels is not None
 
-    def records(self, file: str) -> list[Row]:
+    def records(self, file: str) -> list[RecordRow]:
         """The records of an official split; with other classes those that have one of them."""
         source = self._annotation(f"{file}.json")
         entries = read_json(source)
@@ -87,7 +87,7 @@ class _Release:
             raise UserError(f"{source}: each entry needs an id and a template, as in Something-Something V2") from None
         return self._labelled(rows, source)
 
-    def answers(self) -> list[Row]:
+    def answers(self) -> list[RecordRow]:
         """The test split; its videos have no label where the answers are not there."""
         try:
             path = self._annotation("test-answers.csv")
@@ -99,7 +99,7 @@ class _Release:
             raise UserError(f"{path}: each line must be id;template")
         return self._labelled([(video.strip(), _plain(template.strip())) for video, template in rows], path)
 
-    def replaced(self, source: Path, known: Mapping[str, Row]) -> list[Row]:
+    def replaced(self, source: Path, known: Mapping[str, RecordRow]) -> list[RecordRow]:
         """The records of a list of ids, labelled by the official files unless an entry has a template."""
         content = read_json(source)
         items = content.items() if isinstance(content, dict) else [_entry(item, source) for item in content]
@@ -116,14 +116,14 @@ class _Release:
                 )
         return records
 
-    def record(self, video: str, label: str, source: Path) -> Row:
+    def record(self, video: str, label: str, source: Path) -> RecordRow:
         if label not in self.number:
             raise UserError(
                 f"{source}: id {video} has label {label!r}, which {self.labels.name} does not list; fix either file"
             )
         return self._row(video, {"label": self.number[label]})
 
-    def _unlabelled(self) -> list[Row]:
+    def _unlabelled(self) -> list[RecordRow]:
         """The videos of test.json; none where it is not there."""
         try:
             source = self._annotation("test.json")
@@ -132,11 +132,11 @@ class _Release:
         ids = [_entry(item, source)[0] for item in read_json(source)]
         return [self._row(video, {}) for video in ids]
 
-    def _row(self, video: str, target: dict[str, int | tuple[int, ...]]) -> Row:
+    def _row(self, video: str, target: dict[str, int | tuple[int, ...]]) -> RecordRow:
         path = self.videos.get(video) or str(Path(self.missing.format(video)))
-        return row_of(video, {"frames": path}, target)
+        return RecordRow(video, {"frames": path}, target)
 
-    def _labelled(self, rows: Sequence[tuple[str, str]], source: Path) -> list[Row]:
+    def _labelled(self, rows: Sequence[tuple[str, str]], source: Path) -> list[RecordRow]:
         return [self.record(v, label, source) for v, label in rows if not self.partial or label in self.number]
 
     def _annotation(self, name: str) -> Path:

@@ -11,7 +11,7 @@ from mml_lightning.data.records.readers.cells import check_width, delimiter_of, 
 from mml_lightning.data.records.readers.columns import Columns
 from mml_lightning.data.records.readers.files import HELD_OUT, Root, check_spelling, held_out, natural, without_ending
 from mml_lightning.data.records.record_store import RecordStore
-from mml_lightning.data.records.records import SPLITS, Dataset, FrameSpan, Head, row_of
+from mml_lightning.data.records.records import SPLITS, Dataset, FrameSpan, Head, RecordRow
 from mml_lightning.utils.errors import UserError
 
 SPLIT_NAMES = {
@@ -65,7 +65,7 @@ def read_csv(
             identity = without_ending(file) + (_part(span, first_frame) if span else "")
         if split not in splits:
             split = table.split(line, split)
-        splits[split].append(row_of(identity, {"frames": path}, targets[label], span))
+        splits[split].append(RecordRow(identity, {"frames": path}, targets[label], span))
     told = list(table.columns.told)
     if not splits["val"]:
         splits["train"], splits["val"] = held_out(splits["train"])
