@@ -33,6 +33,8 @@ IDENTITY = (
 )
 
 SAID: set[str] = set()
+STAGING = "WANDB_DATA_DIR"  # tables are staged there
+OWN: dict[str, str] = {}  # what we set it to
 """What was said once and need not be said by every job of a sweep."""
 
 
@@ -134,6 +136,8 @@ def _wandb(cfg: Settings, folder: Path, job_type: str) -> WandbLogger:
     if offline and "offline" not in SAID:
         SAID.add("offline")
         log.info("W&B is offline (not logged in): upload later with: wandb sync %s/wandb/offline-run-*", folder)
+    if os.environ.get(STAGING) == OWN.get(STAGING):  # where nobody has chosen a place, not in the home directory
+        os.environ[STAGING] = OWN[STAGING] = str(folder / "wandb")
     earlier = sorted(folder.glob("wandb/*run-*-*"), key=lambda path: path.stat().st_mtime)
     return WandbLogger(
         name=cfg.name,
