@@ -283,7 +283,10 @@ def test_windows_are_averaged_as_the_labels_say(train: Train, tmp_path: Path) ->
     "override, message",
     [
         ("batch_norm.group_size=3", "batch_norm.group_size=3 does not divide data.batch_size=8 on 1 rank"),
-        ("batch_norm.freeze=true", "batch_norm.freeze=True is unknown; use one of none, partial, stats, all"),
+        (
+            "batch_norm.freeze=true",
+            r"batch_norm.freeze=True is unknown; use one of \['none', 'partial', 'stats', 'all'\]",
+        ),
     ],
 )
 def test_batch_norm_mistakes_are_named_before_anything_is_written(

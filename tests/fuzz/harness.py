@@ -37,8 +37,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mml_lightning.cli import config_errors
 from mml_lightning.config import resolve, resolvers
-from mml_lightning.engine import train
-from mml_lightning.runs import result
+from mml_lightning.engine import evaluate, train
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.process import quieten_libraries
 from tests.fuzz.cases import CONF, FAMILIES, Ground, Started, Vague, prepare
@@ -112,17 +111,17 @@ def calm() -> Iterator[None]:
         def __init__(self, *args: Any, **more: Any) -> None:
             raise Started
 
-    originals = train.open_result, result.RunResult
+    originals = train.open_result, evaluate.RunResult
     limit = resource.getrlimit(resource.RLIMIT_AS)
     logging.disable(logging.CRITICAL)
     try:
-        train.open_result, result.RunResult = begin, Begins  # type: ignore[assignment, misc]
+        train.open_result, evaluate.RunResult = begin, Begins  # type: ignore[assignment, misc]
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, limit[1]))
         with warnings.catch_warnings(), contextlib.redirect_stderr(None):
             warnings.simplefilter("ignore")
             yield
     finally:
-        train.open_result, result.RunResult = originals  # type: ignore[misc]
+        train.open_result, evaluate.RunResult = originals  # type: ignore[misc]
         resource.setrlimit(resource.RLIMIT_AS, limit)
         logging.disable(logging.NOTSET)
 

@@ -62,7 +62,7 @@ def test_two_ranks_with_a_peer_each_are_one_process_with_both(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("placement=near",), r"placement=near is unknown; use one of \['shared', 'peer'\]"),
+        (("placement=near",), r"placement='near' is unknown; use one of \['shared', 'peer'\]"),
         (("placement=peer",), r"the run has 2 \(rgb, flow\): use trainer=ddp trainer\.devices=2"),
         (("placement=peer", "trainer.devices=2", "objective.frozen=[flow]"), r"flow only teaches"),
         (

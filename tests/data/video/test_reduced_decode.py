@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from mml_lightning.config import data as config_data
 from mml_lightning.config.settings import Settings
+from mml_lightning.config.values import check_values
 from mml_lightning.data.loading.images import fitted
 from mml_lightning.data.records.readers import read_frame_lists
 from mml_lightning.data.video.decode import DecodeError
@@ -229,4 +230,5 @@ def test_mistakes_name_the_fix(composed: Callable[..., tuple[Settings, list[str]
     ):
         cfg, _ = composed(*words)
         with pytest.raises(UserError, match=message):
+            check_values(cfg)
             config_data.clip_datasets(cfg, data, None, list(config_data.modalities(cfg).values()))
