@@ -14,11 +14,6 @@ from torch import Tensor, nn
 STEM_CHANNELS = 3  # every trunk is born with an RGB stem, which then follows the modality
 
 
-def own_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a network without what belongs to the lessons that it was taught."""
-    return {key: value for key, value in state.items() if not key.startswith("projections.")}
-
-
 class PeerOutput(NamedTuple):
     """What every peer returns.
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mml_lightning.backbones.peer import own_weights
 from mml_lightning.config import backbones, instantiate
 from mml_lightning.runs.fingerprint import zoo_folder
 from mml_lightning.runs.result import RunResult, now
@@ -22,7 +21,7 @@ from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.result_file import read_result, write_json
 from mml_lightning.zoo.entries import publish
-from mml_lightning.zoo.files import export_peer, load_peer, weights_hash
+from mml_lightning.zoo.files import export_peer, load_peer, own_weights, weights_hash
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mml_lightning.backbones.peer import own_weights
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import check_unpacked, file_hash, write_tensors
 
@@ -109,6 +108,11 @@ def split_heads(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
     """(trunk, heads) of a recogniser's state dict."""
     heads = {key: value for key, value in state.items() if key.startswith("heads.")}
     return {key: value for key, value in state.items() if key not in heads}, heads
+
+
+def own_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a network without what belongs to the lessons that it was taught."""
+    return {key: value for key, value in state.items() if not key.startswith("projections.")}
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
