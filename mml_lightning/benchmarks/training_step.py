@@ -21,8 +21,7 @@ from mml_lightning.backbones.cost import kept_bytes
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.recognizer import Recognizer
 from mml_lightning.benchmarks.baseline import PlainTrainer, PlainTSM
-from mml_lightning.config import backbones, data, objective, training
-from mml_lightning.config import peers as config_peers
+from mml_lightning.config import backbones, data, instantiate, objective, training
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.loading.prefetch import prefetch_to_device
 from mml_lightning.engine import process
@@ -252,7 +251,8 @@ def networks(cfg: Settings, modalities: Mapping[str, Modality]) -> dict[str, Pee
     nets = {}
     for number, (name, modality) in enumerate(modalities.items()):
         torch.manual_seed(number)
-        nets[name] = config_peers.new_network(cfg, modality, {"label": CLASSES})
+        make = instantiate.instantiate(cfg.plain(f"{backbones.word(cfg, modality.name)}.net"), cfg.trusted)
+        nets[name] = make(in_channels=modality.channels, num_classes={"label": CLASSES})
     return nets
 
 

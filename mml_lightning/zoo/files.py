@@ -25,11 +25,6 @@ FORMAT = 1
 REQUIRED = ("state_dict", "arch", "modality", "classes", "provenance")
 
 
-def own_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a network without what belongs to the lessons that it was taught."""
-    return {key: value for key, value in state.items() if not key.startswith("projections.")}
-
-
 def export_peer(path: Path, entry: Mapping[str, Any]) -> Path:
     """Write a zoo file, whole or not at all.
 
@@ -113,6 +108,11 @@ def split_heads(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
     """(trunk, heads) of a recogniser's state dict."""
     heads = {key: value for key, value in state.items() if key.startswith("heads.")}
     return {key: value for key, value in state.items() if key not in heads}, heads
+
+
+def own_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a network without what belongs to the lessons that it was taught."""
+    return {key: value for key, value in state.items() if not key.startswith("projections.")}
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
