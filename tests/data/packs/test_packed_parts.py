@@ -33,8 +33,8 @@ from mml_lightning.data.video.pack_reader import PackReader
 from mml_lightning.modalities import Modality
 from mml_lightning.transforms import Crop
 from mml_lightning.utils.errors import UserError
-from tests.data import packs
-from tests.data.packs import quiet
+from tests.data import pack_of as packs
+from tests.data.pack_of import quiet
 from tests.data.videos import moving, write_sound, write_video
 
 SIZES = ((427, 240), (340, 256), (455, 256), (64, 48), (97, 31), (16, 200))

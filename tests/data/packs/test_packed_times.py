@@ -13,7 +13,7 @@ from mml_lightning.data.video.decode import open_video
 from mml_lightning.data.video.media import PackedFrames, media_identity
 from mml_lightning.data.video.pack_format import packed
 from mml_lightning.data.video.pack_reader import PackReader
-from tests.data import packs
+from tests.data import pack_of as packs
 from tests.data.numbered import Made
 from tests.data.videos import record
 

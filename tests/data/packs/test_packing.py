@@ -25,8 +25,8 @@ from mml_lightning.data.records.records import Dataset
 from mml_lightning.data.video.media import PackedFrames
 from mml_lightning.utils.errors import UserError
 from tests.conftest import ROOT, environment
-from tests.data import packs
-from tests.data.packs import quiet
+from tests.data import pack_of as packs
+from tests.data.pack_of import quiet
 from tests.patience import wait_for
 
 

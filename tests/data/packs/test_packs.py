@@ -31,8 +31,8 @@ from mml_lightning.data.video.media import ImageSequence, PackedFrames, media_ab
 from mml_lightning.data.video.pack_reader import PackReader
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import file_hash
-from tests.data import packs
-from tests.data.packs import quiet
+from tests.data import pack_of as packs
+from tests.data.pack_of import quiet
 from tests.data.videos import real
 
 

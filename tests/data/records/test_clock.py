@@ -26,7 +26,7 @@ from mml_lightning.data.video.images import open_media
 from mml_lightning.data.video.media import ImageSequence, PackedFrames
 from mml_lightning.modalities import Modality
 from mml_lightning.transforms import TestGeometry as FixedGeometry
-from tests.data import packs
+from tests.data import pack_of as packs
 from tests.data.videos import counted, numbers
 
 RGB = Modality("rgb", "frames", 1, 3)
