@@ -31,6 +31,7 @@ from mml_lightning.data.video.media import ImageSequence
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import temporary_name
 from tests.conftest import environment
+from tests.data.flow_of import flow_of
 from tests.data.videos import ROOT, damaged, moving, record, write_video
 from tests.patience import LONGEST, wait_for
 
@@ -88,7 +89,7 @@ def test_outcomes_are_in_order_and_files_shared(videos: dict[str, Path], tmp_pat
     assert [(o.moments is None, o.single) for o in outcomes] == [(0, 0), (1, 0), (1, 1), (0, 0)]
     assert "bad.webm" in outcomes[1].reason and "one frame" in outcomes[2].reason
     with open_media(videos["moving"]) as video:
-        assert np.array_equal(np.load(cache.path(rows[0]))(video.stream(), SETTINGS))
+        assert np.array_equal(np.load(cache.path(rows[0])), flow_of(video.stream(), SETTINGS))
     row = summary({"train": outcomes})["train"]
     assert (row["videos"], row["failed"], row["one_frame"], row["pairs"]) == (4, 1, 1, 12)
     assert row["mean_px"] == pytest.approx(np.hypot(3, 2), abs=0.8)
