@@ -36,7 +36,7 @@ from mml_lightning.engine import train
 from mml_lightning.runs import result
 from tests.fuzz.cases import CONF, Ground, Started
 
-PATIENCE = 60.0  # seconds for one command
+PATIENCE = 1200.0  # seconds for one command: what lasts longer hangs
 MEMORY = 8 * 2**30  # bytes of addresses
 STARTED = 0
 CRASHED = 99
