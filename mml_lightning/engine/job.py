@@ -39,7 +39,7 @@ def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object], out
     folder = Path(config.paths.output_dir)
     cfg: Settings | None = None
     failed: BaseException | None = None
-    hint = f"continue with: python train.py resume={folder}"
+    hint = f"continue with: python train.py resume={folder}" if "ckpt" not in config else "start it again"
     try:
         cfg = settings_of(config)
         values.check_job(cfg)
