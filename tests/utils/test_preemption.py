@@ -29,7 +29,12 @@ def started(script: str) -> subprocess.Popen[str]:
     """A process that has come to the line in which it says `ready`."""
     pipe = subprocess.PIPE
     process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=pipe, stderr=pipe, text=True, env=environment(PYTHONPATH=str(ROOT))
+        [sys.executable, "-c", script],
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        env=environment(PYTHONPATH=str(ROOT)),
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # these tests may run under nohup
     )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     return process
