@@ -177,7 +177,7 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
                     "run": config["name"],
                     "stage": config["stage"]["name"],
                     "seed": config["seed"],
-                    "backbone": _backbone(config["backbone"], entry["modality"]["name"]),
+                    **_backbone(config, entry["modality"]["name"]),
                     **_made(content),
                     "fingerprint": fingerprint,
                     "sampling": config["sampling"],
@@ -193,10 +193,13 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _backbone(told: Mapping[str, Any], modality: str) -> str:
-    """The name of the network of a modality, of the node `backbone` of a run."""
+def _backbone(config: Mapping[str, Any], modality: str) -> dict[str, str]:
+    """What is told of the network of a modality by the config of a run."""
+    told = config.get("backbone")
+    if told is None:
+        return {}
     own = told.get(modality)
-    return str((own if isinstance(own, Mapping) and "name" in own else told)["name"])
+    return {"backbone": str((own if isinstance(own, Mapping) and "name" in own else told)["name"])}
 
 
 def _made(content: Mapping[str, Any]) -> dict[str, Any]:

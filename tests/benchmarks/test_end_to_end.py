@@ -19,13 +19,15 @@ SMALL = [
     *("backbone=tiny", "backbone.net.width=8", "transforms.output=32", "transforms.short_side=36"),
     "sampling.num_segments=4",
 ]
+LIMITS = ("bottleneck", "operations are too small for this device", "on an idle machine")  # what is said of some run
 
 
 @pytest.mark.skipif(importlib.util.find_spec("PIL") is None, reason="the baseline reads with Pillow")
 def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rows.json"
     assert main(["bench", "end_to_end", *SMALL, "--videos", "2", "--rounds", "1", "--json", str(file)]) == 0
-    assert "bottleneck" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert any(limit in printed for limit in LIMITS)
     plain, ours = json.loads(file.read_text())["tables"][0]["rows"]
     assert "Pillow" in plain["way"] and "pack" in ours["way"]
     for row in (plain, ours):
@@ -36,7 +38,7 @@ def test_workers_read_a_pack_again_and_again(tmp_path: Path, capsys: pytest.Capt
     file, words = tmp_path / "rows.json", ["data.workers=2", "stage=ce", "modality=[rgb]", "--without-baseline"]
     assert main(["bench", "end_to_end", *SMALL, *words, "--videos", "1", "--clips", "6", "--json", str(file)]) == 0
     (told,) = json.loads(file.read_text())["tables"]
-    assert "bottleneck" in told["sentence"] and 0 <= told["rows"][0]["data_wait"] < 1
+    assert any(limit in told["sentence"] for limit in LIMITS) and 0 <= told["rows"][0]["data_wait"] < 1
     assert main(["bench", "end_to_end", *SMALL, *words, "--clips", "3"]) == 2
     assert "a pass over 3 clips is too short; use --clips 4 or more" in capsys.readouterr().err
 

@@ -84,6 +84,7 @@ def from_the_start(path: Path) -> list[int]:
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
         stream.thread_type = "NONE"  # what is made up for damaged parts depends on it
+        stream.codec_context.thread_count = 1
         for packet in container.demux(stream):
             try:
                 shown += [number(frame.to_ndarray(format="rgb24")) for frame in packet.decode()]

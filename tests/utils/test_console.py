@@ -17,7 +17,7 @@ from tests.conftest import ROOT, command, environment
 
 LINES = """
 import logging, os, sys
-from mml_lightning import console
+from mml_lightning.utils import console
 with console.guarded():
     logging.basicConfig(stream=sys.stdout, level=logging.INFO)
     file = open(sys.argv[1], "w")

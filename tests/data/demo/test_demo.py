@@ -76,7 +76,7 @@ def test_worker_processes_make_the_same_bytes(
     pristine: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generate, "IN_PROCESS", 0)
-    monkeypatch.setattr(generate, "make", lambda *_: pytest.fail("nothing is left for this process"))
+    monkeypatch.setattr(worker, "make", lambda *_: pytest.fail("nothing is left for this process"))
     assert contents(small(tmp_path)) == pristine
 
 
@@ -122,7 +122,7 @@ def test_interrupted_generation_is_continued(
         made.append(video.name)
         return real(video, folder)
 
-    monkeypatch.setattr(generate, "make", interrupted)
+    monkeypatch.setattr(worker, "make", interrupted)
     with pytest.raises(KeyboardInterrupt):
         small(tmp_path)
     assert not (tmp_path / "manifest.json").exists()
@@ -132,7 +132,7 @@ def test_interrupted_generation_is_continued(
     journal.write_text(journal.read_text()[:-20])
 
     again: list[str] = []
-    monkeypatch.setattr(generate, "make", lambda v, folder: again.append(v.name) or real(v, folder))
+    monkeypatch.setattr(worker, "make", lambda v, folder: again.append(v.name) or real(v, folder))
     assert contents(small(tmp_path)) == pristine
     assert len(again) == 40 - 15 + 2  # the deleted file and the one whose journal line was cut are made again
 
@@ -151,7 +151,7 @@ def test_damaged_and_missing_files_are_mended(
     with caplog.at_level(logging.WARNING):
         small(tmp_path)
     assert contents(tmp_path) == pristine
-    warnings = [r.getMessage() for r in caplog.records if "damaged" in r.getMessage()]
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == 1 and "3 of 40" in warnings[0] and Path(names[0]).name in warnings[0]
 
 

@@ -275,7 +275,7 @@ def test_killed_twenty_times_it_leaves_the_same_files(tmp_path: Path, workers: i
 
 def test_workers_end_with_a_killed_parent(videos: dict[str, Path], tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from mml_lightning.data import flow_fill\n"
+        "import sys; from pathlib import Path; from mml_lightning.data.flow import fill as flow_fill\n"
         "from mml_lightning.data.flow.cache import FlowCache, FlowSettings\n"
         "import os\n"
         "if __name__ == '__main__':\n"
