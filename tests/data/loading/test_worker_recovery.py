@@ -200,7 +200,9 @@ def test_a_batch_that_is_lost_on_its_way_is_loaded_again(
 
     def spend(samples: Any, kinds: Any) -> dict[str, Any]:
         """Every descriptor of the worker, once it has read."""
-        most = 64 + os.dup(0)  # beyond those that this process of tests has opened before
+        most = 64 + max(
+            map(int, os.listdir("/proc/self/fd"))
+        )  # beyond those that this process of tests has opened before
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         if torch.multiprocessing.get_sharing_strategy() != "file_system":
             with contextlib.suppress(OSError):
