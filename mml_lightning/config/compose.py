@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,8 @@ def compose(program: str, overrides: Sequence[str] = ()) -> Settings:
         UserError: an interpolation leads nowhere, a group is no table, or a key is missing.
         HydraException, OmegaConfBaseException: of a word that is wrong.
     """
-    if GlobalHydra.instance().is_initialized():
+    with _initialized():
         cfg = hydra.compose(program, overrides=list(overrides))
-    else:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = hydra.compose(program, overrides=list(overrides))
     if OmegaConf.is_interpolation(cfg.paths, "output_dir") and not HydraConfig.initialized():
         OmegaConf.update(cfg, "paths.output_dir", "")
     return settings_of(cfg)
@@ -47,10 +45,15 @@ def compose(program: str, overrides: Sequence[str] = ()) -> Settings:
 
 def options_of(group: str) -> list[str]:
     """The options of a group of conf/ and of the folders beside it."""
+    with _initialized():
+        return GlobalHydra.instance().config_loader().get_group_options(group)
+
+
+def _initialized() -> AbstractContextManager[object]:
+    """Hydra with a place to look for configs: that of the job, or conf/."""
     if GlobalHydra.instance().is_initialized():
-        return GlobalHydra.instance().config_loader().get_group_options(group)
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return GlobalHydra.instance().config_loader().get_group_options(group)
+        return nullcontext()
+    return hydra.initialize_config_dir(str(CONF), version_base="1.3")
 
 
 def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
