@@ -102,14 +102,14 @@ class Cohort(pl.LightningModule):
         self._loss: HostCopy | None = None  # of a step that is a row of the log
         self.trained = False  # in this process
         self.validated_at: int | None = None  # step of the last whole validation
-        self._learnable = training_phases.learnable(self.peers)
+        self.learnable = training_phases.learnable(self.peers)
         self.enter(self.phases[0])
 
     def enter(self, phase: Phase) -> None:
         """Go over to a phase: what learns, from whom and how. A trainer's optimiser is its own: see `_keep_phase`."""
         self.phase, self.objective, self.plan = phase, phase.objective, phase.plan
         self._counter = None
-        phase.set_gradients(self.peers, self._learnable)
+        phase.set_gradients(self.peers, self.learnable)
         for name, peer in self.peers.items():
             if isinstance(peer, Peer):
                 peer.stop_gradient_at_heads(name in self.objective.headed)
@@ -127,6 +127,11 @@ class Cohort(pl.LightningModule):
     def trained_peers(self) -> dict[str, Any]:
         """The peers that learn in this phase, by name; the others teach only, and those `frozen` in all phases."""
         return {name: peer for name, peer in self.peers.items() if name in self.phase.trains}
+
+    @property
+    def learners(self) -> dict[str, Any]:
+        """The peers that learn in some phase, by name."""
+        return {name: peer for name, peer in self.peers.items() if name not in self.frozen}
 
     def set_modes(self) -> None:
         """Training modes of the peers. Lightning does not call `train()` when fit starts: the epoch hook calls this."""

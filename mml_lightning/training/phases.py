@@ -57,6 +57,13 @@ class Phase:
             return False
         return any(not part or key == part or key.startswith(f"{part}.") for part in self.trains.get(peer, ()))
 
+    def reaches(self, peer: str, module: str) -> bool:
+        """Whether something learns in a module of `peer`."""
+        return any(
+            not part or f"{part}.".startswith(f"{module}.") or f"{module}.".startswith(f"{part}.")
+            for part in self.trains.get(peer, ())
+        )
+
     def whole(self, peer: str) -> bool:
         """Whether all of a peer learns."""
         return self.trains.get(peer) == WHOLE
@@ -92,6 +99,39 @@ def one_phase(objective: Objective, plan: OptimiserPlan) -> Phase:
     return Phase("", 0, plan.epochs, objective, plan, trains)
 
 
+def modules_of(peer: nn.Module, part: str) -> tuple[str, ...]:
+    """Names of the modules that a word means, :data:`WHOLE` for "".
+
+    Raises:
+        ValueError: it means none; names those there are.
+    """
+    known = dict(peer.named_modules())
+    if found := tuple(name for name in PARTS.get(part, (part,)) if name in known):
+        return found
+    above = part
+    while above not in known:
+        above = above.rpartition(".")[0]
+    inside = [f"{above}.{name}" if above else name for name, _ in known[above].named_children()]
+    there = [*([] if above else PARTS), *inside]
+    raise ValueError(f"there is no {part}" + (f"; there are {', '.join(there)}" if there else f" below {above}"))
+
+
+def check_reached(phase: Phase) -> None:
+    """Raises:
+    ValueError: a term would teach nothing, since all that it is about is frozen.
+    """
+    for name in phase.objective.headed:
+        if not phase.reaches(name, "heads"):
+            raise ValueError(f"labels teach the head of {name} alone (objective.headed), which is not trained here")
+    for edge in phase.objective.edges:
+        learned = edge.project and phase.covers(edge.student, f"projections.{edge.projection}")
+        if edge.needs_features and not learned and not phase.reaches(edge.student, "net"):
+            raise ValueError(
+                f"lesson={edge.lesson} compares features of {edge.student}, whose trunk is not trained here: train it, "
+                "or give the phase an objective without that lesson"
+            )
+
+
 def phase_of(phases: Sequence[Phase], epoch: int) -> Phase:
     """The phase that an epoch belongs to; what comes after the last one belongs to it."""
     return [phase for phase in phases if phase.first <= epoch][-1]
@@ -125,11 +165,10 @@ def column(phases: Sequence[Phase], now: Phase) -> dict[str, float]:
 def say(phases: Sequence[Phase], now: Phase) -> None:
     """That a phase begins, once per run."""
     if is_first_rank():
-        log.info("%s", describe(phases, now))
+        log.info("phase %d of %d, %s", phases.index(now) + 1, len(phases), describe(now))
 
 
-def describe(phases: Sequence[Phase], phase: Phase) -> str:
-    """A few words, for the log."""
+def describe(phase: Phase) -> str:
+    """head (epoch 1 to 3): trains rgb.head, lr 0.01"""
     where = f"epoch {phase.first + 1}" + (f" to {phase.first + phase.epochs}" if phase.epochs > 1 else "")
-    number = f"phase {phases.index(phase) + 1} of {len(phases)}"
-    return f"{number}, {phase.name} ({where}): trains {', '.join(phase.words)}; lr {phase.plan.lr:g}"
+    return f"{phase.name} ({where}): trains {', '.join(phase.words)}, lr {phase.plan.lr:g}"
