@@ -26,7 +26,7 @@ from mml_lightning.zoo.aliases import Origin
 
 # What the command that makes an origin does not take over from the command that needs it.
 OWN = re.compile(
-    r"[+~]*((stage|init|objective|pipeline|catalogue|tables|name|tags|resume|resume_force|seeds?|repeat|hydra)\b"
+    r"[+~]*((stage|init|objective|phases|pipeline|catalogue|tables|name|tags|resume|resume_force|seeds?|repeat|hydra)\b"
     r"(?!\.(base|file|runs)\b)|modality=|trainer=smoke\b|trainer\.(limit_|max_(steps|time)\b))"
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mml_lightning.config import backbones, limits
+from mml_lightning.config import backbones, limits, phases
 from mml_lightning.config.settings import Settings
 from mml_lightning.utils.errors import UserError, check_choice
 from mml_lightning.utils.files import FOLDER_NAME
@@ -79,8 +79,18 @@ SWITCHES = (
 def check_values(cfg: Settings) -> None:
     """Raises:
     UserError: one of :data:`LEAST` is no number or too small, a switch is neither true nor false, a word is not one of
-        :data:`CHOICES`, or `name` can't name a folder.
+        :data:`CHOICES`, `name` can't name a folder, or a phase is wrong.
     """
+    _check_values(cfg)
+    phases.check(cfg)
+    for number, phase in enumerate(cfg.phases):
+        try:
+            _check_values(phases.settings_of_phase(cfg, number))
+        except UserError as error:
+            raise UserError(f"phases.{number} ({phase.name}): {error}") from None
+
+
+def _check_values(cfg: Settings) -> None:
     for key in SWITCHES:
         value = cfg.get(key)
         if not isinstance(value, bool):
@@ -129,7 +139,8 @@ def check_stage(cfg: Settings) -> None:
             f"stage={stage.name} needs two or more modalities (have {chosen}): modality=[rgb,flow]; "
             "for one use stage=ml"
         )
-    if cfg.objective.edges and len(chosen) * int(stage.copies) < 2:
+    several = len(chosen) * int(stage.copies) > 1
+    if not several and (cfg.objective.edges or any(phase.objective.get("edges") for phase in cfg.phases)):
         raise UserError(
             f"objective={cfg.objective.name} teaches between peers but the run has one; "
             "use stage=ml, or objective=cross_entropy"

@@ -62,10 +62,11 @@ def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
     resumed, folder = resume.where_to_begin(cfg, overrides, data, list(nets))
     limited = limits.declared(cfg, videos := len(datasets["train"]))
     shown = (cfg.callbacks.speed_every_steps, bool(cfg.callbacks.epoch_lines))
+    objectives = [phase.objective for phase in cohort.phases]
     speed = Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
-    trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
+    trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objectives=objectives)
     sharing = check_shares(cfg, trainer, data, datasets)
-    say(plan.describe(cfg, data, cohort.objective, parameter_counts(nets), origins, computed, limited))
+    say(plan.describe(cfg, data, cohort.phases, parameter_counts(nets), origins, computed, limited))
     comparable = cost.conditions(cfg, cohort, sharing)
     if is_first_rank():  # it measures the first device
         lines = cost.describe(cfg, cohort, videos, sharing, comparable)
@@ -84,6 +85,7 @@ def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
             "limited": [*limited, *limits.measured(cfg, measured["measured"], measured["unreadable"])],
             "clips_per_s": speed.per_second(),
             "skipped_steps": nonfinite_gradients.skipped(trainer),
+            **declared_phases(cohort),
             "speed": told and told | {"conditions": comparable},
             "metrics": nested_metrics(metrics),
             **measured,
@@ -97,6 +99,15 @@ def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
     if result.fields["speed"]:
         say([f"speed {advice.describe(result.fields['speed'], config_data.cheap(cfg))}"])
     return result.fields
+
+
+def declared_phases(cohort: Cohort) -> dict[str, Any]:
+    """For `result.json`: the phases of a stage that declares some."""
+    told = [
+        {"name": one.name, "first_epoch": one.first, "epochs": one.epochs, "train": list(one.words)}
+        for one in cohort.phases
+    ]
+    return {"phases": told} if cohort.phases[0].name else {}
 
 
 def leave(

@@ -47,21 +47,21 @@ def make_trainer(
     folder: Path,
     callbacks: Sequence[pl.Callback],
     job_type: str | None = None,
-    objective: Objective | None = None,
+    objectives: Sequence[Objective] = (),
 ) -> pl.Trainer:
     """The trainer of a job; writes nothing.
 
     Args:
-        objective: of a training run, for `placement`.
+        objectives: of the phases of a training run, for `placement`.
 
     Raises:
         UserError: this machine does not have what `trainer` asks for, or a value is unknown.
     """
     ours = ("num_threads", "validations", "limit_epochs")
     settings = {k: v for k, v in cfg.plain("trainer").items() if v is not None and k not in ours}
-    if objective is not None:
+    if objectives:
         where = (cfg.trainer.devices, cfg.trainer.num_nodes)
-        placed = peer_parallel.make_strategy(cfg.placement, objective, training.batch_norm_settings(cfg), *where)
+        placed = peer_parallel.make_strategy(cfg.placement, objectives, training.batch_norm_settings(cfg), *where)
         settings |= {"strategy": placed} if placed is not None else {}
     epochs = limits.epochs(cfg)
     bar = is_terminal(sys.stdout) if cfg.callbacks.progress_bar == "auto" else bool(cfg.callbacks.progress_bar)
@@ -90,6 +90,8 @@ def make_trainer(
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from None
+    if len(objectives) > 1 and not lightning_internals.renews_optimizers(trainer.strategy):
+        raise UserError(f"trainer.strategy={cfg.trainer.strategy} can't go over to another phase: use auto or ddp")
     if lightning_internals.hand_ranks_to(ranks.CHILDREN, trainer):
         ranks.end_with_the_first()
     return trainer
