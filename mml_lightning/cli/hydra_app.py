@@ -189,7 +189,8 @@ def _check_modalities(given: Sequence[str], conf: Path) -> None:
         for name in names:
             if name not in known and "pkg://" not in (_value(given, "hydra.searchpath") or ""):  # Hydra looks there
                 raise UserError(
-                    f"modality {name!r} is unknown; use one of {known} (add one as conf/modality/{name}.yaml)"
+                    f"modality {name!r} is unknown; use one of {known} (a new one is modality/{name}.yaml in conf/, or "
+                    "in a folder that hydra.searchpath=[...] names)"
                 )
             if names.count(name) > 1:
                 raise UserError(
