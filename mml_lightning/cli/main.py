@@ -17,7 +17,8 @@ from mml_lightning.cli.commands import check, ensemble, flow, graph, import_weig
 from mml_lightning.cli.compose import compose_config
 from mml_lightning.utils import console
 from mml_lightning.utils.errors import UserError, exhausted
-from mml_lightning.utils.plain_text import VisibleStream, log_visibly
+from mml_lightning.utils.plain_text import VisibleStream
+from mml_lightning.utils.terminal import log_visibly
 
 if TYPE_CHECKING:
     pass

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from mml_lightning.config import limits, training
@@ -20,12 +20,12 @@ from mml_lightning.training import batch_norm, lightning_internals, nonfinite_gr
 from mml_lightning.training.broadcast_buffers import SharedBuffers
 from mml_lightning.training.checkpoints import FOLDER, CheckpointFiles, Checkpoints
 from mml_lightning.training.console import EpochLines, ReadersTold
+from mml_lightning.training.progress_bar import TrainingBar
 from mml_lightning.training.quarantine import Quarantine
 from mml_lightning.training.stall_watchdog import Watchdog
 from mml_lightning.utils import ranks
-from mml_lightning.utils.device import uses_gpu
 from mml_lightning.utils.errors import UserError
-from mml_lightning.utils.progress import is_terminal
+from mml_lightning.utils.terminal import is_terminal
 
 
 def training_callbacks(cfg: Settings, folder: Path, data: Dataset) -> list[pl.Callback]:
@@ -70,8 +70,8 @@ def make_trainer(
         own.append(Watchdog(float(cfg.loading.stall)))
     if cfg.callbacks.epoch_lines:
         own.append(EpochLines(every=None if bar else 30.0))
-    if bar:  # it reads the loss, for which a GPU stands still
-        own.append(TQDMProgressBar(refresh_rate=10 if uses_gpu(cfg.trainer.accelerator) else 1))
+    if bar:
+        own.append(TrainingBar())
     try:
         trainer = pl.Trainer(
             max_epochs=epochs,
