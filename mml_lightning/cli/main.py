@@ -20,7 +20,8 @@ from mml_lightning.cli.compose import compose_config
 from mml_lightning.utils import console, program
 from mml_lightning.utils.errors import UserError, exhausted
 from mml_lightning.utils.exit_codes import FAILURE
-from mml_lightning.utils.plain_text import VisibleStream, log_visibly
+from mml_lightning.utils.plain_text import VisibleStream
+from mml_lightning.utils.terminal import log_visibly
 
 
 @dataclass(frozen=True)

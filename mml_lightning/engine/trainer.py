@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint, ProgressBar, TQDMProgressBar
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from mml_lightning.config import lightning_nodes, limits, training
@@ -22,12 +22,12 @@ from mml_lightning.training.best_checkpoint import BestCheckpoint
 from mml_lightning.training.broadcast_buffers import SharedBuffers
 from mml_lightning.training.checkpoints import FOLDER, CheckpointFiles, Checkpoints
 from mml_lightning.training.console import EpochLines, ReadersTold
+from mml_lightning.training.progress_bar import TrainingBar
 from mml_lightning.training.quarantine import Quarantine
 from mml_lightning.training.stall_watchdog import Watchdog
 from mml_lightning.utils import ranks
-from mml_lightning.utils.device import uses_gpu
 from mml_lightning.utils.errors import UserError
-from mml_lightning.utils.progress import is_terminal
+from mml_lightning.utils.terminal import is_terminal
 
 
 def training_callbacks(
@@ -84,8 +84,8 @@ def make_trainer(
         own.append(EpochLines(every=None if bar else 30.0))
     if given := [one for one in callbacks if isinstance(one, ProgressBar)]:
         bar = True
-    if bar and not given:  # it reads the loss, for which a GPU stands still
-        own.append(TQDMProgressBar(refresh_rate=10 if uses_gpu(cfg.trainer.accelerator) else 1))
+    if bar and not given:
+        own.append(TrainingBar())
     try:
         trainer = pl.Trainer(
             max_epochs=epochs,

@@ -61,6 +61,8 @@ def renew_optimizer(trainer: pl.Trainer) -> None:
         gc.collect()  # the wrapper that is left takes its hooks off the gradients
         strategy.configure_ddp()
     strategy.setup_optimizers(trainer)
+
+
 def complete_epoch(trainer: pl.Trainer) -> None:
     """Count the epoch that a checkpoint was written at the end of, as Lightning does where the last one was reached."""
     progress: Any = trainer.fit_loop.epoch_progress.current

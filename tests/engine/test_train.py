@@ -243,15 +243,6 @@ def test_trainer_has_lines_or_a_bar(composed: Composed, tmp_path: Path) -> None:
         assert lines.every == every and (trainer.progress_bar_callback is not None) == (bar == "true")
 
 
-@pytest.mark.parametrize(("gpu", "steps"), [(True, 10), (False, 1)])
-def test_a_bar_seldom_makes_a_gpu_wait(
-    gpu: bool, steps: int, composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_trainer, "uses_gpu", lambda accelerator: gpu)
-    cfg, _ = composed("callbacks.progress_bar=true")
-    assert engine_trainer.make_trainer(cfg, tmp_path / "x", []).progress_bar_callback.refresh_rate == steps  # type: ignore[union-attr]
-
-
 def test_a_3d_network_trains_with_every_batch_norm_option(train: Train, tmp_path: Path) -> None:
     own = ("backbone=i3d_tiny", "trainer=smoke", "schedule.epochs=1", "modality=[rgb,flow]", "stage=mml")
     norms = ("batch_norm.group_size=4", "batch_norm.precise=1", "batch_norm.freeze=partial")
