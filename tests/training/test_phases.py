@@ -258,7 +258,7 @@ def test_two_ranks_go_through_phases_as_one(
     same_weights: Callable[[Path, Path], None],
 ) -> None:
     """Gradients of what a phase lets go are averaged too; and a start at the boundary gives the same bits."""
-    own = ("stage=lp_ft", "init=scratch", "backbone.net.dropout=0", "batch_norm.freeze=stats", "schedule.epochs=2")
+    own = ("stage=lp_ft", "init=scratch", "backbone.net.dropout=0", "batch_norm.freeze=stats", "optimizer.lr=0.5")
     two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_threads=1", "name=two")
     done = shell("train", *own, *two)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -267,7 +267,7 @@ def test_two_ranks_go_through_phases_as_one(
     train(*own, run="alone")
     one, other = weights(tmp_path / "single/alone/peers/rgb.pt"), weights(run / "peers/rgb.pt")
     for key, value in one.items():
-        assert torch.allclose(value, other[key], atol=2e-4), key
+        assert torch.allclose(value, other[key], atol=1e-5), key
     assert checkpoints.read(run / "checkpoints/previous.ckpt")["phase"]["name"] == "head"
     shutil.copyfile(run / "peers/rgb.pt", tmp_path / "rgb.pt")
     (run / "checkpoints/last.ckpt").unlink()
