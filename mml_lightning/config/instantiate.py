@@ -84,6 +84,16 @@ def check_targets(targets: Iterable[str], packages: tuple[str, ...], key: str = 
             )
 
 
+def trusted_object(target: str, packages: tuple[str, ...], key: str = TARGET) -> Any:
+    """The class or function that a config calls.
+
+    Raises:
+        UserError: it lies in none of the packages, or can't be found.
+    """
+    check_targets([target], packages, key)
+    return get_object(current(target))
+
+
 def _targets(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         if TARGET in value:
