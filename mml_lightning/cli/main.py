@@ -19,6 +19,7 @@ from mml_lightning.cli.commands import check, ensemble, flow, graph, import_weig
 from mml_lightning.cli.compose import compose_config
 from mml_lightning.utils import console, program
 from mml_lightning.utils.errors import UserError, exhausted
+from mml_lightning.utils.exit_codes import FAILURE
 from mml_lightning.utils.plain_text import VisibleStream, log_visibly
 
 
@@ -119,7 +120,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _program(words[0], words[1:])
         return 0
     with console.guarded():
-        return _run(parse(argv))
+        try:
+            return _run(parse(argv))
+        except MemoryError as error:  # there was too little to say what went wrong
+            console.release_reserve()
+            print(f"mml: error: {exhausted(error)}", file=sys.stderr)
+            return FAILURE
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -137,5 +143,5 @@ def _run(args: argparse.Namespace) -> int:
         if (spent := exhausted(error)) is None:
             raise
         print(f"mml: error: {spent}", file=sys.stderr)
-        return 1
+        return FAILURE
     return 0
