@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mml_lightning import __version__
 from mml_lightning.benchmarks import commands as bench
-from mml_lightning.cli.commands import check, ensemble, flow, graph, import_weights, pack, report, rerun, score
+from mml_lightning.cli.commands import check, ensemble, flow, graph, import_weights, pack, predict, report, rerun, score
 from mml_lightning.cli.compose import compose_config
 from mml_lightning.utils import console, program
 from mml_lightning.utils.errors import UserError, exhausted
@@ -78,6 +78,7 @@ COMMANDS = {
         pack.declare,
         lambda args: pack.run(args, compose_config),
     ),
+    "predict": Command("classes of videos by trained networks, without a run", predict.declare, predict.run),
     "report": Command("table of runs, or a paired comparison of two of its rows", report.declare, report.run),
     "rerun": Command("repeat a run from its directory and say whether the numbers are equal", rerun.declare, rerun.run),
     "score": Command("metrics of score dumps again, ensembles of runs, submission files", score.declare, score.run),
