@@ -179,12 +179,12 @@ class Checkpoint:
 class Callbacks:
     """What ours do; :mod:`mml_lightning.config.lightning_nodes` reads what else a config calls."""
 
-    epoch_lines: bool
-    progress_bar: bool | str
-    checkpoint: bool
-    checkpoint_every_steps: int | None
-    checkpoint_every_minutes: float | None
-    speed_every_steps: int | None
+    epoch_lines: bool = True  # as in conf/callbacks/default.yaml: callbacks=early_stopping alone brings none of these
+    progress_bar: bool | str = "auto"
+    checkpoint: bool = True
+    checkpoint_every_steps: int | None = None
+    checkpoint_every_minutes: float | None = 15
+    speed_every_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,6 @@ class Logger:
     """The CSV log is always written; :mod:`mml_lightning.config.lightning_nodes` reads what else a config calls."""
 
     wandb: bool = False
-    csv: bool = True
     project: str = "mml_lightning"
     entity: str | None = None
     mode: str = "auto"

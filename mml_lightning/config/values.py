@@ -71,14 +71,13 @@ SWITCHES = (
     "optimizer.fc_lr5",
     "optimizer.flow_stem_lr5",
     "logger.wandb",
-    "logger.csv",
     "callbacks.checkpoint",
     "callbacks.epoch_lines",
     "sampling.shared",
 )
 
 
-ABSENT_SWITCHES = ("logger.wandb", "logger.csv")  # of some options only
+ABSENT_SWITCHES = ("logger.wandb", "callbacks.checkpoint", "callbacks.epoch_lines")  # of some options only
 
 
 def check_values(cfg: Settings) -> None:

@@ -71,11 +71,10 @@ def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
     computed = training.execution_settings(cfg).apply(nets)
     resumed, folder = resume.where_to_begin(cfg, overrides, data, list(nets))
     limited = limits.declared(cfg, videos := len(datasets["train"]))
-    shown = (cfg.callbacks.speed_every_steps, bool(cfg.callbacks.epoch_lines))
-    speed = Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
+    speed = measured_speed(cfg)
     monitors = settle(cfg, cohort, data)
-    callbacks = [*training_callbacks(cfg, folder, data, monitors), speed]
-    trainer = make_trainer(cfg, folder, callbacks, objective=cohort.objective)
+    kept = training_callbacks(cfg, folder, data, monitors)
+    trainer = make_trainer(cfg, folder, [*kept, speed], objective=cohort.objective)
     sharing = check_shares(cfg, trainer, data, datasets)
     say(plan.describe(cfg, data, cohort.objective, parameter_counts(nets), origins, computed, limited, monitors.told))
     comparable = cost.conditions(cfg, cohort, sharing)
@@ -88,14 +87,13 @@ def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
         datasets = {split: dataclasses.replace(one, seen=data.seen(split)) for split, one in datasets.items()}
         video = VideoData(datasets, config_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
         metrics, measured = fit_and_measure(cfg, trainer, cohort, video, resumed.path if resumed else None)
-        stopped, best = stopped_early(trainer), best_checkpoint.of(trainer)
-        limited = limits.trained(cfg, trainer, videos, stopped is not None)
+        steered = best_checkpoint.steered(trainer, cfg.checkpoint.export)
+        limited = limits.trained(cfg, trainer, videos, steered["stopped_early"] is not None)
         told = speed.summary(trainer, cohort)
         result.fields |= {
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
-            "stopped_early": stopped,
-            "checkpoint": None if best is None else {"exported": cfg.checkpoint.export, "best": best.described()},
+            **steered,
             "limited": [*limited, *limits.measured(cfg, measured["measured"], measured["unreadable"])],
             "clips_per_s": speed.per_second(),
             "skipped_steps": nonfinite_gradients.skipped(trainer),
@@ -112,6 +110,12 @@ def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
     if result.fields["speed"]:
         say([f"speed {advice.describe(result.fields['speed'], config_data.cheap(cfg))}"])
     return result.fields
+
+
+def measured_speed(cfg: Settings) -> Throughput:
+    """What measures the speed of the training."""
+    shown = (cfg.callbacks.speed_every_steps, bool(cfg.callbacks.epoch_lines))
+    return Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
 
 
 def leave(

@@ -27,6 +27,7 @@ from mml_lightning.fusion.fuse import Fusion, present_as_gate
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective, Part, total
 from mml_lightning.training import lightning_internals
+from mml_lightning.training.accuracy import accuracies
 from mml_lightning.training.epoch_means import Means
 from mml_lightning.training.parameter_groups import parameter_groups, slowfast_parameter_groups, tsn_parameter_groups
 from mml_lightning.training.placement import one_peer
@@ -183,6 +184,8 @@ class Cohort(pl.LightningModule):
         terms = self.objective.summed(parts, presence.weight if presence is not None else None)
         loss = total(terms)
         self._keep_means(parts, loss, len(batch["index"]), presence is not None)
+        for key, value, rows in accuracies({n: outputs[n] for n in terms}, batch["target"], seen):
+            self.means.add(f"train/{key}", value, rows)
         if placed is not None:
             loss = total({placed: terms[placed]})
         if seen is not None:
