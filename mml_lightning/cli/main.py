@@ -15,7 +15,19 @@ from pathlib import Path
 
 from mml_lightning import __version__
 from mml_lightning.benchmarks import commands as bench
-from mml_lightning.cli.commands import check, ensemble, flow, graph, import_weights, pack, predict, report, rerun, score
+from mml_lightning.cli.commands import (
+    check,
+    ensemble,
+    export,
+    flow,
+    graph,
+    import_weights,
+    pack,
+    predict,
+    report,
+    rerun,
+    score,
+)
 from mml_lightning.cli.compose import compose_config
 from mml_lightning.utils import console, program
 from mml_lightning.utils.errors import UserError, exhausted
@@ -59,6 +71,7 @@ COMMANDS = {
     "ensemble": Command(
         "which networks go well together: pairs, triples, sums of ranks", ensemble.declare, ensemble.run
     ),
+    "export": Command("one network as a folder for onnxruntime or torch, with infer.py", export.declare, export.run),
     "flow": Command(
         "compute the flow of a dataset ahead of training, export it as images",
         flow.declare,

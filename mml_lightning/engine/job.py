@@ -74,6 +74,7 @@ def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object], out
         failed = _told(error, folder, overrides, hint, outcome.tracebacks)
         outcome.failures.append(FAILURE)
     finally:
+        outcome.error = failed or outcome.error
         if cfg is not None:
             tracking.close(cfg, failed is not None)
         if failed is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
