@@ -1,4 +1,4 @@
-"""Ten lines that say what a run will do, before it does it."""
+"""What a run will do, a line per noun, before it does it."""
 
 from __future__ import annotations
 

@@ -98,14 +98,19 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
             leave(cfg, cohort, data, origins, result, limited)
         with ranks.blamed():
             trainer.strategy.barrier("export")
-    say_result(result.fields)
-    if result.fields["speed"]:
-        say([f"speed {advice.describe(result.fields['speed'], config_data.cheap(cfg))}"])
-    if alone:
-        weights = sorted((Path(cfg.paths.output_dir) / "peers").glob("*.pt"))
-        told = (weights, chances(data), result.fields["metrics"])
-        say(next_steps.after_training(cfg, Path(cfg.paths.output_dir), *told))
+    conclude(cfg, folder, data, result.fields, alone)
     return result.fields
+
+
+def conclude(cfg: Settings, folder: Path, data: Dataset, fields: Mapping[str, Any], alone: bool) -> None:
+    """The last lines of a run: its numbers and its speed; where its networks are and what can be typed next if it is
+    `alone`."""
+    say_result(fields)
+    if fields["speed"]:
+        say([f"speed {advice.describe(fields['speed'], config_data.cheap(cfg))}"])
+    if alone:
+        weights = sorted((folder / "peers").glob("*.pt"))
+        say(next_steps.after_training(cfg, folder, weights, chances(data), fields["metrics"]))
 
 
 def leave(
