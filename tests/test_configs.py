@@ -164,7 +164,7 @@ def test_plan_says_which_columns_were_taken(hydra: None, tmp_path: Path) -> None
     )
 
 
-def test_plan_is_a_line_per_noun_with_the_graph_of_lessons(
+def test_plan_is_a_line_per_noun_with_the_lessons(
     composed: Callable[..., tuple[DictConfig, list[str]]],
 ) -> None:
     cfg, typed = composed("stage=mml", "modality=[rgb,flow,rgbdiff]", "schedule.epochs=1")
