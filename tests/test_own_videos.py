@@ -89,7 +89,7 @@ def test_the_recipe(hydra: None) -> None:
     cfg = compose("train", ["setup=finetune", "data.index=my.csv"])
     assert (cfg.backbone.name, cfg.init.of("rgb"), cfg.init.base) == ("tsm_efficientnet_lite0", "imagenet", "imagenet")
     assert (cfg.transforms.output, cfg.sampling.num_segments, cfg.data.name) == (224, 8, "csv_my")
-    assert cfg.data.batch_size * cfg.trainer.accumulate_grad_batches == 16
+    assert cfg.data.batch_size * cfg.trainer.accumulate_grad_batches == 8
     plan = training.optimiser_plan(cfg, {"rgb": {"fresh_head": True}})
     assert plan.fresh_heads == {"rgb"} and plan.interval == "step"
     rates = [plan.factor(epoch) for epoch in (0, 1, 6, 12)]
