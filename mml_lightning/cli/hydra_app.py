@@ -33,6 +33,7 @@ def launch(main: Callable[[], None], conf: Path, outcome: JobOutcome) -> NoRetur
         try:
             _launch(main, conf, outcome)
         except MemoryError as error:  # there was too little to say what went wrong
+            console.release_reserve()
             sys.exit(f"error: {exhausted(error)}")
 
 

@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mml_lightning import __version__
 from mml_lightning.benchmarks import commands as bench
@@ -17,10 +16,8 @@ from mml_lightning.cli.commands import check, ensemble, flow, graph, import_weig
 from mml_lightning.cli.compose import compose_config
 from mml_lightning.utils import console
 from mml_lightning.utils.errors import UserError, exhausted
+from mml_lightning.utils.exit_codes import FAILURE
 from mml_lightning.utils.plain_text import VisibleStream, log_visibly
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; exit code 0, or 2 with one line on stderr for a user's mistake, 1 where the machine has too
     little of something, 130 if interrupted."""
     with console.guarded():
-        return _run(parse(argv))
+        try:
+            return _run(parse(argv))
+        except MemoryError as error:  # there was too little to say what went wrong
+            console.release_reserve()
+            print(f"mml: error: {exhausted(error)}", file=sys.stderr)
+            return FAILURE
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -123,5 +125,5 @@ def _run(args: argparse.Namespace) -> int:
         if (spent := exhausted(error)) is None:
             raise
         print(f"mml: error: {spent}", file=sys.stderr)
-        return 1
+        return FAILURE
     return 0
