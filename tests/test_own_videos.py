@@ -14,7 +14,7 @@ import torch
 
 from mml_lightning.backbones import pretrained
 from mml_lightning.backbones.efficientnet_lite import EfficientNetLite0
-from mml_lightning.cli.main import COMMANDS
+from mml_lightning.cli.main import COMMANDS, parse
 from mml_lightning.config import limits, training
 from mml_lightning.config.compose import compose
 from mml_lightning.config.settings import Settings
@@ -202,11 +202,16 @@ def test_statistics_that_are_not_those_of_the_weights_are_named(
     assert len(told) == 1 and "'statistics.mean=[0.498039,0.498039,0.498039]'" in told[0]
 
 
-def test_only_verbs_that_there_are_are_offered(hydra: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_verbs_that_there_are_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(next_steps.has_verb(verb) == (verb in COMMANDS) for verb in next_steps.VERBS)
     assert next_steps.has_verb("report") and not next_steps.has_verb("levitate")
-    monkeypatch.setattr(next_steps, "VERBS", {"report": "report {ckpt}", "levitate": "levitate {ckpt}"})
-    assert next_steps.offered(Path("a run")) == ["mml report 'a run'"]
+    weights = [Path("flow.pt"), Path("rgb.pt")]
+    for line in next_steps.offered(Path("a run"), weights):
+        parse(shlex.split(line)[1:])  # exits where it does not know the words
+    monkeypatch.setattr(next_steps, "VERBS", {"report": "report {ckpt} {peer}", "levitate": "levitate {ckpt}"})
+    assert next_steps.offered(Path("a run"), weights) == ["mml report 'a run' rgb"]
+    assert next_steps.offered(Path("run"), weights[:1]) == ["mml report run flow"]
+    assert next_steps.offered(Path("run"), []) == []
 
 
 def test_a_measurement_leaves_scores_and_a_command(tmp_path: Path) -> None:

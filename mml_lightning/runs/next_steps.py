@@ -14,7 +14,7 @@ from mml_lightning.data.records.chance import Chance
 MORE_VIEWS = "uniform2"
 VERBS = {  # of mml, with what stands behind them; those that this version lacks are not offered
     "predict": "predict VIDEO.mp4 --ckpt {ckpt}",
-    "export": "export {ckpt}",
+    "export": "export --ckpt {ckpt} --peer {peer} --out exported",
 }
 
 
@@ -31,7 +31,7 @@ def after_training(
     """
     lines = [f"chance    {_scores(chance, metrics)}" for chance in chances.values() if metrics]
     report = f"mml report {shlex.quote(str(folder))}"
-    return [*lines, _weights(folder, weights), *_next([measure(cfg, folder), *offered(folder), report])]
+    return [*lines, _weights(folder, weights), *_next([measure(cfg, folder), *offered(folder, weights), report])]
 
 
 def after_pipeline(cfg: Settings, root: Path, last: Path, weights: Sequence[Path]) -> list[str]:
@@ -39,7 +39,7 @@ def after_pipeline(cfg: Settings, root: Path, last: Path, weights: Sequence[Path
     last: folder of its last run. weights: the exported networks of that.
     """
     report = f"mml report {shlex.quote(str(root))}"
-    return [_weights(last, weights), *_next([measure(cfg, last), *offered(last), report])]
+    return [_weights(last, weights), *_next([measure(cfg, last), *offered(last, weights), report])]
 
 
 def after_evaluation(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
@@ -58,10 +58,13 @@ def measure(cfg: Settings, folder: Path) -> str:
     return f"python eval.py ckpt={shlex.quote(str(folder))}{split}{views}"
 
 
-def offered(folder: Path) -> list[str]:
-    """What `mml` can do with the networks of a run."""
-    ckpt = shlex.quote(str(folder))
-    return [f"mml {words.format(ckpt=ckpt)}" for verb, words in VERBS.items() if has_verb(verb)]
+def offered(folder: Path, weights: Sequence[Path]) -> list[str]:
+    """What `mml` can do with the networks of a run; of several the one for RGB is named."""
+    names = [file.stem for file in weights]
+    if not names:
+        return []
+    words = {"ckpt": shlex.quote(str(folder)), "peer": "rgb" if "rgb" in names else names[0]}
+    return [f"mml {text.format(**words)}" for verb, text in VERBS.items() if has_verb(verb)]
 
 
 def _scores(chance: Chance, metrics: Mapping[str, Any]) -> str:
