@@ -40,7 +40,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     stage = engine_train.stage
 
-    def spy(cfg: Settings, overrides: list[str], alone: bool) -> dict[str, Any]:
+    def spy(cfg: Settings, overrides: list[str], alone: bool = True) -> dict[str, Any]:
         result = stage(cfg, overrides, alone)
         names.append(f"{cfg.name}: {result['backbone']}")
         return result
