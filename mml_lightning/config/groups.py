@@ -167,7 +167,18 @@ class Trainer:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """Which weights are kept beside the last ones, and which of them a run leaves."""
+
+    monitor: str | None = None
+    mode: str | None = None
+    export: str = "last"
+
+
+@dataclass(frozen=True)
 class Callbacks:
+    """What ours do; :mod:`mml_lightning.config.lightning_nodes` reads what else a config calls."""
+
     epoch_lines: bool
     progress_bar: bool | str
     checkpoint: bool
@@ -178,7 +189,10 @@ class Callbacks:
 
 @dataclass(frozen=True)
 class Logger:
-    wandb: bool
+    """The CSV log is always written; :mod:`mml_lightning.config.lightning_nodes` reads what else a config calls."""
+
+    wandb: bool = False
+    csv: bool = True
     project: str = "mml_lightning"
     entity: str | None = None
     mode: str = "auto"
@@ -223,4 +237,5 @@ GROUPS: dict[str, type[Any]] = {
     **{"transforms": Transforms, "objective": Objective, "optimizer": Optimizer, "schedule": Schedule},
     **{"trainer": Trainer, "callbacks": Callbacks, "logger": Logger, "step": Step, "loading": Loading},
     **{"stage": Stage, "setup": Setup, "pipeline": Pipeline, "fusion": Fusion},
+    **{"checkpoint": Checkpoint},
 }

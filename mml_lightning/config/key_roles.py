@@ -38,6 +38,7 @@ ROLES: dict[str, Role] = {
     "batch_norm": WEIGHTS,
     "callbacks": SAME_ROW,
     "catalogue": COSMETIC,
+    "checkpoint": WEIGHTS | RESUMABLE,
     "ckpt": MEASUREMENT,
     "experiment": COSMETIC,
     "flow": WEIGHTS | SPEED,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mml_lightning.config import plugins
 from mml_lightning.config.settings import Settings
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.utils.errors import UserError
@@ -18,6 +19,9 @@ def objective(cfg: Settings, names: Sequence[str]) -> Objective:
     try:
         declared = cfg.plain("objective")
         graph = {key: declared[key] for key in ("edges", "supervised_weight", "frozen", "headed") if key in declared}
+        graph["edges"] = plugins.edges(graph.get("edges", ()), cfg.trusted)
         return Objective(names, **graph)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -63,6 +63,7 @@ class Settings:
     node: DictConfig = field(repr=False, compare=False)
     resolved: Mapping[str, Any] = field(repr=False, compare=False)
     fusion: groups.Fusion = field(default_factory=groups.Fusion)
+    checkpoint: groups.Checkpoint = field(default_factory=groups.Checkpoint)
     ckpt: str | None = None
     split: str = "test"
 

@@ -25,6 +25,7 @@ from mml_lightning.utils.errors import Preempted, RankDied, RunsFailed, UserErro
 from mml_lightning.utils.exit_codes import FAILURE, INTERRUPTED, MISTAKE, PREEMPTED, JobOutcome
 from mml_lightning.utils.preemption import LISTENER
 from mml_lightning.utils.process import quieten_libraries
+from mml_lightning.utils.program import command
 from mml_lightning.utils.result_file import read_result
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object], out
     folder = Path(config.paths.output_dir)
     cfg: Settings | None = None
     failed: BaseException | None = None
-    hint = f"continue with: python train.py resume={folder}" if "ckpt" not in config else "start it again"
+    hint = f"continue with: {command()} resume={folder}" if "ckpt" not in config else "start it again"
     try:
         check_address_space()
         cfg = settings_of(config)

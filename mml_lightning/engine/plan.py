@@ -27,12 +27,14 @@ def describe(
     provenance: Mapping[str, Mapping[str, Any]],
     computed: str = "",
     limited: Sequence[str] = (),
+    monitored: Sequence[str] = (),
 ) -> list[str]:
     """One line per noun of the run.
 
     Args:
         computed: how the networks are computed, see :meth:`mml_lightning.training.execution.StepSettings.apply`.
         limited: what will cut the training short.
+        monitored: what the run is steered by, see :class:`mml_lightning.engine.monitors.Monitors`.
     """
     lines = {
         "run": f"{cfg.name}, seed {cfg.seed}",
@@ -48,6 +50,8 @@ def describe(
         f"{counted(torch.get_num_threads(), 'thread')}" + (f", {computed}" if computed else ""),
         "output": str(cfg.paths.output_dir),
     }
+    if monitored:
+        lines["monitors"] = "; ".join(monitored)
     if limited:
         lines["limited"] = f"{', '.join(limited)}: a trial, whose networks stay in its own directory"
     return [f"{key:<9} {value}" for key, value in lines.items() if value]

@@ -23,19 +23,29 @@ from mml_lightning.data.records.chance import chances
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.engine import cost, plan, recipe
 from mml_lightning.engine.flow import flow_filler
+from mml_lightning.engine.monitors import settle
 from mml_lightning.engine.process import set_up_process
 from mml_lightning.engine.trainer import make_trainer, training_callbacks
 from mml_lightning.runs import export, manifest, next_steps, resume, tracking
 from mml_lightning.runs import fingerprint as runs_fingerprint
 from mml_lightning.runs.lineage import Lineage
 from mml_lightning.runs.result import RunResult, nested_metrics, say_result
-from mml_lightning.training import advice, batch_norm, nonfinite_gradients, peer_parallel
+from mml_lightning.training import (
+    advice,
+    batch_norm,
+    best_checkpoint,
+    lightning_internals,
+    nonfinite_gradients,
+    peer_parallel,
+)
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.csv_logger import MetricsLog
 from mml_lightning.training.datamodule import VideoData
+from mml_lightning.training.monitored import stopped_early
 from mml_lightning.training.throughput import Throughput
 from mml_lightning.utils import ranks
 from mml_lightning.utils.distributed import is_first_rank
+from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.process import say
 
 log = logging.getLogger(__name__)
@@ -68,9 +78,11 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
     limited = limits.declared(cfg, videos := len(datasets["train"]))
     shown = (cfg.callbacks.speed_every_steps, bool(cfg.callbacks.epoch_lines))
     speed = Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
-    trainer = make_trainer(cfg, folder, [*training_callbacks(cfg, folder, data), speed], objective=cohort.objective)
+    monitors = settle(cfg, cohort, data)
+    callbacks = [*training_callbacks(cfg, folder, data, monitors), speed]
+    trainer = make_trainer(cfg, folder, callbacks, objective=cohort.objective)
     sharing = check_shares(cfg, trainer, data, datasets)
-    say(plan.describe(cfg, data, cohort.objective, parameter_counts(nets), origins, computed, limited))
+    say(plan.describe(cfg, data, cohort.objective, parameter_counts(nets), origins, computed, limited, monitors.told))
     comparable = cost.conditions(cfg, cohort, sharing)
     if is_first_rank():  # it measures the first device
         lines = cost.describe(cfg, cohort, videos, sharing, comparable)
@@ -81,11 +93,14 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
         datasets = {split: dataclasses.replace(one, seen=data.seen(split)) for split, one in datasets.items()}
         video = VideoData(datasets, config_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
         metrics, measured = fit_and_measure(cfg, trainer, cohort, video, resumed.path if resumed else None)
-        limited = limits.trained(cfg, trainer, videos)
+        stopped, best = stopped_early(trainer), best_checkpoint.of(trainer)
+        limited = limits.trained(cfg, trainer, videos, stopped is not None)
         told = speed.summary(trainer, cohort)
         result.fields |= {
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
+            "stopped_early": stopped,
+            "checkpoint": None if best is None else {"exported": cfg.checkpoint.export, "best": best.described()},
             "limited": [*limited, *limits.measured(cfg, measured["measured"], measured["unreadable"])],
             "clips_per_s": speed.per_second(),
             "skipped_steps": nonfinite_gradients.skipped(trainer),
@@ -197,9 +212,13 @@ def fit_and_measure(
 
     with interruptible(trainer), ranks.blamed():
         trainer.fit(cohort, datamodule=video, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
+        if (why := stopped_early(trainer)) is not None:
+            lightning_internals.complete_epoch(trainer)  # of a run that had ended and was resumed
+            say([f"stopped early after epoch {trainer.current_epoch}: {why}"])
+        others = cfg.checkpoint.export == "best" and best_checkpoint.restore(trainer, cohort) != trainer.global_step
         by_val = limits.measures(cfg, "val")
         if by_val and cohort.validated_at != trainer.global_step:  # trainer.validations, or a finished run was resumed
-            with nullcontext() if cohort.trained else unlogged(trainer):  # its row is there
+            with nullcontext() if cohort.trained or others else unlogged(trainer):  # its row is there
                 trainer.validate(cohort, datamodule=video, verbose=False)
         metrics = keep("val") if by_val else {}
         if cfg.test and limits.measures(cfg, "test"):
@@ -238,6 +257,8 @@ def interruptible(trainer: pl.Trainer) -> Iterator[None]:
             raise KeyboardInterrupt from None
         raise
     except Exception as error:
+        if str(error).startswith("Early stopping conditioned on metric"):  # one that a callback did not log
+            raise UserError(f"callbacks: {str(error).replace('`', '')}") from None
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, KeyboardInterrupt):

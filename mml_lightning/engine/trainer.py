@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar, TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from mml_lightning.config import limits, training
+from mml_lightning.config import lightning_nodes, limits, training
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.records import Dataset
+from mml_lightning.engine.monitors import Monitors
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.runs import tracking
 from mml_lightning.training import batch_norm, lightning_internals, nonfinite_gradients, peer_parallel
+from mml_lightning.training.best_checkpoint import BestCheckpoint
 from mml_lightning.training.broadcast_buffers import SharedBuffers
 from mml_lightning.training.checkpoints import FOLDER, CheckpointFiles, Checkpoints
 from mml_lightning.training.console import EpochLines, ReadersTold
@@ -28,14 +30,24 @@ from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.progress import is_terminal
 
 
-def training_callbacks(cfg: Settings, folder: Path, data: Dataset) -> list[pl.Callback]:
-    """What a run keeps while it trains: the quarantine, its batch norms and the last checkpoints."""
+def training_callbacks(
+    cfg: Settings, folder: Path, data: Dataset, monitors: Monitors | None = None
+) -> list[pl.Callback]:
+    """What a run keeps while it trains: the quarantine, its batch norms and its checkpoints; and what its config calls.
+
+    Raises:
+        UserError: a callback can't be made.
+    """
     videos = len(data.splits["train"]) + len(data.left_out)
     callbacks: list[pl.Callback] = [
         Quarantine(folder / "quarantine.csv", videos, cfg.data.max_bad_share, data.left_out)
     ]
     callbacks += batch_norm.callbacks(training.batch_norm_settings(cfg), cfg.data.batch_size)
     callbacks += nonfinite_gradients.callbacks(training.nonfinite_settings(cfg), folder)
+    if monitors is not None:
+        callbacks += lightning_nodes.callbacks(cfg, monitors.callbacks)
+        if monitors.best is not None:
+            callbacks.append(BestCheckpoint(folder / FOLDER, monitors.best))
     kept = cfg.callbacks
     every = (kept.checkpoint_every_steps, kept.checkpoint_every_minutes)
     callbacks.append(Checkpoints(folder / FOLDER, *every, enabled=kept.checkpoint))
@@ -70,7 +82,9 @@ def make_trainer(
         own.append(Watchdog(float(cfg.loading.stall)))
     if cfg.callbacks.epoch_lines:
         own.append(EpochLines(every=None if bar else 30.0))
-    if bar:  # it reads the loss, for which a GPU stands still
+    if given := [one for one in callbacks if isinstance(one, ProgressBar)]:
+        bar = True
+    if bar and not given:  # it reads the loss, for which a GPU stands still
         own.append(TQDMProgressBar(refresh_rate=10 if uses_gpu(cfg.trainer.accelerator) else 1))
     try:
         trainer = pl.Trainer(

@@ -27,6 +27,7 @@ from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import RunsFailed, UserError
 from mml_lightning.utils.plain_text import VisibleFormatter
 from mml_lightning.utils.process import say
+from mml_lightning.utils.program import command
 from mml_lightning.utils.result_file import read_result, write_json
 from mml_lightning.zoo.entries import homes
 
@@ -285,7 +286,7 @@ def complain(root: Path, state: PipelineState) -> None:
         blocked = f", {state.count(BLOCKED)} more start from them" if state.count(BLOCKED) else ""
         raise RunsFailed(
             f"{len(failed)} of {len(state.runs)} runs failed ({names}){blocked}; the first: {failed[0][1]} "
-            f"({failed[0][0].folder / LOG}); go on with: python train.py resume={root}"
+            f"({failed[0][0].folder / LOG}); go on with: {command()} resume={root}"
         )
 
 

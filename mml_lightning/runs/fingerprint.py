@@ -165,11 +165,29 @@ def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
             kept.pop(key, None)
     if kept["trainer"].get("limit_epochs") is None:  # as all runs were when there was no such key
         kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key != "limit_epochs"}
+    if (kept.get("checkpoint") or {}).get("export") != "best":  # what is kept beside the last weights changes none
+        kept.pop("checkpoint", None)
+    if deciding := _callbacks_that_decide(values.get("callbacks") or {}):
+        kept["callbacks"] = deciding
     if isinstance(edges := (kept.get("objective") or {}).get("edges"), list):
         kept["objective"] = {**kept["objective"], "edges": [_without_project(edge) for edge in edges]}
     for group, cosmetic in (("data", COSMETIC_DATA), ("trainer", COSMETIC_TRAINER)):
         kept[group] = {key: value for key, value in kept[group].items() if key not in cosmetic}
     return kept
+
+
+WATCHERS = tuple(
+    f"lightning.pytorch.callbacks.{name}"
+    for name in ("LearningRateMonitor", "DeviceStatsMonitor", "RichProgressBar", "TQDMProgressBar")
+)
+"""Callbacks of Lightning that change no weight, by their first names."""
+
+
+def _callbacks_that_decide(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config calls as callbacks, but for those that are known to look on only."""
+    called = {key: node for key, node in values.items() if isinstance(node, Mapping) and node.get(targets.TARGET)}
+    named: dict[str, Any] = targets.with_first_names(called)
+    return {key: node for key, node in named.items() if node[targets.TARGET] not in WATCHERS}
 
 
 def _without_project(edge: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.chance import Chance
+from mml_lightning.utils import program
 
 MORE_VIEWS = "uniform2"
 VERBS = {  # of mml, with what stands behind them; those that this version lacks are not offered
@@ -55,7 +56,7 @@ def measure(cfg: Settings, folder: Path) -> str:
     """The command that measures a run again with more views, or with the same where it had many."""
     views = f" views={MORE_VIEWS}" if cfg.views.name == "center" else ""
     split = "" if cfg.test else " split=val"
-    return f"python eval.py ckpt={shlex.quote(str(folder))}{split}{views}"
+    return f"{program.command('eval')} ckpt={shlex.quote(str(folder))}{split}{views}"
 
 
 def offered(folder: Path, weights: Sequence[Path]) -> list[str]:

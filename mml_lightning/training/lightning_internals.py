@@ -37,6 +37,17 @@ def validates(trainer: pl.Trainer) -> bool:
     return bool(epoch and trainer.enable_validation and sum(trainer.num_val_batches))
 
 
+def complete_epoch(trainer: pl.Trainer) -> None:
+    """Count the epoch that a checkpoint was written at the end of, as Lightning does where the last one was reached."""
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    progress.completed = progress.processed
+
+
+def write_failed(trainer: pl.Trainer) -> bool:
+    """Whether the latest checkpoint could not be written, which our writer notes on the rank that writes."""
+    return bool(getattr(trainer.strategy.checkpoint_io, "failed", False))
+
+
 def await_validation(checkpoint: dict[str, Any]) -> None:
     """Make the progress in a checkpoint that of an epoch whose steps are done and whose validation begins.
 
