@@ -18,6 +18,7 @@ from mml_lightning.cli.compose import compose_config
 from mml_lightning.utils import console
 from mml_lightning.utils.errors import UserError, exhausted
 from mml_lightning.utils.plain_text import VisibleStream, log_visibly
+from mml_lightning.utils.threads import wait_briefly
 
 if TYPE_CHECKING:
     pass
@@ -104,6 +105,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; exit code 0, or 2 with one line on stderr for a user's mistake, 1 where the machine has too
     little of something, 130 if interrupted."""
+    wait_briefly()
     with console.guarded():
         return _run(parse(argv))
 
