@@ -21,6 +21,7 @@ from mml_lightning.utils import console
 from mml_lightning.utils.errors import Preempted, UserError, exhausted
 from mml_lightning.utils.exit_codes import FAILURE, INTERRUPTED, MISTAKE, PREEMPTED, JobOutcome
 from mml_lightning.utils.plain_text import visible
+from mml_lightning.utils.threads import wait_briefly
 
 MULTIRUN = ("-m", "--multirun")
 
@@ -37,6 +38,7 @@ def launch(main: Callable[[], None], conf: Path, outcome: JobOutcome) -> NoRetur
 
 
 def _launch(main: Callable[[], None], conf: Path, outcome: JobOutcome) -> NoReturn:
+    wait_briefly()
     resolvers.register()
     resolvers.stamp_run()
     guard.install()
