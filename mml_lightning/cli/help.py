@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mml_lightning.utils.program import command
+
 HEADER = """\
 Mutual Modality Learning: several modalities of one video are one sample, several networks one training run.
 
@@ -27,20 +29,21 @@ Choices (group=option; the first comment of each file)
 """
 FOOTER = """
 Every value can be set as well (optimizer.lr=0.1): python train.py --cfg job prints the config of what you typed,
-python train.py --hydra-help lists the switches of Hydra.
+python train.py --hydra-help lists the switches of Hydra. All of these files: {conf}
 """
 INTERNAL = ("hydra", "paths")
 
 
 def text(conf: Path) -> str:
-    """The help of train.py and eval.py."""
+    """The help of train.py and eval.py, with the words that are typed here."""
     lines = []
     for group in sorted(folder for folder in conf.iterdir() if folder.is_dir() and folder.name not in INTERNAL):
         lines.append(f"\n{group.name}=")
         options = sorted(group.glob("*.yaml"))
         width = max((len(option.stem) for option in options), default=0)
         lines += [f"  {option.stem:<{width}}  {_first_comment(option)}".rstrip() for option in options]
-    return HEADER + "\n".join(lines).lstrip("\n") + "\n" + FOOTER
+    told = HEADER + "\n".join(lines).lstrip("\n") + "\n" + FOOTER.format(conf=conf)
+    return told.replace("python train.py", command()).replace("python eval.py", command("eval"))
 
 
 def _first_comment(file: Path) -> str:

@@ -32,6 +32,7 @@ def launch(main: Callable[[], None], conf: Path, outcome: JobOutcome) -> NoRetur
         try:
             _launch(main, conf, outcome)
         except MemoryError as error:  # there was too little to say what went wrong
+            console.release_reserve()
             sys.exit(f"error: {exhausted(error)}")
 
 
@@ -181,7 +182,8 @@ def _check_modalities(given: Sequence[str], conf: Path) -> None:
         for name in names:
             if name not in known and "pkg://" not in (_value(given, "hydra.searchpath") or ""):  # Hydra looks there
                 raise UserError(
-                    f"modality {name!r} is unknown; use one of {known} (add one as conf/modality/{name}.yaml)"
+                    f"modality {name!r} is unknown; use one of {known} (a new one is modality/{name}.yaml in conf/, or "
+                    "in a folder that hydra.searchpath=[...] names)"
                 )
             if names.count(name) > 1:
                 raise UserError(

@@ -21,10 +21,11 @@ from mml_lightning.config.settings import Settings, settings_of
 from mml_lightning.engine.run_lock import InUse, alone
 from mml_lightning.runs import result, tracking
 from mml_lightning.utils.distributed import is_first_rank
-from mml_lightning.utils.errors import Preempted, RankDied, RunsFailed, UserError, exhausted
+from mml_lightning.utils.errors import Preempted, RankDied, RunsFailed, UserError, check_address_space, exhausted
 from mml_lightning.utils.exit_codes import FAILURE, INTERRUPTED, MISTAKE, PREEMPTED, JobOutcome
 from mml_lightning.utils.preemption import LISTENER
 from mml_lightning.utils.process import quieten_libraries
+from mml_lightning.utils.program import command
 from mml_lightning.utils.result_file import read_result
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,9 @@ def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object], out
     folder = Path(config.paths.output_dir)
     cfg: Settings | None = None
     failed: BaseException | None = None
-    hint = f"continue with: python train.py resume={folder}" if "ckpt" not in config else "start it again"
+    hint = f"continue with: {command()} resume={folder}" if "ckpt" not in config else "start it again"
     try:
+        check_address_space()
         cfg = settings_of(config)
         values.check_job(cfg)
         with LISTENER.listen(), alone(folder):

@@ -37,6 +37,7 @@ from mml_lightning.runs.lineage import Lineage
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.datamodule import VideoData
 from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.program import command
 from mml_lightning.utils.result_file import read_result
 from mml_lightning.zoo.aliases import aliases, require_file, the_file
 from mml_lightning.zoo.entries import homes
@@ -304,7 +305,7 @@ def check_classes(entries: Mapping[str, Mapping[str, Any]], heads: Mapping[str, 
 def _require_head(name: str, entry: Mapping[str, Any]) -> None:
     if not entry["classes"]:
         raise UserError(
-            f"{name} is a trunk without a head; train one: train.py init.{entry['modality']['name']}=<file> "
+            f"{name} is a trunk without a head; train one: {command()} init.{entry['modality']['name']}=<file> "
             "init.new_head=true"
         )
 
@@ -332,7 +333,7 @@ def load_entries(cfg: Settings, overrides: Sequence[str], data: Callable[[], Dat
     if given.partition(":")[0] not in table:
         raise UserError(f"ckpt={given} is no file, no directory and no alias; aliases are {sorted(table)}")
     kept = [item for item in config_peers.shared(cfg, overrides) if not item.startswith(("ckpt=", "split="))]
-    lineage = Lineage(cfg, overrides, data, ["trainer"], "python eval.py")
+    lineage = Lineage(cfg, overrides, data, ["trainer"], command("eval"))
     entries = {}
     for modality in cfg.modality:
         origin = config_peers.resolve(cfg, kept, given, modality)
@@ -366,5 +367,5 @@ def peer_files(folder: Path, given: str) -> list[Path]:
         steps = sorted(path.name for path in folder.glob("[0-9]*_*"))
         raise UserError(f"ckpt={given} is a pipeline; give one of its steps: {', '.join(steps)}")
     raise UserError(
-        f"ckpt={given} holds no peers/*.pt: the run did not finish; continue it with train.py resume={given}"
+        f"ckpt={given} holds no peers/*.pt: the run did not finish; continue it with {command()} resume={given}"
     )

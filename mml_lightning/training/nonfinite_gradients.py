@@ -111,13 +111,13 @@ class NonFinite(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._window, self._judged = [], None
-        assert isinstance(pl_module, Cohort)
-        self._good = {name: Buffers(peer) for name, peer in pl_module.trained_peers.items()}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if not self._window:
+            assert isinstance(pl_module, Cohort)
+            self._good = {name: Buffers(peer) for name, peer in pl_module.trained_peers.items()}
             for buffers in self._good.values():
                 buffers.keep()
         self._window.append((batch if self.settings.keep_batch else {"id": batch["id"]}, None))
