@@ -42,6 +42,10 @@ def _launch(main: Callable[[], None], conf: Path, outcome: JobOutcome) -> NoRetu
     resolvers.register()
     resolvers.stamp_run()
     guard.install()
+    if any("sweeper=optuna" in word for word in sys.argv[1:]):
+        from mml_lightning.pipelines import optuna_sweeper
+
+        optuna_sweeper.register()
     os.environ.setdefault("MML_PROGRAM", Path(sys.argv[0]).stem)
     outcome.tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them itself

@@ -99,6 +99,7 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             **steered,
+            "monitored": monitors.measured(metrics, trainer.callback_metrics),
             "limited": [*limited, *limits.measured(cfg, measured["measured"], measured["unreadable"])],
             "clips_per_s": speed.per_second(),
             "skipped_steps": nonfinite_gradients.skipped(trainer),
