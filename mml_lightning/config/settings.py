@@ -64,6 +64,7 @@ class Settings:
     resolved: Mapping[str, Any] = field(repr=False, compare=False)
     fusion: groups.Fusion = field(default_factory=groups.Fusion)
     checkpoint: groups.Checkpoint = field(default_factory=groups.Checkpoint)
+    ema: groups.Ema = field(default_factory=groups.Ema)
     ckpt: str | None = None
     split: str = "test"
 
