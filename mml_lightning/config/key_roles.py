@@ -40,6 +40,7 @@ ROLES: dict[str, Role] = {
     "catalogue": COSMETIC,
     "checkpoint": WEIGHTS | RESUMABLE,
     "ckpt": MEASUREMENT,
+    "ema": WEIGHTS,
     "experiment": COSMETIC,
     "flow": WEIGHTS | SPEED,
     "flow.on_the_fly": WEIGHTS | SPEED | RESUMABLE | MACHINE,

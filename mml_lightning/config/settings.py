@@ -65,6 +65,7 @@ class Settings:
     fusion: groups.Fusion = field(default_factory=groups.Fusion)
     phases: tuple[groups.Phase, ...] = ()
     checkpoint: groups.Checkpoint = field(default_factory=groups.Checkpoint)
+    ema: groups.Ema = field(default_factory=groups.Ema)
     ckpt: str | None = None
     split: str = "test"
 

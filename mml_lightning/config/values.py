@@ -44,6 +44,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.labels": ("clip", "video"),  # what a training target tells where labels are timed
     "data.missing": ("error", "mask"),
     "data.quarantine": ("use", "ignore"),
+    "ema.weights": ("averaged", "trained"),
     "logger.mode": ("auto", "online", "offline"),
     "nonfinite.policy": ("skip", "stop", "ignore"),
     "optimizer.groups": ("tsn", "slowfast", "plain"),
@@ -115,6 +116,11 @@ def _check_values(cfg: Settings) -> None:
         value = cfg.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
             raise UserError(f"{key}={value} must be a number above 0, or null")
+    decay = cfg.ema.decay
+    if decay is not None and (isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 < decay < 1):
+        raise UserError(f"ema.decay={decay} must be a number between 0 and 1, or null")
+    if decay is not None and cfg.placement == "peer":
+        raise UserError("ema.decay needs placement=shared: with placement=peer no rank has all weights")
     for key, known in CHOICES.items():
         if (value := cfg.get(key, ABSENT)) is not ABSENT:  # some are keys of some options only
             check_choice(key, value, known)

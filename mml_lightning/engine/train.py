@@ -39,6 +39,7 @@ from mml_lightning.training import (
     lightning_internals,
     nonfinite_gradients,
     peer_parallel,
+    weight_average,
 )
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.csv_logger import MetricsLog
@@ -98,8 +99,7 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
         result.fields |= {
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
-            **steered,
-            "monitored": monitors.measured(metrics, trainer.callback_metrics),
+            **(steered | {"monitored": monitors.measured(metrics, trainer.callback_metrics)}),
             "limited": [*limited, *limits.measured(cfg, measured["measured"], measured["unreadable"])],
             "clips_per_s": speed.per_second(),
             "skipped_steps": nonfinite_gradients.skipped(trainer),
@@ -240,6 +240,8 @@ def fit_and_measure(
         if (why := stopped_early(trainer)) is not None:
             lightning_internals.complete_epoch(trainer)  # of a run that had ended and was resumed
             say([f"stopped early after epoch {trainer.current_epoch}: {why}"])
+        if (averaged := weight_average.of(trainer)) is not None:  # val was measured with them already
+            weight_average.put(cohort, averaged.averages)
         others = cfg.checkpoint.export == "best" and best_checkpoint.restore(trainer, cohort) != trainer.global_step
         by_val = limits.measures(cfg, "val")
         if by_val and cohort.validated_at != trainer.global_step:  # trainer.validations, or a finished run was resumed

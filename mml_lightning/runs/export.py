@@ -88,10 +88,11 @@ def export(
 
 def _weights(cfg: Settings, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Which weights of a run these are, where they are others than its last: their epoch and step are their own."""
+    averaged = {"averaged": cfg.ema.decay} if cfg.ema.decay is not None and cfg.ema.weights == "averaged" else {}
     if cfg.checkpoint.export != "best":
-        return {}
+        return averaged
     best = fields["checkpoint"]["best"]
-    return {"weights": "best", "epochs": best["epoch"], "steps": best["step"], "monitored": dict(best)}
+    return {**averaged, "weights": "best", "epochs": best["epoch"], "steps": best["step"], "monitored": dict(best)}
 
 
 def _write(run: Path, entries: Mapping[str, Mapping[str, Any]], told: Mapping[str, Any], place: Path) -> None:
