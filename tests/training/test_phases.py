@@ -19,8 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mml_lightning.backbones.batch_norm import batch_norms
+from mml_lightning.backbones.cost import kept_for_backward
 from mml_lightning.objectives import Objective
 from mml_lightning.training import checkpoints, phases
+from mml_lightning.training.arithmetic import in_phase, training_operations
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.training.parameter_groups import SGD
@@ -189,6 +191,28 @@ def test_a_parameter_that_never_learned_does_not_begin_to() -> None:
     net.heads["label"].weight.grad = torch.ones_like(net.heads["label"].weight)
     cohort.phases[0].set_gradients({"rgb": net}, learn)
     assert not net.net.conv1.weight.requires_grad and net.heads["label"].weight.grad is None
+
+
+def test_what_is_frozen_costs_a_forward_pass_and_keeps_nothing() -> None:
+    """Counted for a phase that is yet to come as for one that is on."""
+    whole: dict[str, tuple[str, ...]] = {name: ("",) for name in PEERS}
+    heads = dict.fromkeys(PEERS, HEAD)
+    shapes = {"rgb": (4, 3, 32, 32), "flow": (4, 10, 32, 32)}
+    plain, both, last = (
+        in_phases((whole, 0.1, 3)),
+        in_phases((heads, 0.1, 1), (whole, 0.1, 3)),
+        in_phases((heads, 0.1, 1)),
+    )
+    all_learn, mixed, probe = (training_operations(cohort.float(), shapes) for cohort in (plain, both, last))
+    assert all_learn / 3 < probe < 1.02 * all_learn / 3
+    assert mixed == pytest.approx((probe + 3 * all_learn) / 4)
+
+    def kept(cohort: Cohort, number: int) -> int:
+        net = cohort.peers["rgb"]
+        return kept_for_backward(net, (2, 4, 3, 32, 32), in_phase(cohort, cohort.phases[number], "rgb"))
+
+    assert kept(both, 1) == kept(plain, 0) > 20 * kept(both, 0) == 20 * kept(last, 0) > 0
+    assert both.phase is both.phases[0] and not both.peers["rgb"].net.conv1.weight.requires_grad  # type: ignore[union-attr]
 
 
 WRONG = [
