@@ -57,7 +57,7 @@ def export(
                 **{key: result.fields[key] for key in ("epochs", "steps", "fingerprint", "git_sha")},
                 "planned_epochs": cfg.schedule.epochs,
                 "limited": list(made["limited"]),
-                **({"phases": result.fields["phases"]} if "phases" in result.fields else {}),
+                **({"phases": result.fields["phases"]} if result.fields.get("phases") else {}),
                 "recipe": made["recipe"],
                 "run_dir": str(folder),
                 "sampling": cfg.plain("sampling"),

@@ -20,7 +20,9 @@ from torch.utils.data import DataLoader
 
 from mml_lightning.backbones.batch_norm import batch_norms
 from mml_lightning.backbones.cost import kept_for_backward
+from mml_lightning.config.compose import save
 from mml_lightning.objectives import Objective
+from mml_lightning.report import details
 from mml_lightning.training import checkpoints, phases
 from mml_lightning.training.arithmetic import in_phase, training_operations
 from mml_lightning.training.cohort import Cohort
@@ -253,20 +255,25 @@ def test_lessons_that_a_phase_can_not_teach_are_named(
     assert not (tmp_path / "single").exists()
 
 
-def test_a_linear_probe_of_two_modalities(train: Train, tmp_path: Path) -> None:
+def test_a_linear_probe_of_two_modalities(train: Train, composed: Any, tmp_path: Path) -> None:
     """What is exported has the trunks of the networks that it began with, and says what was trained."""
     small = ("modality=[rgb,flow]", "schedule.epochs=1", "trainer.validations=1")
     train(*small, run="ce")
     ce = tmp_path / "single/ce/peers"
     result = train("stage=linear_probe", *small, f"init.rgb={ce}/rgb.pt", f"init.flow={ce}/flow.pt", run="probe")
-    assert result["phases"] == [{"name": "head", "first_epoch": 0, "epochs": 1, "train": ["rgb.head", "flow.head"]}]
+    told = dict(result["phases"][0])
+    assert told.pop("objective")["frozen"] == []
+    assert told == {"name": "head", "first_epoch": 0, "epochs": 1, "train": ["rgb.head", "flow.head"]}
     for peer in ("rgb", "flow"):
         before, after = weights(ce / f"{peer}.pt"), weights(tmp_path / f"single/probe/peers/{peer}.pt")
         assert before.keys() == after.keys()
         for key, value in before.items():
             assert torch.equal(value, after[key]) != key.startswith("heads."), key
     told = torch.load(tmp_path / "single/probe/peers/rgb.pt", weights_only=True)["provenance"]
-    assert told["phases"] == result["phases"]
+    assert told["phases"][0]["train"] == ["rgb.head", "flow.head"]
+    run = tmp_path / "single/probe"
+    save(composed("stage=linear_probe", *small)[0], run / ".hydra/config.yaml")  # as a job leaves it
+    assert "head: epoch 1 to 1, trains rgb.head, flow.head" in details.graph(result | {"path": str(run)})
     with (tmp_path / "single/probe/logs/metrics.csv").open() as handle:
         rows = [row for row in csv.DictReader(handle) if row["train/loss_epoch"] or row["val/rgb/top1"]]
     assert rows and {row["phase"] for row in rows} == {"0.0"}
