@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mml_lightning.backbones.cost import kept_for_backward, parameter_count
 from mml_lightning.backbones.execution import trunk_blocks
@@ -196,8 +195,7 @@ def needed_in(cfg: Settings, cohort: Cohort, phase: Phase) -> tuple[float, float
         modality = cohort.modalities[name]
         frames, _, *size = shapes[modality.name]
         clip = (1, frames, modality.channels, *size)
-        prepare = nn.Module.train if phase.whole(name) else in_phase(cohort, phase, name)
-        kept = counted_or_none(functools.partial(kept_for_backward, peer, clip, prepare))
+        kept = counted_or_none(functools.partial(kept_for_backward, peer, clip, in_phase(cohort, phase, name)))
         if kept is None:
             return None
         learn = sum(value.numel() for key, value in peer.named_parameters() if phase.covers(name, key))

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from mml_lightning.backbones.cost import parameter_counts
 from mml_lightning.config import data as config_data
-from mml_lightning.config import limits, training, values
+from mml_lightning.config import limits, phases, training, values
 from mml_lightning.config import peers as config_peers
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.flow.cache import FlowCache
@@ -103,7 +103,7 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
             "limited": [*limited, *limits.measured(cfg, measured["measured"], measured["unreadable"])],
             "clips_per_s": speed.per_second(),
             "skipped_steps": nonfinite_gradients.skipped(trainer),
-            **declared_phases(cohort),
+            **declared_phases(cfg, cohort),
             "speed": told and told | {"conditions": comparable},
             "metrics": nested_metrics(metrics),
             **measured,
@@ -127,13 +127,14 @@ def clips_to_read(
     return datasets
 
 
-def declared_phases(cohort: Cohort) -> dict[str, Any]:
-    """For `result.json`: the phases of a stage that declares some."""
-    told = [
-        {"name": one.name, "first_epoch": one.first, "epochs": one.epochs, "train": list(one.words)}
-        for one in cohort.phases
-    ]
-    return {"phases": told} if cohort.phases[0].name else {}
+def declared_phases(cfg: Settings, cohort: Cohort) -> dict[str, Any]:
+    """For `result.json`: the phases of a stage that declares some, each with its graph."""
+    told = []
+    for number in range(len(cfg.phases)):
+        one, declared = cohort.phases[number], phases.settings_of_phase(cfg, number).plain("objective")
+        when = {"name": one.name, "first_epoch": one.first, "epochs": one.epochs, "train": list(one.words)}
+        told.append(when | {"objective": declared | {"frozen": sorted(one.objective.frozen)}})
+    return {"phases": told} if told else {}
 
 
 def measured_speed(cfg: Settings) -> Throughput:

@@ -58,7 +58,7 @@ def export(
                 "planned_epochs": cfg.schedule.epochs,
                 **_weights(cfg, result.fields),
                 "limited": list(made["limited"]),
-                **({"phases": result.fields["phases"]} if "phases" in result.fields else {}),
+                **({"phases": result.fields["phases"]} if result.fields.get("phases") else {}),
                 "recipe": made["recipe"],
                 "run_dir": str(folder),
                 "sampling": cfg.plain("sampling"),
