@@ -172,7 +172,7 @@ def test_plan_is_a_line_per_noun_with_the_lessons(
     data = config_data.dataset(cfg)
     nets, origins = peers.peers(cfg, specs, data)
     cohort = training.cohort(cfg, specs, nets, origins, data)
-    lines = plan.describe(cfg, data, cohort.objective, dict.fromkeys(nets, 1_000_000), origins)
+    lines = plan.describe(cfg, data, cohort.phases, dict.fromkeys(nets, 1_000_000), origins)
     assert len(lines) == 11 and all("\n" not in line for line in lines)
     text = "\n".join(lines)
     assert "rgb <- flow+rgbdiff (kl)" in text and "labels -> rgb, flow, rgbdiff" in text

@@ -15,12 +15,26 @@ from pathlib import Path
 
 from mml_lightning import __version__
 from mml_lightning.benchmarks import commands as bench
-from mml_lightning.cli.commands import check, ensemble, flow, graph, import_weights, pack, predict, report, rerun, score
+from mml_lightning.cli.commands import (
+    check,
+    ensemble,
+    export,
+    flow,
+    graph,
+    import_weights,
+    pack,
+    predict,
+    report,
+    rerun,
+    score,
+)
 from mml_lightning.cli.compose import compose_config
 from mml_lightning.utils import console, program
 from mml_lightning.utils.errors import UserError, exhausted
 from mml_lightning.utils.exit_codes import FAILURE
-from mml_lightning.utils.plain_text import VisibleStream, log_visibly
+from mml_lightning.utils.plain_text import VisibleStream
+from mml_lightning.utils.terminal import log_visibly
+from mml_lightning.utils.threads import wait_briefly
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,7 @@ COMMANDS = {
     "ensemble": Command(
         "which networks go well together: pairs, triples, sums of ranks", ensemble.declare, ensemble.run
     ),
+    "export": Command("one network as a folder for onnxruntime or torch, with infer.py", export.declare, export.run),
     "flow": Command(
         "compute the flow of a dataset ahead of training, export it as images",
         flow.declare,
@@ -113,6 +128,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; exit code 0, or 2 with one line on stderr for a user's mistake, 1 where the machine has too
     little of something, 130 if interrupted."""
+    wait_briefly()
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
         module = Path(sys.argv[0]).name == "__main__.py"

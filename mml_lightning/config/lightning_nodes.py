@@ -51,8 +51,6 @@ def check(cfg: Settings) -> None:
         )
     if not isinstance(kept.monitor, str | None):
         raise UserError(f"checkpoint.monitor={kept.monitor} must be the name of a metric, as val/rgb/top1, or null")
-    if cfg.logger.csv is False:
-        raise UserError("logger.csv=false: the CSV log is always written, a resumed run goes on in it; leave it out")
     for group in ("callbacks", "logger"):
         for name, node in nodes(cfg, group).items():
             target = current(str(node[TARGET]))

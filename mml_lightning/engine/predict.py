@@ -230,13 +230,18 @@ def load_predictor(
     Raises:
         UserError: nothing to load there, no such peer, or a setting is wrong.
     """
-    words = [*overrides, *([f"views={views}"] if views else [])]
-    cfg, typed, told = load.settings(str(path), words, peers)
+    cfg, entries = networks_of(str(path), peers, [*overrides, *([f"views={views}"] if views else [])])
+    return Predictor.of(cfg, entries, heads_of(entries))
+
+
+def networks_of(ckpt: str, peers: Sequence[str] | None, words: Sequence[str]) -> tuple[Settings, Entries]:
+    """Settings and zoo entries for :meth:`Predictor.of`; arguments and errors as of :func:`load_predictor`."""
+    cfg, typed, told = load.settings(ckpt, words, peers)
     found = load_entries(cfg, typed, lambda: config_data.dataset(cfg, [cfg.split]))
-    entries = load.chosen(found, peers, str(path))
+    entries = load.chosen(found, peers, ckpt)
     if not told:
         cfg = load.as_trained(cfg, entries, words)
-    return Predictor.of(load.without_fusion_of_others(cfg, entries, found), entries, heads_of(entries))
+    return load.without_fusion_of_others(cfg, entries, found), entries
 
 
 def rebuilt(name: str, entry: Mapping[str, Any], segments: int, trusted: Sequence[str] = ()) -> Peer:

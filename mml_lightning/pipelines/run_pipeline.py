@@ -23,6 +23,7 @@ from mml_lightning.pipelines.reuse import Reuse
 from mml_lightning.runs import next_steps, tracking
 from mml_lightning.runs import result as runs_result
 from mml_lightning.runs.result import RunResult, describe_error
+from mml_lightning.utils import terminal
 from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import RunsFailed, UserError
 from mml_lightning.utils.plain_text import VisibleFormatter
@@ -34,6 +35,7 @@ from mml_lightning.zoo.entries import homes
 log = logging.getLogger(__name__)
 
 LOG = "train.log"
+LINE = terminal.WIDTH - len("[12:00:00] ")
 QUIET = 6  # from so many runs on, what a run says is in its own log only
 
 
@@ -54,7 +56,7 @@ def pipeline(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
     check(runs, known)
     state = PipelineState(runs, jobs_of(cfg), reuse.pace(runs[0].cfg), told_to_tables(cfg))
     before = foresee(state, known)
-    say([*plan_lines(cfg, state), "", *state.table().splitlines(), ""])
+    say([*plan_lines(cfg, state), "", *terminal.plain(state.table(), LINE).splitlines(), ""])
     if cfg.pipeline.dry:
         runs_result.discard_unstarted(root)
         return {}
@@ -270,10 +272,11 @@ def tell(root: Path, state: PipelineState) -> None:
     table = report.write(root)
     filled = report.write_filled(root)
     for one in filled:
-        log.info("table     %s\n\n%s", root / f"{one.layout.name}.md", report.filled_markdown(one))
+        log.info("table     %s\n\n%s", root / f"{one.layout.name}.md", terminal.plain(report.filled_markdown(one)))
     if not filled:
         compared = report.write_differences(root, report.collect(root))
-        log.info("table     %s\n\n%s\n%s", root / "table.md", report.markdown(table), compared)
+        told = terminal.plain(f"{report.markdown(table)}\n{compared}")
+        log.info("table     %s\n\n%s", root / "table.md", told)
 
 
 def complain(root: Path, state: PipelineState) -> None:

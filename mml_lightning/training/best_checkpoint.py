@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from mml_lightning.training import checkpoints, lightning_internals
 from mml_lightning.training.cohort import Cohort
-from mml_lightning.training.monitored import Monitored
+from mml_lightning.training.monitored import Monitored, stopped_early
 from mml_lightning.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,19 @@ def of(trainer: pl.Trainer) -> BestCheckpoint | None:
     """The callback of a trainer that keeps a best checkpoint."""
     found = [one for one in trainer.callbacks if isinstance(one, BestCheckpoint)]  # type: ignore[attr-defined]
     return found[0] if found else None
+
+
+def steered(trainer: pl.Trainer, exported: str) -> dict[str, Any]:
+    """What a result says of early stopping and of the best checkpoint, null where there was none.
+
+    Args:
+        exported: which weights are, "best" or "last".
+    """
+    kept = of(trainer)
+    return {
+        "stopped_early": stopped_early(trainer),
+        "checkpoint": None if kept is None else {"exported": exported, "best": kept.described()},
+    }
 
 
 def restore(trainer: pl.Trainer, cohort: Cohort) -> int:

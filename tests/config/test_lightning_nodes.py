@@ -49,6 +49,12 @@ def test_options_come_as_a_list_and_each_brings_a_node(composed: Composed) -> No
     assert not made(cfg), "null switches one off"
 
 
+def test_one_option_alone_has_the_others_as_in_default(composed: Composed) -> None:
+    usual, alone = composed("callbacks=[default]")[0].callbacks, composed("callbacks=early_stopping")[0]
+    values.check_job(alone)
+    assert alone.callbacks == usual
+
+
 @pytest.mark.parametrize("words", [("logger=none",), ("logger=csv",), ("logger=[csv]",), ("logger=[none,csv]",)])
 def test_the_csv_log_needs_no_other(composed: Composed, words: Sequence[str]) -> None:
     cfg, _ = composed(*words)
@@ -76,7 +82,6 @@ def test_loggers_stand_side_by_side(composed: Composed, monkeypatch: pytest.Monk
         (["+callbacks.x._target_=pytorch_lightning.callbacks.ModelSummary"], "leave it out"),
         (["+logger.x._target_=pytorch_lightning.loggers.CSVLogger"], r"logs/metrics\.csv is always written"),
         (["+logger.x._target_=pytorch_lightning.loggers.WandbLogger"], "logger=wandb"),
-        (["logger=csv", "logger.csv=false"], "always written"),
         ([EARLY, MONITOR, "+callbacks.early.patiense=3"], "patiense"),
         (["checkpoint.mode=up"], "checkpoint.mode=up is unknown"),
         (["checkpoint.export=first"], "checkpoint.export='first' is unknown"),
