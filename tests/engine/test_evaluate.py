@@ -117,7 +117,7 @@ def test_pipeline_and_unfinished_run_say_what_to_give(
     write_json(parent / "1_ce" / "result.json", {**result, "reused": True})
     assert measure(f"ckpt={parent / '1_ce'}")["status"] == "completed"
     (tmp_path / "begun").mkdir()
-    with pytest.raises(UserError, match=r"did not finish; continue it with train\.py resume="):
+    with pytest.raises(UserError, match=r"did not finish; continue it with python train\.py resume="):
         measure(f"ckpt={tmp_path / 'begun'}")
 
 
