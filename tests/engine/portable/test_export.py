@@ -68,6 +68,7 @@ def test_the_folder_has_the_scores_of_predict(
         pytest.param({**TINY, "temporal_pool": True}, id="tsm_pool", marks=pytest.mark.slow),
         pytest.param({**TINY, "modality": DIFFERENCE}, id="rgbdiff"),
         pytest.param({"builder": "tsm_mobilenet_v2"}, id="mobilenet_v2", marks=pytest.mark.slow),
+        pytest.param({"builder": "tsm_efficientnet_lite0"}, id="efficientnet_lite0", marks=pytest.mark.slow),
         pytest.param({"builder": "video_resnet", "depth": "tiny", "frames": 4}, id="i3d"),
     ],
 )
