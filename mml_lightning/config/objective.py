@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mml_lightning.config import phases
+from mml_lightning.config import phases, plugins
 from mml_lightning.config.settings import Settings
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.utils.errors import UserError
@@ -42,7 +42,10 @@ def objective(cfg: Settings, names: Sequence[str], resting: Sequence[str] = ()) 
     try:
         declared = cfg.plain("objective")
         graph = {key: declared[key] for key in ("edges", "supervised_weight", "frozen", "headed") if key in declared}
+        graph["edges"] = plugins.edges(graph.get("edges", ()), cfg.trusted)
         return Objective(names, **(graph | ({"frozen": [*resting]} if resting else {})))
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -15,8 +15,7 @@ import torch
 
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.pretrained import PACKAGED, image_statistics, packaged_file
-from mml_lightning.backbones.registry import BUILDERS
-from mml_lightning.config import backbones, instantiate
+from mml_lightning.config import backbones, instantiate, plugins
 from mml_lightning.config import data as config_data
 from mml_lightning.config.settings import Settings
 from mml_lightning.config.values import check_stage
@@ -171,11 +170,7 @@ def peers(cfg: Settings, specs: Sequence[PeerSpec], data: Dataset) -> tuple[dict
         word = backbones.word(cfg, spec.modality.name)
         net = new_network(cfg, spec.modality, data.num_classes)
         _check_activation(word, net, data)
-        if net.arch.get("builder") not in BUILDERS:
-            raise UserError(
-                f"{word}={backbone.name}: its networks could not be loaded again; list its function in "
-                "BUILDERS of mml_lightning/backbones/registry.py and name it as `builder` in `arch`"
-            )
+        plugins.check_rebuilt(word, net, cfg.plain(f"{word}.net"), cfg.trusted)
         provenance[spec.name] = zoo_init.load_initial_weights(
             net,
             spec.origin,
@@ -213,12 +208,13 @@ def new_network(cfg: Settings, modality: Modality, num_classes: Mapping[str, int
         UserError: its settings are wrong, or clips of this run too short or too small for it.
     """
     word = backbones.word(cfg, modality.name)
-    make = instantiate.instantiate(cfg.plain(f"{word}.net"), cfg.trusted)
+    node = cfg.plain(f"{word}.net")
+    make = instantiate.instantiate(node, cfg.trusted)
     try:
         net = make(in_channels=modality.channels, num_classes=num_classes)
     except (TypeError, ValueError) as error:
         raise UserError(f"{word}={backbones.of(cfg, modality.name).name}: {error}") from None
-    assert isinstance(net, Peer)
+    plugins.name_builder(plugins.peer_of(f"{word}={backbones.of(cfg, modality.name).name}", net), node)
     return net
 
 

@@ -43,8 +43,9 @@ def cohort(
     nets: Mapping[str, Peer],
     provenance: Mapping[str, Mapping[str, Any]],
     data: Dataset,
+    kind: type[Cohort] = Cohort,
 ) -> Cohort:
-    """The LightningModule of the stage.
+    """The LightningModule of the stage, of a `kind`.
 
     Raises:
         UserError: the objective's graph, the optimiser or the scoring is wrong, or frozen batch norms silence a peer.
@@ -56,7 +57,7 @@ def cohort(
     _check_freeze(batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name in learn})
     flow_peers = [spec.name for spec in specs if spec.modality.source == "flow"]
     declared = phases(cfg, lessons, nets, provenance, flow_peers) if cfg.phases else []
-    return Cohort(
+    return kind(
         peers=nets,
         modalities={spec.name: spec.modality for spec in specs},
         objective=lessons[0].graph,

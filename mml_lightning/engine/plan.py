@@ -1,4 +1,4 @@
-"""Ten lines that say what a run will do, before it does it."""
+"""What a run will do, a line per noun, before it does it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from mml_lightning.config import backbones, limits
 from mml_lightning.config.settings import Settings
 from mml_lightning.config.training import batch_norm_settings
+from mml_lightning.data.records import chance
 from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.objectives import drawing
@@ -42,6 +43,7 @@ def describe(
         "peers": ", ".join(f"{p} ({n / 1e6:.2f} M, {_origin(provenance[p])})" for p, n in parameters.items()),
         "backbone": ", ".join(filter(None, (backbones.label(cfg), batch_norm_settings(cfg).describe()))),
         "data": _data(cfg, data),
+        "chance": chance.describe(data),
         "sample": _sample(cfg),
         "training": _training(cfg, len(data.splits["train"])),
         "views": _views(cfg),
@@ -53,7 +55,7 @@ def describe(
         lines["monitors"] = "; ".join(monitored)
     if limited:
         lines["limited"] = f"{', '.join(limited)}: a trial, whose networks stay in its own directory"
-    return [f"{key:<9} {value}" for key, value in lines.items()]
+    return [f"{key:<9} {value}" for key, value in lines.items() if value]
 
 
 def _graphs(phases: Sequence[Phase]) -> dict[str, str]:

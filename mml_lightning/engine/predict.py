@@ -19,8 +19,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from mml_lightning.backbones.peer import Peer
-from mml_lightning.backbones.registry import rebuild
-from mml_lightning.config import backbones, training
+from mml_lightning.config import backbones, plugins, training
 from mml_lightning.config import data as config_data
 from mml_lightning.config import peers as config_peers
 from mml_lightning.config.settings import Settings
@@ -80,9 +79,13 @@ class Predictor:
         """
         check_classes(entries, heads, str(cfg.data.name))
         config_data.sources(cfg)  # their packages know how to prepare clips, and how to build networks
-        chosen = {name: Modality(**entry["modality"]) for name, entry in entries.items()}
+        chosen = {
+            name: plugins.stored_modality(name, entry["modality"], cfg.trusted) for name, entry in entries.items()
+        }
         flow = config_data.flow_cache(cfg, chosen)
-        networks = {name: rebuilt(name, entry, cfg.sampling.num_segments) for name, entry in entries.items()}
+        networks = {
+            name: rebuilt(name, entry, cfg.sampling.num_segments, cfg.trusted) for name, entry in entries.items()
+        }
         training.execution_settings(cfg).apply(networks)
         return cls(cfg, networks, chosen, dict(heads), flow)
 
@@ -241,15 +244,17 @@ def networks_of(ckpt: str, peers: Sequence[str] | None, words: Sequence[str]) ->
     return load.without_fusion_of_others(cfg, entries, found), entries
 
 
-def rebuilt(name: str, entry: Mapping[str, Any], segments: int) -> Peer:
+def rebuilt(name: str, entry: Mapping[str, Any], segments: int, trusted: Sequence[str] = ()) -> Peer:
     """The network of a zoo entry; what could surprise is said.
 
     Raises:
         UserError: its weights don't fit what is said of it.
     """
     try:
-        net = rebuild(entry["arch"])
+        net = plugins.network(entry["arch"], trusted)
         net.load_state_dict(entry["state_dict"])
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     except Exception as error:  # builders and load_state_dict raise many unrelated types
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name}: its weights and what is said of its network don't fit ({reason})") from None

@@ -20,14 +20,15 @@ from mml_lightning.config import peers as config_peers
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.flow.cache import FlowCache
 from mml_lightning.data.loading.dataset import ClipDataset
+from mml_lightning.data.records.chance import chances
 from mml_lightning.data.records.records import Dataset
-from mml_lightning.engine import cost, plan
+from mml_lightning.engine import cost, plan, recipe
 from mml_lightning.engine.flow import flow_filler
 from mml_lightning.engine.monitors import settle
 from mml_lightning.engine.process import set_up_process
 from mml_lightning.engine.trainer import make_trainer, training_callbacks
 from mml_lightning.modalities import Modality
-from mml_lightning.runs import export, manifest, resume, tracking
+from mml_lightning.runs import export, manifest, next_steps, resume, tracking
 from mml_lightning.runs import fingerprint as runs_fingerprint
 from mml_lightning.runs.lineage import Lineage
 from mml_lightning.runs.result import RunResult, nested_metrics, say_result
@@ -52,12 +53,16 @@ from mml_lightning.utils.process import say
 log = logging.getLogger(__name__)
 
 
-def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
+def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[str, Any]:
     """Train one stage, measure it, export its peers; returns the content of result.json.
 
     Everything that can be known to be wrong is said before anything is written.
+
+    Args:
+        alone: whether it is all that was started, so that what can be done next is told in the end.
     """
     values.check_values(cfg)
+    recipe.warn_of_toy(cfg)
     set_up_process(cfg)
     specs = config_peers.peer_specs(cfg, overrides)
     config_peers.require_origins(specs)
@@ -94,6 +99,7 @@ def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             **steered,
+            "monitored": monitors.measured(metrics, trainer.callback_metrics),
             "limited": [*limited, *limits.measured(cfg, measured["measured"], measured["unreadable"])],
             "clips_per_s": speed.per_second(),
             "skipped_steps": nonfinite_gradients.skipped(trainer),
@@ -107,9 +113,7 @@ def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
             leave(cfg, cohort, data, origins, result, limited)
         with ranks.blamed():
             trainer.strategy.barrier("export")
-    say_result(result.fields)
-    if result.fields["speed"]:
-        say([f"speed {advice.describe(result.fields['speed'], config_data.cheap(cfg))}"])
+    conclude(cfg, folder, data, result.fields, alone)
     return result.fields
 
 
@@ -136,6 +140,17 @@ def measured_speed(cfg: Settings) -> Throughput:
     """What measures the speed of the training."""
     shown = (cfg.callbacks.speed_every_steps, bool(cfg.callbacks.epoch_lines))
     return Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
+
+
+def conclude(cfg: Settings, folder: Path, data: Dataset, fields: Mapping[str, Any], alone: bool) -> None:
+    """The last lines of a run: its numbers and its speed; where its networks are and what can be typed next if it is
+    `alone`."""
+    say_result(fields)
+    if fields["speed"]:
+        say([f"speed {advice.describe(fields['speed'], config_data.cheap(cfg))}"])
+    if alone:
+        weights = sorted((folder / "peers").glob("*.pt"))
+        say(next_steps.after_training(cfg, folder, weights, chances(data), fields["metrics"]))
 
 
 def leave(

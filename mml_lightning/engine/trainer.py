@@ -25,6 +25,7 @@ from mml_lightning.training.console import EpochLines, ReadersTold
 from mml_lightning.training.progress_bar import TrainingBar
 from mml_lightning.training.quarantine import Quarantine
 from mml_lightning.training.stall_watchdog import Watchdog
+from mml_lightning.training.step_log import StepLog
 from mml_lightning.utils import ranks
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.terminal import is_terminal
@@ -43,6 +44,7 @@ def training_callbacks(
         Quarantine(folder / "quarantine.csv", videos, cfg.data.max_bad_share, data.left_out)
     ]
     callbacks += batch_norm.callbacks(training.batch_norm_settings(cfg), cfg.data.batch_size)
+    callbacks.append(StepLog())
     callbacks += nonfinite_gradients.callbacks(training.nonfinite_settings(cfg), folder)
     if monitors is not None:
         callbacks += lightning_nodes.callbacks(cfg, monitors.callbacks)

@@ -26,6 +26,7 @@ from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective, Part, total
 from mml_lightning.training import lightning_internals
 from mml_lightning.training import phases as training_phases
+from mml_lightning.training.accuracy import accuracies
 from mml_lightning.training.epoch_means import Means
 from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.training.phases import Phase
@@ -160,6 +161,8 @@ class Cohort(pl.LightningModule):
         terms = self.objective.summed(parts, presence.weight if presence is not None else None)
         loss = total(terms)
         self._keep_means(parts, loss, len(batch["index"]), presence is not None)
+        for key, value, rows in accuracies({n: outputs[n] for n in terms}, batch["target"], seen):
+            self.means.add(f"train/{key}", value, rows)
         if placed is not None:
             loss = total({placed: terms[placed]})
         if seen is not None:

@@ -30,6 +30,11 @@ def steps_logged(trainer: pl.Trainer) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
+def replaces_samplers(trainer: pl.Trainer) -> bool:
+    """Whether Lightning puts its own sampler into loaders on several devices."""
+    return bool(trainer._accelerator_connector.use_distributed_sampler)
+
+
 def batches_begun(trainer: pl.Trainer) -> int:
     """Batches of this epoch that have begun."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready

@@ -72,6 +72,9 @@ def _of_train(cohort: Cohort) -> Iterator[str]:
         suffix = "" if len(cohort.multi_label) == 1 else f"_{head}"
         names += [f"train/{peer}/{'bce' if multi_label else 'ce'}{suffix}" for peer in trained]
         names += [f"train/{edge.student}/{edge.term}{suffix}" for edge in edges]
+        if not multi_label:
+            own = "" if len(cohort.multi_label) == 1 else f"{head}/"
+            names += [f"train/{peer}/{own}top1" for peer in trained]
     yield from dict.fromkeys(names)
 
 

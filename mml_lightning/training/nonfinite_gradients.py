@@ -210,16 +210,21 @@ def not_finite(peers: list[nn.Module], device: torch.device) -> Tensor:
 
 
 class Buffers:
-    """The buffers of a network and their values at one time, in one piece per type: few kernels, however many."""
+    """The buffers of a network and their values at one time, in one piece per type: few kernels, however many.
+
+    Its modules are looked for once: going through them costs as much as the rest, at every step.
+    """
 
     def __init__(self, net: nn.Module) -> None:
-        self._net = net
+        self._modules = [module for module in net.modules() if module._buffers]
         self._kept: dict[torch.dtype, Tensor] = {}
 
     def _by_type(self) -> dict[torch.dtype, list[Tensor]]:
         found: dict[torch.dtype, list[Tensor]] = {}
-        for buffer in self._net.buffers():
-            found.setdefault(buffer.dtype, []).append(buffer)
+        for module in self._modules:
+            for buffer in module._buffers.values():
+                if buffer is not None:
+                    found.setdefault(buffer.dtype, []).append(buffer)
         return found
 
     @torch.no_grad()
