@@ -163,9 +163,12 @@ def _into_file(predictor: Predictor, parts: Sequence[Part], out: Path, args: arg
     with journal.open(args.overwrite):
         if journal.done:
             print(f"going on after {journal.done} of {len(parts)}, which are in {journal.path}", file=sys.stderr)
-        if journal.done < len(parts):
-            for batch, *_ in _measured(predictor, parts, journal.done, args):
+        try:
+            for batch, *_ in _measured(predictor, parts, journal.done, args) if journal.done < len(parts) else ():
                 journal.append(batch)
+        except KeyboardInterrupt:
+            print(f"{journal.done} of {len(parts)} are in {journal.path}: the same command goes on", file=sys.stderr)
+            raise
         found = predict_files.predictions(predictor, parts, journal.batches)
         failed = {one.video: one.error for one in found if one.error}
         _write(predictor, parts, found, journal, form, args.topk)
