@@ -121,7 +121,7 @@ def test_what_hydra_calls_itself_is_looked_at_first(monkeypatch: pytest.MonkeyPa
         (tmp_path / "experiment").mkdir()
         (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\ntrusted: [mine]\n")
         words = [f"hydra.searchpath=[{tmp_path}]", "experiment=mine"]
-        with pytest.raises(UserError, match=r"trusted=mine stands in a file: trust counts where it is typed"):
+        with pytest.raises(UserError, match=r"trusted=mine is set in a file, but trust must be typed"):
             compose("train", words)
         assert compose("train", [*words, "trusted=[mine]"]).trusted == ["mine"]
 

@@ -139,8 +139,8 @@ def check_links(folder: Path) -> None:
             path = Path(place, name)
             if path.is_symlink() and not path.resolve().is_relative_to(home):
                 raise UserError(
-                    f"{path} is a link out of the run directory, and the run would write through it: "
-                    "replace it by what it leads to, or delete it"
+                    f"{path} is a symlink to outside the run directory, and the run would write through it: "
+                    "replace it by its target, or delete it"
                 )
 
 
@@ -222,9 +222,7 @@ def _saved_overrides(folder: Path, given: Sequence[str]) -> list[str] | None:
     try:
         saved = read_yaml(file)
     except (OSError, Foreign) as error:
-        raise UserError(
-            f"{file} is damaged: {error}; give the weights themselves instead, or type its settings"
-        ) from None
+        raise UserError(f"{file} is damaged: {error}; give a weights file instead, or type the settings") from None
     return admitted([] if saved is None else saved, Source(file, folder), given)
 
 
@@ -236,7 +234,7 @@ def _told_overrides(folder: Path, given: Sequence[str]) -> list[str] | None:
     except FileNotFoundError:
         return None
     except (OSError, Foreign) as error:
-        raise UserError(f"{file} is damaged: {error}; copy the weights away from it, or delete it") from None
+        raise UserError(f"{file} is damaged: {error}; copy the weights elsewhere, or delete it") from None
     if not isinstance(told, dict) or told.get("overrides") is None:
         return None
     return admitted(told["overrides"], Source(file, folder), given)

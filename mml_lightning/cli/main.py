@@ -43,16 +43,14 @@ def _no_arguments(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = {
     "bench": Command(
-        "measure this machine: training steps, readers of clips, engines of optical flow",
+        "benchmark this machine: training steps, clip readers, optical flow engines",
         bench.declare,
         lambda args: bench.run(args, compose_config),
     ),
-    "check": Command("read every video of a dataset and say what is wrong with it", check.declare, check.run),
-    "ensemble": Command(
-        "which networks go well together: pairs, triples, sums of ranks", ensemble.declare, ensemble.run
-    ),
+    "check": Command("read every video of a dataset and report problems", check.declare, check.run),
+    "ensemble": Command("find good ensembles: pairs, triples, rank sums", ensemble.declare, ensemble.run),
     "flow": Command(
-        "compute the flow of a dataset ahead of training, export it as images",
+        "precompute the optical flow of a dataset, export it as images",
         flow.declare,
         lambda args: flow.run(args, compose_config),
     ),
@@ -62,18 +60,18 @@ COMMANDS = {
         lambda args: graph.run(args, compose_config),
     ),
     "import": Command(
-        "weights of other projects (TSM, SlowFast, ..) to a zoo file",
+        "convert weights of other projects (TSM, SlowFast, ..) to a zoo file",
         import_weights.declare,
         lambda args: import_weights.run(args, compose_config),
     ),
     "pack": Command(
-        "frames and flow of a dataset in a few files, for fast training",
+        "pack frames and flow of a dataset into a few files, for fast training",
         pack.declare,
         lambda args: pack.run(args, compose_config),
     ),
     "report": Command("table of runs, or a paired comparison of two of its rows", report.declare, report.run),
-    "rerun": Command("repeat a run from its directory and say whether the numbers are equal", rerun.declare, rerun.run),
-    "score": Command("metrics of score dumps again, ensembles of runs, submission files", score.declare, score.run),
+    "rerun": Command("repeat a run and compare every number", rerun.declare, rerun.run),
+    "score": Command("recompute metrics from score dumps, ensembles, submission files", score.declare, score.run),
     "version": Command("print the version", _no_arguments, _version),
 }
 

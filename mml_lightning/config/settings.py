@@ -96,7 +96,7 @@ class Settings:
         found: Any = self.resolved
         for part in filter(None, key.split(".")):
             if not isinstance(found, Mapping) or part not in found:
-                raise UserError(f"{key} is missing in the config; don't delete it")
+                raise UserError(f"{key} is missing in the config; do not delete it")
             found = found[part]
         require(found, key)
         return copy.deepcopy(found)
@@ -145,5 +145,5 @@ def _group(kind: type[Group], values: Any, key: str) -> Group:
 def _made(kind: type[Group], values: Mapping[str, Any], prefix: str) -> Group:
     for one in fields(kind):  # type: ignore[arg-type]
         if one.name not in values and one.default is MISSING and one.default_factory is MISSING:
-            raise UserError(f"{prefix}{one.name} is missing in the config; don't delete it")
+            raise UserError(f"{prefix}{one.name} is missing in the config; do not delete it")
     return kind(**values)

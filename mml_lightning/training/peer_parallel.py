@@ -114,7 +114,7 @@ def make_strategy(placement: str, objective: Objective, norms: NormSettings, dev
         )
     if objective.frozen:
         idle = ", ".join(sorted(objective.frozen))
-        raise UserError(f"placement=peer trains a peer on each rank, {idle} only teaches; use placement=shared")
+        raise UserError(f"placement=peer trains a peer on each rank, but {idle} only teaches; use placement=shared")
     for edge in objective.edges:
         if not edge.detach or _needs_features(edge):
             what = "features" if edge.detach else "gradients of its teachers"
@@ -122,7 +122,7 @@ def make_strategy(placement: str, objective: Objective, norms: NormSettings, dev
             raise UserError(f"placement=peer sends logits only, {lesson} needs {what}; use placement=shared")
     if norms.sync or norms.precise or norms.group_size is not None:
         raise UserError(
-            "placement=peer: every peer sees the whole batch; leave batch_norm.sync, group_size, precise out"
+            "placement=peer: every peer sees the whole batch; remove batch_norm.sync, group_size and precise"
         )
     return OnePeerPerRank(peers)
 

@@ -21,13 +21,13 @@ Shell = Callable[..., subprocess.CompletedProcess[str]]
     ("typed", "answer"),
     [
         ("stage=mmml", "stage=mmml is unknown; use one of ['born_again', 'ce', "),
-        ("optimizer.lrr=0.1", "optimizer.lrr is no setting; did you mean optimizer.lr "),
-        ("stagee=ml", "stagee is no setting; did you mean stage "),
-        ("modality=[rgb", "can't read 'modality=[rgb'; quote what holds"),
+        ("optimizer.lrr=0.1", "unknown setting optimizer.lrr; did you mean optimizer.lr "),
+        ("stagee=ml", "unknown setting stagee; did you mean stage "),
+        ("modality=[rgb", "can't read 'modality=[rgb'; quote values with"),
         ("paths.root=/proc/nowhere", "can't write /proc/nowhere"),
         (
             f"train{'a' * 300}er.accelerator=cpu",
-            "trainaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa... of 319 characters is no setting;",
+            "trainaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa... (319 characters): unknown setting;",
         ),
         ("name=a/b", "name='a/b' names a folder"),
         ("logger.wandb=tru", "logger.wandb=tru must be true or false"),
