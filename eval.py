@@ -1,7 +1,6 @@
-"""Measure what was trained: python eval.py ckpt=<run directory | zoo file | alias> views=<views>"""
+"""Measure what was trained: python eval.py (or mml eval) ckpt=<run directory | zoo file | alias> views=<views>"""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -10,11 +9,12 @@ from mml_lightning.cli import hydra_app
 from mml_lightning.config import resolvers
 from mml_lightning.config.settings import Settings
 from mml_lightning.utils.exit_codes import JobOutcome
+from mml_lightning.utils.program import CONF
 
 OUTCOME = JobOutcome()
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="eval")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="eval")
 def main(cfg: DictConfig) -> None:
     resolvers.register()  # named here, so that a job on another machine brings them along
     from mml_lightning.engine import job
@@ -30,4 +30,4 @@ def work(cfg: Settings, overrides: Sequence[str]) -> object:
 
 
 if __name__ == "__main__":
-    hydra_app.launch(main, Path(__file__).parent / "conf", OUTCOME)
+    hydra_app.launch(main, CONF, OUTCOME)

@@ -1,7 +1,6 @@
-"""Train one stage, a pipeline of stages, or a sweep: python train.py --help"""
+"""Train one stage, a pipeline of stages, or a sweep: python train.py --help, or mml train --help"""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -10,16 +9,18 @@ from mml_lightning.cli import hydra_app
 from mml_lightning.config import resolvers
 from mml_lightning.config.settings import Settings
 from mml_lightning.utils.exit_codes import JobOutcome
+from mml_lightning.utils.program import CONF
 
 OUTCOME = JobOutcome()
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> None:
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    """Returns the monitored metric, for sweepers that search (docs/callbacks.md)."""
     resolvers.register()  # named here, so that a job on another machine brings them along
     from mml_lightning.engine import job
 
-    job.job(cfg, work, OUTCOME)
+    return job.job(cfg, work, OUTCOME)
 
 
 def work(cfg: Settings, overrides: Sequence[str]) -> object:
@@ -34,4 +35,4 @@ def work(cfg: Settings, overrides: Sequence[str]) -> object:
 
 
 if __name__ == "__main__":
-    hydra_app.launch(main, Path(__file__).parent / "conf", OUTCOME)
+    hydra_app.launch(main, CONF, OUTCOME)

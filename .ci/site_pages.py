@@ -1,4 +1,4 @@
-"""A hook of mkdocs: README, CHANGELOG and CONTRIBUTING as pages; their links lead where those on a code host do."""
+"""A hook of mkdocs: README, CHANGELOG and CONTRIBUTING as pages; their links lead to the same places as elsewhere."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Legend: B batch, V views, T frames (segments), W window, c channels of one sourc
 
 A *source* is decoded once per sample and may serve several modalities (`rgb` and `rgbdiff` share `frames`). Clips of
 images travel as uint8 with the W items of a window side by side in the channel axis; normalising and differencing
-happen on the device. A package of the user's adds its own functions to :data:`PREPARE` when it is imported.
+happen on the device.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Modality:
         window: consecutive source items in one input step (rgb 1, flow 5, rgbdiff 6).
         item_channels: channels of one source item (frames 3, flow 2: x then y).
         mean, std: statistics of 0..1 values, one number or one per item channel.
-        prepare: what happens to its clips on the device, a name in :data:`PREPARE`.
+        prepare: what happens to its clips on the device, a name in :data:`PREPARE` or a function of another package.
         flip: what a horizontal mirror does: "mirror", or "mirror_negate_x" for flow.
 
     Raises:
@@ -101,15 +101,15 @@ class Modality:
     item_channels: int
     mean: list[float] = field(default_factory=lambda: [0.0])
     std: list[float] = field(default_factory=lambda: [1.0])
-    prepare: str = "normalise"
+    prepare: str | Preparation = "normalise"
     flip: str = "mirror"
 
     def __post_init__(self) -> None:
-        if self.prepare not in PREPARE:
+        if not isinstance(self.prepare, Preparation) and self.prepare not in PREPARE:
             raise ValueError(f"modality {self.name}: prepare={self.prepare!r} is unknown; use one of {sorted(PREPARE)}")
         if self.flip not in FLIPS:
             raise ValueError(f"modality {self.name}: flip={self.flip!r} is unknown; use one of {list(FLIPS)}")
-        if self.window < PREPARE[self.prepare].least_window:
+        if self.window < self.preparation.least_window:
             raise ValueError(f"modality {self.name}: window={self.window} is too short for prepare={self.prepare}")
         if self.prepare == "tvl1" and (self.item_channels, self.flip) != (3, "mirror"):
             raise ValueError(f"modality {self.name}: prepare=tvl1 takes frames: item_channels=3 and flip=mirror")
@@ -122,12 +122,17 @@ class Modality:
     @property
     def channels(self) -> int:
         """Channels the network sees: 3 for rgb, 10 for flow and liveflow, 15 for rgbdiff."""
-        return PREPARE[self.prepare].channels(self.window, self.item_channels)
+        return self.preparation.channels(self.window, self.item_channels)
 
     def __call__(self, clip: Tensor) -> Tensor:
         """A stored clip -> float [..., channels, ...], on the device of `clip`: of images uint8 [..., W*c, H, W] ->
         float [..., channels, H, W]."""
-        return PREPARE[self.prepare].function(clip, self)
+        return self.preparation.function(clip, self)
+
+    @property
+    def preparation(self) -> Preparation:
+        """What happens to its clips on the device."""
+        return self.prepare if isinstance(self.prepare, Preparation) else PREPARE[self.prepare]
 
 
 def _per_channel(values: list[float], clip: Tensor, like: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from mml_lightning.config import guard, resolvers
-from mml_lightning.config.compose import compose
+from mml_lightning.config.compose import compose, save_words
 from mml_lightning.config.settings import Settings
 from tests.patience import LONGEST
 
@@ -96,6 +96,22 @@ def composed(hydra: None, small: list[str], tmp_path: Path) -> Callable[..., tup
         return compose(program, overrides=[*typed, f"paths.output_dir={folder}"]), typed
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained(demo: Path, small: list[str]) -> Path:
+    """The directory of one finished run of rgb and flow, which tests read only."""
+    from mml_lightning.engine.train import stage
+    from mml_lightning.utils.process import quieten_libraries
+
+    quieten_libraries()
+    GlobalHydra.instance().clear()
+    guard.install()
+    folder = demo / "single" / "trained"
+    words = [*small, f"paths.root={demo}", "stage=mml", "modality=[rgb,flow]", "schedule.epochs=1", "fusion=average"]
+    stage(compose("train", overrides=[*words, f"paths.output_dir={folder}"]), words)
+    save_words(words, folder / ".hydra" / "overrides.yaml")
+    return folder
 
 
 @pytest.fixture

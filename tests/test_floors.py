@@ -22,7 +22,6 @@ PACKAGE = Path(__file__).parents[1] / "mml_lightning"
 PURE = ["optical_flow", "sampling", "transforms", "objectives", "backbones", "fusion", "evaluation.metrics"]
 DATA = ["data.video", "data.records", "data.flow", "data.loading", "data.packs", "data.check", "data.demo"]
 IMPORTS: dict[str, list[str]] = {
-    "": [],
     "utils": [],
     **{folder: [] for folder in PURE},
     "modalities": ["optical_flow"],
@@ -55,6 +54,8 @@ IMPORTS: dict[str, list[str]] = {
         *("zoo", "evaluation", "modalities", *PURE, "utils"),
     ],
     "__main__": ["cli"],
+    "api": ["cli", "pipelines", "engine", "config", "utils"],
+    "": ["api", "engine", "training", "utils"],
 }
 LIFTABLE = [
     *PURE,
@@ -165,7 +166,7 @@ def test_names_that_live_in_one_place(module: str) -> None:
     assert "hydra.main" not in used, "hydra.main lives in train.py and eval.py"
 
 
-COMPOSING = ("config", "engine", "cli")
+COMPOSING = ("config", "engine", "cli", "api")
 """The folders that know a config of Hydra's; all others take `config.settings.Settings`."""
 
 

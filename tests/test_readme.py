@@ -136,7 +136,8 @@ def run(words: list[str], small: list[str], demo: Path, root: Path) -> subproces
         settings = [
             s
             for s in small
-            if not {"data=csv", "setup=ssv2", "setup=charades"} & set(words) or not s.startswith(DEMO_ONLY)
+            if not {"data=csv", "setup=finetune", "setup=ssv2", "setup=charades"} & set(words)
+            or not s.startswith(DEMO_ONLY)
         ]
         if "setup=ssv2" in words:
             settings += [
@@ -146,6 +147,8 @@ def run(words: list[str], small: list[str], demo: Path, root: Path) -> subproces
                 "trainer.num_threads=1",
                 "flow=dis",
             ]
+        if "setup=finetune" in words:
+            settings = [s for s in settings if not s.startswith("backbone.net.width")]
         if "setup=charades" in words:
             settings = [s for s in settings if not s.startswith("backbone.net.width")]
             settings += [

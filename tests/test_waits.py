@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from mml_lightning.objectives.lessons import LESSONS
-from mml_lightning.training import nonfinite_gradients
+from mml_lightning.training import nonfinite_gradients, step_log
 from mml_lightning.training.parameter_groups import fused
 from mml_lightning.training.throughput import Throughput
 from mml_lightning.utils.async_copy import HostCopy
@@ -89,6 +89,12 @@ def test_a_step_does_not_wait(
                 heard.append(steps)
             return values
 
+    class Norms(Asked):
+        def tolist(self) -> Any:
+            values = super().tolist()
+            assert heard.pop() > 0, "in a later step"
+            return values
+
     class Counted(pl.Callback):
         def on_train_batch_start(self, *_: Any) -> None:
             queued[0] = False
@@ -104,6 +110,7 @@ def test_a_step_does_not_wait(
 
     monkeypatch.setattr("mml_lightning.training.cohort.HostCopy", Asked)
     monkeypatch.setattr(nonfinite_gradients, "HostCopy", Asked)
+    monkeypatch.setattr(step_log, "HostCopy", Norms)
     cohort = lab.make_cohort({"rgb": lab.RGB, "flow": lab.FLOW}, lab.MUTUAL)
     cohort.log_every = 2
     for modality in cohort.modalities.values():  # its statistics are copied once
@@ -113,7 +120,7 @@ def test_a_step_does_not_wait(
         cohort.plan = dataclasses.replace(cohort.plan, optimizer=make)
     batches = [batch | {"complete": True} for batch in lab.batches(STEPS)]
     checks = nonfinite_gradients.callbacks(nonfinite_gradients.NonFiniteSettings(policy=policy), tmp_path)
-    trainer = pl.Trainer(**lab.QUIET, max_epochs=1, callbacks=[*checks, Throughput(4), Counted()])
+    trainer = pl.Trainer(**lab.QUIET, max_epochs=1, callbacks=[step_log.StepLog(), *checks, Throughput(4), Counted()])
     trainer.fit(cohort, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))  # type: ignore[arg-type]
     assert counts == [each] * STEPS
     assert heard == ([int(flags)] * STEPS if policy == "skip" else [])

@@ -45,7 +45,8 @@ class Peer(nn.Module):
         num_classes: {head: K}.
         dropout: probability before the heads, 0 for none.
         head_std: standard deviation of the initial head weights.
-        arch: plain values, enough for `registry.rebuild` together with `in_channels` and `num_classes`.
+        arch: plain values, enough for `registry.rebuild` together with `in_channels` and `num_classes`. A network of
+            another package needs none: it is called again with the options of its config (:meth:`built_by`).
 
     Raises:
         ValueError: no head, or a head name that cannot be a module name.
@@ -55,7 +56,12 @@ class Peer(nn.Module):
     num_classes: dict[str, int]
 
     def __init__(
-        self, net: nn.Module, num_classes: Mapping[str, int], dropout: float, head_std: float, arch: Mapping[str, Any]
+        self,
+        net: nn.Module,
+        num_classes: Mapping[str, int],
+        dropout: float = 0.0,
+        head_std: float = 0.01,
+        arch: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -63,7 +69,7 @@ class Peer(nn.Module):
         self.dropout = HeadInput(dropout)
         width = int(net.feature_dim)  # type: ignore[arg-type]
         self.heads = nn.ModuleDict({name: _head(width, k, head_std) for name, k in self.num_classes.items()})
-        self._arch = dict(arch)
+        self._arch = dict(arch or {})
         self.projections = nn.ModuleDict()  # of lessons, for as long as they are taught
 
     @property
@@ -75,6 +81,10 @@ class Peer(nn.Module):
     def arch(self) -> dict[str, Any]:
         """Plain values from which `rebuild` makes the same network with fresh weights."""
         return {**self._arch, "in_channels": self.in_channels, "num_classes": dict(self.num_classes)}
+
+    def built_by(self, builder: str, options: Mapping[str, Any]) -> None:
+        """Make `arch` the importable name of a function and the options that it was called with."""
+        self._arch = {"builder": builder, **options}
 
     def stop_gradient_at_heads(self, stop: bool = True) -> None:
         """Let supervised terms train the heads alone, see `HeadInput`."""

@@ -23,7 +23,7 @@ def compose_config(overrides: Sequence[str]) -> Settings:
     from mml_lightning.config.values import check_values
 
     if not CONF.is_dir():
-        raise UserError("no conf/ beside the package; install it from a clone: pip install -e <clone>")
+        raise UserError(f"the package has no configs, {CONF} is missing: install it again")
     resolvers.register()
     guard.install()
     try:

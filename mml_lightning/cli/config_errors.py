@@ -14,6 +14,8 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from mml_lightning.utils.program import command
+
 QUOTING = "quote values with spaces or special characters, such as \"data.root='/my videos'\""
 
 
@@ -29,7 +31,7 @@ def one_line(error: BaseException, conf: Path) -> str:
             return f"{group}={option} is unknown; use one of {sorted(error.options)}"
     elif too_long(error):
         word = Path(error.filename).name  # type: ignore[attr-defined]
-        return f"{word[:40]}... ({len(word)} characters): unknown setting; train.py --help lists the settings"
+        return f"{word[:40]}... ({len(word)} characters): unknown setting; {command()} --help lists the settings"
     elif isinstance(error, OSError) and error.filename is not None:
         return f"can't write {error.filename} ({error.strerror}); set paths.root"
     if isinstance(error, OverrideParseException):
@@ -46,7 +48,7 @@ def unknown_key(key: str, conf: Path) -> str:
     known, last = sorted(set(known_keys(conf))), key.rpartition(".")[2]
     alike = difflib.get_close_matches(key, known, n=3, cutoff=0.75)
     alike = alike or [name for name in known if last in name.rpartition(".")[2]][:3]
-    meant = f"did you mean {' or '.join(alike)}?" if alike else "train.py --help lists the settings"
+    meant = f"did you mean {' or '.join(alike)}?" if alike else f"{command()} --help lists the settings"
     return f"unknown setting {key}; {meant} (to add a key: +{key}=...)"
 
 

@@ -14,16 +14,16 @@ from typing import NoReturn
 
 from mml_lightning.cli import help
 from mml_lightning.config import guard, resolvers
+from mml_lightning.config.made_by import OVERRIDES, overrides_beside, saved_overrides
 from mml_lightning.config.overrides import holding, init_file, modalities_in, swept_keys
-from mml_lightning.config.saved_overrides import Source, admitted, quoted
+from mml_lightning.config.saved_overrides import quoted
 from mml_lightning.utils import console
 from mml_lightning.utils.errors import Preempted, UserError, exhausted
 from mml_lightning.utils.exit_codes import FAILURE, INTERRUPTED, MISTAKE, PREEMPTED, JobOutcome
-from mml_lightning.utils.foreign import Foreign, read_json, read_yaml
 from mml_lightning.utils.plain_text import visible
+from mml_lightning.utils.threads import wait_briefly
 
 MULTIRUN = ("-m", "--multirun")
-OVERRIDES = Path(".hydra") / "overrides.yaml"
 
 
 def launch(main: Callable[[], None], conf: Path, outcome: JobOutcome) -> NoReturn:
@@ -33,13 +33,19 @@ def launch(main: Callable[[], None], conf: Path, outcome: JobOutcome) -> NoRetur
         try:
             _launch(main, conf, outcome)
         except MemoryError as error:  # there was too little to say what went wrong
+            console.release_reserve()
             sys.exit(f"error: {exhausted(error)}")
 
 
 def _launch(main: Callable[[], None], conf: Path, outcome: JobOutcome) -> NoReturn:
+    wait_briefly()
     resolvers.register()
     resolvers.stamp_run()
     guard.install()
+    if any("sweeper=optuna" in word for word in sys.argv[1:]):
+        from mml_lightning.pipelines import optuna_sweeper
+
+        optuna_sweeper.register()
     os.environ.setdefault("MML_PROGRAM", Path(sys.argv[0]).stem)
     outcome.tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them itself
@@ -114,7 +120,7 @@ def _together(saved: Sequence[str], given: Sequence[str]) -> list[str]:
 def _resumed(given: Sequence[str], folder: Path, outcome: JobOutcome) -> list[str]:
     if _is_sweep(given):
         raise UserError("resume= continues one run; leave out -m, or resume the jobs of a sweep one by one")
-    saved = _saved_overrides(folder, given)
+    saved = saved_overrides(folder, given)
     if saved is None:
         raise UserError(
             f"resume={folder} is not a run directory (it has no {OVERRIDES}); "
@@ -146,17 +152,11 @@ def check_links(folder: Path) -> None:
 
 def _made_by(path: Path, given: Sequence[str], conf: Path) -> list[str]:
     """Overrides of the run that made what `ckpt` names, so that it is measured on the same data in the same way."""
-    folders = [path] if path.is_dir() else [path.parent, path.parent.parent] if path.is_file() else []
-    for folder in folders:
-        saved = _saved_overrides(folder, given)
-        if saved is None:
-            saved = _told_overrides(folder, given)
-        if saved is not None:
-            # a trial run that trained on a few batches is still measured on every video
-            saved = [item for item in saved if not item.startswith(("trainer=smoke", "trainer.limit_"))]
-            if looked_at := modalities_in(given):
-                saved = holding(saved, [path.stem for path in (conf / "modality").glob("*.yaml")], looked_at)
-            return saved if _is_sweep(given) else [*saved, "hydra.mode=RUN"]
+    saved = overrides_beside(path, given)
+    if saved is not None:
+        if looked_at := modalities_in(given):
+            saved = holding(saved, [path.stem for path in (conf / "modality").glob("*.yaml")], looked_at)
+        return saved if _is_sweep(given) else [*saved, "hydra.mode=RUN"]
     if path.is_dir() and not any(path.glob("*.pt")):
         raise UserError(
             f"ckpt={path} is not a run directory (it has no {OVERRIDES}); "
@@ -188,7 +188,8 @@ def _check_modalities(given: Sequence[str], conf: Path) -> None:
         for name in names:
             if name not in known and "pkg://" not in (_value(given, "hydra.searchpath") or ""):  # Hydra looks there
                 raise UserError(
-                    f"modality {name!r} is unknown; use one of {known} (add one as conf/modality/{name}.yaml)"
+                    f"modality {name!r} is unknown; use one of {known} (a new one is modality/{name}.yaml in conf/, or "
+                    "in a folder that hydra.searchpath=[...] names)"
                 )
             if names.count(name) > 1:
                 raise UserError(
@@ -212,29 +213,3 @@ def _value(given: Sequence[str], key: str) -> str | None:
         argument.split("=", 1)[1].strip("'\"") for argument in given if argument.lstrip("+").startswith(f"{key}=")
     ]
     return values[-1] if values else None
-
-
-def _saved_overrides(folder: Path, given: Sequence[str]) -> list[str] | None:
-    """Of `.hydra/overrides.yaml`, as Hydra has written them; None where there is no such file."""
-    file = folder / OVERRIDES
-    if not file.is_file():
-        return None
-    try:
-        saved = read_yaml(file)
-    except (OSError, Foreign) as error:
-        raise UserError(f"{file} is damaged: {error}; give a weights file instead, or type the settings") from None
-    return admitted([] if saved is None else saved, Source(file, folder), given)
-
-
-def _told_overrides(folder: Path, given: Sequence[str]) -> list[str] | None:
-    """Of `result.json`; None where there is no such file, or it tells none."""
-    file = folder / "result.json"
-    try:
-        told = read_json(file)
-    except FileNotFoundError:
-        return None
-    except (OSError, Foreign) as error:
-        raise UserError(f"{file} is damaged: {error}; copy the weights elsewhere, or delete it") from None
-    if not isinstance(told, dict) or told.get("overrides") is None:
-        return None
-    return admitted(told["overrides"], Source(file, folder), given)

@@ -5,23 +5,36 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
+import runpy
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from mml_lightning import __version__
 from mml_lightning.benchmarks import commands as bench
-from mml_lightning.cli.commands import check, ensemble, flow, graph, import_weights, pack, report, rerun, score
+from mml_lightning.cli.commands import (
+    check,
+    ensemble,
+    export,
+    flow,
+    graph,
+    import_weights,
+    pack,
+    predict,
+    report,
+    rerun,
+    score,
+)
 from mml_lightning.cli.compose import compose_config
-from mml_lightning.utils import console
+from mml_lightning.utils import console, program
 from mml_lightning.utils.errors import UserError, exhausted
+from mml_lightning.utils.exit_codes import FAILURE
 from mml_lightning.utils.plain_text import VisibleStream
 from mml_lightning.utils.terminal import log_visibly
-
-if TYPE_CHECKING:
-    pass
+from mml_lightning.utils.threads import wait_briefly
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,15 @@ def _no_arguments(parser: argparse.ArgumentParser) -> None:
     """`mml version` takes none."""
 
 
+def _program(name: str, words: Sequence[str]) -> None:
+    """Run train.py or eval.py as this process, so that what it starts (ranks, jobs) starts that file again."""
+    sys.argv[1:] = words
+    runpy.run_path(str(program.PROGRAMS / f"{name}.py"), run_name="__main__")
+
+
 COMMANDS = {
+    "train": Command("train a stage, a pipeline or a sweep", _no_arguments, lambda args: _program("train", [])),
+    "eval": Command("evaluate what was trained", _no_arguments, lambda args: _program("eval", [])),
     "bench": Command(
         "benchmark this machine: training steps, clip readers, optical flow engines",
         bench.declare,
@@ -49,6 +70,7 @@ COMMANDS = {
     ),
     "check": Command("read every video of a dataset and report problems", check.declare, check.run),
     "ensemble": Command("find good ensembles: pairs, triples, rank sums", ensemble.declare, ensemble.run),
+    "export": Command("one network as a folder for onnxruntime or torch, with infer.py", export.declare, export.run),
     "flow": Command(
         "precompute the optical flow of a dataset, export it as images",
         flow.declare,
@@ -69,6 +91,7 @@ COMMANDS = {
         pack.declare,
         lambda args: pack.run(args, compose_config),
     ),
+    "predict": Command("classes of videos by trained networks, without a run", predict.declare, predict.run),
     "report": Command("table of runs, or a paired comparison of two of its rows", report.declare, report.run),
     "rerun": Command("repeat a run and compare every number", rerun.declare, rerun.run),
     "score": Command("recompute metrics from score dumps, ensembles, submission files", score.declare, score.run),
@@ -78,7 +101,7 @@ COMMANDS = {
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands; the namespace it returns carries the chosen one's `run`."""
-    parser = argparse.ArgumentParser(prog="mml", description="Tools around mml_lightning runs.")
+    parser = argparse.ArgumentParser(prog="mml", description="Mutual Modality Learning on video.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=command.help)
@@ -103,8 +126,21 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; exit code 0, or 2 with one line on stderr for a user's mistake, 1 where the machine has too
     little of something, 130 if interrupted."""
+    wait_briefly()
+    words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        module = Path(sys.argv[0]).name == "__main__.py"
+        os.environ[program.STARTED] = "python -m mml_lightning" if module else "mml"
+    if words and words[0] in program.NAMES:  # Hydra reads what follows
+        _program(words[0], words[1:])
+        return 0
     with console.guarded():
-        return _run(parse(argv))
+        try:
+            return _run(parse(argv))
+        except MemoryError as error:  # there was too little to say what went wrong
+            console.release_reserve()
+            print(f"mml: error: {exhausted(error)}", file=sys.stderr)
+            return FAILURE
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -122,5 +158,5 @@ def _run(args: argparse.Namespace) -> int:
         if (spent := exhausted(error)) is None:
             raise
         print(f"mml: error: {spent}", file=sys.stderr)
-        return 1
+        return FAILURE
     return 0

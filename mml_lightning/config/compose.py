@@ -19,10 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 from mml_lightning.config.groups import Logger
 from mml_lightning.config.settings import Settings, settings_of
 from mml_lightning.utils.files import write_atomically
+from mml_lightning.utils.program import CONF
 
 ComposeErrors = (HydraException, OmegaConfBaseException)
 """What words that make no config raise."""
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def compose(program: str, overrides: Sequence[str] = ()) -> Settings:

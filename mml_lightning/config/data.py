@@ -8,7 +8,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from mml_lightning.config import instantiate
+from mml_lightning.config import instantiate, plugins
 from mml_lightning.config.settings import Settings
 from mml_lightning.data import check
 from mml_lightning.data.flow.cache import FlowCache, FlowSettings
@@ -50,7 +50,9 @@ def modalities(cfg: Settings) -> dict[str, Modality]:
     kinds, result = sources(cfg), {}
     for name, values in cfg.plain("modality").items():
         try:
-            result[name] = Modality(name=name, **values)
+            result[name] = plugins.modality(name, values, cfg.trusted)
+        except UserError:
+            raise
         except (TypeError, ValueError) as error:
             raise UserError(f"modality {name}: {error}; see conf/modality/{name}.yaml") from None
         if result[name].source not in kinds:

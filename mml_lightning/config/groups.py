@@ -141,6 +141,28 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A part of a stage, see :mod:`mml_lightning.config.phases`.
+
+    Args:
+        train: parts of peers that learn, `<peer>` or `<peer>.<part>`; None: all that the objective does not freeze.
+        epochs: how many it takes; None: a share of those that no phase claims.
+        optimizer, schedule, objective: settings in which it differs from those of the run.
+    """
+
+    name: str
+    train: Sequence[str] | None = None
+    epochs: int | None = None
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    objective: Mapping[str, Any] = field(default_factory=dict)
+
+
+OF_PHASE = ("optimizer", "schedule", "objective")
+"""Groups of which a phase may have its own."""
+
+
+@dataclass(frozen=True)
 class Trainer:
     """The group `trainer`, with the settings of Lightning's that a plus may add and that we read."""
 
@@ -167,18 +189,31 @@ class Trainer:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """Which weights are kept beside the last ones, and which of them a run leaves."""
+
+    monitor: str | None = None
+    mode: str | None = None
+    export: str = "last"
+
+
+@dataclass(frozen=True)
 class Callbacks:
-    epoch_lines: bool
-    progress_bar: bool | str
-    checkpoint: bool
-    checkpoint_every_steps: int | None
-    checkpoint_every_minutes: float | None
-    speed_every_steps: int | None
+    """What ours do; :mod:`mml_lightning.config.lightning_nodes` reads what else a config calls."""
+
+    epoch_lines: bool = True  # as in conf/callbacks/default.yaml: callbacks=early_stopping alone brings none of these
+    progress_bar: bool | str = "auto"
+    checkpoint: bool = True
+    checkpoint_every_steps: int | None = None
+    checkpoint_every_minutes: float | None = 15
+    speed_every_steps: int | None = None
 
 
 @dataclass(frozen=True)
 class Logger:
-    wandb: bool
+    """The CSV log is always written; :mod:`mml_lightning.config.lightning_nodes` reads what else a config calls."""
+
+    wandb: bool = False
     project: str = "mml_lightning"
     entity: str | None = None
     mode: str = "auto"
@@ -223,4 +258,5 @@ GROUPS: dict[str, type[Any]] = {
     **{"transforms": Transforms, "objective": Objective, "optimizer": Optimizer, "schedule": Schedule},
     **{"trainer": Trainer, "callbacks": Callbacks, "logger": Logger, "step": Step, "loading": Loading},
     **{"stage": Stage, "setup": Setup, "pipeline": Pipeline, "fusion": Fusion},
+    **{"checkpoint": Checkpoint},
 }

@@ -18,9 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mml_lightning.config import backbones
-from mml_lightning.config.instantiate import CALLED_BY_HYDRA, TARGET, TRUSTED, check_targets, lies_in
+from mml_lightning.config.instantiate import CALLED_BY_HYDRA, LIGHTNING, TARGET, TRUSTED, check_targets, lies_in
 from mml_lightning.config.resolve import explain
 from mml_lightning.config.saved_overrides import key_of
+from mml_lightning.config.targets import current
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import FOLDER_NAME
 
@@ -37,6 +38,25 @@ TABLES = (
     *("paths", "data", "backbone", "objective", "modality", "init", "sampling", "transforms", "views", "flow"),
     *("optimizer", "schedule", "trainer", "callbacks", "logger", "setup", "stage", "pipeline"),
 )
+RECORDS = ("callbacks", "logger")
+HARMLESS = tuple(
+    f"pytorch_lightning.callbacks.{name}"
+    for name in (
+        *("EarlyStopping", "LearningRateMonitor", "DeviceStatsMonitor", "GradientAccumulationScheduler"),
+        *("StochasticWeightAveraging", "RichProgressBar", "TQDMProgressBar", "Timer"),
+    )
+)
+"""Callbacks of Lightning that write nothing."""
+SHIPPED: dict[str, dict[str, Any]] = {
+    "pytorch_lightning.loggers.TensorBoardLogger": {
+        **{"save_dir": "${paths.output_dir}", "name": "tensorboard", "version": "", "default_hp_metric": False},
+    },
+    "pytorch_lightning.loggers.MLFlowLogger": {
+        **{"experiment_name": "${setup.name}", "run_name": "${name}"},
+        "tracking_uri": "sqlite:///${paths.root}/mlflow.db",
+    },
+}
+"""Loggers of Lightning, and what conf/logger/ says of where they write."""
 BELOW_RUN = "${hydra.runtime.output_dir}/"  # what follows can't make it anything but a path
 OF_PROGRAM = re.compile(r"\$\{(oc\.env:MML_PROGRAM,run|hydra\.job\.name)\}")  # what the name of a log is made of
 SHELL: dict[str, Any] = {
@@ -112,11 +132,36 @@ def check(cfg: DictConfig, typed: Sequence[str]) -> None:
     if wrong:  # a file of configs says so: on the command line it would be the option of a group
         raise UserError(f"{wrong}={ours[wrong]} must be a table of settings, as in conf/{wrong}/")
     for key, target in _calls(ours):
-        if "${" not in target and not lies_in(target, packages):  # others are known when they are made: nodes.make
-            check_targets([target], packages, key)
+        allowed = (*packages, *LIGHTNING) if key.partition(".")[0] in RECORDS else packages
+        if "${" not in target and not lies_in(current(target), allowed):  # others are known when they are made
+            check_targets([target], allowed, key)
+    for group in RECORDS:
+        _check_records(group, ours.get(group) or {}, packages[len(TRUSTED) :], typed)
     if "hydra" in cfg:
         _check_hydra(cfg, content["hydra"], typed, packages)
     _check_name(cfg)
+
+
+def _check_records(group: str, content: Mapping[str, Any], trusted: tuple[str, ...], typed: Sequence[str]) -> None:
+    """Lightning's own callbacks and loggers may write anywhere and send a record to any server, so a file may name
+    those that can't, or that stand in it as they do in ours.
+
+    Raises:
+        UserError: something else is not typed.
+    """
+    for name, node in content.items():
+        if not isinstance(node, Mapping) or TARGET not in node:
+            continue
+        key, target = f"{group}.{name}", current(str(node[TARGET]))
+        if lies_in(target, trusted):
+            continue
+        if not _typed(f"{key}.{TARGET}", typed) and target not in (HARMLESS if group == "callbacks" else SHIPPED):
+            raise UserError(f"{key}.{TARGET}={target} stands in a file, and may write anywhere: type it yourself")
+        usual = SHIPPED.get(target, {})
+        for word, value in node.items():
+            own = group == "callbacks" or word == TARGET or (word in usual and value == usual[word])
+            if not own and not _typed(f"{key}.{word}", typed):
+                raise UserError(f"{key}.{word}={value} says in a file where a record goes: type it yourself")
 
 
 def _trust(cfg: DictConfig, typed: Sequence[str]) -> list[str]:

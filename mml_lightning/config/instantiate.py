@@ -21,6 +21,8 @@ TRUSTED = (
 )
 """Packages whose functions a config may call: they make networks, datasets, schedules and optimisers, and write nothing
 but the demo. `trusted` adds to them."""
+LIGHTNING = ("pytorch_lightning.callbacks", "pytorch_lightning.loggers")
+"""And those of the nodes `callbacks` and `logger`."""
 INTERPOLATION = re.compile(r"(\\*)\$\{")
 CALLED_BY_HYDRA = ("mml_lightning.pipelines.sweep_callback", "hydra_plugins", "hydra._internal.core_plugins")
 """And those of the node `hydra`."""
@@ -82,6 +84,16 @@ def check_targets(targets: Iterable[str], packages: tuple[str, ...], key: str = 
                 f"{key}={target}: configs may only call {', '.join(packages)}; if you trust that package, "
                 f"type trusted=[{package}]"
             )
+
+
+def trusted_object(target: str, packages: tuple[str, ...]) -> Any:
+    """The class or function that a config calls.
+
+    Raises:
+        UserError: it lies in none of the packages, or can't be found.
+    """
+    check_targets([target], packages)
+    return get_object(current(target))
 
 
 def _targets(value: Any) -> Iterator[str]:

@@ -124,8 +124,11 @@ def declared(cfg: Settings, videos: int) -> list[str]:
     return found
 
 
-def trained(cfg: Settings, trainer: pl.Trainer, videos: int) -> list[str]:
+def trained(cfg: Settings, trainer: pl.Trainer, videos: int, stopped: bool = False) -> list[str]:
     """What has cut a training short that has ended, in words; nothing of a whole one.
+
+    Args:
+        stopped: by early stopping, which is a part of the recipe.
 
     Raises:
         UserError: no step was made.
@@ -135,7 +138,7 @@ def trained(cfg: Settings, trainer: pl.Trainer, videos: int) -> list[str]:
             "no training step was made, nothing is exported; raise trainer.max_time or whatever ended the run"
         )
     found = declared(cfg, videos)
-    if not found and (trainer.should_stop or trainer.current_epoch < int(cfg.schedule.epochs)):
+    if not found and not stopped and (trainer.should_stop or trainer.current_epoch < int(cfg.schedule.epochs)):
         found = [f"trainer.max_time={cfg.trainer.max_time}" if cfg.trainer.max_time else "stopped early"]
     return found
 

@@ -151,6 +151,8 @@ def _text(key: str, value: str, source: Source, group: bool) -> str | None:
         return "is a name that can't name a folder"
     if key == "logger.entity":
         return "sends the record of the run to somebody's account"
+    if key.startswith("logger.") and key.count(".") > 1:
+        return "may say where the record of the run goes"
     if key in WRITTEN and not _writes_at_home(key, value, source.folder):
         return "points to another place than the run, and files would be written there"
     if key in DATA and not _holds_data(value, source.folder):

@@ -14,6 +14,7 @@ MOVED = {
     "mml_lightning.data.charades": "mml_lightning.data.records.readers.charades",
     "mml_lightning.data.readers": "mml_lightning.data.records.readers",
     "mml_lightning.schedules": "mml_lightning.training.schedules",
+    "lightning.pytorch": "pytorch_lightning",  # two packages of one code, whose classes do not fit together
 }
 """{first name of a module: its name now}; of two that fit the longer one counts."""
 _FIRST = {now: first for first, now in MOVED.items()}

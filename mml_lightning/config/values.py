@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mml_lightning.config import backbones, limits
+from mml_lightning.config import backbones, known_keys, lightning_nodes, limits, phases
 from mml_lightning.config.settings import Settings
 from mml_lightning.utils.errors import UserError, check_choice
 from mml_lightning.utils.files import FOLDER_NAME
@@ -37,6 +37,7 @@ LEAST: dict[str, tuple[type, float]] = {
 NULLABLE = ("trainer.num_threads", "trainer.validations", "trainer.limit_epochs", "callbacks.speed_every_steps")
 CHOICES: dict[str, tuple[str, ...]] = {
     "batch_norm.freeze": ("none", "partial", "stats", "all"),
+    "checkpoint.export": ("last", "best"),
     "data.cache": ("none", "ram"),  # what becomes of decoded videos
     "data.decoder": ("decord", "pyav"),
     "data.interval_ends": ("inclusive", "exclusive"),
@@ -76,14 +77,28 @@ SWITCHES = (
 )
 
 
+ABSENT_SWITCHES = ("logger.wandb", "callbacks.checkpoint", "callbacks.epoch_lines")  # of some options only
+
+
 def check_values(cfg: Settings) -> None:
     """Raises:
-    UserError: one of :data:`LEAST` is no number or too small, a switch is neither true nor false, a word is not one of
-        :data:`CHOICES`, or `name` can't name a folder.
+    UserError: a setting is unknown, one of :data:`LEAST` is no number or too small, a switch is neither true nor
+        false, a word is not one of :data:`CHOICES`, `name` can't name a folder, or a phase is wrong.
     """
+    known_keys.check(cfg)
+    _check_values(cfg)
+    phases.check(cfg)
+    for number, phase in enumerate(cfg.phases):
+        try:
+            _check_values(phases.settings_of_phase(cfg, number))
+        except UserError as error:
+            raise UserError(f"phases.{number} ({phase.name}): {error}") from None
+
+
+def _check_values(cfg: Settings) -> None:
     for key in SWITCHES:
-        value = cfg.get(key)
-        if not isinstance(value, bool):
+        value = cfg.get(key, ABSENT)
+        if not isinstance(value, bool) and not (value is ABSENT and key in ABSENT_SWITCHES):
             raise UserError(f"{key}={value} must be true or false")
     for key in (*NAMES, *(f"backbone.{name}.name" for name in backbones.own(cfg))):
         value = cfg.get(key)
@@ -104,6 +119,7 @@ def check_values(cfg: Settings) -> None:
         if (value := cfg.get(key, ABSENT)) is not ABSENT:  # some are keys of some options only
             check_choice(key, value, known)
     limits.check(cfg)
+    lightning_nodes.check(cfg)
 
 
 def check_job(cfg: Settings) -> None:
@@ -129,7 +145,8 @@ def check_stage(cfg: Settings) -> None:
             f"stage={stage.name} needs two or more modalities (have {chosen}): modality=[rgb,flow]; "
             "for one use stage=ml"
         )
-    if cfg.objective.edges and len(chosen) * int(stage.copies) < 2:
+    several = len(chosen) * int(stage.copies) > 1
+    if not several and (cfg.objective.edges or any(phase.objective.get("edges") for phase in cfg.phases)):
         raise UserError(
             f"objective={cfg.objective.name} needs two peers, the run has one; use stage=ml, or objective=cross_entropy"
         )

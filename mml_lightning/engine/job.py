@@ -21,10 +21,11 @@ from mml_lightning.config.settings import Settings, settings_of
 from mml_lightning.engine.run_lock import InUse, alone
 from mml_lightning.runs import result, tracking
 from mml_lightning.utils.distributed import is_first_rank
-from mml_lightning.utils.errors import Preempted, RankDied, RunsFailed, UserError, exhausted
+from mml_lightning.utils.errors import Preempted, RankDied, RunsFailed, UserError, check_address_space, exhausted
 from mml_lightning.utils.exit_codes import FAILURE, INTERRUPTED, MISTAKE, PREEMPTED, JobOutcome
 from mml_lightning.utils.preemption import LISTENER
 from mml_lightning.utils.process import quieten_libraries
+from mml_lightning.utils.program import command
 from mml_lightning.utils.result_file import read_result
 
 log = logging.getLogger(__name__)
@@ -32,19 +33,23 @@ log = logging.getLogger(__name__)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object], outcome: JobOutcome) -> None:
-    """Do one job; a failure is logged, noted in `outcome`, and leaves the other jobs of a sweep alone."""
+def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object], outcome: JobOutcome) -> float | None:
+    """Do one job; a failure is logged, noted in `outcome`, and leaves the other jobs of a sweep alone.
+
+    Returns the monitored metric of a training run; None of anything else, and of a job that failed.
+    """
     quieten_libraries()
     overrides = _typed()
     folder = Path(config.paths.output_dir)
     cfg: Settings | None = None
     failed: BaseException | None = None
-    hint = f"continue with: python train.py resume={folder}" if "ckpt" not in config else "start it again"
+    hint = f"continue with: {command()} resume={folder}" if "ckpt" not in config else "start it again"
     try:
+        check_address_space()
         cfg = settings_of(config)
         values.check_job(cfg)
         with LISTENER.listen(), alone(folder):
-            do(cfg, overrides)
+            return _objective(do(cfg, overrides))
     except Preempted as error:
         failed = error
         log.warning("%s; %s", error, hint)
@@ -72,12 +77,19 @@ def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object], out
         failed = _told(error, folder, overrides, hint, outcome.tracebacks)
         outcome.failures.append(FAILURE)
     finally:
+        outcome.error = failed or outcome.error
         if cfg is not None:
             tracking.close(cfg, failed is not None)
         if failed is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
             result.record_failure(cfg or folder, overrides, failed)
         elif isinstance(failed, UserError) and not isinstance(failed, InUse):
             result.discard_unstarted(folder)
+    return None
+
+
+def _objective(result: object) -> float | None:
+    told = result.get("monitored") if isinstance(result, dict) else None
+    return float(told["value"]) if told and told["value"] is not None else None
 
 
 def _typed() -> list[str]:

@@ -1,31 +1,34 @@
 """Networks with all that stands between a video and its scores: how clips are drawn, cropped, prepared and pooled.
 
-A :class:`Predictor` is made of what a run, a checkpoint, a zoo file or an alias holds (:func:`load_entries`). What
-`eval.py` measures it measures with one; whoever only wants scores takes them from :meth:`Predictor.score`, for which no
-run directory is written.
+A :class:`Predictor` is made of what a run, a checkpoint, a zoo file or an alias holds (:func:`load_predictor`). What
+`eval.py` measures it measures with one; whoever only wants scores takes them from :meth:`Predictor.predict`, for which
+no run directory is written.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from mml_lightning.backbones.peer import Peer
-from mml_lightning.backbones.registry import rebuild
-from mml_lightning.config import backbones, training
+from mml_lightning.config import backbones, plugins, training
 from mml_lightning.config import data as config_data
 from mml_lightning.config import peers as config_peers
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.flow.cache import FlowCache
 from mml_lightning.data.loading.dataset import ClipDataset
 from mml_lightning.data.records.records import Dataset, Head, Record, rows
+from mml_lightning.engine import load
+from mml_lightning.engine.flow import flow_filler
+from mml_lightning.engine.prediction import Prediction, predictions_of
 from mml_lightning.evaluation.score_collector import ScoreCollector
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective
@@ -33,12 +36,15 @@ from mml_lightning.runs.lineage import Lineage
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.datamodule import VideoData
 from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.program import command
 from mml_lightning.utils.result_file import read_result
 from mml_lightning.zoo.aliases import aliases, require_file, the_file
 from mml_lightning.zoo.entries import homes
 from mml_lightning.zoo.files import CHECKPOINT, checkpoint_entries, load_peer, warn_of_unfilled
 
 log = logging.getLogger(__name__)
+
+FEW = 8  # videos
 
 Entries = dict[str, dict[str, Any]]
 """What a zoo file holds, by peer: see :mod:`mml_lightning.zoo.files`."""
@@ -73,9 +79,13 @@ class Predictor:
         """
         check_classes(entries, heads, str(cfg.data.name))
         config_data.sources(cfg)  # their packages know how to prepare clips, and how to build networks
-        chosen = {name: Modality(**entry["modality"]) for name, entry in entries.items()}
+        chosen = {
+            name: plugins.stored_modality(name, entry["modality"], cfg.trusted) for name, entry in entries.items()
+        }
         flow = config_data.flow_cache(cfg, chosen)
-        networks = {name: rebuilt(name, entry, cfg.sampling.num_segments) for name, entry in entries.items()}
+        networks = {
+            name: rebuilt(name, entry, cfg.sampling.num_segments, cfg.trusted) for name, entry in entries.items()
+        }
         training.execution_settings(cfg).apply(networks)
         return cls(cfg, networks, chosen, dict(heads), flow)
 
@@ -130,27 +140,121 @@ class Predictor:
         Raises:
             UserError: as :meth:`clips` and :meth:`cohort`.
         """
-        settings = self.cfg.trainer
-        fabric = Fabric(accelerator=settings.accelerator, devices=1, precision=settings.precision)  # type: ignore[arg-type]  # as it was typed
-        cohort = self.cohort(data, split).eval()
-        fabric.setup_module(cohort)  # on the device and in the precision of the run
-        video = VideoData({"test": self.clips(data, split)}, config_data.loader_settings(self.cfg))
-        cohort.on_test_epoch_start()
-        with torch.inference_mode(), fabric.autocast():
-            for number, batch in enumerate(watched(video.test_dataloader())):
-                cohort.test_step(fabric.to_device(batch), number)
+        cohort = self.cohort(data, split)
+        for _ in self.measured(cohort, self.clips(data, split), watched):
+            pass
         return cohort.scores
 
+    def measured(
+        self,
+        cohort: Cohort,
+        clips: ClipDataset,
+        watched: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+        workers: int | None = None,
+    ) -> Iterator[Mapping[str, Any]]:
+        """Each batch of `clips`, when `cohort` has measured it: its scores are in `cohort.scores`.
 
-def rebuilt(name: str, entry: Mapping[str, Any], segments: int) -> Peer:
+        Args:
+            workers: in place of `data.workers`.
+
+        Raises:
+            UserError: there is no such device here.
+        """
+        settings, loading = self.cfg.trainer, config_data.loader_settings(self.cfg)
+        try:
+            fabric = Fabric(accelerator=settings.accelerator, devices=1, precision=settings.precision)  # type: ignore[arg-type]  # as it was typed
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(
+                f"trainer.accelerator={settings.accelerator}: {reason}; use trainer.accelerator=cpu"
+            ) from None
+        cohort.eval()
+        fabric.setup_module(cohort)  # on the device and in the precision of the run
+        if workers is not None:
+            loading = dataclasses.replace(loading, workers=workers)
+        video = VideoData({"test": clips}, loading)
+        cohort.on_test_epoch_start()
+        for number, batch in enumerate(watched(video.test_dataloader())):
+            with torch.inference_mode(), fabric.autocast():
+                cohort.test_step(fabric.to_device(batch), number)
+            yield batch
+
+    def predict(self, videos: str | Path | Sequence[str | Path]) -> Any:
+        """What the networks say of a video file: a :class:`~mml_lightning.engine.prediction.Prediction`; of several
+        files a list of them, in which those that can't be read say why (`error`). Flow is computed on the way.
+
+        The scores are those of `eval.py` on the same list, to the bit. In other company the last bits may differ
+        (docs/predict.md).
+
+        Raises:
+            UserError: a single file can't be read, there is none, or the networks look at what no file has.
+        """
+        if isinstance(videos, str | Path):
+            only: Prediction = self.predict([videos])[0]
+            if only.error is not None:
+                raise UserError(only.error)
+            return only
+        names = [str(video) for video in videos]
+        records = [Record(name, {"frames": Path(name).expanduser()}, {}) for name in dict.fromkeys(names)]
+        if not records:
+            raise UserError("there is no video to predict")
+        data = self.videos("predict", records)
+        cohort, clips = self.cohort(data), self.clips(data)
+        flow_filler(self.flow, {"test": clips}, self.cfg.data.workers)()
+        for _ in self.measured(cohort, clips, workers=self.workers_for(len(records))):
+            pass
+        found = {one.video: one for one in predictions_of([record.id for record in records], cohort.scores)}
+        return [found[name] for name in names]
+
+    def batch_size(self, clips: ClipDataset) -> int:
+        """Videos of a batch: those of :class:`VideoData`."""
+        return max(1, int(self.cfg.data.eval_batch_size) // clips.views)
+
+    def workers_for(self, videos: int) -> int:
+        """Processes that read so many videos: none where starting them would take longer than reading."""
+        return 0 if videos <= FEW else int(self.cfg.data.workers)
+
+
+def load_predictor(
+    path: str | Path, peers: Sequence[str] | None = None, views: str | None = None, overrides: Sequence[str] = ()
+) -> Predictor:
+    """The networks of a run directory, a checkpoint, a zoo file or an alias, ready for :meth:`Predictor.predict`.
+
+    Clips are drawn and cropped as the run did, which is told beside the weights (as for `eval.py`), or else in them.
+
+    Args:
+        peers: which of the networks; all by default.
+        views: an option of conf/views in place of the run's own.
+        overrides: settings as typed for `eval.py`, such as `trainer.accelerator=cpu` or `trusted=[my_package]`.
+
+    Raises:
+        UserError: nothing to load there, no such peer, or a setting is wrong.
+    """
+    cfg, entries = networks_of(str(path), peers, [*overrides, *([f"views={views}"] if views else [])])
+    return Predictor.of(cfg, entries, heads_of(entries))
+
+
+def networks_of(ckpt: str, peers: Sequence[str] | None, words: Sequence[str]) -> tuple[Settings, Entries]:
+    """Settings and zoo entries for :meth:`Predictor.of`; arguments and errors as of :func:`load_predictor`."""
+    cfg, typed, told = load.settings(ckpt, words, peers)
+    found = load_entries(cfg, typed, lambda: config_data.dataset(cfg, [cfg.split]))
+    entries = load.chosen(found, peers, ckpt)
+    if not told:
+        cfg = load.as_trained(cfg, entries, words)
+    return load.without_fusion_of_others(cfg, entries, found), entries
+
+
+def rebuilt(name: str, entry: Mapping[str, Any], segments: int, trusted: Sequence[str] = ()) -> Peer:
     """The network of a zoo entry; what could surprise is said.
 
     Raises:
         UserError: its weights don't fit what is said of it.
     """
     try:
-        net = rebuild(entry["arch"])
+        net = plugins.network(entry["arch"], trusted)
         net.load_state_dict(entry["state_dict"])
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     except Exception as error:  # builders and load_state_dict raise many unrelated types
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name}: its weights don't fit its description of the network ({reason})") from None
@@ -206,7 +310,7 @@ def check_classes(entries: Mapping[str, Mapping[str, Any]], heads: Mapping[str, 
 def _require_head(name: str, entry: Mapping[str, Any]) -> None:
     if not entry["classes"]:
         raise UserError(
-            f"{name} is a trunk without a head; train one: train.py init.{entry['modality']['name']}=<file> "
+            f"{name} is a trunk without a head; train one: {command()} init.{entry['modality']['name']}=<file> "
             "init.new_head=true"
         )
 
@@ -234,7 +338,7 @@ def load_entries(cfg: Settings, overrides: Sequence[str], data: Callable[[], Dat
     if given.partition(":")[0] not in table:
         raise UserError(f"ckpt={given} is not a file, directory or alias; aliases are {sorted(table)}")
     kept = [item for item in config_peers.shared(cfg, overrides) if not item.startswith(("ckpt=", "split="))]
-    lineage = Lineage(cfg, overrides, data, ["trainer"], "python eval.py")
+    lineage = Lineage(cfg, overrides, data, ["trainer"], command("eval"))
     entries = {}
     for modality in cfg.modality:
         origin = config_peers.resolve(cfg, kept, given, modality)
@@ -268,5 +372,5 @@ def peer_files(folder: Path, given: str) -> list[Path]:
         steps = sorted(path.name for path in folder.glob("[0-9]*_*"))
         raise UserError(f"ckpt={given} is a pipeline; give one of its steps: {', '.join(steps)}")
     raise UserError(
-        f"ckpt={given} holds no peers/*.pt: the run did not finish; continue it with train.py resume={given}"
+        f"ckpt={given} holds no peers/*.pt: the run did not finish; continue it with {command()} resume={given}"
     )

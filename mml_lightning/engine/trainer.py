@@ -8,34 +8,48 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from mml_lightning.config import limits, training
+from mml_lightning.config import lightning_nodes, limits, training
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.records import Dataset
+from mml_lightning.engine.monitors import Monitors
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.runs import tracking
 from mml_lightning.training import batch_norm, lightning_internals, nonfinite_gradients, peer_parallel
+from mml_lightning.training.best_checkpoint import BestCheckpoint
 from mml_lightning.training.broadcast_buffers import SharedBuffers
 from mml_lightning.training.checkpoints import FOLDER, CheckpointFiles, Checkpoints
 from mml_lightning.training.console import EpochLines, ReadersTold
 from mml_lightning.training.progress_bar import TrainingBar
 from mml_lightning.training.quarantine import Quarantine
 from mml_lightning.training.stall_watchdog import Watchdog
+from mml_lightning.training.step_log import StepLog
 from mml_lightning.utils import ranks
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.terminal import is_terminal
 
 
-def training_callbacks(cfg: Settings, folder: Path, data: Dataset) -> list[pl.Callback]:
-    """What a run keeps while it trains: the quarantine, its batch norms and the last checkpoints."""
+def training_callbacks(
+    cfg: Settings, folder: Path, data: Dataset, monitors: Monitors | None = None
+) -> list[pl.Callback]:
+    """What a run keeps while it trains: the quarantine, its batch norms and its checkpoints; and what its config calls.
+
+    Raises:
+        UserError: a callback can't be made.
+    """
     videos = len(data.splits["train"]) + len(data.left_out)
     callbacks: list[pl.Callback] = [
         Quarantine(folder / "quarantine.csv", videos, cfg.data.max_bad_share, data.left_out)
     ]
     callbacks += batch_norm.callbacks(training.batch_norm_settings(cfg), cfg.data.batch_size)
+    callbacks.append(StepLog())
     callbacks += nonfinite_gradients.callbacks(training.nonfinite_settings(cfg), folder)
+    if monitors is not None:
+        callbacks += lightning_nodes.callbacks(cfg, monitors.callbacks)
+        if monitors.best is not None:
+            callbacks.append(BestCheckpoint(folder / FOLDER, monitors.best))
     kept = cfg.callbacks
     every = (kept.checkpoint_every_steps, kept.checkpoint_every_minutes)
     callbacks.append(Checkpoints(folder / FOLDER, *every, enabled=kept.checkpoint))
@@ -47,21 +61,21 @@ def make_trainer(
     folder: Path,
     callbacks: Sequence[pl.Callback],
     job_type: str | None = None,
-    objective: Objective | None = None,
+    objectives: Sequence[Objective] = (),
 ) -> pl.Trainer:
     """The trainer of a job; writes nothing.
 
     Args:
-        objective: of a training run, for `placement`.
+        objectives: of the phases of a training run, for `placement`.
 
     Raises:
         UserError: this machine does not have what `trainer` asks for, or a value is unknown.
     """
     ours = ("num_threads", "validations", "limit_epochs")
     settings = {k: v for k, v in cfg.plain("trainer").items() if v is not None and k not in ours}
-    if objective is not None:
+    if objectives:
         where = (cfg.trainer.devices, cfg.trainer.num_nodes)
-        placed = peer_parallel.make_strategy(cfg.placement, objective, training.batch_norm_settings(cfg), *where)
+        placed = peer_parallel.make_strategy(cfg.placement, objectives, training.batch_norm_settings(cfg), *where)
         settings |= {"strategy": placed} if placed is not None else {}
     epochs = limits.epochs(cfg)
     bar = is_terminal(sys.stdout) if cfg.callbacks.progress_bar == "auto" else bool(cfg.callbacks.progress_bar)
@@ -70,7 +84,9 @@ def make_trainer(
         own.append(Watchdog(float(cfg.loading.stall)))
     if cfg.callbacks.epoch_lines:
         own.append(EpochLines(every=None if bar else 30.0))
-    if bar:
+    if given := [one for one in callbacks if isinstance(one, ProgressBar)]:
+        bar = True
+    if bar and not given:
         own.append(TrainingBar())
     try:
         trainer = pl.Trainer(
@@ -90,6 +106,8 @@ def make_trainer(
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from None
+    if len(objectives) > 1 and not lightning_internals.renews_optimizers(trainer.strategy):
+        raise UserError(f"trainer.strategy={cfg.trainer.strategy} can't go over to another phase: use auto or ddp")
     if lightning_internals.hand_ranks_to(ranks.CHILDREN, trainer):
         ranks.end_with_the_first()
     return trainer

@@ -30,7 +30,8 @@ class Edge:
     """One directed lesson: `student` <- `teachers`.
 
     Args:
-        lesson: what is taught: one of :data:`mml_lightning.objectives.lessons.LESSONS`.
+        lesson: what is taught: one of :data:`mml_lightning.objectives.lessons.LESSONS`; those of other packages stand
+            there by their importable name.
         options: the lesson's own settings.
         term: name of the term in logs and metric keys; the lesson's by default.
         weight: factor of the term.
@@ -68,7 +69,7 @@ class Edge:
         if self.project and "site" not in options_of(self.lesson):
             raise ValueError(f"project=true is for lessons that compare features at a site, not for {self.lesson}")
         if not self.term:
-            object.__setattr__(self, "term", self.lesson)
+            object.__setattr__(self, "term", self.lesson.rpartition(".")[2])
 
     @property
     def site(self) -> str:
@@ -78,7 +79,17 @@ class Edge:
     @property
     def projection(self) -> str:
         """The name of the student's features after the learned map."""
-        return f"{self.lesson}_{self.site}_from_{'_'.join(self.teachers)}"
+        return f"{self.lesson.replace('.', '_')}_{self.site}_from_{'_'.join(self.teachers)}"
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the lesson compares more than logits."""
+        silent = SimpleNamespace(logits={"": torch.zeros(2, 3)}, features={})
+        try:
+            self({name: silent for name in self.peers}, "", torch.zeros(2, dtype=torch.int64))
+        except KeyError:
+            return True
+        return False
 
     @property
     def peers(self) -> frozenset[str]:

@@ -15,18 +15,20 @@ from mml_lightning import report
 from mml_lightning.config import compose, data
 from mml_lightning.config.settings import Settings
 from mml_lightning.config.values import check_values
+from mml_lightning.engine.recipe import warn_of_toy
 from mml_lightning.pipelines import process_pool, reuse
 from mml_lightning.pipelines.plan import PlannedRun, plan_runs, require_origins, seeds_of
 from mml_lightning.pipelines.progress import BLOCKED, DONE, FAILED, REUSED, RUNNING, WAITING, PipelineState, duration
 from mml_lightning.pipelines.reuse import Reuse
+from mml_lightning.runs import next_steps, tracking
 from mml_lightning.runs import result as runs_result
-from mml_lightning.runs import tracking
 from mml_lightning.runs.result import RunResult, describe_error
 from mml_lightning.utils import terminal
 from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import RunsFailed, UserError
 from mml_lightning.utils.plain_text import VisibleFormatter
 from mml_lightning.utils.process import say
+from mml_lightning.utils.program import command
 from mml_lightning.utils.result_file import read_result, write_json
 from mml_lightning.zoo.entries import homes
 
@@ -47,6 +49,7 @@ def pipeline(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
         RunsFailed: some runs failed; all that could go on without them has been done.
     """
     check_values(cfg)
+    warn_of_toy(cfg)
     root = Path(cfg.paths.output_dir)
     runs = plan_runs(cfg, overrides)
     known = Reuse()
@@ -69,7 +72,19 @@ def pipeline(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
             tell(root, state)
             if cfg.logger.wandb:
                 report.log_finished(root, report.Place(cfg.logger.project, cfg.logger.entity, cfg.logger.mode))
+    say(closing(cfg, root, state))
     return parent.fields
+
+
+def closing(cfg: Settings, root: Path, state: PipelineState) -> list[str]:
+    """Where the networks of the last training run are, and what can be typed next."""
+    trained = [planned for planned in state.runs if not planned.views]
+    if not trained:
+        return []
+    last = trained[-1].folder
+    places = homes(told) if (told := read_result(last) or {}).get("reused") else [last / "peers"]
+    weights = sorted(file for place in places for file in place.glob("*.pt"))
+    return next_steps.after_pipeline(cfg, root, last, weights)
 
 
 def told_to_tables(cfg: Settings) -> dict[str, Any]:
@@ -226,7 +241,7 @@ def do_run(cfg: Settings, overrides: list[str]) -> None:
         try:
             from mml_lightning.engine import evaluate, train  # they import Lightning, which a plan does not need
 
-            (evaluate.evaluate if cfg.measures_only else train.stage)(cfg, overrides)
+            (evaluate.evaluate if cfg.measures_only else train.stage)(cfg, overrides, alone=False)
         except BaseException as error:
             failed = error
             runs_result.record_failure(cfg, overrides, error)
@@ -274,7 +289,7 @@ def complain(root: Path, state: PipelineState) -> None:
         blocked = f", {state.count(BLOCKED)} more depend on them" if state.count(BLOCKED) else ""
         raise RunsFailed(
             f"{len(failed)} of {len(state.runs)} runs failed ({names}){blocked}; the first: {failed[0][1]} "
-            f"({failed[0][0].folder / LOG}); continue with: python train.py resume={root}"
+            f"({failed[0][0].folder / LOG}); continue with: {command()} resume={root}"
         )
 
 

@@ -17,6 +17,7 @@ from mml_lightning.report.measured import METRICS, Measured, Values
 from mml_lightning.report.paper import Printed, printed
 from mml_lightning.report.statistics import Estimate, estimate
 from mml_lightning.report.table_spec import Claim, Layout, Place
+from mml_lightning.utils.program import command
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def fill_paper_table(table: Layout, measured: Measured) -> PaperTable:
     verdicts = [_verdict(claim, metrics, measured) for claim in table.claims]
     notes = [*table.notes, *measured.limited()]
     if any(cell.missing for line in cells for cell in line):
-        notes.append(f"to run what is missing: python train.py resume={measured.root}")
+        notes.append(f"to run what is missing: {command()} resume={measured.root}")
     return PaperTable(table, rows, setup, measured.seeds, metrics, cells, verdicts, notes)
 
 

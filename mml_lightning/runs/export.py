@@ -56,7 +56,9 @@ def export(
                 "seed": cfg.seed,
                 **{key: result.fields[key] for key in ("epochs", "steps", "fingerprint", "git_sha")},
                 "planned_epochs": cfg.schedule.epochs,
+                **_weights(cfg, result.fields),
                 "limited": list(made["limited"]),
+                **({"phases": result.fields["phases"]} if "phases" in result.fields else {}),
                 "recipe": made["recipe"],
                 "run_dir": str(folder),
                 "sampling": cfg.plain("sampling"),
@@ -82,6 +84,14 @@ def export(
     result.fields["zoo"] = str(next(iter(places.values())))
     for name, place in places.items():
         result.fields["peers"][name]["zoo"] = str(place / f"{name}.pt")
+
+
+def _weights(cfg: Settings, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Which weights of a run these are, where they are others than its last: their epoch and step are their own."""
+    if cfg.checkpoint.export != "best":
+        return {}
+    best = fields["checkpoint"]["best"]
+    return {"weights": "best", "epochs": best["epoch"], "steps": best["step"], "monitored": dict(best)}
 
 
 def _write(run: Path, entries: Mapping[str, Mapping[str, Any]], told: Mapping[str, Any], place: Path) -> None:

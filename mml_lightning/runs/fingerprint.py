@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mml_lightning.config import backbones, targets
+from mml_lightning.config import backbones, phases, targets
 from mml_lightning.config.key_roles import (
     COSMETIC_DATA,
     COSMETIC_KEYS,
@@ -163,13 +163,35 @@ def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("repeat", "sources"):  # as all runs were when there were no such keys
         if not kept.get(key):
             kept.pop(key, None)
+    if declared := phases.identity(kept):
+        kept["phases"] = declared
+    else:  # as all runs were when there was no such key
+        kept.pop("phases", None)
     if kept["trainer"].get("limit_epochs") is None:  # as all runs were when there was no such key
         kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key != "limit_epochs"}
+    if (kept.get("checkpoint") or {}).get("export") != "best":  # what is kept beside the last weights changes none
+        kept.pop("checkpoint", None)
+    if deciding := _callbacks_that_decide(values.get("callbacks") or {}):
+        kept["callbacks"] = deciding
     if isinstance(edges := (kept.get("objective") or {}).get("edges"), list):
         kept["objective"] = {**kept["objective"], "edges": [_without_project(edge) for edge in edges]}
     for group, cosmetic in (("data", COSMETIC_DATA), ("trainer", COSMETIC_TRAINER)):
         kept[group] = {key: value for key, value in kept[group].items() if key not in cosmetic}
     return kept
+
+
+WATCHERS = tuple(
+    f"lightning.pytorch.callbacks.{name}"
+    for name in ("LearningRateMonitor", "DeviceStatsMonitor", "RichProgressBar", "TQDMProgressBar")
+)
+"""Callbacks of Lightning that change no weight, by their first names."""
+
+
+def _callbacks_that_decide(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config calls as callbacks, but for those that are known to look on only."""
+    called = {key: node for key, node in values.items() if isinstance(node, Mapping) and node.get(targets.TARGET)}
+    named: dict[str, Any] = targets.with_first_names(called)
+    return {key: node for key, node in named.items() if node[targets.TARGET] not in WATCHERS}
 
 
 def _without_project(edge: Any) -> Any:

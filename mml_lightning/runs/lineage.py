@@ -25,6 +25,7 @@ from mml_lightning.config.settings import Settings
 from mml_lightning.data import check
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.runs import fingerprint as runs_fingerprint
+from mml_lightning.utils import program
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import file_hash
 from mml_lightning.zoo.aliases import KINETICS, Origin
@@ -71,7 +72,7 @@ class Lineage:
         cfg, overrides: of the run that asks.
         data: its records, read when an alias is there only.
         passed_by: groups of the config that do not matter, such as `trainer` where nothing is trained.
-        command: what is typed before the overrides, for messages.
+        command: what is typed before the overrides, for messages; None: that of a training run.
         quiet: say nothing of what was found.
     """
 
@@ -81,12 +82,12 @@ class Lineage:
         overrides: Sequence[str],
         data: Callable[[], Dataset],
         passed_by: Sequence[str] = (),
-        command: str = "python train.py",
+        command: str | None = None,
         quiet: bool = False,
     ) -> None:
         self._say = logging.DEBUG if quiet else logging.INFO
         self.cfg, self.overrides, self.data = cfg, list(overrides), data
-        self.passed_by, self.command = passed_by, command
+        self.passed_by, self.command = passed_by, command or program.command()
         self._asked: dict[tuple[str, ...], Asked] = {}
 
     def settle(self, specs: Sequence[PeerSpec]) -> list[PeerSpec]:

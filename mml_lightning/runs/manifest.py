@@ -22,6 +22,7 @@ from mml_lightning.runs.result import git_sha
 from mml_lightning.utils.device import machine
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.foreign import Foreign, read_json
+from mml_lightning.utils.program import INSTALLED
 from mml_lightning.utils.result_file import write_json
 
 log = logging.getLogger(__name__)
@@ -139,6 +140,8 @@ def conditions() -> dict[str, Any]:
 
 def git_changes() -> str | None:
     """Hash of all changes to the commit that the code stands at; None for none, or outside of a checkout."""
+    if INSTALLED:
+        return None
     try:
         call: dict[str, Any] = {"cwd": Path(__file__).parent, "capture_output": True, "timeout": 10, "check": True}
         diff = subprocess.run(["git", "diff", "--no-ext-diff", "--binary", "HEAD"], **call).stdout

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from mml_lightning.config.settings import Settings
-from mml_lightning.utils import liveness
+from mml_lightning.utils import liveness, program
 from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import Preempted, RankDied, UserError
 from mml_lightning.utils.process import say
@@ -47,7 +45,7 @@ class RunResult:
             "schema": SCHEMA,
             "status": liveness.RUNNING,
             "error": None,
-            "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+            "command": program.typed(),
             "git_sha": git_sha(),
             "versions": {name: _version(name) for name in LIBRARIES},
             "started": now(),
@@ -113,6 +111,8 @@ def nested_metrics(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def git_sha() -> str | None:
     """Commit of the code, with "+changes" if the checkout differs from it; None outside of a checkout."""
+    if program.INSTALLED:  # a repository around the place of installation is another project's
+        return None
     try:
         call = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "timeout": 10}
         sha = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], check=True, **call).stdout.strip()  # type: ignore[call-overload]

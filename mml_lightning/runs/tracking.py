@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mml_lightning.config import backbones
+from mml_lightning.config import backbones, lightning_nodes
 from mml_lightning.config.settings import Settings
 from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import UserError
@@ -39,7 +39,7 @@ OWN: dict[str, str] = {}  # what we set it to
 
 
 def loggers(cfg: Settings, folder: Path, job_type: str) -> list[Logger]:
-    """CSV below `<folder>/logs`, and a W&B run with group, job type, tags and flat ablation keys.
+    """CSV below `<folder>/logs`, a W&B run with group, job type, tags and flat ablation keys, what the config calls.
 
     W&B is online when logged in, else offline below the run directory, said in one line.
     """
@@ -48,7 +48,7 @@ def loggers(cfg: Settings, folder: Path, job_type: str) -> list[Logger]:
     found: list[Logger] = [MetricsLog(folder / "logs")]
     if cfg.logger.wandb:
         found.append(_wandb(cfg, folder, job_type))
-    return found
+    return [*found, *lightning_nodes.loggers(cfg)]
 
 
 def ablation(cfg: Settings) -> dict[str, Any]:

@@ -21,10 +21,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 
 from mml_lightning.training import lightning_internals
 from mml_lightning.training.csv_logger import MetricsLog
+from mml_lightning.training.monitored import stopped_early
 from mml_lightning.utils.distributed import gather_objects
 from mml_lightning.utils.errors import Preempted, UserError
 from mml_lightning.utils.files import check_archive, remove_leftovers, write_tensors
@@ -104,7 +105,21 @@ def _size(value: Any) -> int:
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
     inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return sum(_size(item) for item in inside)
+    return sum(_size(item) for item in inside if isinstance(item, torch.Tensor | Mapping | list | tuple))
+
+
+def _not_plain(value: Any) -> str | None:
+    """The type of something in nested containers that no checkpoint can hold; None where there is none."""
+    if isinstance(value, Mapping):
+        inside = [*value, *value.values()]
+    elif isinstance(value, list | tuple | set):
+        inside = list(value)
+    else:
+        plain = (
+            value is None or isinstance(value, torch.Tensor) or type(value) in (bool, int, float, str, bytes, complex)
+        )
+        return None if plain or isinstance(value, torch.dtype | torch.device | torch.Size) else type(value).__name__
+    return next((wrong for item in inside if (wrong := _not_plain(item))), None)
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -169,7 +184,18 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add what Lightning leaves out: every rank's own part, and how many rows the log had."""
+        """Add what Lightning leaves out: every rank's own part, how many rows the log had, whether training is over.
+
+        Raises:
+            UserError: a callback keeps something that no checkpoint can hold.
+        """
+        for key, state in checkpoint.get("callbacks", {}).items():
+            if wrong := _not_plain(state):
+                raise UserError(
+                    f"the state of callback {key} holds a {wrong}: keep tensors, numbers, text, lists and dicts"
+                )
+        if (why := stopped_early(trainer)) is not None:
+            checkpoint["stopped_early"] = why
         if self._waits_for_validation:
             lightning_internals.await_validation(checkpoint)
         own = {"random": random_state(), **{name: part.rank_state() for name, part in _parts(trainer).items()}}
@@ -180,6 +206,8 @@ class Checkpoints(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._loaded = list(checkpoint.get("ranks") or [])
+        if "stopped_early" in checkpoint and any(isinstance(one, EarlyStopping) for one in trainer.callbacks):  # type: ignore[attr-defined]
+            trainer.should_stop = True  # as it did then: no epoch follows
         for rows in _rows(trainer):
             rows.continue_after(checkpoint.get("rows", 0))
 
@@ -326,7 +354,7 @@ def random_state() -> dict[str, Any]:
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()
     state = {
-        "python": [version, list(words), gauss],
+        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],  # one object instead of hundreds
         "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
     }
@@ -337,7 +365,8 @@ def random_state() -> dict[str, Any]:
 
 def set_random_state(state: Mapping[str, Any]) -> None:
     version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
+    # earlier checkpoints have a list
+    random.setstate((version, tuple(words.tolist() if torch.is_tensor(words) else words), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])

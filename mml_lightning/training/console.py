@@ -62,7 +62,7 @@ class EpochLines(pl.Callback):
         terms = [
             f"{key.removeprefix('train/')} {value:.3f}"
             for key, value in sorted(metrics.items())
-            if key.startswith("train/") and key.count("/") == 2
+            if key.startswith("train/") and key.count("/") == 2 and not key.endswith("/top1")
         ]
         scores = [
             f"{key.split('/')[-2]} {value:.1f}"

@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+RESERVE = 32 << 20  # bytes of address space, no memory: enough to say that there is none
+
+_reserve: list[bytes] = []
+
 
 class Stream:
     """A text stream that leads nowhere from the first write on that its reader does not take."""
@@ -62,10 +66,16 @@ def fill_closed() -> None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
+def release_reserve() -> None:
+    """Address space that was kept for saying what went wrong, after a MemoryError."""
+    _reserve.clear()
+
+
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Inside, print and log as long as somebody reads."""
+    """Inside, print and log as long as somebody reads; a reserve of address space is kept."""
     fill_closed()
+    _reserve.append(bytes(RESERVE))  # unlike a bytearray it is never written, and takes no memory
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = Stream(sys.stdout), Stream(sys.stderr)
     try:
@@ -74,3 +84,4 @@ def guarded() -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
+        release_reserve()

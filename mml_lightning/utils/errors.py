@@ -23,6 +23,9 @@ MEMORY = (
 )
 ONEDNN = "could not create a primitive"  # said of anything; where the address space is limited it is that
 THREADS = ("can't start new thread", "thread creation failed", "Resource temporarily unavailable")
+LEAST_ADDRESSES = (
+    1 << 30
+)  # bytes; no run fits in, and below it OpenBLAS may ask for memory for ever while it is imported
 FEWER = "lower data.batch_size or data.workers"
 
 
@@ -81,6 +84,15 @@ def _address_space() -> str:
     """What `ulimit -v` allows, where it says something."""
     most = -1 if resource is None else resource.getrlimit(resource.RLIMIT_AS)[0]
     return f" (ulimit -v is {most // 1024} KiB)" if resource is not None and most != resource.RLIM_INFINITY else ""
+
+
+def check_address_space() -> None:
+    """Raises:
+    UserError: `ulimit -v` allows less than libraries take before a run begins.
+    """
+    most = -1 if resource is None else resource.getrlimit(resource.RLIMIT_AS)[0]
+    if 0 <= most < LEAST_ADDRESSES:
+        raise UserError(f"ulimit -v is {most // 1024} KiB, and a run needs more than {LEAST_ADDRESSES >> 10}: raise it")
 
 
 def check_choice(key: str, value: str, known: Sequence[str]) -> None:

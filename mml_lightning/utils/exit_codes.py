@@ -18,11 +18,13 @@ class JobOutcome:
         failures: exit codes of the failed jobs: a failed job does not end a sweep, so the process fails at its end.
         stashed: files of a run that goes on, as they were before Hydra wrote this start's settings over them.
         tracebacks: whether errors of libraries are shown whole: HYDRA_FULL_ERROR=1.
+        error: of the last job that failed.
     """
 
     failures: list[int] = field(default_factory=list)
     stashed: dict[Path, bytes] = field(default_factory=dict)
     tracebacks: bool = False
+    error: BaseException | None = None
 
     @property
     def code(self) -> int:

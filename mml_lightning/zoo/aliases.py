@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.program import command
 from mml_lightning.utils.result_file import read_result
 from mml_lightning.zoo.entries import Entry, folders
 from mml_lightning.zoo.files import CHECKPOINT
@@ -73,7 +74,7 @@ class Origin:
     @property
     def command(self) -> str:
         last = {part.partition("=")[0]: part for part in self.making}  # of what was typed twice
-        return shlex.join(["python", "train.py", *last.values()])
+        return f"{command()} {shlex.join(last.values())}"
 
 
 def resolve(

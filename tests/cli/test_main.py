@@ -14,7 +14,7 @@ import pytest
 import mml_lightning
 from mml_lightning.benchmarks.commands import BENCHES
 from mml_lightning.cli.main import COMMANDS, main, parse
-from mml_lightning.utils import terminal
+from mml_lightning.utils import program, terminal
 from tests.patience import LONGEST
 
 
@@ -146,9 +146,18 @@ def test_help_names_every_command_and_loads_no_library(words: tuple[str, ...], n
     assert not loaded & {"torch", "numpy", "pytorch_lightning", "hydra", "omegaconf", "wandb", "mml_lightning.report"}
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in program.NAMES])
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])
     assert stop.value.code == 0
     assert f"mml {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", program.NAMES)
+def test_train_and_eval_are_verbs_too(name: str) -> None:
+    """The same programs as the files: their help, their errors and exit codes."""
+    shown = run_module(name, "--help")
+    assert shown.returncode == 0 and "python -m mml_lightning train stage=mml" in shown.stdout
+    wrong = run_module(name, "optimzer.lr=1")
+    assert (wrong.returncode, wrong.stdout) == (2, "") and "did you mean optimizer.lr" in wrong.stderr

@@ -43,7 +43,14 @@ def imported(heavy: tuple[str, ...], start: str, argv: list[str], folder: Path) 
 
 @pytest.mark.parametrize(
     "argv",
-    [["train.py", "--help"], ["eval.py", "--help"], ["mml", "--help"], ["mml", "bench", "--help"], ["mml", "version"]],
+    [
+        ["train.py", "--help"],
+        ["eval.py", "--help"],
+        ["mml", "--help"],
+        ["mml", "bench", "--help"],
+        ["mml", "version"],
+        ["mml", "train", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(tmp_path: Path, argv: list[str]) -> None:
     start = MODULE if argv[0] == "mml" else FILE

@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from mml_lightning.backbones.registry import BUILDERS
 from mml_lightning.cli.commands.pack import prepare
 from mml_lightning.config import data as config_data
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.packs.encode import Coding
 from mml_lightning.data.packs.packing import Wish
 from mml_lightning.engine.evaluate import evaluate
-from mml_lightning.modalities import PREPARE
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.result_file import read_result
 from tests.conftest import SIZES
@@ -36,12 +34,10 @@ import torch
 from torch import nn
 
 from mml_lightning.backbones.peer import Peer, PeerOutput
-from mml_lightning.backbones.registry import BUILDERS
 from mml_lightning.data.loading.kinds import Kind, media_of
 from mml_lightning.data.records.readers import read_demo
 from mml_lightning.data.records.records import Dataset, Head, Record
 from mml_lightning.data.video.decode import DecodeError
-from mml_lightning.modalities import PREPARE, Preparation
 
 
 @dataclass
@@ -76,9 +72,6 @@ def centred(clip, modality):
     return (clip - modality.mean[0]) / modality.std[0]
 
 
-PREPARE["centred"] = Preparation(centred)
-
-
 class Net(nn.Module):
     def __init__(self, channels, width):
         super().__init__()
@@ -98,11 +91,7 @@ class NumbersPeer(Peer):
 
 
 def net(in_channels, num_classes, width=16):
-    arch = {"builder": "numbers_net", "width": width}
-    return NumbersPeer(Net(in_channels, width), num_classes, dropout=0.0, head_std=0.1, arch=arch)
-
-
-BUILDERS["numbers_net"] = net
+    return NumbersPeer(Net(in_channels, width), num_classes, head_std=0.1)
 
 
 def read(name, root, **sizes):
@@ -128,7 +117,9 @@ def read_both(numbers, **demo):
 MODALITY = """
 # @package _global_
 modality:
-  {name}: {{source: numbers, window: {window}, item_channels: 2, mean: [0.5], std: [0.25], prepare: centred}}
+  {name}:
+    {{source: numbers, window: {window}, item_channels: 2, mean: [0.5], std: [0.25],
+     prepare: {{_target_: own_numbers.centred, _partial_: true}}}}
 init: {{{name}: "${{init.all}}"}}
 sources: {{numbers: {{_target_: own_numbers.Numbers}}}}
 """
@@ -149,12 +140,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     for name, text in FILES.items():
         (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "own" / name).write_text(text)
-    builders, preparations = dict(BUILDERS), dict(PREPARE)
     yield [f"hydra.searchpath=[file://{tmp_path / 'own'}]", "trusted=[own_numbers]", "backbone=numbers_net"]
     sys.modules.pop("own_numbers", None)
-    for table, before in ((BUILDERS, builders), (PREPARE, preparations)):
-        table.clear()
-        table.update(before)  # type: ignore[arg-type]
 
 
 def odd(name: str) -> bool:

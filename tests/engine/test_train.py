@@ -26,7 +26,7 @@ Same = Callable[[Path, Path], None]
 FIELDS = (
     "schema status error command git_sha versions started finished wall_s metrics name stage objective setup data "
     "backbone modality views seed overrides data_fingerprint decoder fingerprint peers epochs steps clips_per_s "
-    "speed unreadable damaged measured zoo evaluation resumed skipped_steps limited"
+    "speed unreadable damaged measured zoo evaluation resumed skipped_steps limited stopped_early checkpoint monitored"
 )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.program import command
 
 if TYPE_CHECKING:
     from mml_lightning.config.settings import Settings
@@ -137,8 +138,8 @@ def _normalisation(scheme: str, modality: Modality) -> list[str]:
 def _use(args: argparse.Namespace, classes: dict[str, list[str]]) -> str:
     start = f"init.{args.modality[0]}={args.out} backbone={args.backbone[0]}"
     if not classes or not (args.data or args.classes):
-        return f"use it: train.py {start} init.new_head=true"
-    return f"use it: train.py {start}, or eval.py ckpt={args.out}"
+        return f"use it: {command()} {start} init.new_head=true"
+    return f"use it: {command()} {start}, or {command('eval')} ckpt={args.out}"
 
 
 def _overrides(group: str, words: Sequence[str]) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import FOLDER_NAME
+from mml_lightning.utils.program import PROGRAMS, command
 
-TRAIN = Path(__file__).resolve().parents[3] / "train.py"
 NOTED = ("git_sha", "git_changes", "python", "threads")
 SHOWN = 6  # differences of a kind that are printed
 MOST_THREADS = 4096
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
             + (f", such as {args.dir / steps[0]}" if steps else "")
         )
     if (result or {}).get("status") != "completed":
-        raise UserError(f"{args.dir} did not finish; continue it with: python train.py resume={args.dir}")
+        raise UserError(f"{args.dir} did not finish; continue it with: {command()} resume={args.dir}")
     out: Path = (args.out or folder.with_name(f"{folder.name}_rerun")).resolve()
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; choose another directory with --out DIR")
@@ -87,7 +87,7 @@ def start(told: Mapping[str, Any], overrides: Sequence[str], folder: Path, out: 
     dropped = ("MML_", "SLURM_")  # of another run that this one may be started from
     variables = {**os.environ, **manifest.environment(first["environment"])}
     done = subprocess.run(
-        [sys.executable, str(TRAIN), *kept, *own, *overrides],
+        [sys.executable, str(PROGRAMS / "train.py"), *kept, *own, *overrides],
         env={key: value for key, value in variables.items() if not key.startswith(dropped)},
     )
     if done.returncode:

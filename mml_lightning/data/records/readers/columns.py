@@ -37,7 +37,7 @@ class Columns:
     unused: tuple[str, ...]
 
     @classmethod
-    def of(cls, path: Path, header: Sequence[str]) -> Columns:
+    def of(cls, path: Path, header: Sequence[str], needed: Sequence[str] = NEEDED) -> Columns:
         """Raises:
         UserError: a needed column is missing, two columns fit one role or have one name, or times are half told.
         """
@@ -52,7 +52,7 @@ class Columns:
                 raise UserError(f"{path}: columns {fits[0]!r} and {fits[1]!r} fit {role}; call the right one {role!r}")
             if fits:
                 places[role] = named.index((exact or fits)[0])
-        for role in NEEDED:
+        for role in needed:
             if role not in places:
                 raise UserError(f"{path}: no {role} column (found {have}); name one of them {role!r}")
         taken = set(places.values())

@@ -8,7 +8,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from mml_lightning.data.records.readers.cells import check_width, delimiter_of, has_marks, rows_of
-from mml_lightning.data.records.readers.columns import Columns
+from mml_lightning.data.records.readers.columns import NEEDED, Columns
 from mml_lightning.data.records.readers.files import HELD_OUT, Root, check_spelling, held_out, natural, without_ending
 from mml_lightning.data.records.record_store import RecordStore
 from mml_lightning.data.records.records import SPLITS, Dataset, FrameSpan, Head, RecordRow
@@ -43,7 +43,7 @@ def read_csv(
         raise UserError("data=csv needs data.index=<file.csv> with the columns path, label and split")
     if isinstance(first_frame, bool) or not isinstance(first_frame, int) or first_frame < 0:
         raise UserError(f"data.first_frame={first_frame} must be a whole number from 0")
-    table = _Table(Path(index).expanduser())
+    table = Table(Path(index).expanduser())
     base = Path(root).expanduser() if root else table.path.parent
     classes = table.classes(label_separator)
     if len(classes) < 2:
@@ -62,7 +62,7 @@ def read_csv(
             raise table.empty(line, "id")
         path = folder.below(file, table.path, line)
         if not named:
-            identity = without_ending(file) + (_part(span, first_frame) if span else "")
+            identity = without_ending(file) + (part_name(span, first_frame) if span else "")
         if split not in splits:
             split = table.split(line, split)
         splits[split].append(RecordRow(identity, {"frames": path}, targets[label], span))
@@ -73,7 +73,7 @@ def read_csv(
     return Dataset(name, splits, heads, told=tuple(told))
 
 
-def _part(span: tuple[float, float], first_frame: int) -> str:
+def part_name(span: tuple[float, float], first_frame: int) -> str:
     """What tells the id of a part from that of another."""
     if isinstance(span, FrameSpan):
         return f"_f{span.first + first_frame}_f{span.last + first_frame}"
@@ -103,17 +103,22 @@ def _labels(cell: str, separator: str | None) -> list[str]:
     return [cell] if separator is None else [part.strip() for part in cell.split(separator) if part.strip()]
 
 
-class _Table:
-    """A CSV file, read anew for every pass; `names` are what its columns are called."""
+class Table:
+    """A CSV file, read anew for every pass; `names` are what its columns are called.
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.marks = path, True
+    Args:
+        needed: roles that it must have a column for.
+        key: what stands before its path in messages.
+    """
+
+    def __init__(self, path: Path, needed: Sequence[str] = NEEDED, key: str = "data.index=") -> None:
+        self.path, self.key, self.marks = path, key, True
         lines = self._lines()
         header = next(lines, (0, []))[1]
         if next(lines, None) is None:
-            raise UserError(f"{path}: no line below the header; each line needs path, label, split")
+            raise UserError(f"{path}: no line below the header; each line needs {', '.join(needed)}")
         self.marks = has_marks(path)
-        self.columns = Columns.of(path, header)
+        self.columns = Columns.of(path, header, needed)
         self.names = self.columns.names
 
     def rows(self, *roles: str) -> Iterator[tuple[int, list[str]]]:
@@ -138,10 +143,10 @@ class _Table:
                 handle.seek(0)
                 yield from rows_of(self.path, handle, delimiter, self.marks)
         except UnicodeDecodeError:
-            raise UserError(f"data.index={self.path} is not UTF-8 text; save it as CSV in UTF-8") from None
+            raise UserError(f"{self.key}{self.path} is not UTF-8 text; save it as CSV in UTF-8") from None
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"can't read data.index={self.path}: {reason}; give the path of your CSV") from None
+            raise UserError(f"can't read {self.key}{self.path}: {reason}; give the path of your CSV") from None
 
     def classes(self, separator: str | None) -> list[str]:
         """In order."""

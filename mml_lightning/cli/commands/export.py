@@ -1,0 +1,81 @@
+"""`mml export`: one network as a folder that works without this package."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mml_lightning.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from mml_lightning.config.settings import Settings
+    from mml_lightning.data.records.records import Record
+
+FORMATS = ("onnx", "torch", "safetensors")
+CLIPS = 5  # videos on which it is checked
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Writes a folder with the network of one peer (uint8 clips in, logits out, any number of clips), "
+        "preprocess.json, the classes, a model card, and infer.py, which needs numpy, PyAV and the runtime only. It is "
+        "compared with the network here on real clips, and refused where it differs."
+    )
+    parser.add_argument("--ckpt", required=True, help="run directory, checkpoint, zoo file or alias, as for eval.py")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="a new folder")
+    parser.add_argument("--peer", help="which network; needed where there are several")
+    parser.add_argument("--format", default="onnx", choices=FORMATS, help="onnx (default), torch or safetensors")
+    parser.add_argument("--views", help="clips and crops, an option of conf/views (default: the run's)")
+    parser.add_argument(
+        "--clips", nargs="+", metavar="SOURCE", help=f"videos to check with, {CLIPS} are taken (default: the run's val)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an exported network of this name")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of eval.py, such as views.crops=1"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Raises:
+    UserError: a wrong option, nothing to load or to check with, or the network can't be exported exactly.
+    """
+    from mml_lightning.engine.portable import package
+    from mml_lightning.engine.predict import Predictor, heads_of, networks_of
+
+    logging.getLogger().setLevel(logging.WARNING)
+    package.check_place(args.out, args.overwrite)
+    words = [*args.set, *([f"views={args.views}"] if args.views else [])]
+    cfg, entries = networks_of(args.ckpt, [args.peer] if args.peer else None, words)
+    if len(entries) > 1:
+        raise UserError(f"{args.ckpt} holds {', '.join(entries)}: choose one with --peer")
+    predictor = Predictor.of(cfg, entries, heads_of(entries))
+    ((name, entry),) = entries.items()
+    videos = _videos(cfg, args.clips)
+    print(f"exporting {name} of {args.ckpt} as {args.format}, checked on {len(videos)} videos", flush=True)
+    found = package.export(predictor, entry, args.format, args.out, videos, args.overwrite)
+    print(
+        f"logits of clips differ by {found['worst']:.1e} at most, those of infer.py on videos by "
+        f"{found['worst_of_video']:.1e}; the same five best classes for {found['same_top5']} of {found['videos']}"
+    )
+    print(f"one clip on one thread: {found['ms']:.1f} ms, as torch computes it here {found['eager_ms']:.1f} ms")
+    print(f"wrote {args.out} ({found['bytes'] / 1e6:.1f} MB); try it: python {args.out / package.INFER} <video>")
+
+
+def _videos(cfg: Settings, named: Sequence[str] | None) -> list[Record]:
+    """Some videos to check with: those that are named, else of the run's own data."""
+    from mml_lightning.config import data as config_data
+    from mml_lightning.data.records.readers.named import read_named
+
+    if named:
+        return read_named(named).records[:CLIPS]
+    try:
+        own: Any = config_data.dataset(cfg, ["val"]).splits["val"]
+        found = [record for record in own[:CLIPS] if isinstance(record.media.get("frames"), Path)]
+    except UserError as error:
+        raise UserError(f"no videos of the run to check with ({error}); name some: --clips <folder>") from None
+    if not found:
+        raise UserError("the run's data are no video files: name some to check with: --clips <folder>")
+    return found

@@ -1,0 +1,1 @@
+"""A network as one folder that works without this package: `mml export`."""

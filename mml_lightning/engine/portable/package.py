@@ -1,0 +1,240 @@
+"""The folder of an exported network: made beside its place, checked, and only then given its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from mml_lightning import __version__
+from mml_lightning.backbones.peer import Peer
+from mml_lightning.data.records.records import Record
+from mml_lightning.engine.portable import network as networks
+from mml_lightning.engine.portable import preprocess
+from mml_lightning.engine.portable.card import CALLS, model_card
+from mml_lightning.engine.predict import Predictor
+from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.files import folder_atomically, temporary_name
+from mml_lightning.utils.foreign import Foreign, read_json
+from mml_lightning.utils.templates import FOLDER as TEMPLATES
+from mml_lightning.zoo.files import weights_hash
+
+BATCHES = (1, 2, 5)
+TOLERANCE = 1e-4
+"""By which a logit of the exported network may differ from that of ours, on the same clip."""
+TOLERANCE_OF_VIDEO = 1e-3
+"""By which one of `infer.py` may differ from that of `mml predict`, on the same video file."""
+PREPROCESS, CLASSES, CARD, INFER = "preprocess.json", "classes.json", "README.md", "infer.py"
+NEEDS = {"onnx": "onnxruntime", "torch": "torch", "safetensors": "torch and mml_lightning"}
+LOAD = {
+    "onnx": """import onnxruntime
+
+SESSION = onnxruntime.InferenceSession(str(HERE / "model.onnx"), providers=["CPUExecutionProvider"])
+
+
+def network(made):
+    \"\"\"uint8 clips -> logits [views, classes] of each head.\"\"\"
+    return SESSION.run(None, {"clip": made})
+""",
+    "torch": """import torch
+
+MODULE = torch.export.load(HERE / "model.pt2").module()
+
+
+def network(made):
+    \"\"\"uint8 clips -> logits [views, classes] of each head.\"\"\"
+    with torch.no_grad():
+        return [one.numpy() for one in MODULE(torch.from_numpy(made))]
+""",
+    "safetensors": """import torch
+
+from mml_lightning.engine.portable.network import rebuilt
+
+MODULE = rebuilt(HERE)
+
+
+def network(made):
+    \"\"\"uint8 clips -> logits [views, classes] of each head.\"\"\"
+    with torch.no_grad():
+        return [one.numpy() for one in MODULE(torch.from_numpy(made))]
+""",
+}
+
+
+def export(
+    predictor: Predictor, entry: Mapping[str, Any], form: str, out: Path, videos: Sequence[Record], overwrite: bool
+) -> dict[str, Any]:
+    """Write the folder `out` of the predictor's only network, and return what was measured of it.
+
+    Args:
+        entry: of the zoo, for the model card.
+        videos: real ones, on which the network and `infer.py` are compared with ours.
+
+    Raises:
+        UserError: the network or its clips can't be exported, the copy is not equal, a video can't be read, or `out` is
+            something else than an export.
+    """
+    check_place(out, overwrite)
+    networks.require(form)
+    (name, peer), modality = next(iter(predictor.networks.items())), predictor.distinct[0]
+    told = preprocess.described(predictor.cfg, modality, predictor.heads)
+    copied = networks.PortableNetwork(peer, modality)
+    target = temporary_name(out) if out.exists() else out
+    try:
+        with folder_atomically(target) as folder:
+            texts = {"preprocess": json.dumps(told, indent=1), "classes": _classes(predictor)}
+            if form == "safetensors":
+                told = {**told, "network": dict(entry["arch"])}
+                texts["preprocess"] = json.dumps(told, indent=1)
+            path = networks.write(copied, form, folder, preprocess.clip_shape(told), texts)
+            (folder / PREPROCESS).write_text(texts["preprocess"] + "\n", encoding="utf-8")
+            (folder / CLASSES).write_text(texts["classes"] + "\n", encoding="utf-8")
+            (folder / INFER).write_text(infer(form), encoding="utf-8")
+            found = _measured(predictor, peer, networks.load(form, path, copied), folder, videos)
+            found |= {"format": form, "bytes": path.stat().st_size, "weights": weights_hash(peer.state_dict())}
+            card = model_card(name, entry, told, found, predictor.heads, __version__, CLASSES)
+            (folder / CARD).write_text(card, encoding="utf-8")
+        if target != out:
+            _replace(target, out)
+    except OSError as error:
+        raise UserError(f"can't write {out}: {error.strerror or error}; choose another place, or make room") from None
+    return found
+
+
+def check_place(out: Path, overwrite: bool) -> None:
+    """Raises:
+    UserError: `out` is there, and is no export or is to stay.
+    """
+    if not out.exists():
+        return
+    try:
+        told = read_json(out / PREPROCESS) if out.is_dir() else None
+    except (OSError, Foreign):
+        told = None
+    if not isinstance(told, dict) or told.get("made_by") != preprocess.MADE_BY:
+        raise UserError(f"{out} is there and was not made by mml export: choose another name")
+    if not overwrite:
+        raise UserError(f"{out} holds an exported network: choose another name, or --overwrite")
+
+
+def infer(form: str) -> str:
+    """The program that stands beside the network."""
+    text = (TEMPLATES / "portable" / "infer.txt").read_text(encoding="utf-8")
+    return text.replace("@@NEEDS@@", NEEDS[form]).replace("@@LOAD@@\n", LOAD[form])
+
+
+def _classes(predictor: Predictor) -> str:
+    return json.dumps(
+        {head: list(value.classes) for head, value in predictor.heads.items()}, ensure_ascii=False, indent=1
+    )
+
+
+def _measured(
+    predictor: Predictor, peer: Peer, run: networks.Run, folder: Path, videos: Sequence[Record]
+) -> dict[str, Any]:
+    """How far the copy and `infer.py` are from ours, on real videos.
+
+    Raises:
+        UserError: too far, or a video can't be read.
+    """
+    clips, ours = _ours(predictor, peer, videos)
+    rows, worst = np.concatenate(clips), 0.0
+    for size in BATCHES:
+        batch = rows[np.arange(size) % len(rows)]
+        with torch.no_grad():
+            expected = peer(predictor.distinct[0](torch.from_numpy(batch))).logits.values()
+        for made, other in zip(run(batch), expected, strict=True):
+            difference = np.abs(made - other.float().numpy()).max()
+            worst = max(worst, float(difference)) if np.isfinite(difference) else float("inf")
+    if not worst <= TOLERANCE:
+        raise UserError(f"the exported network differs from ours by {worst:.2g} in a logit (allowed {TOLERANCE:g})")
+    found = {"worst": worst, "ms": _best(lambda: run(rows[:1]))}
+    prepared = predictor.distinct[0](torch.from_numpy(rows[:1]))
+    found["eager_ms"] = _best(lambda: peer(prepared))
+    program = _module(folder / INFER)
+    gap, pixels, same = 0.0, 0, 0
+    for video, clip, logits in zip(videos, clips, ours, strict=True):
+        path = video.media["frames"]
+        theirs = program.clips(path)
+        pixels = max(pixels, int(np.abs(theirs.astype(int) - clip).max())) if theirs.shape == clip.shape else 255
+        said = program.predict(path)
+        gap = max(gap, *(float(np.abs(said[head] - logits[head]).max()) for head in logits))
+        same += all(_top(said[head]) == _top(logits[head]) for head in logits)
+    if not gap <= TOLERANCE_OF_VIDEO:
+        raise UserError(
+            f"infer.py differs from mml predict by {gap:.2g} in a logit (allowed {TOLERANCE_OF_VIDEO:g}), by up to "
+            f"{pixels} levels of a pixel; other videos may do: --clips"
+        )
+    return {**found, "worst_of_video": gap, "worst_pixel": pixels, "same_top5": same, "videos": len(videos)}
+
+
+def _best(work: Callable[[], object]) -> float:
+    """Milliseconds of the fastest of some calls on one thread; other processes only make calls slower."""
+    threads, times = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            for _ in range(CALLS):
+                begun = time.perf_counter()
+                work()
+                times.append(time.perf_counter() - begun)
+    finally:
+        torch.set_num_threads(threads)
+    return 1000 * min(times)
+
+
+def _ours(
+    predictor: Predictor, peer: Peer, videos: Sequence[Record]
+) -> tuple[list[np.ndarray], list[dict[str, np.ndarray]]]:
+    """Of each video its clips, uint8 [views, T, C, H, W], and its logits by head, as `mml predict` has them, which
+    decodes with PyAV here as `infer.py` does."""
+    data = predictor.videos("export", [dataclasses.replace(video, decoder="pyav") for video in videos])
+    dataset = predictor.clips(data)
+    clips, logits = [], []
+    for index in range(len(videos)):
+        sample = dataset[0, index]
+        if "clips" not in sample:
+            raise UserError(f"{sample['failures'][0][1]}; give other videos: --clips")
+        clip = sample["clips"][predictor.distinct[0].name]
+        with torch.no_grad():
+            found = peer.eval()(predictor.distinct[0](clip)).logits
+        clips.append(clip.numpy())
+        logits.append({head: value.float().mean(0).numpy() for head, value in found.items()})
+    return clips, logits
+
+
+def _top(logits: np.ndarray) -> list[int]:
+    best: list[int] = np.argsort(-logits, kind="stable")[:5].tolist()
+    return best
+
+
+def _module(path: Path) -> ModuleType:
+    """`infer.py` as a module; it leaves nothing behind."""
+    spec = importlib.util.spec_from_file_location("mml_portable_infer", path)
+    assert spec is not None and spec.loader is not None
+    module, before = importlib.util.module_from_spec(spec), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = before
+    return module
+
+
+def _replace(new: Path, old: Path) -> None:
+    """Give a folder the name of another, which is removed then."""
+    aside = temporary_name(old)
+    os.rename(old, aside)
+    os.rename(new, old)
+    shutil.rmtree(aside, ignore_errors=True)

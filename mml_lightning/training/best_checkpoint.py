@@ -1,0 +1,117 @@
+"""`checkpoints/best.ckpt`: the whole state of a run where a monitored metric was best, beside the last one."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+from mml_lightning.training import checkpoints, lightning_internals
+from mml_lightning.training.cohort import Cohort
+from mml_lightning.training.monitored import Monitored, stopped_early
+from mml_lightning.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+BEST = "best.ckpt"
+
+
+class BestCheckpoint(Checkpoint):
+    """Writes :data:`BEST` at the end of every epoch whose metric is better than all before.
+
+    It stands before :class:`checkpoints.Checkpoints`: a run that is killed between the two goes on from the older last
+    checkpoint, and writes this one again.
+
+    Args:
+        folder: of the checkpoints.
+        monitored: the metric; one of val counts in the epochs that measure val.
+
+    Attributes:
+        best: `value`, `epoch` (from 1) and `step` of the file; empty before there is one.
+    """
+
+    def __init__(self, folder: Path, monitored: Monitored) -> None:
+        self.path, self.monitored = folder / BEST, monitored
+        self.best: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metric": self.monitored.metric, "mode": self.monitored.mode, "best": dict(self.best)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if (state_dict["metric"], state_dict["mode"]) == (self.monitored.metric, self.monitored.mode):
+            self.best = dict(state_dict["best"])
+        elif state_dict["best"]:
+            log.warning("best.ckpt was chosen by %s and is by %s from here on", state_dict["metric"], self.monitored)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Cohort)
+        metric = self.monitored.metric
+        if metric.startswith("val/") and pl_module.validated_at != trainer.global_step:
+            return
+        if metric not in trainer.callback_metrics:
+            known = ", ".join(key for key in trainer.callback_metrics if "/" in key)
+            raise UserError(f"checkpoint.monitor={metric} was not measured in this epoch; there are {known}")
+        value = float(trainer.callback_metrics[metric])
+        if not self.monitored.better(value, self.best.get("value")):
+            return
+        before = self.best
+        self.best = {"value": value, "epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        trainer.save_checkpoint(self.path, weights_only=False)
+        if trainer.strategy.broadcast(lightning_internals.write_failed(trainer)):
+            self.best = before  # the file is still the one before, on every rank
+
+    def described(self) -> dict[str, Any] | None:
+        """What a result says of it; None before there is one."""
+        return {"metric": self.monitored.metric, "mode": self.monitored.mode, **self.best} if self.best else None
+
+
+def of(trainer: pl.Trainer) -> BestCheckpoint | None:
+    """The callback of a trainer that keeps a best checkpoint."""
+    found = [one for one in trainer.callbacks if isinstance(one, BestCheckpoint)]  # type: ignore[attr-defined]
+    return found[0] if found else None
+
+
+def steered(trainer: pl.Trainer, exported: str) -> dict[str, Any]:
+    """What a result says of early stopping and of the best checkpoint, null where there was none.
+
+    Args:
+        exported: which weights are, "best" or "last".
+    """
+    kept = of(trainer)
+    return {
+        "stopped_early": stopped_early(trainer),
+        "checkpoint": None if kept is None else {"exported": exported, "best": kept.described()},
+    }
+
+
+def restore(trainer: pl.Trainer, cohort: Cohort) -> int:
+    """Give the networks the weights of the best checkpoint; returns its step.
+
+    Raises:
+        UserError: there is none, or it can't be read.
+    """
+    kept = of(trainer)
+    if kept is None or not kept.best:
+        raise UserError(
+            "checkpoint.export=best: no epoch had a finite metric, so there is no best checkpoint; "
+            "resume the run with checkpoint.export=last"
+        )
+    try:
+        content = checkpoints.read(kept.path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{kept.path} can't be used ({error}): resume the run with checkpoint.export=last") from None
+    if content["global_step"] != kept.best["step"]:
+        raise UserError(
+            f"{kept.path} is of step {content['global_step']} and should be of step {kept.best['step']}: "
+            "resume the run with checkpoint.export=last"
+        )
+    cohort.load_state_dict(content["state_dict"])
+    if cohort.validated_at != content["global_step"]:
+        cohort.validated_at = None
+    if trainer.is_global_zero:
+        told = (kept.best["step"], kept.monitored.metric, kept.best["value"])
+        log.info("the best weights are measured and exported: those of step %d, with %s %.4g", *told)
+    return int(content["global_step"])
