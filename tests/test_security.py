@@ -115,7 +115,7 @@ def test_what_hydra_calls_itself_is_looked_at_first(monkeypatch: pytest.MonkeyPa
             with pytest.raises(UserError, match=r"_target_=os\.system: configs may call .* type trusted=\[os\]"):
                 compose("train", typed)
         assert compose("train", [evil, "trusted=[os,posix]"]).trusted == ["os", "posix"]
-        with pytest.raises(UserError, match=r"name='a/\.\./b' names a folder"):
+        with pytest.raises(UserError, match=r"name='a/\.\./b' must be a folder name"):
             compose("train", ["name=a/../b"])
         # own configs may use nothing else either, unless it is typed
         (tmp_path / "experiment").mkdir()

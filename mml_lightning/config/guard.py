@@ -264,7 +264,7 @@ def _check_name(cfg: DictConfig) -> None:
     except OmegaConfBaseException:  # it names what is missing when it asks for the name itself
         return
     if name is not None and not (isinstance(name, str) and FOLDER_NAME.fullmatch(name)):
-        raise UserError(f"name={name!r} is a folder name: use letters, digits and any of . _ + = , @ -")
+        raise UserError(f"name={name!r} must be a folder name: use letters, digits and any of . _ + = , @ -")
 
 
 def _calls(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -41,9 +41,7 @@ def saved_overrides(folder: Path, typed: Sequence[str]) -> list[str] | None:
     try:
         saved = read_yaml(file)
     except (OSError, Foreign) as error:
-        raise UserError(
-            f"{file} is damaged: {error}; give a weights file instead, or type the settings"
-        ) from None
+        raise UserError(f"{file} is damaged: {error}; give a weights file instead, or type the settings") from None
     return admitted([] if saved is None else saved, Source(file, folder), typed)
 
 

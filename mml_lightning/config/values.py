@@ -103,7 +103,7 @@ def _check_values(cfg: Settings) -> None:
     for key in (*NAMES, *(f"backbone.{name}.name" for name in backbones.own(cfg))):
         value = cfg.get(key)
         if not isinstance(value, str) or not FOLDER_NAME.fullmatch(value):
-            raise UserError(f"{key}={value!r} is a folder name: use letters, digits and any of . _ + = , @ -")
+            raise UserError(f"{key}={value!r} must be a folder name: use letters, digits and any of . _ + = , @ -")
     for key, (kind, least) in LEAST.items():
         value = cfg.get(key)
         if value is None and key in NULLABLE:

@@ -119,9 +119,7 @@ def make_strategy(
     for frozen in (one.frozen for one in objectives if one.frozen):
         idle = ", ".join(sorted(frozen))
         phase = " in a phase" if len(objectives) > 1 else ""
-        raise UserError(
-            f"placement=peer trains a peer on each rank, {idle} only teaches{phase}; use placement=shared"
-        )
+        raise UserError(f"placement=peer trains a peer on each rank, {idle} only teaches{phase}; use placement=shared")
     for edge in (edge for one in objectives for edge in one.edges):
         if not edge.detach or edge.needs_features:
             what = "features" if edge.detach else "gradients of its teachers"

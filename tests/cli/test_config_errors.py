@@ -29,7 +29,7 @@ Shell = Callable[..., subprocess.CompletedProcess[str]]
             f"train{'a' * 300}er.accelerator=cpu",
             "trainaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa... (319 characters): unknown setting;",
         ),
-        ("name=a/b", "name='a/b' names a folder"),
+        ("name=a/b", "name='a/b' must be a folder name"),
         ("logger.wandb=tru", "logger.wandb=tru must be true or false"),
         ("init=ce:rgb_1", "was never trained; make it with: python train.py stage=ce 'modality=[rgb]' init=scratch"),
         ("init=~/nowhere.pt", "init.rgb="),

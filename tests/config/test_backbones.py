@@ -110,7 +110,7 @@ def test_mistakes_are_one_line(hydra: None, words: tuple[str, ...], told: str) -
 def test_errors_of_hydra_name_what_was_typed(hydra: None) -> None:
     with pytest.raises(HydraException, match=r"'backbone\.rgb=a,b'"):
         made("backbone.rgb=a,b")
-    with pytest.raises(UserError, match=r"backbone\.rgb\.name='\.\.' names a folder"):
+    with pytest.raises(UserError, match=r"backbone\.rgb\.name='\.\.' must be a folder name"):
         check_values(made("backbone.rgb.name='..'"))
 
 
@@ -155,7 +155,7 @@ def test_an_option_of_the_user_with_defaults_of_its_own(conf: Callable[[str, str
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("backbone: {flwo: tiny}", r"backbone\.flwo=tiny: there is no modality flwo \(did you mean flow\?\)"),
+        ("backbone: {flwo: tiny}", r"backbone\.flwo=tiny: no modality flwo \(did you mean flow\?\)"),
         ("backbone: {flow: tinny}", r"backbone\.flow=tinny is unknown \(did you mean tiny\?\)"),
         ("backbone: {flow: {net: {width: 8}}}", r"backbone\.flow=.* is unknown"),
         ("backbone: {flow: '${oc.env:HOME}'}", r"is unknown"),
