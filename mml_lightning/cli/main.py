@@ -33,7 +33,7 @@ from mml_lightning.utils import console, program
 from mml_lightning.utils.errors import UserError, exhausted
 from mml_lightning.utils.exit_codes import FAILURE
 from mml_lightning.utils.plain_text import VisibleStream
-from mml_lightning.utils.terminal import log_visibly
+from mml_lightning.utils.terminal import log_visibly, say_error
 from mml_lightning.utils.threads import wait_briefly
 
 
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(parse(argv))
         except MemoryError as error:  # there was too little to say what went wrong
             console.release_reserve()
-            print(f"mml: error: {exhausted(error)}", file=sys.stderr)
+            say_error(f"mml: error: {exhausted(error)}")
             return FAILURE
 
 
@@ -149,7 +149,7 @@ def _run(args: argparse.Namespace) -> int:
         with contextlib.redirect_stdout(VisibleStream(sys.stdout)):  # type: ignore[type-var]  # names come from files
             args.run(args)
     except UserError as error:
-        print(f"mml: error: {error}", file=sys.stderr)
+        say_error(f"mml: error: {error}")
         return 2
     except KeyboardInterrupt:
         print("mml: interrupted", file=sys.stderr)
@@ -157,6 +157,6 @@ def _run(args: argparse.Namespace) -> int:
     except Exception as error:
         if (spent := exhausted(error)) is None:
             raise
-        print(f"mml: error: {spent}", file=sys.stderr)
+        say_error(f"mml: error: {spent}")
         return FAILURE
     return 0
