@@ -81,7 +81,7 @@ def _line(key: str, known: set[str]) -> str:
     )
     if group in ("callbacks", "logger"):
         meant += f"; a {group.removesuffix('s')} of Lightning or of your own needs {key}._target_=..."
-    return f"{key} is no setting: nothing reads it; {meant}"
+    return f"unknown setting {key}: nothing reads it; {meant}"
 
 
 def _looked_up(value: Any) -> str:

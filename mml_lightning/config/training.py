@@ -204,12 +204,10 @@ def fusion(cfg: Settings, names: Sequence[str]) -> Fusion | None:
     """
     check_choice("fusion", cfg.fusion.name, tuple(FUSIONS))
     if {ENSEMBLE, FUSED} & set(names):
-        raise UserError(
-            f"no modality may be called {ENSEMBLE} or {FUSED}, which stand beside the peers in results: rename it"
-        )
+        raise UserError(f"a modality can't be named {ENSEMBLE} or {FUSED}, which are rows of the results: rename it")
     made = FUSIONS[cfg.fusion.name]
     if made is not None and len(names) < 2:
-        log.info("fusion=%s: there is one network, %s, and nothing to fuse", cfg.fusion.name, names[0])
+        log.info("fusion=%s: only one network, %s, nothing to fuse", cfg.fusion.name, names[0])
         return None
     return made
 

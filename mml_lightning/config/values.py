@@ -104,7 +104,7 @@ def _check_values(cfg: Settings) -> None:
     for key in (*NAMES, *(f"backbone.{name}.name" for name in backbones.own(cfg))):
         value = cfg.get(key)
         if not isinstance(value, str) or not FOLDER_NAME.fullmatch(value):
-            raise UserError(f"{key}={value!r} names a folder: use letters, digits and any of . _ + = , @ -")
+            raise UserError(f"{key}={value!r} must be a folder name: use letters, digits and any of . _ + = , @ -")
     for key, (kind, least) in LEAST.items():
         value = cfg.get(key)
         if value is None and key in NULLABLE:
@@ -145,7 +145,7 @@ def check_stage(cfg: Settings) -> None:
     """
     chosen, stage = list(cfg.modality), cfg.stage
     if not chosen:
-        raise UserError("modality=[] leaves nothing to train; use modality=[rgb]")
+        raise UserError("modality=[] is empty; use modality=[rgb]")
     if len(chosen) < int(stage.modalities):
         raise UserError(
             f"stage={stage.name} needs two or more modalities (have {chosen}): modality=[rgb,flow]; "
@@ -154,6 +154,5 @@ def check_stage(cfg: Settings) -> None:
     several = len(chosen) * int(stage.copies) > 1
     if not several and (cfg.objective.edges or any(phase.objective.get("edges") for phase in cfg.phases)):
         raise UserError(
-            f"objective={cfg.objective.name} teaches between peers but the run has one; "
-            "use stage=ml, or objective=cross_entropy"
+            f"objective={cfg.objective.name} needs two peers, the run has one; use stage=ml, or objective=cross_entropy"
         )

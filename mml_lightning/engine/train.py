@@ -169,7 +169,7 @@ def leave(
     export.export(cfg, cohort, origins, result, made)
     if limited:
         where = Path(cfg.paths.output_dir) / "peers"
-        log.warning("limited (%s): the networks are in %s only, no alias finds them", ", ".join(limited), where)
+        log.warning("limited (%s): the networks are in %s only, not in the zoo", ", ".join(limited), where)
 
 
 def check_shares(cfg: Settings, trainer: pl.Trainer, data: Dataset, datasets: Mapping[str, ClipDataset]) -> int:

@@ -126,7 +126,7 @@ def make_room(folder: Path, weights: Mapping[str, str]) -> None:
     names = (f"peers_after_{steps}_steps{'' if n == 1 else f'-{n}'}" for n in itertools.count(1))
     aside = next(folder / name for name in names if not (folder / name).exists())
     (folder / "peers").rename(aside)
-    log.info("the networks that this run had before are kept in %s", aside)
+    log.info("the earlier networks of this run are kept in %s", aside)
 
 
 def refuse_occupied(folder: Path) -> None:
@@ -139,8 +139,8 @@ def refuse_occupied(folder: Path) -> None:
         return
     what = f"{told['name']}, {told.get('status')}" if told.get("name") else holds[0].name
     raise UserError(
-        f"{folder} holds a run already ({what}), which a new one would replace: choose another directory "
-        "(leave out hydra.run.dir=, hydra.sweep.dir=, paths.output_dir=), or go on with that run: resume=auto"
+        f"{folder} already holds a run ({what}), which a new one would overwrite: choose another directory "
+        "(leave out hydra.run.dir=, hydra.sweep.dir=, paths.output_dir=), or continue that run: resume=auto"
     )
 
 
@@ -177,7 +177,7 @@ def unreadable(cohort: Cohort, split: str) -> dict[str, str]:
     """Videos of the split just measured that could not be read, with reasons: they are in no metric."""
     failures = {video: reason for scores in cohort.scores.values() for video, reason in scores.failures.items()}
     if failures and is_first_rank():
-        log.warning(progress.describe_failures(sorted(failures.items()), f"{split}: not measured"))
+        log.warning(progress.describe_failures(sorted(failures.items()), f"{split}: not evaluated"))
     return failures
 
 
@@ -196,5 +196,5 @@ def measured(cohort: Cohort, split: str, loop: str | None = None) -> dict[str, i
     dump, of = scores.dump(), len(scores.ids)
     seen = len(dump.ids) if dump else 0
     if dump and dump.skipped and is_first_rank():
-        log.warning("%s: %d of %d videos measured (trainer.limit_%s_batches)", split, seen, of, loop or split)
+        log.warning("%s: %d of %d videos evaluated (trainer.limit_%s_batches)", split, seen, of, loop or split)
     return {"videos": seen, "of": of}

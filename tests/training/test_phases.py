@@ -223,7 +223,7 @@ WRONG = [
     ("+phases.0.optimizer.optimizer={_target_: torch.optim.SGD, momentum: -1, _partial_: true}", r"phases\.0 \(head\)"),
     ("+phases.0.optimizer.optimizer={_target_: os.system, _partial_: true}", r"configs may call"),
     ("+phases.0.objective={headed: [rgb], edges: [], frozen: [rgb]}", r"objective\.frozen=\['rgb'\] leaves no peer"),
-    ("+phases.1.objective={headed: [rgb], wait: 3}", r"phases\.1\.objective\.wait is no setting"),
+    ("+phases.1.objective={headed: [rgb], wait: 3}", r"unknown setting phases\.1\.objective\.wait"),
 ]
 
 

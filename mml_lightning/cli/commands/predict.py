@@ -24,7 +24,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Scores of videos by the networks of a run, a checkpoint, a zoo file or an alias: clips are drawn, cropped and "
         "pooled as eval.py does, with the same scores; flow is computed on the way. With --csv, --json or --npz a "
-        "second start goes on where the first stopped. Exit code 0, 1 if a video has no scores, 2 for a wrong command."
+        "second start resumes where the first stopped. Exit code 0, 1 if a video has no scores, 2 for a wrong command."
     )
     parser.add_argument(
         "sources",
@@ -202,7 +202,7 @@ def _write(
             handle.write(text)
     except OSError as error:
         raise UserError(
-            f"can't write {journal.result}: {error.strerror}; make room and start it again: it goes on from here"
+            f"can't write {journal.result}: {error.strerror}; free some space and run it again to continue from here"
         ) from None
 
 
