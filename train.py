@@ -15,11 +15,12 @@ OUTCOME = JobOutcome()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
+    """Returns the monitored metric, for sweepers that search (docs/callbacks.md)."""
     resolvers.register()  # named here, so that a job on another machine brings them along
     from mml_lightning.engine import job
 
-    job.job(cfg, work, OUTCOME)
+    return job.job(cfg, work, OUTCOME)
 
 
 def work(cfg: Settings, overrides: Sequence[str]) -> object:

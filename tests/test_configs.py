@@ -164,14 +164,16 @@ def test_plan_says_which_columns_were_taken(hydra: None, tmp_path: Path) -> None
     )
 
 
-def test_plan_is_ten_lines_with_the_graph_of_lessons(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
+def test_plan_is_a_line_per_noun_with_the_lessons(
+    composed: Callable[..., tuple[DictConfig, list[str]]],
+) -> None:
     cfg, typed = composed("stage=mml", "modality=[rgb,flow,rgbdiff]", "schedule.epochs=1")
     specs = peers.peer_specs(cfg, typed)
     data = config_data.dataset(cfg)
     nets, origins = peers.peers(cfg, specs, data)
     cohort = training.cohort(cfg, specs, nets, origins, data)
-    lines = plan.describe(cfg, data, cohort.objective, dict.fromkeys(nets, 1_000_000), origins)
-    assert len(lines) == 10 and all("\n" not in line for line in lines)
+    lines = plan.describe(cfg, data, cohort.phases, dict.fromkeys(nets, 1_000_000), origins)
+    assert len(lines) == 11 and all("\n" not in line for line in lines)
     text = "\n".join(lines)
     assert "rgb <- flow+rgbdiff (kl)" in text and "labels -> rgb, flow, rgbdiff" in text
     assert "1 epoch x 3 steps of 8 videos" in text and "24 train, 11 val, 11 test videos, 10 classes" in text

@@ -1,4 +1,5 @@
-"""README: every command of its table is run, in small form; the marked blocks are what `.ci/run` executes."""
+"""README and docs/commands.md: every command of their tables is run, in small form; the marked blocks are what
+`.ci/run` executes."""
 
 from __future__ import annotations
 
@@ -21,20 +22,29 @@ from tests.patience import LONGEST
 from tests.tiny import charades
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ROWS = re.findall(r"^\| ([^|]+) \| `([^`]+)` \|$", README, re.MULTILINE)
+ROW = re.compile(r"^\| ([^|]+) \| `([^`]+)` \|$", re.MULTILINE)
+ROWS = ROW.findall((ROOT / "docs" / "commands.md").read_text(encoding="utf-8"))
 COMMANDS = 34
 DEMO_ONLY = ("data.videos.", "data.root=")
 
 
 def test_table_has_the_commands_that_are_run_below():
+    """Those of README are among them, word for word."""
     assert len(ROWS) == COMMANDS
+    short = [command for _, command in ROW.findall(README)]
+    assert len(short) == 6 and set(short) <= {command for _, command in ROWS}
 
 
 def test_readme_is_short_and_its_links_lead_somewhere():
-    assert len(README.splitlines()) < 250
+    assert len(README.splitlines()) < 120
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target
-    for path in re.findall(r"`((?:tests|conf|mml_lightning|docs)/[\w./-]+)`", README):
+
+
+@pytest.mark.parametrize("page", ["guarantees", "extending", "commands", "run_directory"])
+def test_files_that_pages_name_exist(page):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:tests|conf|mml_lightning|docs)/[\w./-]+)`", text):
         if "one_way" not in path:
             assert (ROOT / path).exists(), path
 
@@ -53,9 +63,10 @@ def test_marked_blocks_are_complete_by_themselves():
             module.blocks(broken)
 
 
-def test_objective_of_the_readme_trains(shell, tmp_path):
+def test_own_objective_of_the_docs_trains(shell, tmp_path):
     """The yaml under "a method", written where it says, runs with the command it names."""
-    yaml = re.search(r"```yaml\n(# conf/objective/one_way\.yaml.*?)```", README, re.DOTALL)
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    yaml = re.search(r"```yaml\n(# conf/objective/one_way\.yaml.*?)```", text, re.DOTALL)
     assert yaml
     conf = tmp_path / "conf" / "objective"
     conf.mkdir(parents=True)
@@ -125,7 +136,8 @@ def run(words: list[str], small: list[str], demo: Path, root: Path) -> subproces
         settings = [
             s
             for s in small
-            if not {"data=csv", "setup=ssv2", "setup=charades"} & set(words) or not s.startswith(DEMO_ONLY)
+            if not {"data=csv", "setup=finetune", "setup=ssv2", "setup=charades"} & set(words)
+            or not s.startswith(DEMO_ONLY)
         ]
         if "setup=ssv2" in words:
             settings += [
@@ -135,6 +147,8 @@ def run(words: list[str], small: list[str], demo: Path, root: Path) -> subproces
                 "trainer.num_threads=1",
                 "flow=dis",
             ]
+        if "setup=finetune" in words:
+            settings = [s for s in settings if not s.startswith("backbone.net.width")]
         if "setup=charades" in words:
             settings = [s for s in settings if not s.startswith("backbone.net.width")]
             settings += [

@@ -2,13 +2,14 @@
 
 from mml_lightning.backbones.batch_norm import freeze_batch_norm
 from mml_lightning.backbones.cost import Cost, cost, parameter_count
+from mml_lightning.backbones.efficientnet_lite import EfficientNetLite0
 from mml_lightning.backbones.execution import checkpoint_blocks, set_memory_format
 from mml_lightning.backbones.inflate import Inflated, inflate_state
 from mml_lightning.backbones.mobilenet_v2 import MobileNetV2
 from mml_lightning.backbones.non_local import NonLocal
 from mml_lightning.backbones.peer import Peer, PeerOutput
 from mml_lightning.backbones.pretrained import imagenet_weights
-from mml_lightning.backbones.recognizer import Recognizer, tsm_mobilenet_v2, tsm_resnet
+from mml_lightning.backbones.recognizer import Recognizer, tsm_efficientnet_lite0, tsm_mobilenet_v2, tsm_resnet
 from mml_lightning.backbones.recognizer3d import Recognizer3d, video_resnet
 from mml_lightning.backbones.registry import rebuild
 from mml_lightning.backbones.resnet import ResNet, resnet
@@ -17,6 +18,7 @@ from mml_lightning.backbones.temporal_shift import TemporalShift, add_temporal_s
 
 __all__ = [
     "Cost",
+    "EfficientNetLite0",
     "Inflated",
     "MobileNetV2",
     "NonLocal",
@@ -40,6 +42,7 @@ __all__ = [
     "resnet3d",
     "set_memory_format",
     "temporal_shift",
+    "tsm_efficientnet_lite0",
     "tsm_mobilenet_v2",
     "tsm_resnet",
     "video_resnet",

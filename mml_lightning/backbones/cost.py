@@ -56,14 +56,34 @@ def cost(net: nn.Module, shape: tuple[int, ...]) -> Cost:
     return Cost(parameter_count(net), counter.get_total_flops() // 2, NORM_OPERATIONS * values)
 
 
-def kept_for_backward(net: nn.Module, shape: tuple[int, ...]) -> int:
+def training_multiply_adds(net: nn.Module, shape: tuple[int, ...], prepare: Callable[[nn.Module], object]) -> int:
+    """Multiply-adds of one training step, forward and as far back as something learns; counted on the meta device.
+
+    Args:
+        shape: of the input, for example (1, T, C, H, W).
+        prepare: makes a copy of `net` train what shall learn.
+    """
+    ghost = copy.deepcopy(net).to("meta")
+    prepare(ghost)
+    counter = FlopCounterMode(display=False)
+    with torch.enable_grad(), counter:
+        logits = ghost(torch.empty(shape, device="meta")).logits
+        torch.stack([value.sum() for value in logits.values()]).sum().backward()
+    return int(counter.get_total_flops()) // 2
+
+
+def kept_for_backward(
+    net: nn.Module, shape: tuple[int, ...], prepare: Callable[[nn.Module], object] = nn.Module.train
+) -> int:
     """Bytes in float32 that a forward pass of `net` in training keeps for its backward pass, parameters aside; counted
     on the meta device.
 
     Args:
         shape: of the input, for example (B, T, C, H, W).
+        prepare: makes a copy of `net` train what shall learn; by default all that has a gradient.
     """
-    ghost = copy.deepcopy(net).to("meta").train()
+    ghost = copy.deepcopy(net).to("meta")
+    prepare(ghost)
     return kept_bytes(lambda: ghost(torch.empty(shape, device="meta")), ghost)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mml_lightning.backbones.efficientnet_lite import EfficientNetLite0, add_mbconv_shift
 from mml_lightning.backbones.mobilenet_v2 import MobileNetV2, add_inverted_residual_shift
 from mml_lightning.backbones.peer import STEM_CHANNELS, Peer, PeerOutput
 from mml_lightning.backbones.resnet import SPECS, ResNet, resnet
@@ -40,7 +41,7 @@ from mml_lightning.backbones.temporal_shift import add_temporal_shift
 HEAD_STD = 0.001  # of TSN and TSM
 
 
-Trunk = ResNet | MobileNetV2
+Trunk = ResNet | MobileNetV2 | EfficientNetLite0
 
 
 class Recognizer(Peer):
@@ -144,6 +145,27 @@ def tsm_mobilenet_v2(
     trunk = MobileNetV2(STEM_CHANNELS)
     if shift:
         add_inverted_residual_shift(trunk, n_div=shift_div)
+    return _recognizer(trunk, num_classes, dropout, arch, in_channels)
+
+
+def tsm_efficientnet_lite0(
+    shift: bool = True,
+    shift_div: int = 8,
+    dropout: float = 0.5,
+    in_channels: int = 3,
+    num_classes: Mapping[str, int] = MappingProxyType({"label": 174}),
+) -> Recognizer:
+    """Build a TSM network (`shift=True`) or a TSN one (`shift=False`) on EfficientNet-Lite0, randomly initialised.
+
+    The shift stands before the expansion of the nine blocks that have one and a shortcut; arguments as of `tsm_resnet`.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    arch = dict(builder="tsm_efficientnet_lite0", shift=shift, shift_div=shift_div, dropout=dropout)
+    trunk = EfficientNetLite0(STEM_CHANNELS)
+    if shift:
+        add_mbconv_shift(trunk, n_div=shift_div)
     return _recognizer(trunk, num_classes, dropout, arch, in_channels)
 
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mml_lightning.backbones.peer import Peer
-from mml_lightning.backbones.recognizer import tsm_mobilenet_v2, tsm_resnet
+from mml_lightning.backbones.recognizer import tsm_efficientnet_lite0, tsm_mobilenet_v2, tsm_resnet
 from mml_lightning.backbones.recognizer3d import video_resnet
 
 BUILDERS: dict[str, Callable[..., Peer]] = {
     "tsm_resnet": tsm_resnet,
     "tsm_mobilenet_v2": tsm_mobilenet_v2,
+    "tsm_efficientnet_lite0": tsm_efficientnet_lite0,
     "video_resnet": video_resnet,
 }
 

@@ -18,7 +18,7 @@ Mutual Modality Learning: several modalities of one video are one sample, severa
   python train.py stage=mml modality=[rgb,flow] init=scratch backbone.flow=i3d_tiny    another network for flow
   python train.py pipeline=mml                        CE -> ML -> MML, finished steps are skipped
   python train.py -m stage=mml modality=[rgb,flow] init=scratch,ce seed=0,1,2
-  python train.py data=csv data.index=my_videos.csv   your own videos
+  python train.py setup=finetune data.index=my_videos.csv   your own videos, from ImageNet weights
   python train.py resume=multirun/single/<run>        continue a run
   python eval.py ckpt=multirun/single/<run> views=uniform2
   mml report multirun/sweep/<sweep>                   the table of a sweep

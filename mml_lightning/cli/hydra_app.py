@@ -21,6 +21,7 @@ from mml_lightning.utils import console
 from mml_lightning.utils.errors import Preempted, UserError, exhausted
 from mml_lightning.utils.exit_codes import FAILURE, INTERRUPTED, MISTAKE, PREEMPTED, JobOutcome
 from mml_lightning.utils.plain_text import visible
+from mml_lightning.utils.threads import wait_briefly
 
 MULTIRUN = ("-m", "--multirun")
 
@@ -37,9 +38,14 @@ def launch(main: Callable[[], None], conf: Path, outcome: JobOutcome) -> NoRetur
 
 
 def _launch(main: Callable[[], None], conf: Path, outcome: JobOutcome) -> NoReturn:
+    wait_briefly()
     resolvers.register()
     resolvers.stamp_run()
     guard.install()
+    if any("sweeper=optuna" in word for word in sys.argv[1:]):
+        from mml_lightning.pipelines import optuna_sweeper
+
+        optuna_sweeper.register()
     os.environ.setdefault("MML_PROGRAM", Path(sys.argv[0]).stem)
     outcome.tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them itself

@@ -32,7 +32,9 @@ from mml_lightning.cli.compose import compose_config
 from mml_lightning.utils import console, program
 from mml_lightning.utils.errors import UserError, exhausted
 from mml_lightning.utils.exit_codes import FAILURE
-from mml_lightning.utils.plain_text import VisibleStream, log_visibly
+from mml_lightning.utils.plain_text import VisibleStream
+from mml_lightning.utils.terminal import log_visibly
+from mml_lightning.utils.threads import wait_briefly
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; exit code 0, or 2 with one line on stderr for a user's mistake, 1 where the machine has too
     little of something, 130 if interrupted."""
+    wait_briefly()
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
         module = Path(sys.argv[0]).name == "__main__.py"

@@ -141,6 +141,28 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A part of a stage, see :mod:`mml_lightning.config.phases`.
+
+    Args:
+        train: parts of peers that learn, `<peer>` or `<peer>.<part>`; None: all that the objective does not freeze.
+        epochs: how many it takes; None: a share of those that no phase claims.
+        optimizer, schedule, objective: settings in which it differs from those of the run.
+    """
+
+    name: str
+    train: Sequence[str] | None = None
+    epochs: int | None = None
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    objective: Mapping[str, Any] = field(default_factory=dict)
+
+
+OF_PHASE = ("optimizer", "schedule", "objective")
+"""Groups of which a phase may have its own."""
+
+
+@dataclass(frozen=True)
 class Trainer:
     """The group `trainer`, with the settings of Lightning's that a plus may add and that we read."""
 

@@ -31,6 +31,7 @@ CLASSES = (
     *("logging.Formatter", "logging.Filter", "logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"),
     *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
     *("logging.handlers.WatchedFileHandler", "mml_lightning.utils.plain_text.VisibleFormatter"),
+    "mml_lightning.utils.terminal.LogHandler",
 )
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 TABLES = (

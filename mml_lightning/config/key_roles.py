@@ -56,6 +56,7 @@ ROLES: dict[str, Role] = {
     "optimizer": WEIGHTS,
     "paths": SAME_ROW,
     "pipeline": SAME_ROW,
+    "phases": WEIGHTS | SPEED,
     "placement": SPEED | MACHINE,
     "repeat": WEIGHTS,
     "resume": SAME_ROW,
@@ -171,6 +172,8 @@ COSMETIC_KEYS = _without(WEIGHTS)
 COSMETIC_DATA = _without(WEIGHTS, "data")
 COSMETIC_TRAINER = _without(WEIGHTS, "trainer")
 RESUMABLE_KEYS = keys_with(RESUMABLE)
+LENGTH_OF_PHASE = re.compile(r"phases\.\d+\.(epochs|schedule)(\.|$)")
+"""As `schedule`: resumable, unless a phase that has begun would have begun at another time."""
 SPEED_KEYS = tuple(name for key, name in _names("") if SPEED in ROLES[key])
 SPEED_DATA = tuple(name for key, name in _names("data") if SPEED in ROLES[key])
 MACHINE_KEYS = tuple(key for key in keys_with(MACHINE) if not key.startswith("trainer."))

@@ -1,17 +1,40 @@
-"""Config to the lesson graph: who teaches whom. Imports no Lightning: plans are made without it."""
+"""Config to the lesson graph: who teaches whom, in each phase. Imports no Lightning: plans are made without it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from mml_lightning.config import plugins
+from mml_lightning.config import phases, plugins
 from mml_lightning.config.settings import Settings
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.utils.errors import UserError
 
 
-def objective(cfg: Settings, names: Sequence[str]) -> Objective:
+class Lessons(NamedTuple):
+    """What a phase of a stage is about, or the whole stage.
+
+    Args:
+        span: when; None of a stage without phases.
+        graph: who learns from whom.
+        parts: {peer: its parts that learn, as they are typed; "" for all of it}.
+    """
+
+    span: phases.Span | None
+    graph: Objective
+    parts: dict[str, list[str]]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The parts as they are typed."""
+        return tuple(f"{peer}.{part}" if part else peer for peer, parts in self.parts.items() for part in parts)
+
+
+def objective(cfg: Settings, names: Sequence[str], resting: Sequence[str] = ()) -> Objective:
     """The lesson graph of the run.
+
+    Args:
+        resting: peers that only teach, beside those that the config freezes.
 
     Raises:
         UserError: it names a peer the run does not have, or an unknown field.
@@ -20,8 +43,46 @@ def objective(cfg: Settings, names: Sequence[str]) -> Objective:
         declared = cfg.plain("objective")
         graph = {key: declared[key] for key in ("edges", "supervised_weight", "frozen", "headed") if key in declared}
         graph["edges"] = plugins.edges(graph.get("edges", ()), cfg.trusted)
-        return Objective(names, **graph)
+        return Objective(names, **(graph | ({"frozen": [*resting]} if resting else {})))
     except UserError:
         raise
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def lessons(cfg: Settings, names: Sequence[str]) -> list[Lessons]:
+    """Those of each phase; of the stage, where it has none.
+
+    Raises:
+        UserError: as :func:`objective`, or a phase trains what its objective freezes.
+    """
+    if not cfg.phases:
+        graph = objective(cfg, names)
+        return [Lessons(None, graph, {peer: [""] for peer in names if peer not in graph.frozen})]
+    return [_of_phase(cfg, span, names) for span in phases.spans(cfg)]
+
+
+def never_trained(cfg: Settings, names: Sequence[str]) -> frozenset[str]:
+    """The peers that only teach, all along."""
+    return frozenset(names).difference(*(one.parts for one in lessons(cfg, names)))
+
+
+def _of_phase(cfg: Settings, span: phases.Span, names: Sequence[str]) -> Lessons:
+    where = f"phases.{span.number}"
+    own = phases.settings_of_phase(cfg, span.number)
+    try:
+        graph = objective(own, names)
+        typed = cfg.phases[span.number].train
+        parts: dict[str, list[str]] = {}
+        for word in ["all"] if typed is None else typed:
+            peers, part = phases.of_peer(cfg, word, f"{where}.train")
+            if word.partition(".")[0] in graph.frozen:
+                raise UserError(f"{where}.train: {word} is frozen by objective={own.objective.name}: leave out one")
+            for peer in peers:
+                if peer not in graph.frozen:
+                    parts.setdefault(peer, []).append(part)
+        resting = [peer for peer in names if peer not in parts]
+        return Lessons(span, objective(own, names, resting), {peer: parts[peer] for peer in names if peer in parts})
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if text.startswith(where) else f"{where} ({span.name}): {text}") from None

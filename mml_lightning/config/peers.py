@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 
 from mml_lightning.backbones.peer import Peer
+from mml_lightning.backbones.pretrained import PACKAGED, image_statistics, packaged_file
 from mml_lightning.config import backbones, instantiate, plugins
 from mml_lightning.config import data as config_data
 from mml_lightning.config.settings import Settings
@@ -23,9 +26,13 @@ from mml_lightning.zoo import aliases
 from mml_lightning.zoo import init as zoo_init
 from mml_lightning.zoo.aliases import Origin
 
+log = logging.getLogger(__name__)
+
+STATISTICS_DIFFER = 1e-3  # of values from 0 to 1
+
 # What the command that makes an origin does not take over from the command that needs it.
 OWN = re.compile(
-    r"[+~]*((stage|init|objective|pipeline|catalogue|tables|name|tags|resume|resume_force|seeds?|repeat|hydra)\b"
+    r"[+~]*((stage|init|objective|phases|pipeline|catalogue|tables|name|tags|resume|resume_force|seeds?|repeat|hydra)\b"
     r"(?!\.(base|file|runs)\b)|modality=|trainer=smoke\b|trainer\.(limit_|max_(steps|time)\b))"
 )
 
@@ -60,10 +67,25 @@ def peer_specs(cfg: Settings, overrides: Sequence[str]) -> list[PeerSpec]:
             origin = find(init, modality.name, copy)
             if origin.init == aliases.KINETICS:
                 zoo_init.kinetics_file(cfg.init.file)
+            if origin.init == aliases.IMAGENET and cfg.init.file is None:
+                _require_package(cfg, modality.name)
             specs.append(PeerSpec(name, modality, origin))
     _refuse_twins(specs)
     check_file([(cfg, specs)])
     return specs
+
+
+def _require_package(cfg: Settings, modality: str) -> None:
+    """Raises:
+    UserError: the ImageNet weights of a network come with a package that is not installed.
+    """
+    called = str(backbones.of(cfg, modality).net.get("_target_"))
+    for name in PACKAGED:
+        if called.endswith(f"_{name}"):
+            try:
+                packaged_file(name)
+            except ValueError as error:
+                raise UserError(str(error)) from None
 
 
 def check_file(runs: Iterable[tuple[Settings, Sequence[PeerSpec]]]) -> None:
@@ -159,8 +181,24 @@ def peers(cfg: Settings, specs: Sequence[PeerSpec], data: Dataset) -> tuple[dict
             cfg.init.file,
             bool(cfg.init.new_head),
         )
+        if spec.origin.init == aliases.IMAGENET:
+            _check_statistics(spec, word, str(backbone.name), net)
         nets[spec.name] = net
     return nets, provenance
+
+
+def _check_statistics(spec: PeerSpec, word: str, name: str, net: Peer) -> None:
+    """Warn of frames that are not normalised as those that the ImageNet weights of a network were trained on."""
+    modality = spec.modality
+    if modality.source != "frames" or modality.prepare != "normalise":
+        return
+    for kind, have, want in zip(("mean", "std"), (modality.mean, modality.std), image_statistics(net.net), strict=True):
+        if any(abs(a - b) > STATISTICS_DIFFER for a, b in zip(itertools.cycle(have), want, strict=False)):
+            values = ",".join(f"{value:.6g}" for value in want)
+            log.warning(
+                f"{spec.name}: the ImageNet weights of {word}={name} were trained with other statistics of frames: "
+                f"'statistics.{kind}=[{values}]'"
+            )
 
 
 def new_network(cfg: Settings, modality: Modality, num_classes: Mapping[str, int]) -> Peer:

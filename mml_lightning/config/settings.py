@@ -63,6 +63,7 @@ class Settings:
     node: DictConfig = field(repr=False, compare=False)
     resolved: Mapping[str, Any] = field(repr=False, compare=False)
     fusion: groups.Fusion = field(default_factory=groups.Fusion)
+    phases: tuple[groups.Phase, ...] = ()
     checkpoint: groups.Checkpoint = field(default_factory=groups.Checkpoint)
     ckpt: str | None = None
     split: str = "test"
@@ -127,7 +128,35 @@ def settings_of(cfg: DictConfig) -> Settings:
     for key, kind in groups.GROUPS.items():
         if key in values:
             values[key] = _group(kind, values[key], key)
+    if "phases" in values:
+        values["phases"] = _phases(values["phases"])
     return _made(Settings, {**values, "node": cfg, "resolved": resolved}, "")
+
+
+def _phases(declared: Any) -> tuple[groups.Phase, ...]:
+    """What a config says, in types.
+
+    Raises:
+        UserError: it is no list of tables, or a table has what no phase has.
+    """
+    if not isinstance(declared, list):
+        raise UserError(f"phases={declared} must be a list of tables, as in conf/stage/lp_ft.yaml, or []")
+    known = [one.name for one in fields(groups.Phase)]
+    for number, one in enumerate(declared):
+        where = f"phases.{number}"
+        if not isinstance(one, Mapping):
+            raise UserError(f"{where}={one} must be a table with {', '.join(known)}")
+        if unknown := [key for key in one if key not in known]:
+            raise UserError(f"{where}.{unknown[0]} is no setting of a phase; there are {', '.join(known)}")
+        if "name" not in one:
+            raise UserError(f"{where}.name is missing: give every phase a name of its own")
+        for group in groups.OF_PHASE:
+            if not isinstance(one.get(group) or {}, Mapping):
+                raise UserError(f"{where}.{group}={one[group]} must be a table of settings of {group}")
+    return tuple(
+        groups.Phase(**{key: value for key, value in one.items() if value is not None or key == "epochs"})
+        for one in declared
+    )
 
 
 def _group(kind: type[Group], values: Any, key: str) -> Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -14,6 +15,8 @@ from mml_lightning.backbones.batch_norm import silenced
 from mml_lightning.backbones.cost import feature_shapes
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.config import instantiate, objective
+from mml_lightning.config import phases as config_phases
+from mml_lightning.config.objective import Lessons
 from mml_lightning.config.peers import PeerSpec, describe_peers
 from mml_lightning.config.revisions import revisions
 from mml_lightning.config.settings import Settings
@@ -23,10 +26,12 @@ from mml_lightning.evaluation.metrics import ENSEMBLE, FUSED, Scoring
 from mml_lightning.fusion.fuse import FUSIONS, Fusion
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.training.batch_norm import NormSettings
-from mml_lightning.training.cohort import Cohort, OptimiserPlan
+from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.execution import StepSettings
 from mml_lightning.training.nonfinite_gradients import NonFiniteSettings
+from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.training.parameter_groups import fused
+from mml_lightning.training.phases import WHOLE, Phase, check_reached, modules_of
 from mml_lightning.utils.errors import UserError, check_choice
 
 log = logging.getLogger(__name__)
@@ -45,16 +50,19 @@ def cohort(
     Raises:
         UserError: the objective's graph, the optimiser or the scoring is wrong, or frozen batch norms silence a peer.
     """
-    graph = objective.objective(cfg, list(nets))
-    prepare_features(cfg, graph, nets)
-    _check_freeze(
-        batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name not in graph.frozen}
-    )
+    lessons = objective.lessons(cfg, list(nets))
+    for one in lessons:
+        prepare_features(cfg, one.graph, nets)
+    learn = {name for one in lessons for name in one.parts}
+    _check_freeze(batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name in learn})
+    flow_peers = [spec.name for spec in specs if spec.modality.source == "flow"]
+    declared = phases(cfg, lessons, nets, provenance, flow_peers) if cfg.phases else []
     return kind(
         peers=nets,
         modalities={spec.name: spec.modality for spec in specs},
-        objective=graph,
-        plan=optimiser_plan(cfg, provenance, [spec.name for spec in specs if spec.modality.source == "flow"]),
+        objective=lessons[0].graph,
+        plan=declared[0].plan if declared else optimiser_plan(cfg, provenance, flow_peers),
+        phases=declared,
         ids={split: [row.id for row in rows(data.splits.get(split, ()))] for split in SPLITS},
         multi_label={head: value.multi_label for head, value in data.heads.items()},
         freeze_bn=batch_norm_settings(cfg).freeze,
@@ -73,6 +81,54 @@ def cohort(
     )
 
 
+def phases(
+    cfg: Settings,
+    lessons: Sequence[Lessons],
+    nets: Mapping[str, Peer],
+    origins: Mapping[str, Mapping[str, Any]],
+    flow_peers: Sequence[str],
+) -> list[Phase]:
+    """The phases of a stage that declares some. A new classifier is new in the first phase that trains it.
+
+    Raises:
+        UserError: a part is unknown or has nothing to learn, a lesson reaches nothing that learns, or an optimiser or
+            schedule is wrong.
+    """
+    made: list[Phase] = []
+    old: set[str] = set()  # peers whose classifier has learned in an earlier phase
+    for one in lessons:
+        assert one.span is not None
+        number, name, first, epochs = dataclasses.astuple(one.span)
+        known = {peer: dict(told, fresh_head=told["fresh_head"] and peer not in old) for peer, told in origins.items()}
+        try:
+            plan = optimiser_plan(config_phases.settings_of_phase(cfg, number), known, flow_peers)
+            trains = {peer: _modules(nets[peer], peer, parts) for peer, parts in one.parts.items()}
+            made.append(Phase(name, first, epochs, one.graph, plan, trains, one.words))
+            check_reached(made[-1])
+        except ValueError as error:
+            raise UserError(f"phases.{number} ({name}): {error}") from None
+        old |= {peer for peer in trains if made[-1].reaches(peer, "heads")}
+    return made
+
+
+def _modules(net: Peer, name: str, parts: Sequence[str]) -> tuple[str, ...]:
+    """The modules of a peer that its parts name.
+
+    Raises:
+        ValueError: one names none, or has nothing to learn.
+    """
+    found: list[str] = []
+    for part in parts:
+        try:
+            modules = modules_of(net, part)
+        except ValueError as error:
+            raise ValueError(f"train={name}.{part}: {error}") from None
+        if not any(True for module in modules for _ in net.get_submodule(module).parameters()):
+            raise ValueError(f"train={name}.{part} has nothing to learn")
+        found += modules
+    return WHOLE if "" in found else tuple(dict.fromkeys(found))
+
+
 def prepare_features(cfg: Settings, graph: Objective, nets: Mapping[str, Peer]) -> None:
     """Where networks differ, their features may too: told now, and not at the first step. Learned maps between them are
     made here.
@@ -88,7 +144,8 @@ def prepare_features(cfg: Settings, graph: Objective, nets: Mapping[str, Peer]) 
         shapes = {name: feature_shapes(net, frames, side) for name, net in nets.items()}
         graph.check_features(shapes)
         for name, learned in graph.projections(shapes, cfg.draw_seed).items():
-            nets[name].projections = learned
+            have = nets[name].projections  # another phase may have the same map: it goes on learning
+            have.update({key: projection for key, projection in learned.items() if key not in have})
     except ValueError as error:
         raise UserError(f"objective={cfg.objective.name}: {error}") from None
 

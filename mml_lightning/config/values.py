@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mml_lightning.config import backbones, known_keys, lightning_nodes, limits
+from mml_lightning.config import backbones, known_keys, lightning_nodes, limits, phases
 from mml_lightning.config.settings import Settings
 from mml_lightning.utils.errors import UserError, check_choice
 from mml_lightning.utils.files import FOLDER_NAME
@@ -83,9 +83,19 @@ ABSENT_SWITCHES = ("logger.wandb", "callbacks.checkpoint", "callbacks.epoch_line
 def check_values(cfg: Settings) -> None:
     """Raises:
     UserError: a setting is unknown, one of :data:`LEAST` is no number or too small, a switch is neither true nor
-        false, a word is not one of :data:`CHOICES`, or `name` can't name a folder.
+        false, a word is not one of :data:`CHOICES`, `name` can't name a folder, or a phase is wrong.
     """
     known_keys.check(cfg)
+    _check_values(cfg)
+    phases.check(cfg)
+    for number, phase in enumerate(cfg.phases):
+        try:
+            _check_values(phases.settings_of_phase(cfg, number))
+        except UserError as error:
+            raise UserError(f"phases.{number} ({phase.name}): {error}") from None
+
+
+def _check_values(cfg: Settings) -> None:
     for key in SWITCHES:
         value = cfg.get(key, ABSENT)
         if not isinstance(value, bool) and not (value is ABSENT and key in ABSENT_SWITCHES):
@@ -135,7 +145,8 @@ def check_stage(cfg: Settings) -> None:
             f"stage={stage.name} needs two or more modalities (have {chosen}): modality=[rgb,flow]; "
             "for one use stage=ml"
         )
-    if cfg.objective.edges and len(chosen) * int(stage.copies) < 2:
+    several = len(chosen) * int(stage.copies) > 1
+    if not several and (cfg.objective.edges or any(phase.objective.get("edges") for phase in cfg.phases)):
         raise UserError(
             f"objective={cfg.objective.name} teaches between peers but the run has one; "
             "use stage=ml, or objective=cross_entropy"

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mml_lightning.backbones.cost import kept_for_backward, parameter_count
 from mml_lightning.backbones.execution import trunk_blocks
-from mml_lightning.config import backbones, data, limits, targets
+from mml_lightning.config import backbones, data, limits, phases, targets
 from mml_lightning.config.key_roles import SPEED_DATA, SPEED_KEYS
 from mml_lightning.config.settings import Settings
 from mml_lightning.training import advice
-from mml_lightning.training.arithmetic import counted_or_none, training_operations
+from mml_lightning.training.arithmetic import counted_or_none, in_phase, training_operations
 from mml_lightning.training.cohort import Cohort
+from mml_lightning.training.phases import Phase
 from mml_lightning.training.throughput import half_gain
 from mml_lightning.utils import device
 from mml_lightning.utils.device import arithmetic_peak, device_name, instructions, precision_type, uses_gpu
@@ -76,7 +78,7 @@ def _workers(name: str, seen: advice.Seen) -> str:
 
 def _checkpointable(cfg: Settings, cohort: Cohort) -> bool:
     """Whether step.checkpointing=true is possible and not in use."""
-    return not cfg.step.compile and not cfg.step.checkpointing and all(map(trunk_blocks, cohort.trained_peers.values()))
+    return not cfg.step.compile and not cfg.step.checkpointing and all(map(trunk_blocks, cohort.learners.values()))
 
 
 def _step(
@@ -139,7 +141,7 @@ def conditions(cfg: Settings, cohort: Cohort, ranks: int) -> str:
     values = targets.with_first_names(cfg.plain())
     values["backbone"] = backbones.identity(values)
     decisive = [
-        {key: values[key] for key in SPEED_KEYS},
+        {key: values[key] for key in SPEED_KEYS if key != "phases"},
         {key: values["data"][key] for key in SPEED_DATA},
         {name: [modality.name, name in cohort.frozen] for name, modality in cohort.modalities.items()},
         [
@@ -151,6 +153,8 @@ def conditions(cfg: Settings, cohort: Cohort, ranks: int) -> str:
             cores(),
         ],
     ]
+    if declared := phases.identity(values):  # there was no such key
+        decisive.append(declared)
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -172,27 +176,38 @@ def clip_shapes(cfg: Settings, cohort: Cohort) -> dict[str, tuple[int, ...]]:
 
 
 def memory_needed(cfg: Settings, cohort: Cohort) -> tuple[float, float] | None:
-    """Bytes of weights, gradients and momenta, and of the activations of a clip; None where they can't be counted."""
+    """Bytes of weights, gradients and momenta, and of the activations of a clip, in the phase that needs most; None
+    where they can't be counted."""
+    found = [needed_in(cfg, cohort, phase) for phase in cohort.phases]
+    known = [needed for needed in found if needed is not None]
+    batch = int(cfg.data.batch_size)
+    return max(known, key=lambda needed: needed[0] + batch * needed[1]) if len(known) == len(found) else None
+
+
+def needed_in(cfg: Settings, cohort: Cohort, phase: Phase) -> tuple[float, float] | None:
+    """The same in one phase."""
     shapes, fixed, per_clip = clip_shapes(cfg, cohort), 0.0, 0.0
     share = 0.5 if precision_type(str(cfg.trainer.precision), _device(cfg)).itemsize == 2 else 1.0
     for name, peer in cohort.peers.items():
         parameters = parameter_count(peer)
-        if name in cohort.frozen:
+        if name not in phase.trains:
             fixed += 4 * parameters
             continue
         modality = cohort.modalities[name]
         frames, _, *size = shapes[modality.name]
         clip = (1, frames, modality.channels, *size)
-        kept = counted_or_none(functools.partial(kept_for_backward, peer, clip))
+        prepare = nn.Module.train if phase.whole(name) else in_phase(cohort, phase, name)
+        kept = counted_or_none(functools.partial(kept_for_backward, peer, clip, prepare))
         if kept is None:
             return None
-        fixed += 4 * STATES * parameters
+        learn = sum(value.numel() for key, value in peer.named_parameters() if phase.covers(name, key))
+        fixed += 4 * parameters + 4 * (STATES - 1) * learn
         per_clip += share * kept
     return fixed, per_clip
 
 
 def _disk(cfg: Settings, cohort: Cohort) -> str:
-    learns = sum(map(parameter_count, cohort.trained_peers.values()))
+    learns = sum(map(parameter_count, cohort.learners.values()))
     checkpoints = 4 * 2 * GENERATIONS * learns if cfg.callbacks.checkpoint else 0
     place = Path(cfg.paths.root).absolute()
     free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free

@@ -14,7 +14,7 @@ from mml_lightning.config.settings import Settings
 from mml_lightning.engine import flow, process, train
 from mml_lightning.engine import trainer as engine_trainer
 from mml_lightning.engine.predict import Predictor, backbone_label, load_entries
-from mml_lightning.runs import export, fingerprint, tracking
+from mml_lightning.runs import export, fingerprint, next_steps, tracking
 from mml_lightning.runs import result as runs_result
 from mml_lightning.runs.result import RunResult, nested_metrics
 from mml_lightning.training import checkpoints
@@ -24,8 +24,12 @@ from mml_lightning.utils import process as utils_process
 from mml_lightning.utils.errors import UserError
 
 
-def evaluate(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
-    """Measure `ckpt` on `split` with `views`; returns the content of result.json."""
+def evaluate(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[str, Any]:
+    """Measure `ckpt` on `split` with `views`; returns the content of result.json.
+
+    Args:
+        alone: whether it is all that was started, so that what can be done next is told in the end.
+    """
     values.check_values(cfg)
     process.set_up_process(cfg)
     if not limits.measures(cfg, "test"):
@@ -75,4 +79,6 @@ def evaluate(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
         if not result.fields["metrics"]:
             utils_process.say([f"no label of {cfg.split} is known; mml score {folder} writes submissions"])
     runs_result.say_result(result.fields)
+    if alone:
+        utils_process.say(next_steps.after_evaluation(folder, result.fields["metrics"]))
     return result.fields

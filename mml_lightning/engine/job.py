@@ -33,8 +33,11 @@ log = logging.getLogger(__name__)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object], outcome: JobOutcome) -> None:
-    """Do one job; a failure is logged, noted in `outcome`, and leaves the other jobs of a sweep alone."""
+def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object], outcome: JobOutcome) -> float | None:
+    """Do one job; a failure is logged, noted in `outcome`, and leaves the other jobs of a sweep alone.
+
+    Returns the monitored metric of a training run; None of anything else, and of a job that failed.
+    """
     quieten_libraries()
     overrides = _typed()
     folder = Path(config.paths.output_dir)
@@ -46,7 +49,7 @@ def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object], out
         cfg = settings_of(config)
         values.check_job(cfg)
         with LISTENER.listen(), alone(folder):
-            do(cfg, overrides)
+            return _objective(do(cfg, overrides))
     except Preempted as error:
         failed = error
         log.warning("%s; %s", error, hint)
@@ -81,6 +84,12 @@ def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object], out
             result.record_failure(cfg or folder, overrides, failed)
         elif isinstance(failed, UserError) and not isinstance(failed, InUse):
             result.discard_unstarted(folder)
+    return None
+
+
+def _objective(result: object) -> float | None:
+    told = result.get("monitored") if isinstance(result, dict) else None
+    return float(told["value"]) if told and told["value"] is not None else None
 
 
 def _typed() -> list[str]:

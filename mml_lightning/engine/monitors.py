@@ -37,6 +37,12 @@ class Monitors:
     callbacks: Mapping[str, Mapping[str, Any]]
     told: tuple[str, ...]
 
+    def measured(self, *metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """The objective for `result.json`; its value is that of the first `metrics` that have it, null where none
+        does."""
+        found = next((float(one[self.objective.metric]) for one in metrics if self.objective.metric in one), None)
+        return {"metric": self.objective.metric, "mode": self.objective.mode, "value": found}
+
 
 def settle(cfg: Settings, cohort: Cohort, data: Dataset) -> Monitors:
     """Every metric that is monitored, where none is named the first of val.

@@ -1,4 +1,4 @@
-"""Ten lines that say what a run will do, before it does it."""
+"""What a run will do, a line per noun, before it does it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ import torch
 from mml_lightning.config import backbones, limits
 from mml_lightning.config.settings import Settings
 from mml_lightning.config.training import batch_norm_settings
+from mml_lightning.data.records import chance
 from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import Dataset
 from mml_lightning.objectives import drawing
-from mml_lightning.objectives.graph import Objective
 from mml_lightning.sampling import independent
+from mml_lightning.training.phases import Phase
+from mml_lightning.training.phases import describe as describe_phase
 from mml_lightning.utils.progress import counted
 
 
 def describe(
     cfg: Settings,
     data: Dataset,
-    objective: Objective,
+    phases: Sequence[Phase],
     parameters: Mapping[str, int],
     provenance: Mapping[str, Mapping[str, Any]],
     computed: str = "",
@@ -37,10 +39,11 @@ def describe(
     """
     lines = {
         "run": f"{cfg.name}, seed {cfg.seed}",
-        "graph": drawing.one_line(objective),
+        **_graphs(phases),
         "peers": ", ".join(f"{p} ({n / 1e6:.2f} M, {_origin(provenance[p])})" for p, n in parameters.items()),
         "backbone": ", ".join(filter(None, (backbones.label(cfg), batch_norm_settings(cfg).describe()))),
         "data": _data(cfg, data),
+        "chance": chance.describe(data),
         "sample": _sample(cfg),
         "training": _training(cfg, len(data.splits["train"])),
         "views": _views(cfg),
@@ -52,7 +55,17 @@ def describe(
         lines["monitors"] = "; ".join(monitored)
     if limited:
         lines["limited"] = f"{', '.join(limited)}: a trial, whose networks stay in its own directory"
-    return [f"{key:<9} {value}" for key, value in lines.items()]
+    return [f"{key:<9} {value}" for key, value in lines.items() if value]
+
+
+def _graphs(phases: Sequence[Phase]) -> dict[str, str]:
+    """Who learns from whom, in each phase."""
+    if not phases[0].name:
+        return {"graph": drawing.one_line(phases[0].objective)}
+    return {
+        f"phase {number}": f"{describe_phase(phase)}; {drawing.one_line(phase.objective)}"
+        for number, phase in enumerate(phases, start=1)
+    }
 
 
 def _data(cfg: Settings, data: Dataset) -> str:
@@ -83,6 +96,8 @@ def _training(cfg: Settings, videos: int) -> str:
     batch = f"{length} x {counted(steps, 'step')} of {cfg.data.batch_size} videos"
     clip = cfg.optimizer.clip_norm
     norm = "not clipped" if clip is None else f"gradient norm of a peer <= {clip:g}"
+    if cfg.phases:
+        return f"{batch}, in {counted(len(cfg.phases), 'phase')}"
     return f"{batch}; lr {cfg.optimizer.lr:g}, {norm}"
 
 

@@ -18,14 +18,17 @@ from mml_lightning.config import data as config_data
 from mml_lightning.config import limits, training, values
 from mml_lightning.config import peers as config_peers
 from mml_lightning.config.settings import Settings
+from mml_lightning.data.flow.cache import FlowCache
 from mml_lightning.data.loading.dataset import ClipDataset
+from mml_lightning.data.records.chance import chances
 from mml_lightning.data.records.records import Dataset
-from mml_lightning.engine import cost, plan
+from mml_lightning.engine import cost, plan, recipe
 from mml_lightning.engine.flow import flow_filler
 from mml_lightning.engine.monitors import settle
 from mml_lightning.engine.process import set_up_process
 from mml_lightning.engine.trainer import make_trainer, training_callbacks
-from mml_lightning.runs import export, manifest, resume, tracking
+from mml_lightning.modalities import Modality
+from mml_lightning.runs import export, manifest, next_steps, resume, tracking
 from mml_lightning.runs import fingerprint as runs_fingerprint
 from mml_lightning.runs.lineage import Lineage
 from mml_lightning.runs.result import RunResult, nested_metrics, say_result
@@ -50,12 +53,16 @@ from mml_lightning.utils.process import say
 log = logging.getLogger(__name__)
 
 
-def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
+def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[str, Any]:
     """Train one stage, measure it, export its peers; returns the content of result.json.
 
     Everything that can be known to be wrong is said before anything is written.
+
+    Args:
+        alone: whether it is all that was started, so that what can be done next is told in the end.
     """
     values.check_values(cfg)
+    recipe.warn_of_toy(cfg)
     set_up_process(cfg)
     specs = config_peers.peer_specs(cfg, overrides)
     config_peers.require_origins(specs)
@@ -63,24 +70,22 @@ def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
     data = config_data.dataset(cfg)
     specs = Lineage(cfg, overrides, lambda: data).settle(specs)
     cache = config_data.flow_cache(cfg, chosen)
-    datasets = config_data.clip_datasets(cfg, data, cache, list(chosen.values()))
-    if not (cfg.test and limits.measures(cfg, "test")):
-        datasets.pop("test", None)  # its flow would be computed for nothing
+    datasets = clips_to_read(cfg, data, cache, chosen)
     nets, origins = config_peers.peers(cfg, specs, data)
     cohort = training.cohort(cfg, specs, nets, origins, data)
     computed = training.execution_settings(cfg).apply(nets)
     resumed, folder = resume.where_to_begin(cfg, overrides, data, list(nets))
     limited = limits.declared(cfg, videos := len(datasets["train"]))
+    objectives = [phase.objective for phase in cohort.phases]
     speed = measured_speed(cfg)
     monitors = settle(cfg, cohort, data)
     kept = training_callbacks(cfg, folder, data, monitors)
-    trainer = make_trainer(cfg, folder, [*kept, speed], objective=cohort.objective)
+    trainer = make_trainer(cfg, folder, [*kept, speed], objectives=objectives)
     sharing = check_shares(cfg, trainer, data, datasets)
-    say(plan.describe(cfg, data, cohort.objective, parameter_counts(nets), origins, computed, limited, monitors.told))
+    say(plan.describe(cfg, data, cohort.phases, parameter_counts(nets), origins, computed, limited, monitors.told))
     comparable = cost.conditions(cfg, cohort, sharing)
     if is_first_rank():  # it measures the first device
-        lines = cost.describe(cfg, cohort, videos, sharing, comparable)
-        say([f"{key:<9} {line}" for key, line in lines])
+        say([f"{key:<9} {line}" for key, line in cost.describe(cfg, cohort, videos, sharing, comparable)])
     with open_result(cfg, overrides, data, cohort, origins, resumed) as result:
         if is_first_rank():
             manifest.write(cfg, result.fields)
@@ -94,9 +99,11 @@ def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             **steered,
+            "monitored": monitors.measured(metrics, trainer.callback_metrics),
             "limited": [*limited, *limits.measured(cfg, measured["measured"], measured["unreadable"])],
             "clips_per_s": speed.per_second(),
             "skipped_steps": nonfinite_gradients.skipped(trainer),
+            **declared_phases(cohort),
             "speed": told and told | {"conditions": comparable},
             "metrics": nested_metrics(metrics),
             **measured,
@@ -106,16 +113,44 @@ def stage(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
             leave(cfg, cohort, data, origins, result, limited)
         with ranks.blamed():
             trainer.strategy.barrier("export")
-    say_result(result.fields)
-    if result.fields["speed"]:
-        say([f"speed {advice.describe(result.fields['speed'], config_data.cheap(cfg))}"])
+    conclude(cfg, folder, data, result.fields, alone)
     return result.fields
+
+
+def clips_to_read(
+    cfg: Settings, data: Dataset, cache: FlowCache | None, chosen: Mapping[str, Modality]
+) -> dict[str, ClipDataset]:
+    """The splits that this run looks at."""
+    datasets = config_data.clip_datasets(cfg, data, cache, list(chosen.values()))
+    if not (cfg.test and limits.measures(cfg, "test")):
+        datasets.pop("test", None)  # its flow would be computed for nothing
+    return datasets
+
+
+def declared_phases(cohort: Cohort) -> dict[str, Any]:
+    """For `result.json`: the phases of a stage that declares some."""
+    told = [
+        {"name": one.name, "first_epoch": one.first, "epochs": one.epochs, "train": list(one.words)}
+        for one in cohort.phases
+    ]
+    return {"phases": told} if cohort.phases[0].name else {}
 
 
 def measured_speed(cfg: Settings) -> Throughput:
     """What measures the speed of the training."""
     shown = (cfg.callbacks.speed_every_steps, bool(cfg.callbacks.epoch_lines))
     return Throughput(cfg.data.batch_size, int(cfg.data.workers), *shown)
+
+
+def conclude(cfg: Settings, folder: Path, data: Dataset, fields: Mapping[str, Any], alone: bool) -> None:
+    """The last lines of a run: its numbers and its speed; where its networks are and what can be typed next if it is
+    `alone`."""
+    say_result(fields)
+    if fields["speed"]:
+        say([f"speed {advice.describe(fields['speed'], config_data.cheap(cfg))}"])
+    if alone:
+        weights = sorted((folder / "peers").glob("*.pt"))
+        say(next_steps.after_training(cfg, folder, weights, chances(data), fields["metrics"]))
 
 
 def leave(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint, ProgressBar, TQDMProgressBar
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from mml_lightning.config import lightning_nodes, limits, training
@@ -22,13 +22,13 @@ from mml_lightning.training.best_checkpoint import BestCheckpoint
 from mml_lightning.training.broadcast_buffers import SharedBuffers
 from mml_lightning.training.checkpoints import FOLDER, CheckpointFiles, Checkpoints
 from mml_lightning.training.console import EpochLines, ReadersTold
+from mml_lightning.training.progress_bar import TrainingBar
 from mml_lightning.training.quarantine import Quarantine
 from mml_lightning.training.stall_watchdog import Watchdog
 from mml_lightning.training.step_log import StepLog
 from mml_lightning.utils import ranks
-from mml_lightning.utils.device import uses_gpu
 from mml_lightning.utils.errors import UserError
-from mml_lightning.utils.progress import is_terminal
+from mml_lightning.utils.terminal import is_terminal
 
 
 def training_callbacks(
@@ -61,21 +61,21 @@ def make_trainer(
     folder: Path,
     callbacks: Sequence[pl.Callback],
     job_type: str | None = None,
-    objective: Objective | None = None,
+    objectives: Sequence[Objective] = (),
 ) -> pl.Trainer:
     """The trainer of a job; writes nothing.
 
     Args:
-        objective: of a training run, for `placement`.
+        objectives: of the phases of a training run, for `placement`.
 
     Raises:
         UserError: this machine does not have what `trainer` asks for, or a value is unknown.
     """
     ours = ("num_threads", "validations", "limit_epochs")
     settings = {k: v for k, v in cfg.plain("trainer").items() if v is not None and k not in ours}
-    if objective is not None:
+    if objectives:
         where = (cfg.trainer.devices, cfg.trainer.num_nodes)
-        placed = peer_parallel.make_strategy(cfg.placement, objective, training.batch_norm_settings(cfg), *where)
+        placed = peer_parallel.make_strategy(cfg.placement, objectives, training.batch_norm_settings(cfg), *where)
         settings |= {"strategy": placed} if placed is not None else {}
     epochs = limits.epochs(cfg)
     bar = is_terminal(sys.stdout) if cfg.callbacks.progress_bar == "auto" else bool(cfg.callbacks.progress_bar)
@@ -86,8 +86,8 @@ def make_trainer(
         own.append(EpochLines(every=None if bar else 30.0))
     if given := [one for one in callbacks if isinstance(one, ProgressBar)]:
         bar = True
-    if bar and not given:  # it reads the loss, for which a GPU stands still
-        own.append(TQDMProgressBar(refresh_rate=10 if uses_gpu(cfg.trainer.accelerator) else 1))
+    if bar and not given:
+        own.append(TrainingBar())
     try:
         trainer = pl.Trainer(
             max_epochs=epochs,
@@ -106,6 +106,8 @@ def make_trainer(
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from None
+    if len(objectives) > 1 and not lightning_internals.renews_optimizers(trainer.strategy):
+        raise UserError(f"trainer.strategy={cfg.trainer.strategy} can't go over to another phase: use auto or ddp")
     if lightning_internals.hand_ranks_to(ranks.CHILDREN, trainer):
         ranks.end_with_the_first()
     return trainer

@@ -6,7 +6,8 @@ knowledge flows. Frozen peers have dashed outlines. The same graph is always the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -17,6 +18,8 @@ from mml_lightning.objectives.lessons import default_options
 BOX, GAP, PORT, LANE, CHAR = 120, 26, 26, 18, 6.6
 COLOURS = ("one", "two", "three", "four")
 LEFT, LABELS, FIRST = 16, 84, 210  # margin, width of the labels' box, left edge of the peers' boxes
+HEADING = 34  # height of the line above one of several graphs
+SIZE = re.compile(r'width="(?P<width>\d+)" height="(?P<height>\d+)"')
 
 _STYLE = """
 .lessons { font: 14px system-ui, sans-serif; --ink: #24292f; --paper: #ffffff; --box: #f3f6fb; --edge: #6e7781;
@@ -94,6 +97,26 @@ def svg(objective: Objective, about: Mapping[str, str] | None = None) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" class="lessons" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" role="img"><title>{title}</title>\n<style>\n{_STYLE}\n</style>\n'
         f'<rect class="ground" width="{width}" height="{height}"/>\n' + "\n".join(filter(None, body)) + "\n</svg>\n"
+    )
+
+
+def stacked(drawn: Sequence[tuple[str, str]]) -> str:
+    """Several graphs below each other as one <svg> element.
+
+    Args:
+        drawn: a heading of each, and what :func:`svg` made of it.
+    """
+    width, y, body = 0, 0, []
+    for heading, picture in drawn:
+        size = SIZE.search(picture)
+        assert size is not None
+        body.append(f'<text x="{LEFT}" y="{y + HEADING - 8}">{escape(heading)}</text>')
+        body.append(picture.replace("<svg ", f'<svg y="{y + HEADING}" ', 1).strip())
+        width, y = max(width, int(size["width"])), y + HEADING + int(size["height"])
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="lessons" width="{width}" height="{y}" '
+        f'viewBox="0 0 {width} {y}" role="img">\n<style>\n{_STYLE}\n</style>\n'
+        f'<rect class="ground" width="{width}" height="{y}"/>\n' + "\n".join(body) + "\n</svg>\n"
     )
 
 

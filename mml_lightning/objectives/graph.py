@@ -82,6 +82,16 @@ class Edge:
         return f"{self.lesson.replace('.', '_')}_{self.site}_from_{'_'.join(self.teachers)}"
 
     @property
+    def needs_features(self) -> bool:
+        """Whether the lesson compares more than logits."""
+        silent = SimpleNamespace(logits={"": torch.zeros(2, 3)}, features={})
+        try:
+            self({name: silent for name in self.peers}, "", torch.zeros(2, dtype=torch.int64))
+        except KeyError:
+            return True
+        return False
+
+    @property
     def peers(self) -> frozenset[str]:
         """Student and teachers."""
         return frozenset((self.student, *self.teachers))

@@ -309,7 +309,7 @@ def exported(cfg: Settings, specs: Sequence[peers.PeerSpec]) -> list[Path]:
     Raises:
         UserError: the lesson graph does not fit the peers.
     """
-    frozen = objective.objective(cfg, [spec.name for spec in specs]).frozen
+    frozen = objective.never_trained(cfg, [spec.name for spec in specs])
     return [zoo_folder(cfg, spec.modality.name) / f"{spec.name}.pt" for spec in specs if spec.name not in frozen]
 
 

@@ -15,13 +15,15 @@ from mml_lightning import report
 from mml_lightning.config import compose, data
 from mml_lightning.config.settings import Settings
 from mml_lightning.config.values import check_values
+from mml_lightning.engine.recipe import warn_of_toy
 from mml_lightning.pipelines import process_pool, reuse
 from mml_lightning.pipelines.plan import PlannedRun, plan_runs, require_origins, seeds_of
 from mml_lightning.pipelines.progress import BLOCKED, DONE, FAILED, REUSED, RUNNING, WAITING, PipelineState, duration
 from mml_lightning.pipelines.reuse import Reuse
+from mml_lightning.runs import next_steps, tracking
 from mml_lightning.runs import result as runs_result
-from mml_lightning.runs import tracking
 from mml_lightning.runs.result import RunResult, describe_error
+from mml_lightning.utils import terminal
 from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import RunsFailed, UserError
 from mml_lightning.utils.plain_text import VisibleFormatter
@@ -33,6 +35,7 @@ from mml_lightning.zoo.entries import homes
 log = logging.getLogger(__name__)
 
 LOG = "train.log"
+LINE = terminal.WIDTH - len("[12:00:00] ")
 QUIET = 6  # from so many runs on, what a run says is in its own log only
 
 
@@ -46,13 +49,14 @@ def pipeline(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
         RunsFailed: some runs failed; all that could go on without them has been done.
     """
     check_values(cfg)
+    warn_of_toy(cfg)
     root = Path(cfg.paths.output_dir)
     runs = plan_runs(cfg, overrides)
     known = Reuse()
     check(runs, known)
     state = PipelineState(runs, jobs_of(cfg), reuse.pace(runs[0].cfg), told_to_tables(cfg))
     before = foresee(state, known)
-    say([*plan_lines(cfg, state), "", *state.table().splitlines(), ""])
+    say([*plan_lines(cfg, state), "", *terminal.plain(state.table(), LINE).splitlines(), ""])
     if cfg.pipeline.dry:
         runs_result.discard_unstarted(root)
         return {}
@@ -68,7 +72,19 @@ def pipeline(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
             tell(root, state)
             if cfg.logger.wandb:
                 report.log_finished(root, report.Place(cfg.logger.project, cfg.logger.entity, cfg.logger.mode))
+    say(closing(cfg, root, state))
     return parent.fields
+
+
+def closing(cfg: Settings, root: Path, state: PipelineState) -> list[str]:
+    """Where the networks of the last training run are, and what can be typed next."""
+    trained = [planned for planned in state.runs if not planned.views]
+    if not trained:
+        return []
+    last = trained[-1].folder
+    places = homes(told) if (told := read_result(last) or {}).get("reused") else [last / "peers"]
+    weights = sorted(file for place in places for file in place.glob("*.pt"))
+    return next_steps.after_pipeline(cfg, root, last, weights)
 
 
 def told_to_tables(cfg: Settings) -> dict[str, Any]:
@@ -225,7 +241,7 @@ def do_run(cfg: Settings, overrides: list[str]) -> None:
         try:
             from mml_lightning.engine import evaluate, train  # they import Lightning, which a plan does not need
 
-            (evaluate.evaluate if cfg.measures_only else train.stage)(cfg, overrides)
+            (evaluate.evaluate if cfg.measures_only else train.stage)(cfg, overrides, alone=False)
         except BaseException as error:
             failed = error
             runs_result.record_failure(cfg, overrides, error)
@@ -256,10 +272,11 @@ def tell(root: Path, state: PipelineState) -> None:
     table = report.write(root)
     filled = report.write_filled(root)
     for one in filled:
-        log.info("table     %s\n\n%s", root / f"{one.layout.name}.md", report.filled_markdown(one))
+        log.info("table     %s\n\n%s", root / f"{one.layout.name}.md", terminal.plain(report.filled_markdown(one)))
     if not filled:
         compared = report.write_differences(root, report.collect(root))
-        log.info("table     %s\n\n%s\n%s", root / "table.md", report.markdown(table), compared)
+        told = terminal.plain(f"{report.markdown(table)}\n{compared}")
+        log.info("table     %s\n\n%s", root / "table.md", told)
 
 
 def complain(root: Path, state: PipelineState) -> None:

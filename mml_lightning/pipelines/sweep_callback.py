@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
 from mml_lightning.config.compose import sweep_of
+from mml_lightning.utils import terminal
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,9 @@ class SweepTable(Callback):
             report.log_finished(folder, report.Place(logger.project, logger.entity, logger.mode))
         file = folder / "table.md"
         if file.is_file():
-            print(f"\n{file.read_text(encoding='utf-8')}\n{file}")
+            print()
+            terminal.show(file.read_text(encoding="utf-8"))
+            print(f"\nwrote {file}, .csv, .json and .html")
 
 
 def _write(folder: Path) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mml_lightning.report.collect import Run, keys, value
+from mml_lightning.report.markdown import pipes
 from mml_lightning.report.rows import Group, group
 from mml_lightning.report.statistics import Estimate, estimate
+from mml_lightning.utils import terminal
 from mml_lightning.utils.errors import UserError
 
 Side = str | Callable[[Group], bool]
@@ -32,9 +34,9 @@ class Pairs:
 
     def __str__(self) -> str:
         lines = [f"{self.metric}: A - B over equal seeds", f"  A  {self.a}", f"  B  {self.b}"]
-        lines.append("  seed         A         B     A - B")
-        for seed, x, y in zip(self.seeds, self.a_values, self.b_values, strict=True):
-            lines.append(f"  {seed:>4} {x:9.3f} {y:9.3f} {x - y:+9.3f}")
+        columns = zip(self.seeds, self.a_values, self.b_values, strict=True)
+        rows = [[str(seed), f"{x:.3f}", f"{y:.3f}", f"{x - y:+.3f}"] for seed, x, y in columns]
+        lines += terminal.plain(pipes([["seed", "A", "B", "A - B"], *rows])).splitlines()
         found = self.difference
         if found.ci95 is None:
             return "\n".join([*lines, f"  mean {found.mean:+.3f}; one seed gives no interval"])

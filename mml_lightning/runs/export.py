@@ -58,6 +58,7 @@ def export(
                 "planned_epochs": cfg.schedule.epochs,
                 **_weights(cfg, result.fields),
                 "limited": list(made["limited"]),
+                **({"phases": result.fields["phases"]} if "phases" in result.fields else {}),
                 "recipe": made["recipe"],
                 "run_dir": str(folder),
                 "sampling": cfg.plain("sampling"),

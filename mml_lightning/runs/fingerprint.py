@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mml_lightning.config import backbones, targets
+from mml_lightning.config import backbones, phases, targets
 from mml_lightning.config.key_roles import (
     COSMETIC_DATA,
     COSMETIC_KEYS,
@@ -163,6 +163,10 @@ def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("repeat", "sources"):  # as all runs were when there were no such keys
         if not kept.get(key):
             kept.pop(key, None)
+    if declared := phases.identity(kept):
+        kept["phases"] = declared
+    else:  # as all runs were when there was no such key
+        kept.pop("phases", None)
     if kept["trainer"].get("limit_epochs") is None:  # as all runs were when there was no such key
         kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key != "limit_epochs"}
     if (kept.get("checkpoint") or {}).get("export") != "best":  # what is kept beside the last weights changes none

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mml_lightning.config.key_roles import RESUMABLE_KEYS
+from mml_lightning.config import phases
+from mml_lightning.config.key_roles import LENGTH_OF_PHASE, RESUMABLE_KEYS
 from mml_lightning.config.revisions import revisions
 from mml_lightning.config.settings import Settings
 from mml_lightning.data import check
@@ -81,6 +83,7 @@ def find_checkpoint(cfg: Settings, overrides: Sequence[str], data: Dataset, peer
     elif told.get("status") == RUNNING and told.get("process"):
         log.warning("%s says that it is running on %s; two at a time spoil it", folder, told["process"].get("host"))
     described = content["hyper_parameters"]
+    refuse_other_phases(described, int(content.get("phase", {}).get("number", 0)), cfg)
     differ = differences(described, cfg, overrides, peers) + data_differences(described, folder, cfg, data)
     if differ and not cfg.resume_force:
         more = f", and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
@@ -107,9 +110,41 @@ def changed(history: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def schedule_differences(described: Mapping[str, Any], cfg: Settings) -> list[str]:
     """Another schedule than the checkpoint was trained with, in words."""
-    then, here = (flat({"schedule": values["schedule"]}) for values in (described["config"], cfg.plain()))
-    keys = (key for key in sorted({*then, *here}) if then.get(key) != here.get(key))
+    then, here = (
+        flat({"schedule": values["schedule"], "phases": phases.identity(values)})
+        for values in (described["config"], cfg.plain())
+    )
+    found = sorted(key for key in {*then, *here} if then.get(key) != here.get(key))
+    keys = (key for key in found if key.startswith("schedule.") or LENGTH_OF_PHASE.match(key))
     return [f"{key} was {then.get(key)} and is {here.get(key)} now" for key in keys]
+
+
+def refuse_other_phases(described: Mapping[str, Any], number: int, cfg: Settings) -> None:
+    """Args:
+        number: of the phase that the checkpoint was written in.
+
+    Raises:
+        UserError: a phase that has begun would be another one, or have begun at another time: the checkpoint has the
+            optimiser of that one, which nothing can force.
+    """
+    then, here = (_begun(phases.identity(values), number) for values in (described["config"], cfg.plain()))
+    if then != here:
+        raise UserError(
+            f"resume continues the same run, but its phases until then were {_told(then)} and are {_told(here)} now: "
+            "set phases.<n>.epochs to what they were, or start a new run with init=<run directory>/peers/<peer>.pt"
+        )
+
+
+def _begun(declared: Mapping[str, Mapping[str, Any]], number: int) -> list[tuple[Any, ...]]:
+    """Name, parts and first epoch of the phases up to one."""
+    known = list(declared.values())[: number + 1]
+    starts = itertools.accumulate((phase["epochs"] for phase in known[:-1]), initial=1)
+    return [(phase["name"], phase.get("train"), start) for phase, start in zip(known, starts, strict=False)]
+
+
+def _told(begun: Sequence[tuple[Any, ...]]) -> str:
+    words = (f"{name} from epoch {start} ({', '.join(train or ['all'])})" for name, train, start in begun)
+    return ", ".join(words) or "none"
 
 
 def differences(
@@ -136,10 +171,15 @@ def differences(
     found = []
     for key in sorted({*then, *here}):
         new = key not in then and not any(key == word or key.startswith(f"{word}.") for word in typed)
-        if new or then.get(key) == here.get(key) or any(key == k or key.startswith(f"{k}.") for k in RESUMABLE_KEYS):
+        if new or then.get(key) == here.get(key) or _resumable(key):
             continue
         found.append(f"{key} was {then.get(key)} and is {here.get(key)} now")
     return found
+
+
+def _resumable(key: str) -> bool:
+    kept = any(key == k or key.startswith(f"{k}.") for k in RESUMABLE_KEYS)
+    return kept or LENGTH_OF_PHASE.match(key) is not None
 
 
 def data_differences(described: Mapping[str, Any], folder: Path, cfg: Settings, data: Dataset) -> list[str]:

@@ -16,6 +16,9 @@ SMALL = 0.05  # share of the arithmetic: below it a device does little but begin
 WORTH = 1.2  # times as fast: what is less is not advised
 CROWDED = 0.25  # share of the cores that other processes had: with more, times tell about them
 MEASURE = "mml bench data tells what a pack would gain"
+NETWORKS = (
+    "the networks are the bottleneck: a smaller transforms.output, fewer sampling.num_segments or a faster device"
+)
 FLOAT32, BFLOAT16 = "trainer.precision=32-true", "trainer.precision=bf16-mixed"
 
 
@@ -60,13 +63,18 @@ def describe(speed: Mapping[str, Any], cheap: bool = False) -> str:
     Args:
         cheap: see :class:`Seen`.
     """
-    share = "" if speed["mfu"] is None else f", {speed['mfu']:.0%} of the arithmetic that this device reaches"
+    share = "" if speed["mfu"] is None else f", MFU {speed['mfu']:.0%}"
     numbers = f"{speed['clips_per_s']:g} clips/s{share}, {speed['data_wait']:.0%} of the time waiting for data"
-    return f"{numbers}; {bottleneck(of_speed(speed, cheap))}"
+    return "; ".join(filter(None, (numbers, remark(of_speed(speed, cheap)))))
 
 
 def bottleneck(seen: Seen) -> str:
-    """One sentence."""
+    """One sentence on what limits the speed, if it is only the networks."""
+    return remark(seen) or NETWORKS
+
+
+def remark(seen: Seen) -> str:
+    """One sentence where there is a bottleneck that a switch would widen, or numbers are not to be trusted; else ""."""
     if told := emulated(seen.precision, seen.gain):
         return told
     if seen.others > CROWDED:
@@ -83,9 +91,7 @@ def bottleneck(seen: Seen) -> str:
             f"arithmetic in float32 is the bottleneck: {BFLOAT16}, whose convolutions are {seen.gain:.1f} times as "
             f"fast on this device, would make a step {times:.1f} times as fast or more"
         )
-    return (
-        "the networks are the bottleneck: a smaller transforms.output, fewer sampling.num_segments or a faster device"
-    )
+    return ""
 
 
 def halved(seen: Seen) -> float:
@@ -112,10 +118,8 @@ def waiting(seen: Seen) -> str:
     """Words if training waits long for data, with the workers that would keep up where cores are left for them; "" if
     it does not wait long."""
     wait, now = _waited(seen), seen.workers
-    if seen.data_wait <= WAITING:
+    if wait <= WAITING:  # workers keep up, whatever the first batch of a short epoch takes
         return ""
-    if wait <= WAITING:
-        return "workers keep up but for the first batch of each epoch, and epochs are short: more videos in each"
     reads = f"reading takes {wait:.0%} of the time, in turn with computing"
     head = "reading data is the bottleneck" if now or wait > 0.5 else reads
     pack = "" if seen.cheap else f"; {MEASURE}"

@@ -141,7 +141,7 @@ class GroupedNorms(pl.Callback):
         group: Any = None
         if 1 < ranks < trainer.world_size:
             group, _ = torch.distributed.new_subgroups(group_size=ranks)
-        for name, peer in pl_module.trained_peers.items():
+        for name, peer in pl_module.learners.items():
             if ranks > 1:
                 pl_module.peers[name] = nn.SyncBatchNorm.convert_sync_batchnorm(peer, group)
             elif self.settings.group_size not in (None, self.batch_size // trainer.world_size):

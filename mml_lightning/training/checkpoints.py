@@ -105,7 +105,7 @@ def _size(value: Any) -> int:
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
     inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return sum(_size(item) for item in inside)
+    return sum(_size(item) for item in inside if isinstance(item, torch.Tensor | Mapping | list | tuple))
 
 
 def _not_plain(value: Any) -> str | None:
@@ -352,7 +352,7 @@ def random_state() -> dict[str, Any]:
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()
     state = {
-        "python": [version, list(words), gauss],
+        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],  # one object instead of hundreds
         "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
     }
@@ -363,7 +363,8 @@ def random_state() -> dict[str, Any]:
 
 def set_random_state(state: Mapping[str, Any]) -> None:
     version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
+    # earlier checkpoints have a list
+    random.setstate((version, tuple(words.tolist() if torch.is_tensor(words) else words), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])

@@ -9,8 +9,7 @@ does not depend on who trains beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from mml_lightning.backbones.batch_norm import freeze_batch_norm
 from mml_lightning.backbones.peer import Peer, PeerOutput
 from mml_lightning.data.loading.presence import Counter, Presence, reached, spread
 from mml_lightning.evaluation.metrics import DEFAULT, FUSED, Scoring
@@ -27,55 +25,16 @@ from mml_lightning.fusion.fuse import Fusion, present_as_gate
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective, Part, total
 from mml_lightning.training import lightning_internals
+from mml_lightning.training import phases as training_phases
 from mml_lightning.training.accuracy import accuracies
 from mml_lightning.training.epoch_means import Means
-from mml_lightning.training.parameter_groups import parameter_groups, slowfast_parameter_groups, tsn_parameter_groups
+from mml_lightning.training.optimiser_plan import OptimiserPlan
+from mml_lightning.training.phases import Phase
 from mml_lightning.training.placement import one_peer
 from mml_lightning.utils.async_copy import HostCopy
 from mml_lightning.utils.seeds import keyed_seed
 
 Batch = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class OptimiserPlan:
-    """How the peers are optimised.
-
-    Args:
-        optimizer: parameter groups -> optimiser.
-        groups: "tsn" (biases twice as fast and not decayed, a new head five times faster), "slowfast" (norms not
-            decayed) or "plain" (norms and biases not decayed).
-        lr, weight_decay: base values of the groups.
-        clip_norm: largest gradient norm of one peer; None for no clipping.
-        fresh_heads: peers whose head is new, which the TSN rule lets learn five times faster (MML turns it off for
-            heads carried over from an earlier stage).
-        fast_stems: peers whose first convolution learns as fast as a new head (TSM's rule for flow; MML dropped it).
-        factor: epoch -> learning-rate factor.
-        epochs: length of the run.
-        interval: the factor is taken once per "epoch" (TSM, MML) or per "step", with fractional epochs.
-    """
-
-    optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
-    groups: str
-    lr: float
-    weight_decay: float
-    factor: Callable[[float], float]
-    epochs: int
-    clip_norm: float | None = None
-    fresh_heads: frozenset[str] = field(default_factory=frozenset)
-    fast_stems: frozenset[str] = field(default_factory=frozenset)
-    interval: str = "epoch"
-
-    def parameter_groups(self, peer: str, net: nn.Module) -> list[dict[str, Any]]:
-        """The groups of one peer, named `<peer>/<group>`."""
-        if self.groups == "tsn":
-            head, stem = peer in self.fresh_heads, peer in self.fast_stems
-            groups = tsn_parameter_groups(net, self.lr, self.weight_decay, fc_lr5=head, flow_stem_lr5=stem)
-        elif self.groups == "slowfast":
-            groups = slowfast_parameter_groups(net, self.lr, self.weight_decay)
-        else:
-            groups = parameter_groups(net, self.lr, self.weight_decay)
-        return [group | {"name": f"{peer}/{group['name']}"} for group in groups]
 
 
 class Cohort(pl.LightningModule):
@@ -97,6 +56,7 @@ class Cohort(pl.LightningModule):
         max_views: largest number of views of one forward pass in evaluation; None for a batch at once.
         test_name: first word of the metrics of `trainer.test`.
         fusion: how the peers' logits become one more output that is measured, "fused"; None for none.
+        phases: in order, the first with this objective and plan; none: one phase, which trains whatever learns.
     """
 
     def __init__(
@@ -116,16 +76,16 @@ class Cohort(pl.LightningModule):
         test_name: str = "test",
         max_views: int | None = None,
         fusion: Fusion | None = None,
+        phases: Sequence[Phase] = (),
     ) -> None:
         super().__init__()
         self.save_hyperparameters(dict(description or {}))
         self.peers = nn.ModuleDict(peers)
         self.modalities = dict(modalities)
-        self.objective = objective
-        self.plan = plan
+        self.phases = tuple(phases) or (training_phases.one_phase(objective, plan),)
         self.ids = ids
         self.multi_label = dict(multi_label)
-        self.frozen = objective.frozen  # they teach only: eval mode, no gradient, not in the optimiser
+        self.frozen = training_phases.never_trained(self.phases, peers)  # they teach only
         self.freeze_bn = freeze_bn
         self.scoring = scoring
         self.classes = dict(classes or {})
@@ -143,23 +103,40 @@ class Cohort(pl.LightningModule):
         self._loss: HostCopy | None = None  # of a step that is a row of the log
         self.trained = False  # in this process
         self.validated_at: int | None = None  # step of the last whole validation
-        for name in self.frozen:
-            self.peers[name].requires_grad_(False)
-        for name in objective.headed:
-            peers[name].stop_gradient_at_heads()
+        self.learnable = training_phases.learnable(self.peers)
+        self.enter(self.phases[0])
+
+    def enter(self, phase: Phase) -> None:
+        """Go over to a phase: what learns, from whom and how. A trainer's optimiser is its own: see `_keep_phase`."""
+        self.phase, self.objective, self.plan = phase, phase.objective, phase.plan
+        self._counter = None
+        phase.set_gradients(self.peers, self.learnable)
+        for name, peer in self.peers.items():
+            if isinstance(peer, Peer):
+                peer.stop_gradient_at_heads(name in self.objective.headed)
         self.set_modes()
+
+    def _keep_phase(self) -> None:
+        """Go over to the phase of this epoch, with an optimiser and a schedule of its own."""
+        due = training_phases.phase_of(self.phases, self.current_epoch)
+        if due is not self.phase:
+            self.enter(due)
+            lightning_internals.renew_optimizer(self.trainer)
+            training_phases.say(self.phases, due)
 
     @property
     def trained_peers(self) -> dict[str, Any]:
-        """The peers that learn, by name; the others teach only."""
+        """The peers that learn in this phase, by name; the others teach only, and those `frozen` in all phases."""
+        return {name: peer for name, peer in self.peers.items() if name in self.phase.trains}
+
+    @property
+    def learners(self) -> dict[str, Any]:
+        """The peers that learn in some phase, by name."""
         return {name: peer for name, peer in self.peers.items() if name not in self.frozen}
 
     def set_modes(self) -> None:
         """Training modes of the peers. Lightning does not call `train()` when fit starts: the epoch hook calls this."""
-        for name, peer in self.peers.items():
-            peer.train(name not in self.frozen)
-        for peer in self.trained_peers.values():
-            freeze_batch_norm(peer, self.freeze_bn)
+        self.phase.set_modes(self.peers, self.freeze_bn)
 
     def forward(self, clips: Mapping[str, Tensor]) -> dict[str, PeerOutput]:
         """uint8 clips {modality: [B, T, C, H, W]} -> {peer: PeerOutput}; normalised here, on the device."""
@@ -179,7 +156,7 @@ class Cohort(pl.LightningModule):
         }
         if strategy is not None:
             outputs = strategy.exchange(outputs[strategy.own])
-        epoch = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
+        epoch = self.current_epoch - self.phase.first + batch_idx / max(1, int(self.trainer.num_training_batches))
         parts = self.objective.parts(outputs, batch["target"], seen, epoch)
         terms = self.objective.summed(parts, presence.weight if presence is not None else None)
         loss = total(terms)
@@ -205,7 +182,7 @@ class Cohort(pl.LightningModule):
                 return PeerOutput({head: blank.expand(-1, k) for head, k in peer.num_classes.items()}, {})
             clips = clips[rows]
         self._seed_forward(name, batch_idx)
-        with torch.set_grad_enabled(name not in self.frozen):
+        with torch.set_grad_enabled(name in self.phase.trains):
             output: PeerOutput = peer.project(peer(modality(clips).to(self.dtype)))
         if seen is None:
             return output
@@ -245,11 +222,13 @@ class Cohort(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self.trained = True
-        self.set_modes()  # an epoch that is continued does not start
+        self._keep_phase()  # an epoch that is continued does not start
+        self.set_modes()
         if self.means.sums and self.trainer.is_last_batch:  # all that is left of it is its validation
             self._log_means()
 
     def on_train_epoch_start(self) -> None:
+        self._keep_phase()
         self.set_modes()
         self.means.reset()
 
@@ -293,7 +272,7 @@ class Cohort(pl.LightningModule):
         self.log_dict(self._epoch, on_step=False, on_epoch=True, batch_size=1, logger=False)
 
     def _write_row(self, values: Mapping[str, float]) -> None:
-        row = {**values, "epoch": self.current_epoch}
+        row = {**values, "epoch": self.current_epoch, **training_phases.column(self.phases, self.phase)}
         for logger in self.loggers:
             logger.log_metrics(row, step=lightning_internals.steps_logged(self.trainer))
             logger.save()
@@ -313,11 +292,18 @@ class Cohort(pl.LightningModule):
         groups = [g for name, peer in self.trained_peers.items() for g in self.plan.parameter_groups(name, peer)]
         optimizer = self.plan.optimizer(groups)
         if self.plan.interval == "step":
-            per_epoch = max(1, int(self.trainer.estimated_stepping_batches) // self.plan.epochs)
+            per_epoch = lightning_internals.steps_per_epoch(self.trainer)
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.plan.factor(step / per_epoch))
         else:
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.plan.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.plan.interval}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint.update(training_phases.state(self.phases, self.phase))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The state of the optimiser is that of the phase that was left: it is made for it first."""
+        self.enter(training_phases.restored(self.phases, checkpoint))
 
     def rank_state(self) -> dict[str, Any]:
         """What every rank has of its own in the middle of an epoch."""
@@ -342,6 +328,8 @@ class Cohort(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._finish("val")
+        if self.trainer.state.fn == "fit":
+            self.log_dict(training_phases.column(self.phases, self.phase), sync_dist=False)
         self.validated_at = self.trainer.global_step
 
     def on_test_epoch_end(self) -> None:

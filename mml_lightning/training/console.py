@@ -16,12 +16,16 @@ from mml_lightning.utils.progress import format_duration, position
 
 log = logging.getLogger(__name__)
 
+MOST = 50  # lines of epochs, but for those that come after a long pause
+PAUSES = 50  # a pause is long that takes this part of the time so far: a few hundred lines for a run of weeks
+
 
 class EpochLines(pl.Callback):
     """One line per epoch: losses, validation accuracy of every peer, speed, time left; and one now and then in between.
+    Of more than 50 epochs only some have a line: `logs/metrics.csv` has all.
 
     Args:
-        every: seconds between the lines within an epoch or a test; None for none.
+        every: seconds between the lines within an epoch or a test, more of them the longer it lasts; None for none.
         now: the clock, in seconds.
     """
 
@@ -35,6 +39,8 @@ class EpochLines(pl.Callback):
         self.started = self.said = self.now()
         within = lightning_internals.batches_begun(trainer) if trainer.fit_loop.restarting else 0
         self.first = trainer.current_epoch + within / max(1.0, float(trainer.num_training_batches))
+        if (stride := _stride(trainer)) > 1 and trainer.is_global_zero:
+            log.info("epochs    a line for every %d epochs, all in logs/metrics.csv", stride)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -49,6 +55,8 @@ class EpochLines(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epochs, done = trainer.max_epochs or 0, trainer.current_epoch + 1
+        if not (_told(trainer, done) or self._paused()):
+            return
         per_epoch = (self.now() - self.started) / max(done - self.first, 1e-9)
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         terms = [
@@ -86,12 +94,27 @@ class EpochLines(pl.Callback):
             self._say(trainer, f"measuring  step {batch_idx + 1}/{steps:.0f}  |  {format_duration(left)} left")
 
     def _due(self) -> bool:
-        return self.every is not None and self.now() - self.said >= self.every
+        return self.every is not None and self._paused()
+
+    def _paused(self) -> bool:
+        now = self.now()
+        return now - self.said >= max(self.every or 30.0, (now - self.started) / PAUSES)
 
     def _say(self, trainer: pl.Trainer, line: str) -> None:
         self.said = self.now()
         if trainer.is_global_zero:
             log.info(line)
+
+
+def _stride(trainer: pl.Trainer) -> int:
+    return max(1, -(-(trainer.max_epochs or 0) // MOST))
+
+
+def _told(trainer: pl.Trainer, done: int) -> bool:
+    """Whether the epoch has a line: some of many, the first, the last, and the validated ones where those are few."""
+    epochs, validated = trainer.max_epochs or 0, trainer.check_val_every_n_epoch or 1
+    few = epochs <= MOST * validated and done % validated == 0
+    return few or done in (1, epochs) or done % _stride(trainer) == 0
 
 
 def _speed(trainer: pl.Trainer) -> str:

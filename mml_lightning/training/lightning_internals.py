@@ -3,12 +3,16 @@ Lightning can break is here. Tried with pytorch-lightning 2.6.6."""
 
 from __future__ import annotations
 
+import gc
+import math
 import subprocess
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from torch.nn.parallel import DistributedDataParallel
 
 
 def is_attached(module: pl.LightningModule) -> bool:
@@ -40,6 +44,28 @@ def validates(trainer: pl.Trainer) -> bool:
     """Whether a validation follows the last step of this epoch."""
     epoch = trainer.fit_loop.epoch_loop._should_check_val_epoch()
     return bool(epoch and trainer.enable_validation and sum(trainer.num_val_batches))
+
+
+def steps_per_epoch(trainer: pl.Trainer) -> int:
+    """Steps of the optimiser in an epoch."""
+    _ = trainer.estimated_stepping_batches  # Lightning counts the batches for it
+    return max(1, math.ceil(int(trainer.num_training_batches) / int(trainer.accumulate_grad_batches)))
+
+
+def renews_optimizers(strategy: Strategy) -> bool:
+    """Whether :func:`renew_optimizer` works with a strategy: others have laid parameters out for one optimiser."""
+    return isinstance(strategy, DDPStrategy | SingleDeviceStrategy)
+
+
+def renew_optimizer(trainer: pl.Trainer) -> None:
+    """Have the module configure its optimiser and schedule anew, between two epochs. Ranks that average gradients
+    average those of the parameters that learn now."""
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
+        strategy.model = strategy.lightning_module
+        gc.collect()  # the wrapper that is left takes its hooks off the gradients
+        strategy.configure_ddp()
+    strategy.setup_optimizers(trainer)
 
 
 def complete_epoch(trainer: pl.Trainer) -> None:

@@ -111,13 +111,13 @@ class NonFinite(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._window, self._judged = [], None
-        assert isinstance(pl_module, Cohort)
-        self._good = {name: Buffers(peer) for name, peer in pl_module.trained_peers.items()}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if not self._window:
+            assert isinstance(pl_module, Cohort)
+            self._good = {name: Buffers(peer) for name, peer in pl_module.trained_peers.items()}
             for buffers in self._good.values():
                 buffers.keep()
         self._window.append((batch if self.settings.keep_batch else {"id": batch["id"]}, None))
@@ -210,16 +210,21 @@ def not_finite(peers: list[nn.Module], device: torch.device) -> Tensor:
 
 
 class Buffers:
-    """The buffers of a network and their values at one time, in one piece per type: few kernels, however many."""
+    """The buffers of a network and their values at one time, in one piece per type: few kernels, however many.
+
+    Its modules are looked for once: going through them costs as much as the rest, at every step.
+    """
 
     def __init__(self, net: nn.Module) -> None:
-        self._net = net
+        self._modules = [module for module in net.modules() if module._buffers]
         self._kept: dict[torch.dtype, Tensor] = {}
 
     def _by_type(self) -> dict[torch.dtype, list[Tensor]]:
         found: dict[torch.dtype, list[Tensor]] = {}
-        for buffer in self._net.buffers():
-            found.setdefault(buffer.dtype, []).append(buffer)
+        for module in self._modules:
+            for buffer in module._buffers.values():
+                if buffer is not None:
+                    found.setdefault(buffer.dtype, []).append(buffer)
         return found
 
     @torch.no_grad()

@@ -12,7 +12,6 @@ or saved the ranks give each other what they have trained.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,7 +20,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from mml_lightning.backbones.peer import PeerOutput
-from mml_lightning.objectives.graph import Edge, Objective
+from mml_lightning.objectives.graph import Objective
 from mml_lightning.training.batch_norm import NormSettings
 from mml_lightning.utils.errors import UserError
 
@@ -96,8 +95,13 @@ def strategy_of(trainer: pl.Trainer | None) -> OnePeerPerRank | None:
     return strategy if isinstance(strategy, OnePeerPerRank) else None
 
 
-def make_strategy(placement: str, objective: Objective, norms: NormSettings, devices: Any, nodes: int) -> Any:
+def make_strategy(
+    placement: str, objectives: Sequence[Objective], norms: NormSettings, devices: Any, nodes: int
+) -> OnePeerPerRank | None:
     """What `placement` makes of the trainer's strategy; None for no change.
+
+    Args:
+        objectives: of each phase of the run.
 
     Raises:
         UserError: it is unknown, or this run can't be placed so.
@@ -106,17 +110,18 @@ def make_strategy(placement: str, objective: Objective, norms: NormSettings, dev
         raise UserError(f"placement={placement} is unknown; use one of {list(PLACEMENTS)}")
     if placement == "shared":
         return None
-    peers = objective.peers
+    peers = objectives[0].peers
     if len(peers) < 2 or devices != len(peers) or nodes != 1:
         raise UserError(
             f"placement=peer puts one peer on each rank, the run has {len(peers)} ({', '.join(peers)}): use "
             f"trainer=ddp trainer.devices={len(peers)}, or placement=shared"
         )
-    if objective.frozen:
-        idle = ", ".join(sorted(objective.frozen))
-        raise UserError(f"placement=peer trains a peer on each rank, {idle} only teaches; use placement=shared")
-    for edge in objective.edges:
-        if not edge.detach or _needs_features(edge):
+    for frozen in (one.frozen for one in objectives if one.frozen):
+        idle = ", ".join(sorted(frozen))
+        phase = " in a phase" if len(objectives) > 1 else ""
+        raise UserError(f"placement=peer trains a peer on each rank, {idle} only teaches{phase}; use placement=shared")
+    for edge in (edge for one in objectives for edge in one.edges):
+        if not edge.detach or edge.needs_features:
             what = "features" if edge.detach else "gradients of its teachers"
             lesson = f"lesson {edge.lesson} of {edge.student}"
             raise UserError(f"placement=peer sends logits only, {lesson} needs {what}; use placement=shared")
@@ -125,12 +130,3 @@ def make_strategy(placement: str, objective: Objective, norms: NormSettings, dev
             "placement=peer: every peer sees the whole batch; leave batch_norm.sync, group_size, precise out"
         )
     return OnePeerPerRank(peers)
-
-
-def _needs_features(edge: Edge) -> bool:
-    silent = SimpleNamespace(logits={"": torch.zeros(2, 3)}, features={})
-    try:
-        edge({name: silent for name in (edge.student, *edge.teachers)}, "", torch.zeros(2, dtype=torch.int64))
-    except KeyError:
-        return True
-    return False

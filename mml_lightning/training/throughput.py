@@ -21,7 +21,7 @@ from torch import nn
 
 from mml_lightning.training import lightning_internals
 from mml_lightning.training.advice import WORTH
-from mml_lightning.training.arithmetic import counted_or_none, training_operations
+from mml_lightning.training.arithmetic import counted_or_none, operations_in, training_operations
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.csv_logger import MetricsLog
 from mml_lightning.utils.device import arithmetic_peak, device_name, gain, instructions, peak_memory, precision_type
@@ -87,7 +87,7 @@ class Throughput(pl.Callback):
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._device = torch.device("cpu")  # where it was trained: Lightning takes the networks from there at the end
         self._idle: Idle | None = None
-        self._operations: list[float | None] = []  # per clip, once counted
+        self._operations: dict[str, float | None] = {}  # per clip of each phase, once counted
         self._peak: float | None = None  # of all devices
         self._cores: Cores | None = None
         self._used: tuple[float, float] | None = None
@@ -173,9 +173,11 @@ class Throughput(pl.Callback):
     def _tell(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch_idx: int) -> None:
         """The latest steps of the optimiser: a row, and a line."""
         assert isinstance(pl_module, Cohort)
-        if not self._operations:
-            self._operations.append(counted_or_none(lambda: training_operations(pl_module, self._shapes)))
-        operations = self._operations[0]
+        phase = pl_module.phase
+        if phase.name not in self._operations:
+            counted = counted_or_none(lambda: operations_in(pl_module, phase, self._shapes))
+            self._operations[phase.name] = counted
+        operations = self._operations[phase.name]
         found = self._rates(self._told)
         assert found is not None and self._peak is not None
         steps, seconds = trainer.global_step - self._told.steps, self.seconds - self._told.seconds

@@ -32,6 +32,11 @@ class VisibleStream:
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
 
+    @property
+    def below(self) -> IO[str]:
+        """The stream itself, for what has escape sequences of our own."""
+        return self._stream
+
     def write(self, text: str) -> int:
         return self._stream.write(visible(text))
 
@@ -44,10 +49,3 @@ class VisibleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))
-
-
-def log_visibly(level: int = logging.INFO) -> None:
-    """What is logged goes to stderr, made visible, unless somebody has set up logging already."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(VisibleFormatter("%(message)s"))
-    logging.basicConfig(handlers=[handler], level=level)

@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TextIO
 
-from tqdm import tqdm
+from mml_lightning.utils.terminal import bar, is_terminal
 
 log = logging.getLogger(__name__)
 
 EVERY = 10.0  # seconds between lines of a log file
+DRAWN = 0.1  # seconds between pictures of a bar
 
 
 def format_duration(seconds: float) -> str:
@@ -21,11 +21,6 @@ def format_duration(seconds: float) -> str:
     minutes, second = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{second:02d}" if hours else f"{minutes}:{second:02d}"
-
-
-def is_terminal(stream: TextIO | None) -> bool:
-    """Whether somebody looks at it; Python has None for one that was closed before it started."""
-    return stream is not None and stream.isatty()
 
 
 def position(epoch: int, epochs: int | None, step: int, steps: float) -> str:
@@ -46,23 +41,32 @@ class Progress:
     def __init__(self, total: int, what: str, unit: str = "video", quiet: bool = False) -> None:
         self.total, self.what, self.unit, self.done = total, what, unit, 0
         self._lines = not quiet and not is_terminal(sys.stderr)
-        self._bar = tqdm(total=total, desc=what, unit=unit, disable=quiet or self._lines)
+        self._bar = None if quiet or self._lines else bar(sys.stderr)
         self._start = self._said = time.monotonic()
 
     def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+            self._bar.add_task(self.what, total=self.total, more=f"{self.unit}s")
+            self._bar.refresh()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.stop()
 
     def advance(self) -> None:
         """One step is done."""
         self.done += 1
-        self._bar.update()
         now = time.monotonic()
-        if self._lines and now - self._said >= EVERY:
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0])
+            if now - self._said >= DRAWN:
+                self._said = now
+                self._bar.refresh()
+        elif self._lines and now - self._said >= EVERY:
             self._said = now
             left = (now - self._start) / self.done * (self.total - self.done)
             log.info("%s: %d of %d %ss, %s left", self.what, self.done, self.total, self.unit, format_duration(left))

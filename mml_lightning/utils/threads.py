@@ -10,6 +10,7 @@ from pathlib import Path
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 STAT = Path("/proc/stat")
+SPINS = 2000  # some tens of microseconds
 
 
 def cores() -> int:
@@ -32,6 +33,17 @@ def idle_seconds() -> float | None:
         return sum(found) / os.sysconf("SC_CLK_TCK") if len(found) == len(mine) else None
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def wait_briefly() -> None:
+    """Have torch's threads sleep soon where they wait for each other; counts before torch is imported, and for the
+    processes that are started. What the user has set stays.
+
+    GNU's OpenMP lets a thread spin for milliseconds, as long as a time slice: where others use the machine, threads
+    burn the time in which the one they wait for could run, and a small network trains ten times slower.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def load_initial_weights(
         except ValueError as error:
             raise UserError(str(error)) from None
         state = {f"net.{key}": value for key, value in trunk.items()}
-        inflated = _load(net, state, f"ImageNet weights of depth {depth}", from_images=True)
+        inflated = _load(net, state, f"the file of ImageNet weights ({depth})", from_images=True)
         return {"init": IMAGENET, "path": file, "fresh_head": True, **({"inflated": inflated} if inflated else {})}
     if origin.init == KINETICS:
         assert isinstance(net, Peer)

@@ -14,7 +14,7 @@ import pytest
 import mml_lightning
 from mml_lightning.benchmarks.commands import BENCHES
 from mml_lightning.cli.main import COMMANDS, main, parse
-from mml_lightning.utils import program
+from mml_lightning.utils import program, terminal
 from tests.patience import LONGEST
 
 
@@ -51,7 +51,8 @@ def test_report_prints_and_writes_the_table(sweep: Path, capsys: pytest.CaptureF
     assert main(["report", str(sweep)]) == 0
     printed = capsys.readouterr().out
     assert "51.00 ± 1.41 (2)" in printed
-    assert (sweep / "table.md").read_text() in printed
+    assert terminal.plain((sweep / "table.md").read_text()) in printed
+    assert max(map(len, printed.split("wrote ")[0].splitlines())) <= 80
     assert {path.suffix for path in sweep.glob("table.*")} == {".md", ".csv", ".json", ".html"}
 
 

@@ -44,6 +44,10 @@ WRONG = {
     "lessons": "stage=ml stage.copies=1",
     "group": "loading=3",
     "deleted": "~data.workers",
+    "phases": "phases=3",
+    "phases.0.epochs": "phases=[{name:a,epochs:0}]",
+    "phases.0.train": "phases=[{name:a,train:[flow]}]",
+    "phases.0.wait": "phases=[{name:a,wait:1}]",
 }
 """Words by what is wrong with them, for a run of rgb alone."""
 USUAL = ("data=charades", "data.root=x", "logger=wandb")

@@ -26,7 +26,7 @@ Same = Callable[[Path, Path], None]
 FIELDS = (
     "schema status error command git_sha versions started finished wall_s metrics name stage objective setup data "
     "backbone modality views seed overrides data_fingerprint decoder fingerprint peers epochs steps clips_per_s "
-    "speed unreadable damaged measured zoo evaluation resumed skipped_steps limited stopped_early checkpoint"
+    "speed unreadable damaged measured zoo evaluation resumed skipped_steps limited stopped_early checkpoint monitored"
 )
 
 
@@ -241,15 +241,6 @@ def test_trainer_has_lines_or_a_bar(composed: Composed, tmp_path: Path) -> None:
         trainer = engine_trainer.make_trainer(cfg, tmp_path / "x", [])
         lines = next(c for c in trainer.callbacks if isinstance(c, EpochLines))  # type: ignore[attr-defined]
         assert lines.every == every and (trainer.progress_bar_callback is not None) == (bar == "true")
-
-
-@pytest.mark.parametrize(("gpu", "steps"), [(True, 10), (False, 1)])
-def test_a_bar_seldom_makes_a_gpu_wait(
-    gpu: bool, steps: int, composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_trainer, "uses_gpu", lambda accelerator: gpu)
-    cfg, _ = composed("callbacks.progress_bar=true")
-    assert engine_trainer.make_trainer(cfg, tmp_path / "x", []).progress_bar_callback.refresh_rate == steps  # type: ignore[union-attr]
 
 
 def test_a_3d_network_trains_with_every_batch_norm_option(train: Train, tmp_path: Path) -> None:

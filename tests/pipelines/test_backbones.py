@@ -40,8 +40,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     stage = engine_train.stage
 
-    def spy(cfg: Settings, overrides: list[str]) -> dict[str, Any]:
-        result = stage(cfg, overrides)
+    def spy(cfg: Settings, overrides: list[str], alone: bool = True) -> dict[str, Any]:
+        result = stage(cfg, overrides, alone)
         names.append(f"{cfg.name}: {result['backbone']}")
         return result
 

@@ -30,9 +30,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     stage = engine_train.stage
 
-    def spy(cfg: Settings, overrides: list[str]) -> dict[str, Any]:
+    def spy(cfg: Settings, overrides: list[str], alone: bool = True) -> dict[str, Any]:
         names.append(cfg.name)
-        return stage(cfg, overrides)
+        return stage(cfg, overrides, alone)
 
     monkeypatch.setattr(engine_train, "stage", spy)
     return names
@@ -103,10 +103,10 @@ def test_interrupted_pipeline_continues(
 ) -> None:
     stage = engine_train.stage
 
-    def cut(cfg: Settings, overrides: list[str]) -> dict[str, Any]:
+    def cut(cfg: Settings, overrides: list[str], alone: bool = True) -> dict[str, Any]:
         if cfg.stage.name == "ml":
             raise KeyboardInterrupt
-        return stage(cfg, overrides)
+        return stage(cfg, overrides, alone)
 
     with monkeypatch.context() as patch:
         patch.setattr(engine_train, "stage", cut)
@@ -182,10 +182,10 @@ def test_a_failed_run_blocks_only_those_that_start_from_it(
 ) -> None:
     stage = engine_train.stage
 
-    def break_one(cfg: Settings, overrides: list[str]) -> dict[str, Any]:
+    def break_one(cfg: Settings, overrides: list[str], alone: bool = True) -> dict[str, Any]:
         if cfg.name == "ml_rgb_from_ce":
             raise RuntimeError("broken cable")
-        return stage(cfg, overrides)
+        return stage(cfg, overrides, alone)
 
     monkeypatch.setattr(engine_train, "stage", break_one)
     runs = [{"stage": "ce", "modality": ["rgb"], "copies": 2}, {"stage": "ml", "modality": ["rgb"], "init": "ce"}]

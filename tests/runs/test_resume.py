@@ -30,6 +30,12 @@ MML = (
     *("optimizer.clip_norm=0.5", "sampling=random", "sampling.num_segments=4", "callbacks.checkpoint_every_steps=1"),
 )
 CE = ("data.batch_size=4", "callbacks.checkpoint_every_steps=1", "schedule=cosine", "schedule.epochs=2")
+LP_FT = (  # one epoch of three steps, then two with another kind of optimiser and another schedule
+    *("stage=lp_ft", "init=scratch", "schedule.epochs=3", "phases.0.epochs=1", "backbone.net.dropout=0.3"),
+    *("callbacks.checkpoint_every_steps=1", "phases.1.optimizer.lr=0.002", "+phases.1.optimizer.groups=plain"),
+    "+phases.1.optimizer.optimizer={_target_: torch.optim.AdamW, _partial_: true}",
+    "+phases.1.schedule={interval: epoch, factor: {warmup_epochs: 0}}",
+)
 
 
 class Cut(pl.Callback):
@@ -84,12 +90,12 @@ def whole(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[st
     from tests.conftest import CONF
 
     folder = tmp_path_factory.mktemp("whole")
-    for name, settings in (("mml", MML), ("ce", CE)):
+    for name, settings in (("mml", MML), ("ce", CE), ("lp_ft", LP_FT)):
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3"):
             typed = [*small, f"paths.root={folder}", *settings]
             engine_train.stage(compose("train", overrides=[*typed, f"paths.output_dir={folder / name}"]), typed)
-    return {name: folder / name for name in ("mml", "ce")}
+    return {name: folder / name for name in ("mml", "ce", "lp_ft")}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -157,7 +163,68 @@ def test_cut_again_and_again_with_a_schedule_by_step(
     assert_equal_runs(whole["ce"], tmp_path / "single/cut", same_weights)
 
 
-@pytest.mark.parametrize("hook, calls, step", [("on_train_batch_start", 4, 4), ("on_validation_batch_start", 1, 6)])
+def test_phases_cut_before_every_step(
+    cut: Callable[..., None], train: Train, tmp_path: Path, whole: dict[str, Path], same_weights: Same
+) -> None:
+    """Within each phase and between them: every start makes one step, the one in the middle the first of a phase."""
+    cut("on_train_batch_start", 2, *LP_FT, run="cut")
+    for _ in range(7):
+        cut("on_train_batch_start", 2, *LP_FT, "resume=auto", run="cut")
+    result = train(*LP_FT, "resume=auto", run="cut")
+    assert [told["step"] for told in result["resumed"]] == [*range(1, 9)]
+    assert_equal_runs(whole["lp_ft"], tmp_path / "single/cut", same_weights)
+
+
+@pytest.mark.parametrize(
+    ("hook", "calls"),
+    [
+        ("on_validation_epoch_end", 1),  # the last step of the phase is done, its validation is not
+        ("on_train_epoch_start", 2),  # between two phases
+        ("on_train_epoch_start", 3),  # between two epochs of one
+    ],
+)
+def test_phases_cut_at_their_ends(
+    cut: Callable[..., None],
+    train: Train,
+    tmp_path: Path,
+    whole: dict[str, Path],
+    same_weights: Same,
+    hook: str,
+    calls: int,
+) -> None:
+    cut(hook, calls, *LP_FT, run="cut")
+    folder = tmp_path / "single/cut"
+    content = checkpoints.read(folder / "checkpoints/last.ckpt")
+    assert content["phase"] == ({"number": 1, "name": "all"} if calls == 3 else {"number": 0, "name": "head"})
+    train(*LP_FT, "resume=auto", run="cut")
+    assert_equal_runs(whole["lp_ft"], folder, same_weights)
+
+
+def test_phases_that_have_begun_can_not_be_changed(cut: Callable[..., None], train: Train, tmp_path: Path) -> None:
+    """Those to come may take longer; a phase that is on, or was, is as it was: its optimiser is in the checkpoint."""
+    cut("on_train_batch_start", 5, *LP_FT, run="cut")  # in the second phase
+    folder = tmp_path / "single/cut"
+    for words in (("phases.0.epochs=2",), ("phases.1.train=[rgb.head]",), ("phases=[]",), ("phases.0.name=x",)):
+        with pytest.raises(UserError, match=r"its phases until then were head from epoch 1 \(all\.head\), all from ep"):
+            train(*LP_FT, *words, "resume=auto", "resume_force=true", run="cut")
+    with pytest.raises(UserError, match=r"phases\.1\.optimizer\.lr was 0\.002 and is 0\.1 now"):
+        train(*LP_FT, "phases.1.optimizer.lr=0.1", "resume=auto", run="cut")
+    longer = train(*LP_FT, "schedule.epochs=4", "resume=auto", run="cut")
+    assert longer["epochs"] == 4 and longer["resumed"][0]["schedule"] == [
+        "phases.1.epochs was 2 and is 3 now",
+        "schedule.epochs was 3 and is 4 now",
+    ]
+    assert not list(folder.glob("peers_after*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "hook", "calls", "step"),
+    [
+        ("ce", CE, "on_train_batch_start", 4, 4),
+        ("ce", CE, "on_validation_batch_start", 1, 6),
+        ("lp_ft", LP_FT, "on_train_batch_start", 4, 4),  # the first step of a phase
+    ],
+)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_is_heard_at_the_next_step(
     train: Train,
@@ -165,6 +232,8 @@ def test_a_signal_is_heard_at_the_next_step(
     whole: dict[str, Path],
     same_weights: Same,
     monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    settings: tuple[str, ...],
     hook: str,
     calls: int,
     step: int,
@@ -185,7 +254,7 @@ def test_a_signal_is_heard_at_the_next_step(
 
             setattr(self, hook, ask)
 
-    seldom = (*CE, "callbacks.checkpoint_every_steps=null")
+    seldom = (*settings, "callbacks.checkpoint_every_steps=null")
     plain = engine_trainer.training_callbacks
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
@@ -196,7 +265,7 @@ def test_a_signal_is_heard_at_the_next_step(
     told = json.loads((tmp_path / "single/cut/result.json").read_text())
     assert told["status"] == "preempted" and f"step {step}" in told["error"]
     assert [told["step"] for told in train(*seldom, "resume=auto", run="cut")["resumed"]] == [step]
-    assert_equal_runs(whole["ce"], tmp_path / "single/cut", same_weights)
+    assert_equal_runs(whole[name], tmp_path / "single/cut", same_weights)
 
 
 def test_a_signal_outside_of_training_ends_at_once() -> None:

@@ -79,6 +79,33 @@ def test_epoch_lines_speak_within_a_long_epoch_only(caplog: pytest.LogCaptureFix
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize(("every", "seconds"), [(None, 1.0), (30.0, 1.0), (30.0, 600.0)])
+def test_a_long_run_has_some_lines_of_epochs(
+    every: float | None, seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a terminal, in a log, and where each epoch takes ten minutes; the first and the last are among them."""
+    caplog.set_level("INFO")
+    clock = Clock()
+    lines = EpochLines(every=every, now=clock)
+    lines.on_train_start(trainer(max_epochs=1000), None)  # type: ignore[arg-type]
+    for epoch in range(1000):
+        for step in range(10):
+            clock.time += seconds / 10
+            lines.on_train_batch_end(trainer(current_epoch=epoch, max_epochs=1000), None, None, None, step)  # type: ignore[arg-type]
+        lines.on_train_epoch_end(trainer(current_epoch=epoch, max_epochs=1000), None)  # type: ignore[arg-type]
+    assert caplog.messages[0] == "epochs    a line for every 20 epochs, all in logs/metrics.csv"
+    told = [line for line in caplog.messages if line.startswith("epoch ")]
+    assert 50 <= len(told) < 400 and told[0].startswith("epoch 1/1000") and told[-1].startswith("epoch 1000/1000")
+
+
+def test_few_validated_epochs_have_lines(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    lines = EpochLines(every=30, now=Clock())
+    for epoch in range(300):
+        lines.on_train_epoch_end(trainer(current_epoch=epoch, max_epochs=300, check_val_every_n_epoch=100), None)  # type: ignore[arg-type]
+    assert [f"epoch {done}/300" in caplog.text for done in (99, 100, 101, 200, 300)] == [False, True, False, True, True]
+
+
 def test_epoch_lines_tell_how_far_a_test_is(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     clock = Clock()

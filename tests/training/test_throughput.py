@@ -13,10 +13,13 @@ import torch
 
 from mml_lightning.backbones import tsm_resnet
 from mml_lightning.modalities import Modality
+from mml_lightning.objectives import Objective
 from mml_lightning.training import throughput
 from mml_lightning.training.arithmetic import training_operations
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.csv_logger import MetricsLog
+from mml_lightning.training.optimiser_plan import OptimiserPlan
+from mml_lightning.training.phases import Phase, one_phase
 from mml_lightning.training.throughput import Throughput, half_gain
 from mml_lightning.utils.gpu_idle import Idle
 
@@ -41,7 +44,12 @@ def timed(*marks: float, batch: dict[str, Any] = BATCH) -> Throughput:
 def cohort(frozen: frozenset[str] = frozenset()) -> Any:
     peers = {m.name: tsm_resnet("tiny", width=8, in_channels=m.channels) for m in (RGB, FLOW)}
     modalities = {m.name: m for m in (RGB, FLOW)}
-    return SimpleNamespace(peers=peers, modalities=modalities, frozen=frozen, device=torch.device("cpu"))
+    return SimpleNamespace(peers=peers, modalities=modalities, phases=[phase(frozen)], device=torch.device("cpu"))
+
+
+def phase(frozen: frozenset[str] = frozenset()) -> Phase:
+    plan = OptimiserPlan(torch.optim.SGD, "plain", 0.1, 0.0, lambda _: 1.0, epochs=1)
+    return one_phase(Objective(["rgb", "flow"], frozen=sorted(frozen)), plan)
 
 
 def test_waiting_is_told_from_computing() -> None:
@@ -92,14 +100,14 @@ def test_speed_of_the_latest_steps(
     caplog.set_level("INFO")
     board, marks = Rows(), iter([*range(9), 50, *(100, 103, 104), 200])
     speed = Throughput(batch_size=8, every_steps=2, say=True, now=lambda: next(marks))
-    speed._operations = [3e9]
+    speed._operations = {"": 3e9}
     monkeypatch.setattr(throughput, "arithmetic_peak", lambda device, dtype: 6e9)
     loops = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=7))
     run: Any = SimpleNamespace(loggers=[MetricsLog(tmp_path), board], current_epoch=0, fit_loop=loops, max_epochs=3)
     run.global_step, run.is_global_zero, run.num_training_batches = 4, True, 20
     run.precision, run.world_size = "32-true", 2
     module: Any = Cohort.__new__(Cohort)
-    module.__dict__["_device"] = torch.device("cpu")
+    module.__dict__.update(_device=torch.device("cpu"), phase=phase())
     speed.on_train_start(run, module)
 
     def batches(*steps: int) -> None:
@@ -217,7 +225,7 @@ def test_the_device_is_the_one_that_it_was_trained_on(monkeypatch: pytest.Monkey
 def test_operations_of_resnet50_are_the_published_ones() -> None:
     with torch.device("meta"):
         net = tsm_resnet(50)
-    one = SimpleNamespace(peers={"rgb": net}, modalities={"rgb": RGB}, frozen=frozenset())
+    one = SimpleNamespace(peers={"rgb": net}, modalities={"rgb": RGB}, phases=[phase()])
     assert training_operations(one, {"rgb": (8, 3, 224, 224)}) / 3e9 == pytest.approx(65.8, abs=0.7)  # type: ignore[arg-type]
 
 

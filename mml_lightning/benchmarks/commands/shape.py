@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from mml_lightning.benchmarks.commands.leaving import leaving
 from mml_lightning.benchmarks.tables import BenchTable, made_by, writable, write_json
+from mml_lightning.utils import terminal
 from mml_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -87,10 +88,10 @@ class Bench:
                     content = [table.as_json() for table in tables]
                     write_json(args.json, {"command": command, "machine": where, **words, "tables": content})
                     if told.whole:
-                        print(f"{told}\n", flush=True)
+                        print_page(f"{told}\n\n")
             finally:
                 if tables and not tables[-1].whole:
-                    print(f"{tables[-1]}\n", flush=True)
+                    print_page(f"{tables[-1]}\n\n")
                 if tables:  # the clock is not that of all benches here
                     print(
                         made_by(command, where | {k: v for k, v in tables[0].more.items() if k == "clock"}), flush=True
@@ -175,3 +176,12 @@ def size(text: str) -> tuple[int, int]:
 def say(what: str) -> None:
     """Progress."""
     print(what, file=sys.stderr, flush=True)
+
+
+def print_page(markdown: str) -> None:
+    """Drawn on a terminal; elsewhere as it is, to be kept."""
+    if terminal.is_terminal(sys.stdout):
+        terminal.show(markdown)
+        print(flush=True)
+    else:
+        print(markdown, end="", flush=True)

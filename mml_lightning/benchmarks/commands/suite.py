@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mml_lightning.benchmarks.commands.leaving import leaving
-from mml_lightning.benchmarks.commands.shape import USUAL, Compose, say
+from mml_lightning.benchmarks.commands.shape import USUAL, Compose, print_page, say
 from mml_lightning.benchmarks.tables import writable
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import Busy, locked
@@ -166,7 +166,7 @@ class Suite:
             ended = _measure(part, device, args.overrides, args.out, until)
             with (args.out / PAGE).open("a", encoding="utf-8") as page:
                 page.write(told := _section(part, args.out, ended))
-            print(told, end="", flush=True)
+            print_page(told)
             failed += [part.name] if ended.startswith("failed") else []
         if failed:
             raise UserError(f"{', '.join(failed)} failed; see {args.out}/{failed[0]}.log")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mml_lightning.cli.commands.score import SHOWN, dump_file, weights_of
+from mml_lightning.utils import terminal
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.plain_text import some_videos
 
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
             advance=progress.advance,
         )
     grids = tables(found)
-    print("\n".join(grid.markdown(args.top) for grid in grids))
+    terminal.show("\n".join(grid.markdown(args.top) for grid in grids))
     if args.out:
         print("wrote " + ", ".join(map(str, save(found, grids, args.out))))
 

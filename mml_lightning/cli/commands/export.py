@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
         f"logits of clips differ by {found['worst']:.1e} at most, those of infer.py on videos by "
         f"{found['worst_of_video']:.1e}; the same five best classes for {found['same_top5']} of {found['videos']}"
     )
+    print(f"one clip on one thread: {found['ms']:.1f} ms, as torch computes it here {found['eager_ms']:.1f} ms")
     print(f"wrote {args.out} ({found['bytes'] / 1e6:.1f} MB); try it: python {args.out / package.INFER} <video>")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mml_lightning.utils import terminal
 from mml_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], Settings]) 
     ]
     found = fill.summary(outcomes)
     _write(cache, data, found, failed)
-    print("\n".join(_lines(cache, found, failed)))
+    terminal.show("\n".join(_lines(cache, found, failed)))
     if form is not None:
         good = {
             split: [record for record, outcome in zip(splits[split], outcomes[split], strict=True) if outcome.moments]
@@ -132,13 +133,15 @@ def _lines(
     cache: FlowCache, found: Mapping[str, Mapping[str, Any]], failed: Sequence[tuple[str, str, str]]
 ) -> list[str]:
     from mml_lightning.data.flow import fill
+    from mml_lightning.report.markdown import pipes
 
     heads = ("split", "videos", "pairs", "mean |f| px", "clipped %", "zero %", "failed", "one frame")
-    lines = ["  ".join(f"{head:>11}" for head in heads)]
+    rows = []
     for split, row in found.items():
         shares = [row["mean_px"], *(None if row[k] is None else 100 * row[k] for k in ("clipped_share", "zero_share"))]
         values = [split, row["videos"], row["pairs"], *("-" if value is None else f"{value:.3f}" for value in shares)]
-        lines.append("  ".join(f"{value:>11}" for value in [*values, row["failed"], row["one_frame"]]))
+        rows.append([*map(str, values), str(row["failed"]), str(row["one_frame"])])
+    lines = [pipes([heads, *rows]).rstrip("\n")]
     lines += [f"warning: {line}" for line in fill.warnings(found, cache.settings.bound)]
     if failed:
         lines.append(f"{len(failed)} videos have no flow, first {failed[0][1]}: {failed[0][2]}; see {FAILURES}")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mml_lightning.utils import terminal
 from mml_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ def run(args: argparse.Namespace) -> None:
     runs = report_module.collect_all(args.dirs)
     table, papers = report_module.tabulate(runs, args.split, metrics), report_module.filled_tables(args.dirs)
     for paper in papers:
-        print(report_module.filled_markdown(paper))
-    print(report_module.markdown(table))
+        terminal.show(report_module.filled_markdown(paper))
+        print()
+    terminal.show(report_module.markdown(table))
+    print()
     if out is None:
         print("nothing written: several directories; name a place with --out DIR")
     else:

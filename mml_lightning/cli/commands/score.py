@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mml_lightning.utils import terminal
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.plain_text import some_videos
 
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace) -> None:
     metrics = nested_metrics(_flat(measured, dump.split))
     # in the order of the run: result.json sorts
     rows = {p: {key: metrics[dump.split][p][key] for key in values} for p, values in measured.items()}
-    print("\n".join([*_header(dump), *_left_out(dump, alone), *_table(rows)]))
+    print("\n".join([*_header(dump), *_left_out(dump, alone)]))
+    terminal.show(_table(rows))
     if args.json:
         write_json(args.json, metrics)
         print(f"wrote {args.json}")
@@ -128,13 +130,11 @@ def _left_out(dump: Predictions, alone: Mapping[str, Sequence[str]]) -> list[str
     return [*lines, *dump.notes()]
 
 
-def _table(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    if not metrics:
-        return []
-    names = list(next(iter(metrics.values())))
-    width = max(len(peer) for peer in metrics)
-    lines = [" " * width + "".join(f"  {name:>12}" for name in names)]
-    return lines + [f"{p:<{width}}" + "".join(f"  {m[name]:>12.4f}" for name in names) for p, m in metrics.items()]
+def _table(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    from mml_lightning.report.markdown import pipes
+
+    names = list(next(iter(metrics.values()), {}))
+    return pipes([["", *names], *([peer, *(f"{m[name]:.4f}" for name in names)] for peer, m in metrics.items())])
 
 
 def _submit(dump: Predictions, form: str, peer: str | None, out: Path) -> None:

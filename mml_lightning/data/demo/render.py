@@ -194,12 +194,12 @@ def _blob(rng: np.random.Generator) -> Polygon:
 
 
 def sprite(rng: np.random.Generator, outline: Polygon, colours: tuple[int, int]) -> np.ndarray:
-    """A two-colour patterned silhouette, int32 [S, S, 4]: RGB in the range of ``colours`` and coverage in 0..256."""
+    """A two-colour patterned silhouette, uint16 [S, S, 4]: RGB in the range of ``colours`` and coverage in 0..256."""
     big = np.zeros((2 * SPRITE, 2 * SPRITE), np.uint8)
     corners = np.array(outline) * SPRITE // 100 + SPRITE
     cv2.fillPoly(big, [corners.astype(np.int32)], 1)
-    coverage = big.reshape(SPRITE, 2, SPRITE, 2).sum(axis=(1, 3), dtype=np.int32) * 64
-    y, x = np.mgrid[:SPRITE, :SPRITE]
+    coverage = big.reshape(SPRITE, 2, SPRITE, 2).sum(axis=(1, 3), dtype=np.uint16) * 64
+    y, x = np.ogrid[:SPRITE, :SPRITE]
     a, b = (int(v) for v in rng.integers(-6, 7, 2))
     period = int(rng.integers(150, 300))
     kind = int(rng.integers(3))
@@ -211,8 +211,10 @@ def sprite(rng: np.random.Generator, outline: Polygon, colours: tuple[int, int])
     lowest, span = colours[0], colours[1] - colours[0] + 1
     first = rng.integers(0, span, 3)
     second = (first + span // 3 + rng.integers(0, span // 3, 3)) % span
-    colour = lowest + np.where(wave[..., None], first, second)
-    return np.concatenate((colour, coverage[..., None]), axis=-1).astype(np.int32)
+    made = np.empty((SPRITE, SPRITE, 4), np.uint16)
+    made[..., :3] = np.where(wave[..., None], (lowest + first).astype(np.uint16), (lowest + second).astype(np.uint16))
+    made[..., 3] = coverage
+    return made
 
 
 def _window(ground: np.ndarray, dy: float, dx: float, height: int, width: int) -> np.ndarray:
@@ -237,13 +239,14 @@ def draw(frame: np.ndarray, image: np.ndarray, pose: Pose, dy: float = 0.0, dx: 
     step = 256 * SPRITE / (2 * pose.radius)
     turn = math.radians(pose.angle)
     cos, sin = round(step * math.cos(turn)), round(step * math.sin(turn))
-    across: np.ndarray = 256 * np.arange(left, right, dtype=np.int64) - round(256 * x)
-    down: np.ndarray = (256 * np.arange(top, bottom, dtype=np.int64) - round(256 * y))[:, None]
+    # 32 bits hold it: offsets are at most 256 * reach, `step` falls with the radius, and their product is below 2**24
+    across: np.ndarray = 256 * np.arange(left, right, dtype=np.int32) - round(256 * x)
+    down: np.ndarray = (256 * np.arange(top, bottom, dtype=np.int32) - round(256 * y))[:, None]
     u = ((across * cos + down * sin) >> 16) + SPRITE // 2
     v = ((down * cos - across * sin) >> 16) + SPRITE // 2
-    inside = (u >= 0) & (u < SPRITE) & (v >= 0) & (v < SPRITE)
-    index = np.where(inside, v * SPRITE + u, 0)
-    texels = image.reshape(-1, 4)[index]
-    alpha = (np.where(inside, texels[..., 3], 0) * weight >> 8)[..., None]
+    inside = (u | v) & -SPRITE == 0  # in 0 .. SPRITE - 1, a power of two
+    texels = image.reshape(-1, 4)[np.where(inside, v * SPRITE + u, 0)]
+    alpha = ((texels[..., 3] * inside).astype(np.uint32) * weight >> 8).astype(np.uint16)[..., None]
     patch = frame[top:bottom, left:right]
-    patch[...] = (patch * (256 - alpha) + texels[..., :3] * alpha + 128) >> 8
+    # at most 255 * 256 + 128, which 16 bits hold
+    patch[...] = (patch * (256 - alpha) + texels[..., :3] * alpha + np.uint16(128)) >> 8

@@ -10,6 +10,7 @@ from mml_lightning.engine.portable.network import FILES
 from mml_lightning.engine.portable.preprocess import clip_shape
 from mml_lightning.utils.plain_text import visible
 
+CALLS = 10  # whose fastest is told
 PROVENANCE = ("run", "stage", "setup", "backbone", "seed", "epochs", "steps", "fingerprint", "git_sha")
 
 
@@ -58,7 +59,11 @@ def _lines(
     yield (
         f"- `infer.py` against `mml predict` (decoded by PyAV) on {found['videos']} videos: "
         f"{found['worst_of_video']:.1e} apart at most, pixels by {found['worst_pixel']} of 255; the same five best "
-        f"classes for {found['same_top5']}.\n"
+        f"classes for {found['same_top5']}."
+    )
+    yield (
+        f"- One clip on one thread of the exporting machine: {found['ms']:.1f} ms, as torch computes it there "
+        f"{found['eager_ms']:.1f} ms (best of {CALLS}).\n"
     )
     yield "## Where it comes from\n"
     for key in PROVENANCE:

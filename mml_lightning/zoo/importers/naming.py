@@ -169,6 +169,17 @@ def _tsm(names: Iterable[str]) -> Rename:
     return _old_mobilenet(names, plain)
 
 
+def _efficientnet(names: Iterable[str]) -> Rename:
+    """The names of the common PyTorch port, which are ours."""
+
+    def rename(name: str) -> str | None:
+        if name.startswith("_fc."):
+            return HEAD + name.removeprefix("_fc.")
+        return name if name.startswith(("_conv_", "_bn", "_blocks.")) else None
+
+    return rename
+
+
 _OLD_MOBILENET = re.compile(r"(features)\.(\d+)\.conv\.(\d+)\.((?:net\.)?\w+)$")
 # MobileNetV2 as TSM has it: all layers of a block in one row, activations counted; torchvision groups them.
 _EXPANDED = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
@@ -291,7 +302,7 @@ def _video_pooled(names: Iterable[str]) -> bool | None:
 
 
 SCHEMES = (
-    _Scheme("this package", (r"^net\.(conv1|features\.0\.0)\.weight$",), _own),
+    _Scheme("this package", (r"^net\.(conv1|features\.0\.0|_conv_stem)\.weight$",), _own),
     _Scheme("TSM/MML", (r"^base_model\.",), _tsm, tells_shift=True),
     _Scheme("SlowFast", (r"^s1\.pathway0_stem\.", r"^s2\.pathway0_res0\."), _slowfast),
     _Scheme(
@@ -303,4 +314,5 @@ SCHEMES = (
     _Scheme("Caffe2", (r"^conv1_w$", r"^res2_0_branch2a_w$"), _caffe2),
     _Scheme("torchvision ResNet", (r"^conv1\.weight$", r"^layer1\.0\."), _torchvision),
     _Scheme("torchvision MobileNetV2", (r"^features\.0\.0\.weight$",), _torchvision),
+    _Scheme("EfficientNet", (r"^_conv_stem\.weight$", r"^_blocks\.0\."), _efficientnet),
 )
