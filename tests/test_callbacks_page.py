@@ -28,7 +28,8 @@ def test_a_command_composes(hydra: None, line: str, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)  # as if every extra were installed
     if "my_package" in line:
         (tmp_path / "my_package.py").write_text(
-            "import pytorch_lightning as pl\n\n\nclass MyCallback(pl.Callback):\n    def __init__(self, argument): ...\n"
+            "import pytorch_lightning as pl\n\n\nclass MyCallback(pl.Callback):\n"
+            "    def __init__(self, argument): ...\n"
         )
         monkeypatch.syspath_prepend(tmp_path)
         sys.modules.pop("my_package", None)

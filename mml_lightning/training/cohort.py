@@ -9,8 +9,7 @@ does not depend on who trains beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,53 +28,13 @@ from mml_lightning.objectives.graph import Objective, Part, total
 from mml_lightning.training import lightning_internals
 from mml_lightning.training.accuracy import accuracies
 from mml_lightning.training.epoch_means import Means
-from mml_lightning.training.parameter_groups import parameter_groups, slowfast_parameter_groups, tsn_parameter_groups
+from mml_lightning.training.mixing import Mix, Mixing, larger
+from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.training.placement import one_peer
 from mml_lightning.utils.async_copy import HostCopy
 from mml_lightning.utils.seeds import keyed_seed
 
 Batch = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class OptimiserPlan:
-    """How the peers are optimised.
-
-    Args:
-        optimizer: parameter groups -> optimiser.
-        groups: "tsn" (biases twice as fast and not decayed, a new head five times faster), "slowfast" (norms not
-            decayed) or "plain" (norms and biases not decayed).
-        lr, weight_decay: base values of the groups.
-        clip_norm: largest gradient norm of one peer; None for no clipping.
-        fresh_heads: peers whose head is new, which the TSN rule lets learn five times faster (MML turns it off for
-            heads carried over from an earlier stage).
-        fast_stems: peers whose first convolution learns as fast as a new head (TSM's rule for flow; MML dropped it).
-        factor: epoch -> learning-rate factor.
-        epochs: length of the run.
-        interval: the factor is taken once per "epoch" (TSM, MML) or per "step", with fractional epochs.
-    """
-
-    optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
-    groups: str
-    lr: float
-    weight_decay: float
-    factor: Callable[[float], float]
-    epochs: int
-    clip_norm: float | None = None
-    fresh_heads: frozenset[str] = field(default_factory=frozenset)
-    fast_stems: frozenset[str] = field(default_factory=frozenset)
-    interval: str = "epoch"
-
-    def parameter_groups(self, peer: str, net: nn.Module) -> list[dict[str, Any]]:
-        """The groups of one peer, named `<peer>/<group>`."""
-        if self.groups == "tsn":
-            head, stem = peer in self.fresh_heads, peer in self.fast_stems
-            groups = tsn_parameter_groups(net, self.lr, self.weight_decay, fc_lr5=head, flow_stem_lr5=stem)
-        elif self.groups == "slowfast":
-            groups = slowfast_parameter_groups(net, self.lr, self.weight_decay)
-        else:
-            groups = parameter_groups(net, self.lr, self.weight_decay)
-        return [group | {"name": f"{peer}/{group['name']}"} for group in groups]
 
 
 class Cohort(pl.LightningModule):
@@ -97,6 +56,7 @@ class Cohort(pl.LightningModule):
         max_views: largest number of views of one forward pass in evaluation; None for a batch at once.
         test_name: first word of the metrics of `trainer.test`.
         fusion: how the peers' logits become one more output that is measured, "fused"; None for none.
+        mixing: mixup and CutMix of training batches.
     """
 
     def __init__(
@@ -116,6 +76,7 @@ class Cohort(pl.LightningModule):
         test_name: str = "test",
         max_views: int | None = None,
         fusion: Fusion | None = None,
+        mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(dict(description or {}))
@@ -134,6 +95,8 @@ class Cohort(pl.LightningModule):
         self.test_name = test_name
         self.max_views = max_views
         self.fusion = fusion
+        self.mixing = mixing or Mixing()
+        self._mix: Mix | None = None  # of the batch
         self.scores: dict[str, ScoreCollector] = {}
         self.means = Means()
         self._counter: Counter | None = None
@@ -172,6 +135,8 @@ class Cohort(pl.LightningModule):
         together, divided = self._micro_batches(batch_idx)
         presence = self._presence_of(batch, batch_idx, 1 if placed is not None else self.trainer.world_size)
         seen = None if presence is None else presence.mask
+        rank = 0 if placed is not None else self.global_rank
+        self._mix = self.mixing.draw(len(batch["index"]), self.seed, self.current_epoch, batch_idx, rank)
         outputs = {
             name: self._output(name, batch, batch_idx, None if seen is None else seen[name])
             for name in self.peers
@@ -181,10 +146,14 @@ class Cohort(pl.LightningModule):
             outputs = strategy.exchange(outputs[strategy.own])
         epoch = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
         parts = self.objective.parts(outputs, batch["target"], seen, epoch)
+        if self._mix is not None:
+            parts = self._mix.parts(
+                parts, self.objective.parts(outputs, self._mix.partners(batch["target"]), seen, epoch)
+            )
         terms = self.objective.summed(parts, presence.weight if presence is not None else None)
         loss = total(terms)
         self._keep_means(parts, loss, len(batch["index"]), presence is not None)
-        for key, value, rows in accuracies({n: outputs[n] for n in terms}, batch["target"], seen):
+        for key, value, rows in accuracies({n: outputs[n] for n in terms}, larger(self._mix, batch["target"]), seen):
             self.means.add(f"train/{key}", value, rows)
         if placed is not None:
             loss = total({placed: terms[placed]})
@@ -206,7 +175,8 @@ class Cohort(pl.LightningModule):
             clips = clips[rows]
         self._seed_forward(name, batch_idx)
         with torch.set_grad_enabled(name not in self.frozen):
-            output: PeerOutput = peer.project(peer(modality(clips).to(self.dtype)))
+            prepared = modality(clips).to(self.dtype)
+            output: PeerOutput = peer.project(peer(prepared if self._mix is None else self._mix.clips(prepared)))
         if seen is None:
             return output
         return PeerOutput(*({k: spread(v, rows, len(seen)) for k, v in values.items()} for values in output))

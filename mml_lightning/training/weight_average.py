@@ -1,8 +1,8 @@
 """Exponential moving averages of the weights of every network that learns.
 
 After each step of the optimiser a <- d a + (1 - d) w for parameters and floating buffers; other buffers are copied. d
-grows to `decay` as (1 + n) / (10 + n) over the first steps n, so that the first weights are forgotten. The device is not
-waited for. Source: Polyak and Juditsky, 1992; the growing decay as in the moving averages of TensorFlow.
+grows to `decay` as (1 + n) / (10 + n) over the first steps n, so that the first weights are forgotten. The device is
+not waited for. Source: Polyak and Juditsky, 1992; the growing decay as in the moving averages of TensorFlow.
 """
 
 from __future__ import annotations

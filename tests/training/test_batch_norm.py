@@ -23,7 +23,8 @@ from mml_lightning.modalities import Modality
 from mml_lightning.objectives import Objective
 from mml_lightning.training import batch_norm
 from mml_lightning.training.batch_norm import NormSettings
-from mml_lightning.training.cohort import Cohort, OptimiserPlan
+from mml_lightning.training.cohort import Cohort
+from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.utils.errors import UserError
 from tests.patience import answers
 

@@ -20,7 +20,8 @@ from mml_lightning.data.loading.sources import SourceOpener
 from mml_lightning.data.records.records import Head, Record
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives import Objective
-from mml_lightning.training.cohort import Cohort, OptimiserPlan
+from mml_lightning.training.cohort import Cohort
+from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.transforms import TrainGeometry
 from tests.data.videos import moving, write_video
 

@@ -19,8 +19,9 @@ from mml_lightning.data.loading.presence import Counter, by_step
 from mml_lightning.objectives import Objective
 from mml_lightning.objectives.lessons import LESSONS
 from mml_lightning.training import batch_norm
-from mml_lightning.training.cohort import Cohort, OptimiserPlan
+from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.nonfinite_gradients import NonFinite, NonFiniteSettings
+from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.training.parameter_groups import SGD
 from tests.training.test_cohort import (
     CLASSES,
