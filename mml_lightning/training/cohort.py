@@ -166,9 +166,8 @@ class Cohort(pl.LightningModule):
         epoch = self.current_epoch - self.phase.first + batch_idx / max(1, int(self.trainer.num_training_batches))
         parts = self.objective.parts(outputs, batch["target"], seen, epoch)
         if self._mix is not None:
-            parts = self._mix.parts(
-                parts, self.objective.parts(outputs, self._mix.partners(batch["target"]), seen, epoch)
-            )
+            others = self.objective.parts(outputs, self._mix.partners(batch["target"]), seen, epoch)
+            parts = self._mix.parts(parts, others)
         terms = self.objective.summed(parts, presence.weight if presence is not None else None)
         loss = total(terms)
         self._keep_means(parts, loss, len(batch["index"]), presence is not None)
@@ -324,8 +323,6 @@ class Cohort(pl.LightningModule):
     def load_rank_states(self, states: Sequence[Mapping[str, Any]]) -> None:
         self.means.load([state["means"] for state in states], self.device)
 
-    # evaluation: scores by video, measured once per split
-
     def on_validation_epoch_start(self) -> None:
         self._start("val")
 
@@ -376,8 +373,7 @@ class Cohort(pl.LightningModule):
         """{peer: {head: [n, K]}} of every `max_views` views [n, T, C, H, W] in turn; features are let go of."""
         count = len(next(iter(clips.values())))
         size = self.max_views or count
-        starts = range(0, count, size)
-        parts = (self({name: clip[start : start + size] for name, clip in clips.items()}) for start in starts)
+        parts = (self({name: clip[n : n + size] for name, clip in clips.items()}) for n in range(0, count, size))
         return [{name: out.logits for name, out in part.items()} for part in parts]
 
     def _present(self, batch: Batch) -> dict[str, Tensor]:
