@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.plugins import Plugins
@@ -22,8 +23,8 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
 
+from mml_lightning.config.compose import Search, search_of
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import write_atomically
 
@@ -73,11 +74,11 @@ class OptunaSweeper(Sweeper):
                 raise UserError(f"hydra.sweeper.{name}={value} must be a whole number from {least}")
         self.trials, self.jobs, self.seed, self.startup = trials, jobs, seed, startup
         self.params = dict(params or {})
-        self.config: DictConfig | None = None
+        self.config: Any = None
         self.launcher: Launcher | None = None
         self.context: HydraContext | None = None
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: Any) -> None:
         self.config, self.context = config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -96,21 +97,15 @@ class OptunaSweeper(Sweeper):
         fixed = [one.input_line or "" for one in overrides if not one.is_sweep_override()]
         if not space:
             raise UserError("nothing is searched: give a range, such as 'optimizer.lr=interval(0.01,0.1)'")
-        folder = Path(self.config.hydra.sweep.dir)
-        direction = _direction(self.config)
-        self._begin(folder)
-        study = self._study(folder, space, direction)
+        search = search_of(self.config)
+        folder = search.folder
+        study = self._study(folder, space, _direction(search))
         try:
             self._run(study, space, fixed, folder)
         except BaseException:
             log.warning("continue the sweep with the same command and hydra.sweep.dir=%s", folder)
             raise
         return _told(study, folder, fixed)
-
-    def _begin(self, folder: Path) -> None:
-        assert self.config is not None
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
 
     def _study(
         self, folder: Path, space: Mapping[str, Any], direction: Literal["maximize", "minimize"]
@@ -209,7 +204,7 @@ def _distribution(override: Override) -> Any:
     return CategoricalDistribution(list(override.sweep_string_iterator()))
 
 
-def _direction(cfg: DictConfig) -> Literal["maximize", "minimize"]:
+def _direction(search: Search) -> Literal["maximize", "minimize"]:
     """Which way the value of a trial is better; where no metric is named it is the first of val, an accuracy.
 
     Raises:
@@ -217,12 +212,9 @@ def _direction(cfg: DictConfig) -> Literal["maximize", "minimize"]:
     """
     from mml_lightning.training.monitored import mode_of
 
-    monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
-    if monitor is None and cfg.trainer.limit_val_batches == 0:
-        raise UserError(
-            "val is not measured (trainer.limit_val_batches=0): name what is searched, checkpoint.monitor=..."
-        )
-    best = mode or ("max" if monitor is None else mode_of(str(monitor)))
+    if search.monitor is None and not search.val:
+        raise UserError("val is not measured (trainer.limit_val_batches=0): name the objective, checkpoint.monitor=...")
+    best = search.mode or ("max" if search.monitor is None else mode_of(search.monitor))
     return "maximize" if best == "max" else "minimize"
 
 
@@ -253,7 +245,7 @@ def _told(study: optuna.Study, folder: Path, fixed: Sequence[str]) -> float | No
     best = ended[0]
     content = {"value": best.value, "trial": best.number, "overrides": [*fixed, *_words(best.params)]}
     with write_atomically(folder / BEST) as handle:
-        OmegaConf.save(OmegaConf.create(content), handle)
+        yaml.safe_dump(content, handle, sort_keys=False)
     print(f"best: trial {best.number} with {best.value:.4g}: {' '.join(_words(best.params))}\n{folder / BEST}")
     return best.value
 
