@@ -58,12 +58,12 @@ def test_what_a_run_says_and_bears(lab: Lab, caplog: pytest.LogCaptureFixture) -
         tiny.edit(lab.data / f"val{kind}.txt", f"v9 {count} 1", f"v3 {count} 1")
     tiny.edit(lab.data / "train_flow.txt", "v5 5 1", "v5 3 1")
     data.dataset(lab.config(*words)[0])
-    doubles = "data=frames_data: 1 of 8 training videos stand in val or test too (the same files or id), first v3 (val)"
+    doubles = "data=frames_data: 1 of 8 training videos are in val or test too (same files or id), first v3 (val)"
     assert len(caplog.messages) == 1 and caplog.messages[0].startswith(doubles)
     caplog.clear()
     data.dataset(lab.config(*words, *FLOW)[0])
     assert len(caplog.messages) == 2 and caplog.messages[0].startswith(doubles)
-    assert "flow of 1 of 12 videos is of another length" in caplog.messages[1] and "train/v5" in caplog.messages[1]
+    assert "flow of 1 of 12 videos does not match" in caplog.messages[1] and "train/v5" in caplog.messages[1]
 
 
 def test_more_workers_than_cores_are_said_once(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:

@@ -230,7 +230,7 @@ def test_files_that_are_no_weights(train: Train, composed: Composed, tmp_path: P
             evaluate.evaluate(*composed(f"ckpt={checkpoint}", program="eval"))
     with pytest.raises(UserError, match="no such weight file"):
         evaluate.evaluate(*composed("ckpt=/no/such/file.pt", program="eval"))
-    with pytest.raises(UserError, match="no file, no directory and no alias"):
+    with pytest.raises(UserError, match="not a file, directory or alias"):
         evaluate.evaluate(*composed("ckpt=nothing", program="eval"))
     with pytest.raises(UserError, match="split='train' is unknown"):
         evaluate.evaluate(*composed("ckpt=ce", "split=train", program="eval"))

@@ -16,6 +16,8 @@ import pytest
 
 from tests.conftest import CONF, ROOT, environment
 from tests.patience import LONGEST
+from tests.test_api import BLOCKS as PYTHON
+from tests.test_plugins import write_page
 
 pytestmark = pytest.mark.slow
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_{kind}(sys.argv[1]))"
@@ -64,11 +66,12 @@ class Shell:
     """A user in a folder that has nothing to do with the checkout."""
 
     def __init__(self, binaries: Path, folder: Path) -> None:
-        self.binaries, self.folder = binaries, folder
+        self.binaries, self.folder, self.variables = binaries, folder, dict[str, str]()
 
     def __call__(self, *words: str, code: int = 0) -> str:
         env = environment(PATH=f"{self.binaries}{os.pathsep}{os.environ['PATH']}")
         env = {key: value for key, value in env.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+        env |= self.variables
         program = str(self.binaries / words[0])
         done = subprocess.run(
             [program, *words[1:]], cwd=self.folder, env=env, capture_output=True, text=True, timeout=LONGEST
@@ -130,6 +133,29 @@ def test_a_run_is_trained_measured_reported_resumed_and_repeated(user: Shell) ->
     user("mml", "check", *WORDS)
 
 
+def test_the_python_page_and_a_plug_in_work_from_it(user: Shell) -> None:
+    """The blocks of docs/python.md and docs/plugins.md, by an installed package."""
+    user("mml", "train", *WORDS, "name=data")  # whoever comes first makes the demo
+    clip = next((user.folder / "multirun/data/demo/videos").iterdir())
+    (user.folder / "clip.mp4").symlink_to(clip)
+    code = PYTHON["train"].replace('"schedule.epochs=2"]', f'"schedule.epochs=2", *{WORDS!r}]')
+    (user.folder / "script.py").write_text(code)
+    assert "[(" in user("python", "script.py")
+    write_page(user.folder)
+    own = ["hydra.searchpath=[my_conf]", "trusted=[my_package]"]
+    small = [word for word in WORDS if not word.startswith("backbone.")]
+    made = [*own, *small, "backbone=my_net", "modality=[edges]", "name=own"]
+    missing = user("mml", "train", *made, code=2)
+    assert "my_package" in missing and "can't be found" in missing, "the folder of the user is on no path of its own"
+    user.variables["PYTHONPATH"] = str(user.folder)
+    user("mml", "train", *made)
+    (run,) = (user.folder / "multirun/single").glob("*_own")
+    user("mml", "eval", f"ckpt={run}", *own, "name=own_again")
+    words = ["--ckpt", str(run), "--set", own[0], "--set", own[1]]
+    assert "edges" in user("mml", "predict", "clip.mp4", *words)
+    assert "type trusted=[my_package]" in user("mml", "predict", "clip.mp4", *words[:4], code=2)
+
+
 def test_pipelines_sweeps_and_ranks_start_the_installed_program(user: Shell) -> None:
     said = user("mml", "train", *WORDS, "pipeline=reduced_mml", "pipeline.jobs=2", "name=pipeline")
     assert "3 runs" in said or "runs;" in said
@@ -148,4 +174,4 @@ def test_what_to_type_next_is_what_is_installed(user: Shell) -> None:
     assert "mml eval ckpt=" in user("python", "-m", "mml_lightning", "eval", "--help").replace(
         "python -m mml_lightning", "mml"
     )
-    assert "error: optimzer.lr" in user("mml", "train", "optimzer.lr=1", code=2)
+    assert "optimzer.lr" in user("mml", "train", "optimzer.lr=1", code=2)

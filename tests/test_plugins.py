@@ -73,6 +73,7 @@ def test_a_package_trains_is_killed_resumed_and_measured(
     own: list[str], short: list[str], tmp_path: Path, shell: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     run, folder = tmp_path / "single/run", next(word for word in own if word.startswith("hydra.searchpath="))
+    trust = ("--set", "trusted=[my_package]")
     words = [*own, *short, f"paths.root={tmp_path}", "schedule.epochs=4", "callbacks.checkpoint_every_steps=1"]
     given = command("train", *words, f"hydra.run.dir={run}")
     process = subprocess.Popen(given, env=environment(), cwd=tmp_path, text=True, stderr=subprocess.PIPE)
@@ -87,6 +88,11 @@ def test_a_package_trains_is_killed_resumed_and_measured(
     assert "rgb/agreement" in (run / "logs/metrics.csv").read_text()
     result = read_result(run) or {}
     assert result["status"] == "completed" and result["resumed"] and result["epochs"] == 4
+    assert (run / "steps.txt").read_text() == "12\n", "the callback went on where its checkpoint was"
+    assert " val/edges/top1 " in (run / "lines.txt").read_text()
+    scored = module("predict", str(next((tmp_path / "listed").glob("*.mp4"))), f"--ckpt={run}", "--set", folder, *trust)
+    assert scored.returncode == 0, scored.stderr
+    assert "edges" in scored.stdout
     entry = torch.load(run / "peers/edges.pt", weights_only=True)
     assert (entry["arch"]["builder"], entry["arch"]["width"]) == ("my_package.my_net", 8)
     assert entry["modality"]["prepare"] == {"_target_": "my_package.edges", "_partial_": True, "gain": 2.0}
@@ -97,6 +103,12 @@ def test_a_package_trains_is_killed_resumed_and_measured(
     assert (read_result(tmp_path / "eval") or {})["metrics"] == {"test": result["metrics"]["test"]}
     refused = shell("eval", f"ckpt={run / 'peers/rgb.pt'}", folder, f"hydra.run.dir={tmp_path / 'no'}", plain=True)
     assert refused.returncode == 2 and "type trusted=[my_package]" in refused.stdout + refused.stderr
+
+
+def module(*words: str) -> subprocess.CompletedProcess[str]:
+    """`mml` in a process of its own."""
+    command = [sys.executable, "-m", "mml_lightning", *words]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LONGEST)
 
 
 def composed_with(composed: Composed, *words: str) -> Settings:

@@ -102,7 +102,7 @@ def test_thirty_views_of_slowfast_to_the_frame(composed: Composed) -> None:
 @pytest.mark.parametrize("policy", ["fixed", "paper", "code"])
 def test_the_plan_says_where_frames_depend_on_the_company(composed: Composed, mode: str, policy: str) -> None:
     words = (f"sampling={mode}", f"sampling.policy={policy}")
-    told = f"sampling.policy={policy}: the frames of rgb and flow depend on their company"
+    told = f"sampling.policy={policy}: the frames of rgb and flow depend on each other"
     depends = policy != "fixed" and mode != "strided"
     assert (told in plan._sample(composed(*words, "modality=[rgb,flow]")[0])) is depends
     assert "company" not in plan._sample(composed(*words, "modality=[flow]")[0])
@@ -142,7 +142,7 @@ def test_jitter_is_a_share_of_the_short_side(composed: Composed) -> None:
 
 def test_crops_of_tsm_are_for_one_kind_of_modality(composed: Composed) -> None:
     cfg, _ = composed("transforms=tsm", "stage=mml", "modality=[rgb,rgbdiff]")
-    with pytest.raises(UserError, match=r"crops rgb and rgbdiff differently.*train them apart"):
+    with pytest.raises(UserError, match=r"crops rgb and rgbdiff differently.*train them separately"):
         datasets(cfg)
     assert starts(datasets(cfg, "test")["test"])  # measuring them together is fine
     assert datasets(composed("transforms=tsm", "modality=rgbdiff")[0])["train"].mirrored == {}

@@ -115,13 +115,13 @@ def test_what_hydra_calls_itself_is_looked_at_first(monkeypatch: pytest.MonkeyPa
             with pytest.raises(UserError, match=r"_target_=os\.system: configs may call .* type trusted=\[os\]"):
                 compose("train", typed)
         assert compose("train", [evil, "trusted=[os,posix]"]).trusted == ["os", "posix"]
-        with pytest.raises(UserError, match=r"name='a/\.\./b' names a folder"):
+        with pytest.raises(UserError, match=r"name='a/\.\./b' must be a folder name"):
             compose("train", ["name=a/../b"])
         # own configs may use nothing else either, unless it is typed
         (tmp_path / "experiment").mkdir()
         (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\ntrusted: [mine]\n")
         words = [f"hydra.searchpath=[{tmp_path}]", "experiment=mine"]
-        with pytest.raises(UserError, match=r"trusted=mine stands in a file: trust counts where it is typed"):
+        with pytest.raises(UserError, match=r"trusted=mine is set in a file, but trust must be typed"):
             compose("train", words)
         assert compose("train", [*words, "trusted=[mine]"]).trusted == ["mine"]
 

@@ -77,7 +77,7 @@ def checkpoint_blocks(net: nn.Module) -> int:
     blocks = trunk_blocks(net)
     if not blocks:
         name = type(getattr(net, "net", net)).__name__
-        raise ValueError(f"{name} has no stages and no features: there is nothing to checkpoint")
+        raise ValueError(f"{name} has no stages and no features: nothing to checkpoint")
     for block in blocks:
         block.forward = functools.partial(_checkpointed, block, block.forward)
     return len(blocks)

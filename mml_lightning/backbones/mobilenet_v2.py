@@ -93,7 +93,7 @@ def add_inverted_residual_shift(trunk: MobileNetV2, n_segments: int = 8, n_div: 
         ValueError: the network is shifted already.
     """
     if any(isinstance(module, TemporalShift) for module in trunk.modules()):
-        raise ValueError("the network has a temporal shift already: build a fresh one to change its place")
+        raise ValueError("the network already has a temporal shift: build a new one to change its place")
     shifts = []
     for block in trunk.features:
         if isinstance(block, InvertedResidual) and block.expands and block.has_shortcut:

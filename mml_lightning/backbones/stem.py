@@ -37,7 +37,7 @@ def convert_stem(weight: Tensor, channels: int, rule: str = "mean") -> Tensor:
     if channels < 1:
         raise ValueError(f"channels={channels}: a stem needs 1 or more")
     if weight.ndim < 3:
-        raise ValueError(f"weight {tuple(weight.shape)} is no convolution's: give [O, C, k, k]")
+        raise ValueError(f"weight {tuple(weight.shape)} is not a convolution weight: give [O, C, k, k]")
     weight = weight.detach()
     old = weight.shape[1]
     if channels == old:

@@ -217,7 +217,7 @@ def add_temporal_shift(
     if place not in PLACES:
         raise ValueError(f"shift_place={place!r} is unknown: use one of {', '.join(PLACES)}")
     if any(isinstance(module, TemporalShift) for stage in stages for module in stage.modules()):
-        raise ValueError("the network has a temporal shift already: build a fresh one to change its place")
+        raise ValueError("the network already has a temporal shift: build a new one to change its place")
     shifts: list[TemporalShift] = []
     every = 2 if place == "blockres" and len(stages) > 2 and len(stages[2]) >= DEEP_STAGE else 1
     for stage in stages:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mml_lightning.utils.program import command
 
-QUOTING = "quote what holds blanks or special characters, such as \"data.root='/my videos'\""
+QUOTING = "quote values with spaces or special characters, such as \"data.root='/my videos'\""
 
 
 def one_line(error: BaseException, conf: Path) -> str:
@@ -31,7 +31,7 @@ def one_line(error: BaseException, conf: Path) -> str:
             return f"{group}={option} is unknown; use one of {sorted(error.options)}"
     elif too_long(error):
         word = Path(error.filename).name  # type: ignore[attr-defined]
-        return f"{word[:40]}... of {len(word)} characters is no setting; {command()} --help lists what can be set"
+        return f"{word[:40]}... ({len(word)} characters): unknown setting; {command()} --help lists the settings"
     elif isinstance(error, OSError) and error.filename is not None:
         return f"can't write {error.filename} ({error.strerror}); set paths.root"
     if isinstance(error, OverrideParseException):
@@ -48,8 +48,8 @@ def unknown_key(key: str, conf: Path) -> str:
     known, last = sorted(set(known_keys(conf))), key.rpartition(".")[2]
     alike = difflib.get_close_matches(key, known, n=3, cutoff=0.75)
     alike = alike or [name for name in known if last in name.rpartition(".")[2]][:3]
-    meant = f"did you mean {' or '.join(alike)}?" if alike else f"{command()} --help lists what can be set"
-    return f"{key} is no setting; {meant} (a key of your own needs a plus: +{key}=...)"
+    meant = f"did you mean {' or '.join(alike)}?" if alike else f"{command()} --help lists the settings"
+    return f"unknown setting {key}; {meant} (to add a key: +{key}=...)"
 
 
 def known_keys(conf: Path) -> Iterator[str]:

@@ -28,8 +28,8 @@ zsh needs quotes: 'modality=[rgb,flow]'. -m sweeps over comma-separated values.
 Choices (group=option; the first comment of each file)
 """
 FOOTER = """
-Every value can be set as well (optimizer.lr=0.1): python train.py --cfg job prints the config of what you typed,
-python train.py --hydra-help lists the switches of Hydra. All of these files: {conf}
+Any value can be set (optimizer.lr=0.1): python train.py --cfg job prints the composed config,
+python train.py --hydra-help lists Hydra's options. All of these files: {conf}
 """
 INTERNAL = ("hydra", "paths")
 

@@ -21,6 +21,7 @@ from mml_lightning.utils import console
 from mml_lightning.utils.errors import Preempted, UserError, exhausted
 from mml_lightning.utils.exit_codes import FAILURE, INTERRUPTED, MISTAKE, PREEMPTED, JobOutcome
 from mml_lightning.utils.plain_text import visible
+from mml_lightning.utils.terminal import say_error
 from mml_lightning.utils.threads import wait_briefly
 
 MULTIRUN = ("-m", "--multirun")
@@ -57,7 +58,7 @@ def _launch(main: Callable[[], None], conf: Path, outcome: JobOutcome) -> NoRetu
         os.environ.setdefault("MML_SWEEP", swept_keys(sys.argv[1:]) or "sweep")
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(f"error: {error}")
         outcome.failures.append(MISTAKE)
     except Preempted:
         outcome.failures.append(PREEMPTED)
@@ -68,13 +69,13 @@ def _launch(main: Callable[[], None], conf: Path, outcome: JobOutcome) -> NoRetu
             outcome.failures.append(MISTAKE)
     except Exception as error:  # a job logs its own: this is the command line's
         if not outcome.tracebacks and (spent := exhausted(error)):
-            print(f"error: {spent}", file=sys.stderr)
+            say_error(f"error: {spent}")
             sys.exit(FAILURE)
         from mml_lightning.cli import config_errors
 
         if outcome.tracebacks or not config_errors.of_command_line(error):
             raise
-        print(f"error: {visible(config_errors.one_line(error, conf))}", file=sys.stderr)
+        say_error(f"error: {visible(config_errors.one_line(error, conf))}")
         outcome.failures.append(MISTAKE)
     sys.exit(outcome.code)
 
@@ -145,8 +146,8 @@ def check_links(folder: Path) -> None:
             path = Path(place, name)
             if path.is_symlink() and not path.resolve().is_relative_to(home):
                 raise UserError(
-                    f"{path} is a link out of the run directory, and the run would write through it: "
-                    "replace it by what it leads to, or delete it"
+                    f"{path} is a symlink to outside the run directory, and the run would write through it: "
+                    "replace it by its target, or delete it"
                 )
 
 

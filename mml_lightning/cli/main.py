@@ -33,7 +33,7 @@ from mml_lightning.utils import console, program
 from mml_lightning.utils.errors import UserError, exhausted
 from mml_lightning.utils.exit_codes import FAILURE
 from mml_lightning.utils.plain_text import VisibleStream
-from mml_lightning.utils.terminal import log_visibly
+from mml_lightning.utils.terminal import log_visibly, say_error
 from mml_lightning.utils.threads import wait_briefly
 
 
@@ -62,19 +62,17 @@ def _program(name: str, words: Sequence[str]) -> None:
 
 COMMANDS = {
     "train": Command("train a stage, a pipeline or a sweep", _no_arguments, lambda args: _program("train", [])),
-    "eval": Command("measure what was trained", _no_arguments, lambda args: _program("eval", [])),
+    "eval": Command("evaluate what was trained", _no_arguments, lambda args: _program("eval", [])),
     "bench": Command(
-        "measure this machine: training steps, readers of clips, engines of optical flow",
+        "benchmark this machine: training steps, clip readers, optical flow engines",
         bench.declare,
         lambda args: bench.run(args, compose_config),
     ),
-    "check": Command("read every video of a dataset and say what is wrong with it", check.declare, check.run),
-    "ensemble": Command(
-        "which networks go well together: pairs, triples, sums of ranks", ensemble.declare, ensemble.run
-    ),
+    "check": Command("read every video of a dataset and report problems", check.declare, check.run),
+    "ensemble": Command("find good ensembles: pairs, triples, rank sums", ensemble.declare, ensemble.run),
     "export": Command("one network as a folder for onnxruntime or torch, with infer.py", export.declare, export.run),
     "flow": Command(
-        "compute the flow of a dataset ahead of training, export it as images",
+        "precompute the optical flow of a dataset, export it as images",
         flow.declare,
         lambda args: flow.run(args, compose_config),
     ),
@@ -84,19 +82,19 @@ COMMANDS = {
         lambda args: graph.run(args, compose_config),
     ),
     "import": Command(
-        "weights of other projects (TSM, SlowFast, ..) to a zoo file",
+        "convert weights of other projects (TSM, SlowFast, ..) to a zoo file",
         import_weights.declare,
         lambda args: import_weights.run(args, compose_config),
     ),
     "pack": Command(
-        "frames and flow of a dataset in a few files, for fast training",
+        "pack frames and flow of a dataset into a few files, for fast training",
         pack.declare,
         lambda args: pack.run(args, compose_config),
     ),
     "predict": Command("classes of videos by trained networks, without a run", predict.declare, predict.run),
     "report": Command("table of runs, or a paired comparison of two of its rows", report.declare, report.run),
-    "rerun": Command("repeat a run from its directory and say whether the numbers are equal", rerun.declare, rerun.run),
-    "score": Command("metrics of score dumps again, ensembles of runs, submission files", score.declare, score.run),
+    "rerun": Command("repeat a run and compare every number", rerun.declare, rerun.run),
+    "score": Command("recompute metrics from score dumps, ensembles, submission files", score.declare, score.run),
     "version": Command("print the version", _no_arguments, _version),
 }
 
@@ -141,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(parse(argv))
         except MemoryError as error:  # there was too little to say what went wrong
             console.release_reserve()
-            print(f"mml: error: {exhausted(error)}", file=sys.stderr)
+            say_error(f"mml: error: {exhausted(error)}")
             return FAILURE
 
 
@@ -151,7 +149,7 @@ def _run(args: argparse.Namespace) -> int:
         with contextlib.redirect_stdout(VisibleStream(sys.stdout)):  # type: ignore[type-var]  # names come from files
             args.run(args)
     except UserError as error:
-        print(f"mml: error: {error}", file=sys.stderr)
+        say_error(f"mml: error: {error}")
         return 2
     except KeyboardInterrupt:
         print("mml: interrupted", file=sys.stderr)
@@ -159,6 +157,6 @@ def _run(args: argparse.Namespace) -> int:
     except Exception as error:
         if (spent := exhausted(error)) is None:
             raise
-        print(f"mml: error: {spent}", file=sys.stderr)
+        say_error(f"mml: error: {spent}")
         return FAILURE
     return 0

@@ -134,7 +134,7 @@ def _staged(word: str, modalities: Collection[str]) -> str:
         key = f"backbone.{name}{rest or ''}"
         known = [*(f"backbone.{one}" for one in modalities), *(f"backbone.{one}" for one in PLAIN)]
         raise UserError(
-            f"{key} is no setting{_meant(f'backbone.{name}', known)}; backbone.<modality> is one of {known}"
+            f"unknown setting {key}{_meant(f'backbone.{name}', known)}; backbone.<modality> is one of {known}"
         )
     place = f"{ADDED if match['sign'] else SETTINGS}{rest}" if rest else OPTION
     return f"++backbone.{TYPED}.{name}.{place}={word[match.end() :]}"
@@ -164,18 +164,18 @@ def place(
     content: Any = OmegaConf.to_container(cfg.backbone, resolve=False)
     typed = content.pop(TYPED, {})
     if not isinstance(typed, Mapping) or not all(isinstance(words, Mapping) for words in typed.values()):
-        raise UserError(f"backbone.{TYPED} is no setting: leave it out")
+        raise UserError(f"unknown setting backbone.{TYPED}: remove it")
     known, used = {*modalities, *cfg.modality}, set(map(str, cfg.modality))
     each = {m: {OPTION: value} for m, value in content.items() if m in known and m not in PLAIN}
     general = {key: value for key, value in content.items() if key not in each}
     if stray := next((k for k, v in general.items() if k not in PLAIN and isinstance(v, str) and v in options), None):
-        raise UserError(f"backbone.{stray}={general[stray]}: there is no modality {stray}{_meant(stray, known)}")
+        raise UserError(f"backbone.{stray}={general[stray]}: no modality {stray}{_meant(stray, known)}")
     pipeline = cfg.get("pipeline")  # its runs look at modalities of their own
     several = bool((isinstance(pipeline, DictConfig) and pipeline.get("runs")) or cfg.get("tables"))
     for modality, words in typed.items():
         if modality not in used and not several:
             raise UserError(
-                f"backbone.{modality} is typed, but the run looks at {', '.join(sorted(used))} only: leave it out, or "
+                f"backbone.{modality} is set, but the run uses {', '.join(sorted(used))} only: remove it, or "
                 f"use modality=[{','.join([*map(str, cfg.modality), modality])}]"
             )
         each[modality] = {**each.get(modality, {}), **words}
@@ -215,8 +215,8 @@ def _network(
             f"backbone.{modality}.{one}" for one in dotted(content) if "_target_" not in one and "_partial_" not in one
         ]
         raise UserError(
-            f"{key} is no setting of {option or 'its network'}{_meant(key, alike)}; there are {', '.join(alike)} "
-            f"(a key of your own needs a plus: +{key}=...)"
+            f"unknown setting {key} of {option or 'its network'}{_meant(key, alike)}; there are {', '.join(alike)} "
+            f"(to add a key: +{key}=...)"
         ) from None
     OmegaConf.set_struct(made, None)
     made.merge_with(added or {})

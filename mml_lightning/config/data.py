@@ -72,11 +72,13 @@ def sources(cfg: Settings) -> dict[str, Kind]:
         raise UserError(f"sources={own} must be a table {{name: {{_target_: my_package.MyKind}}}}, docs/code.md")
     for name, values in own.items():
         if name in SOURCES:
-            raise UserError(f"sources.{name}: {name} is a source already; choose another name")
+            raise UserError(f"sources.{name}: {name} already exists; choose another name")
         called = isinstance(values, Mapping) and instantiate.TARGET in values
         made = instantiate.instantiate(cfg.plain(f"sources.{name}"), cfg.trusted) if called else None
         if not isinstance(made, Kind):
-            raise UserError(f"sources.{name} is no kind of source: give {{_target_: my_package.MyKind}}, docs/code.md")
+            raise UserError(
+                f"sources.{name} is not a kind of source: give {{_target_: my_package.MyKind}}, docs/code.md"
+            )
         kinds[str(name)] = made
     return kinds
 
@@ -214,7 +216,7 @@ def _check_sources(data: Dataset, chosen: Sequence[Modality], kinds: Mapping[str
     for modality in chosen:
         if modality.source not in known and kinds[modality.source].made_of not in known:
             raise UserError(
-                f"modality {modality.name} looks at {modality.source}, data={data.name} has {sorted(known)} only: "
+                f"modality {modality.name} needs {modality.source}, data={data.name} has only {sorted(known)}: "
                 "choose another modality, or name its files in data"
             )
 

@@ -189,6 +189,14 @@ class Trainer:
 
 
 @dataclass(frozen=True)
+class Ema:
+    """Averages of weights, and which weights a run leaves."""
+
+    decay: float | None = None
+    weights: str = "averaged"
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Which weights are kept beside the last ones, and which of them a run leaves."""
 
@@ -258,5 +266,5 @@ GROUPS: dict[str, type[Any]] = {
     **{"transforms": Transforms, "objective": Objective, "optimizer": Optimizer, "schedule": Schedule},
     **{"trainer": Trainer, "callbacks": Callbacks, "logger": Logger, "step": Step, "loading": Loading},
     **{"stage": Stage, "setup": Setup, "pipeline": Pipeline, "fusion": Fusion},
-    **{"checkpoint": Checkpoint},
+    **{"checkpoint": Checkpoint, "ema": Ema},
 }

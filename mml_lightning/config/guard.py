@@ -175,7 +175,7 @@ def _trust(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     words = {word for text in typed if key_of(text) == "trusted" for word in re.findall(r"[\w.]+", text)}
     for package in composed:
         if not isinstance(package, str) or package not in words:
-            raise UserError(f"trusted={package} stands in a file: trust counts where it is typed, as trusted=[...]")
+            raise UserError(f"trusted={package} is set in a file, but trust must be typed: trusted=[...]")
     return [str(package) for package in composed]
 
 
@@ -217,7 +217,7 @@ def _check_launcher(cfg: DictConfig, launcher: Any, typed: Sequence[str]) -> Non
         value, key = launcher.get(name), f"hydra.launcher.{name}"
         keys = [f"{key}.{one}" for one in value] if isinstance(value, Mapping) else [key]
         if value not in (usual, None) and not all(_typed(one, typed) for one in keys):
-            raise UserError(f"{key} stands in a file, and a shell would run it: type it yourself")
+            raise UserError(f"{key} is set in a file and would run in a shell: type it yourself")
     for key, text in _strings(_resolved(cfg, "launcher"), "hydra.launcher"):
         if "\n" in text and not _typed(key, typed):
             raise UserError(f"{key} has several lines, which a shell would run: type it yourself")
@@ -242,12 +242,12 @@ def _check_log(key: str, value: str, packages: tuple[str, ...], typed: Sequence[
     to a file which something else runs."""
     last = key.rpartition(".")[2]
     if ".." in key:  # its key ".": attributes of a handler, such as the file it opens later
-        raise UserError(f"{key} sets an attribute of a log: leave it out")
+        raise UserError(f"{key} sets an attribute of a log: remove it")
     if last == "filename":
         rest = OF_PROGRAM.sub("x", value.removeprefix(BELOW_RUN))
         own = value.startswith(BELOW_RUN) and FOLDER_NAME.fullmatch(rest) and key.startswith("hydra.job_logging.")
         if not own and not _typed(key, typed):
-            raise UserError(f"{key}={value} in a file leads out of the directory of the run: type it yourself")
+            raise UserError(f"{key}={value} in a file points outside the run directory: type it yourself")
     elif last in ("class", "()"):
         if value not in CLASSES and not lies_in(value, packages[len(TRUSTED) :]):
             raise UserError(f"{key}={value}: a log may use {', '.join(CLASSES)} only; type trusted=[...] for others")
@@ -264,7 +264,7 @@ def _check_name(cfg: DictConfig) -> None:
     except OmegaConfBaseException:  # it names what is missing when it asks for the name itself
         return
     if name is not None and not (isinstance(name, str) and FOLDER_NAME.fullmatch(name)):
-        raise UserError(f"name={name!r} names a folder: use letters, digits and any of . _ + = , @ -")
+        raise UserError(f"name={name!r} must be a folder name: use letters, digits and any of . _ + = , @ -")
 
 
 def _calls(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -81,7 +81,7 @@ def check_targets(targets: Iterable[str], packages: tuple[str, ...], key: str = 
             first = target.partition(".")[0]
             package = first if first != "mml_lightning" else target.rpartition(".")[0]
             raise UserError(
-                f"{key}={target}: configs may call {', '.join(packages)} only; where you trust that package, "
+                f"{key}={target}: configs may only call {', '.join(packages)}; if you trust that package, "
                 f"type trusted=[{package}]"
             )
 

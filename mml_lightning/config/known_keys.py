@@ -26,6 +26,7 @@ MORE: dict[str, tuple[str, ...]] = {
     "batch_norm": ("freeze", "group_size", "precise", "sync"),
     "flow": ("algorithm", "bound", "decoder", "device", "on_the_fly", "parameters", "preset"),
     "metrics": ("ap", "empty_class"),
+    "mix": ("cutmix", "mixup", "probability"),
     "nonfinite": ("keep_batch", "policy", "stop_after"),
     "statistics": ("mean", "std"),
 }
@@ -81,7 +82,7 @@ def _line(key: str, known: set[str]) -> str:
     )
     if group in ("callbacks", "logger"):
         meant += f"; a {group.removesuffix('s')} of Lightning or of your own needs {key}._target_=..."
-    return f"{key} is no setting: nothing reads it; {meant}"
+    return f"unknown setting {key}: nothing reads it; {meant}"
 
 
 def _looked_up(value: Any) -> str:

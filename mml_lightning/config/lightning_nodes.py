@@ -26,7 +26,7 @@ NEEDS = {"TensorBoardLogger": ("tensorboard", "tensorboard"), "MLFlowLogger": ("
 OURS = {
     "ModelSummary": "leave it out: the plan names the peers and their sizes",
     "RichModelSummary": "leave it out: the plan names the peers and their sizes",
-    "WandbLogger": "use logger=wandb, which goes on in its record after a resume",
+    "WandbLogger": "use logger=wandb, which continues its record after a resume",
     "CSVLogger": "leave it out: logs/metrics.csv is always written, and exact after a resume",
 }
 """Classes of Lightning whose part something of ours has."""

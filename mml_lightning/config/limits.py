@@ -26,23 +26,23 @@ INSTEAD = {
     "callbacks": "use callbacks=..., and its settings callbacks.<name>=...",
     "logger": "use logger=..., and its settings logger.<name>=...",
     "plugins": "use trainer.precision and trainer.strategy; checkpoints have a writer of their own",
-    "gradient_clip_val": "use optimizer.clip_norm=..., which clips each peer by itself",
-    "gradient_clip_algorithm": "use optimizer.clip_norm=..., which clips each peer by itself",
-    "check_val_every_n_epoch": "use trainer.validations=..., so many in all",
-    "val_check_interval": "use trainer.validations=..., so many in all",
-    "num_sanity_val_steps": "use mml check, which reads all data beforehand",
+    "gradient_clip_val": "use optimizer.clip_norm=..., which clips each peer separately",
+    "gradient_clip_algorithm": "use optimizer.clip_norm=..., which clips each peer separately",
+    "check_val_every_n_epoch": "use trainer.validations=... (number of validations in total)",
+    "val_check_interval": "use trainer.validations=... (number of validations in total)",
+    "num_sanity_val_steps": "use mml check, which reads all data in advance",
     "log_every_n_steps": "logs/metrics.csv has a row for every tenth step; for speed use callbacks.speed_every_steps",
     "enable_checkpointing": "use callbacks.checkpoint=false",
     "enable_progress_bar": "use callbacks.progress_bar=...",
-    "enable_model_summary": "leave it out: the plan names the peers and their sizes",
-    "use_distributed_sampler": "leave it out: batches are shared out among the ranks already",
+    "enable_model_summary": "remove it: the plan lists the peers and their sizes",
+    "use_distributed_sampler": "remove it: batches are already split over the ranks",
     "sync_batchnorm": "use batch_norm.sync=true",
     "default_root_dir": "use paths.root=..., or hydra.run.dir=... for one run",
-    "reload_dataloaders_every_n_epochs": "leave it out: every epoch draws anew already",
+    "reload_dataloaders_every_n_epochs": "remove it: every epoch is already sampled anew",
     "barebones": "use callbacks=none logger=none",
-    "limit_predict_batches": "use trainer.limit_test_batches; eval.py measures and keeps the scores",
-    "enable_autolog_hparams": "leave it out: loggers get the whole config",
-    "model_registry": "leave it out: networks go to the zoo (paths.zoo)",
+    "limit_predict_batches": "use trainer.limit_test_batches; eval.py evaluates and saves the scores",
+    "enable_autolog_hparams": "remove it: loggers get the whole config",
+    "model_registry": "remove it: networks go to the zoo (paths.zoo)",
 }
 
 
@@ -54,16 +54,16 @@ def check(cfg: Settings) -> None:
     trainer = cfg.plain("trainer")
     for key in map(str, trainer):
         if key in INSTEAD:
-            raise UserError(f"trainer.{key} would contradict what a run sets itself: {INSTEAD[key]}")
+            raise UserError(f"trainer.{key} conflicts with what a run sets itself: {INSTEAD[key]}")
         if key not in OURS and key not in EXTRAS:
             raise UserError(
-                f"trainer.{key} is no setting; there are {', '.join(OURS)}; +trainer. takes {_words(EXTRAS)}"
+                f"unknown setting trainer.{key}; there are {', '.join(OURS)}; +trainer. takes {_words(EXTRAS)}"
             )
     for key in BATCHES:
         least = 1 if key == BATCHES[0] else 0
         value = trainer.get(key)
         if value is not None and not _is_limit(value, least):
-            told = "no step would be made (eval.py measures): " if value == 0 else ""
+            told = "no training step (for evaluation use eval.py): " if value == 0 else ""
             raise UserError(f"trainer.{key}={value}: {told}use a whole number from {least}, a share up to 1.0, or null")
     steps = trainer.get("max_steps", -1)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps == 0 or steps < -1:
@@ -109,8 +109,8 @@ def declared(cfg: Settings, videos: int) -> list[str]:
     every, left = videos // int(cfg.data.batch_size), batches(cfg, videos)
     if every and not left:
         raise UserError(
-            f"trainer.limit_train_batches={cfg.trainer.limit_train_batches} leaves none of {every} batches: no step "
-            "would be made; raise it"
+            f"trainer.limit_train_batches={cfg.trainer.limit_train_batches} leaves none of {every} batches: no "
+            "training step; raise it"
         )
     found = []
     if left < every:
@@ -134,7 +134,9 @@ def trained(cfg: Settings, trainer: pl.Trainer, videos: int, stopped: bool = Fal
         UserError: no step was made.
     """
     if not trainer.global_step:
-        raise UserError("no step was made: nothing is exported; raise trainer.max_time or what else ends the run")
+        raise UserError(
+            "no training step was made, nothing is exported; raise trainer.max_time or whatever ended the run"
+        )
     found = declared(cfg, videos)
     if not found and not stopped and (trainer.should_stop or trainer.current_epoch < int(cfg.schedule.epochs)):
         found = [f"trainer.max_time={cfg.trainer.max_time}" if cfg.trainer.max_time else "stopped early"]
@@ -154,7 +156,7 @@ def check_share(cfg: Settings, split: str, batches: int) -> None:
     if isinstance(share, float) and 0 < share < 1 and not int(share * batches):
         raise UserError(
             f"trainer.limit_{split}_batches={share} leaves none of {batches} {'batch' if batches == 1 else 'batches'}; "
-            "raise it, or use 0 to leave it out"
+            "raise it, or use 0 to skip it"
         )
 
 

@@ -41,9 +41,7 @@ def saved_overrides(folder: Path, typed: Sequence[str]) -> list[str] | None:
     try:
         saved = read_yaml(file)
     except (OSError, Foreign) as error:
-        raise UserError(
-            f"{file} is damaged: {error}; give the weights themselves instead, or type its settings"
-        ) from None
+        raise UserError(f"{file} is damaged: {error}; give a weights file instead, or type the settings") from None
     return admitted([] if saved is None else saved, Source(file, folder), typed)
 
 
@@ -55,7 +53,7 @@ def _told_overrides(folder: Path, typed: Sequence[str]) -> list[str] | None:
     except FileNotFoundError:
         return None
     except (OSError, Foreign) as error:
-        raise UserError(f"{file} is damaged: {error}; copy the weights away from it, or delete it") from None
+        raise UserError(f"{file} is damaged: {error}; copy the weights elsewhere, or delete it") from None
     if not isinstance(told, dict) or told.get("overrides") is None:
         return None
     return admitted(told["overrides"], Source(file, folder), typed)

@@ -105,7 +105,7 @@ def check_file(runs: Iterable[tuple[Settings, Sequence[PeerSpec]]]) -> None:
         if len(found) > 1:
             raise UserError(
                 f"init.file={file} is the file of one network, and {' and '.join(found.values())} would start from it: "
-                "leave it out (ImageNet weights are downloaded by depth), or give each its own, stage by stage: "
+                "remove it (ImageNet weights are downloaded by depth), or give each its own, stage by stage: "
                 "init.<modality>=<zoo file>, which mml import makes"
             )
 
@@ -154,7 +154,7 @@ def _refuse_twins(specs: Sequence[PeerSpec]) -> None:
         if key in seen:
             raise UserError(
                 f"peers {seen[key]} and {spec.name} would start from the same weights, {spec.origin.key}: identical "
-                "networks never differ, so there is nothing to teach; give them different files or init=scratch"
+                "networks have nothing to learn from each other; give them different files or init=scratch"
             )
         seen[key] = spec.name
 

@@ -86,7 +86,7 @@ def _merged(base: Mapping[str, Any], own: Mapping[str, Any], where: str) -> dict
     if CALLED in own and own[CALLED] != base.get(CALLED):
         return dict(own)
     if unknown := [key for key in own if key not in base and CALLED not in base]:
-        raise UserError(f"{where}.{unknown[0]} is no setting; there are {', '.join(base)}")
+        raise UserError(f"unknown setting {where}.{unknown[0]}; there are {', '.join(base)}")
     return {**base, **{key: _value(base.get(key), value, f"{where}.{key}") for key, value in own.items()}}
 
 

@@ -71,7 +71,7 @@ def admitted(items: object, source: Source, typed: Sequence[str] = ()) -> list[s
             kept.append(item)
         elif key not in chosen:
             shown = visible(item if len(item) <= 120 else f"{item[:120]}...").replace("\n", " ")
-            raise UserError(f"{source.file}: {shown} {why}; files are not trusted with that: type it yourself")
+            raise UserError(f"{source.file}: {shown} {why}; not allowed in a file: type it yourself")
     return kept
 
 
@@ -88,26 +88,26 @@ def refusal(item: str, source: Source) -> str | None:
         override = OverridesParser(Functions()).parse_override(item)  # no function of Hydra's is known to this parser
         check_depth(override.value())
     except Foreign as error:
-        return f"is no setting: {error}"
+        return f"is not a valid override: {error}"
     except (HydraException, RecursionError, ValueError):
-        return "is no plain key=value"
+        return "is not a plain key=value"
     if override.value_type not in (None, ValueType.ELEMENT):
-        return "stands for several values"
+        return "has several values"
     return _key(override) or _value(override, source)
 
 
 def _key(override: Override) -> str | None:
     parts = re.split(r"[./]", override.key_or_group)
     if override.package is not None:
-        return "puts a group in another place (@)"
+        return "moves a group (@)"
     if parts[0] == "hydra":
-        return "is a setting of Hydra itself"
+        return "is a Hydra setting"
     if parts[0] == "trusted":  # one of the list: all of it is in ONCE
         return "gives trust"
     if parts[0] == "aliases":
         return "makes up commands"
     if not all(re.fullmatch(r"[\w-]+", part) for part in parts):
-        return "is no plain key=value"
+        return "is not a plain key=value"
     return _reserved(parts)
 
 
@@ -154,7 +154,7 @@ def _text(key: str, value: str, source: Source, group: bool) -> str | None:
     if key.startswith("logger.") and key.count(".") > 1:
         return "may say where the record of the run goes"
     if key in WRITTEN and not _writes_at_home(key, value, source.folder):
-        return "leads to another place than that of the run, and files would be written there"
+        return "points to another place than the run, and files would be written there"
     if key in DATA and not _holds_data(value, source.folder):
         return "is no folder that holds anything, and files might be written there"
     return None

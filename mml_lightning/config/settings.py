@@ -65,6 +65,7 @@ class Settings:
     fusion: groups.Fusion = field(default_factory=groups.Fusion)
     phases: tuple[groups.Phase, ...] = ()
     checkpoint: groups.Checkpoint = field(default_factory=groups.Checkpoint)
+    ema: groups.Ema = field(default_factory=groups.Ema)
     ckpt: str | None = None
     split: str = "test"
 
@@ -98,7 +99,7 @@ class Settings:
         found: Any = self.resolved
         for part in filter(None, key.split(".")):
             if not isinstance(found, Mapping) or part not in found:
-                raise UserError(f"{key} is missing in the config; don't delete it")
+                raise UserError(f"{key} is missing in the config; do not delete it")
             found = found[part]
         require(found, key)
         return copy.deepcopy(found)
@@ -147,7 +148,7 @@ def _phases(declared: Any) -> tuple[groups.Phase, ...]:
         if not isinstance(one, Mapping):
             raise UserError(f"{where}={one} must be a table with {', '.join(known)}")
         if unknown := [key for key in one if key not in known]:
-            raise UserError(f"{where}.{unknown[0]} is no setting of a phase; there are {', '.join(known)}")
+            raise UserError(f"unknown setting {where}.{unknown[0]} of a phase; there are {', '.join(known)}")
         if "name" not in one:
             raise UserError(f"{where}.name is missing: give every phase a name of its own")
         for group in groups.OF_PHASE:
@@ -175,5 +176,5 @@ def _group(kind: type[Group], values: Any, key: str) -> Group:
 def _made(kind: type[Group], values: Mapping[str, Any], prefix: str) -> Group:
     for one in fields(kind):  # type: ignore[arg-type]
         if one.name not in values and one.default is MISSING and one.default_factory is MISSING:
-            raise UserError(f"{prefix}{one.name} is missing in the config; don't delete it")
+            raise UserError(f"{prefix}{one.name} is missing in the config; do not delete it")
     return kind(**values)

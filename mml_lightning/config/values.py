@@ -44,6 +44,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.labels": ("clip", "video"),  # what a training target tells where labels are timed
     "data.missing": ("error", "mask"),
     "data.quarantine": ("use", "ignore"),
+    "ema.weights": ("averaged", "trained"),
     "logger.mode": ("auto", "online", "offline"),
     "nonfinite.policy": ("skip", "stop", "ignore"),
     "optimizer.groups": ("tsn", "slowfast", "plain"),
@@ -103,7 +104,7 @@ def _check_values(cfg: Settings) -> None:
     for key in (*NAMES, *(f"backbone.{name}.name" for name in backbones.own(cfg))):
         value = cfg.get(key)
         if not isinstance(value, str) or not FOLDER_NAME.fullmatch(value):
-            raise UserError(f"{key}={value!r} names a folder: use letters, digits and any of . _ + = , @ -")
+            raise UserError(f"{key}={value!r} must be a folder name: use letters, digits and any of . _ + = , @ -")
     for key, (kind, least) in LEAST.items():
         value = cfg.get(key)
         if value is None and key in NULLABLE:
@@ -115,11 +116,27 @@ def _check_values(cfg: Settings) -> None:
         value = cfg.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
             raise UserError(f"{key}={value} must be a number above 0, or null")
+    _check_mix(cfg)
+    decay = cfg.ema.decay
+    if decay is not None and (isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 < decay < 1):
+        raise UserError(f"ema.decay={decay} must be a number between 0 and 1, or null")
+    if decay is not None and cfg.placement == "peer":
+        raise UserError("ema.decay needs placement=shared: with placement=peer no rank has all weights")
     for key, known in CHOICES.items():
         if (value := cfg.get(key, ABSENT)) is not ABSENT:  # some are keys of some options only
             check_choice(key, value, known)
     limits.check(cfg)
     lightning_nodes.check(cfg)
+
+
+def _check_mix(cfg: Settings) -> None:
+    used = [key for key in ("mix.mixup", "mix.cutmix") if cfg.get(key) is not None]
+    for key, most in [*((key, float("inf")) for key in used), ("mix.probability", 1.0)]:
+        value = cfg.get(key, 1.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+            raise UserError(f"{key}={value} must be a number above 0{' up to 1' if most == 1 else ', or null'}")
+    if used and cfg.data.missing == "mask":
+        raise UserError(f"{used[0]} can't be had with data.missing=mask yet: leave it out, or set data.missing=error")
 
 
 def check_job(cfg: Settings) -> None:
@@ -139,7 +156,7 @@ def check_stage(cfg: Settings) -> None:
     """
     chosen, stage = list(cfg.modality), cfg.stage
     if not chosen:
-        raise UserError("modality=[] leaves nothing to train; use modality=[rgb]")
+        raise UserError("modality=[] is empty; use modality=[rgb]")
     if len(chosen) < int(stage.modalities):
         raise UserError(
             f"stage={stage.name} needs two or more modalities (have {chosen}): modality=[rgb,flow]; "
@@ -148,6 +165,5 @@ def check_stage(cfg: Settings) -> None:
     several = len(chosen) * int(stage.copies) > 1
     if not several and (cfg.objective.edges or any(phase.objective.get("edges") for phase in cfg.phases)):
         raise UserError(
-            f"objective={cfg.objective.name} teaches between peers but the run has one; "
-            "use stage=ml, or objective=cross_entropy"
+            f"objective={cfg.objective.name} needs two peers, the run has one; use stage=ml, or objective=cross_entropy"
         )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mml_lightning.backbones.cost import kept_for_backward, parameter_count
 from mml_lightning.backbones.execution import trunk_blocks
@@ -73,7 +72,7 @@ def _workers(name: str, seen: advice.Seen) -> str:
     if advice.more_workers(seen) is None and seen.cheap:
         return ""
     told = advice.waiting(seen)
-    return told and f"{name} waited for data {seen.data_wait:.0%} of the time: {told}"
+    return told and f"{name} spent {seen.data_wait:.0%} of the time waiting for data: {told}"
 
 
 def _checkpointable(cfg: Settings, cohort: Cohort) -> bool:
@@ -91,7 +90,7 @@ def _step(
     if operations is None:
         return None
     peak = ranks * arithmetic_peak(_device(cfg), precision_type(str(cfg.trainer.precision), _device(cfg)))
-    guess = f"by arithmetic at {USUAL_SHARE:.0%} of what the device reaches, reading and validation aside"
+    guess = f"estimated at MFU {USUAL_SHARE:.0%}, without data loading and validation"
     return cfg.data.batch_size * operations / (USUAL_SHARE * peak), guess
 
 
@@ -123,8 +122,8 @@ def suggest_batch(
     if not fits:
         return words + "use a smaller backbone, transforms.output or sampling.num_segments"
     split = f"data.batch_size={fits[-1]} trainer.accumulate_grad_batches={parts * (batch // fits[-1])}"
-    norms = f" (batch norms see {fits[-1]} clips then)"
-    return f"{words}{split}{norms}" + (", or step.checkpointing=true, which keeps less" if checkpointing else "")
+    norms = f" (batch norm then sees {fits[-1]} clips)"
+    return f"{words}{split}{norms}" + (", or step.checkpointing=true, which saves memory" if checkpointing else "")
 
 
 def free_memory(cfg: Settings) -> float | None:
@@ -196,8 +195,7 @@ def needed_in(cfg: Settings, cohort: Cohort, phase: Phase) -> tuple[float, float
         modality = cohort.modalities[name]
         frames, _, *size = shapes[modality.name]
         clip = (1, frames, modality.channels, *size)
-        prepare = nn.Module.train if phase.whole(name) else in_phase(cohort, phase, name)
-        kept = counted_or_none(functools.partial(kept_for_backward, peer, clip, prepare))
+        kept = counted_or_none(functools.partial(kept_for_backward, peer, clip, in_phase(cohort, phase, name)))
         if kept is None:
             return None
         learn = sum(value.numel() for key, value in peer.named_parameters() if phase.covers(name, key))

@@ -33,10 +33,10 @@ def evaluate(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dic
     values.check_values(cfg)
     process.set_up_process(cfg)
     if not limits.measures(cfg, "test"):
-        raise UserError("trainer.limit_test_batches=0: nothing would be measured; raise it, or set it to null")
+        raise UserError("trainer.limit_test_batches=0: nothing would be evaluated; raise it, or set it to null")
     folder = Path(cfg.paths.output_dir)
     if any((folder / name).is_dir() for name in ("peers", checkpoints.FOLDER)):
-        raise UserError(f"{folder} holds a training run, whose numbers these would replace: choose another directory")
+        raise UserError(f"{folder} holds a training run, whose results would be overwritten: choose another directory")
     read = functools.cache(lambda: config_data.dataset(cfg, [cfg.split]))
     entries = load_entries(cfg, overrides, read)
     data = read()
@@ -48,7 +48,7 @@ def evaluate(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dic
     train.check_measuring(cfg, trainer, datasets)
     utils_process.say(
         [
-            f"measuring {', '.join(entries)} on {len(datasets['test'])} {cfg.split} videos of {data.name}, "
+            f"evaluating {', '.join(entries)} on {len(datasets['test'])} {cfg.split} videos of {data.name}, "
             f"views {cfg.views.name}; output {folder}"
         ]
     )
@@ -77,7 +77,7 @@ def evaluate(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dic
         ]
         tracking.log_outcome(trainer.loggers, trainer.callback_metrics, result.fields, folder)
         if not result.fields["metrics"]:
-            utils_process.say([f"no label of {cfg.split} is known; mml score {folder} writes submissions"])
+            utils_process.say([f"{cfg.split} has no labels; mml score {folder} writes submissions"])
     runs_result.say_result(result.fields)
     if alone:
         utils_process.say(next_steps.after_evaluation(folder, result.fields["metrics"]))

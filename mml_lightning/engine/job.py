@@ -106,7 +106,7 @@ def _typed() -> list[str]:
 def _told(error: Exception, folder: Path, overrides: Sequence[str], hint: str, tracebacks: bool) -> Exception:
     """Log an error that nobody foresaw; what the result of the job is to say."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
-        log.error("error: %s: %s; make room, then %s", error.filename, error.strerror, hint)
+        log.error("error: %s: %s; free some space, then %s", error.filename, error.strerror, hint)
         return error
     if not tracebacks and (spent := exhausted(error)):
         log.error("error: %s; then %s", spent, hint)
@@ -128,4 +128,4 @@ def not_begun(error: Exception, overrides: Sequence[str]) -> UserError:
         off = "leave out step.compile=true (of --ways: compiled)"
         return UserError(f"torch.compile fails here ({why}); is a C++ compiler installed? {off}")
     typed = " ".join(overrides)[:300] or "none"
-    return UserError(f"{reason}; is a setting of the wrong kind? typed: {typed} (HYDRA_FULL_ERROR=1 shows where)")
+    return UserError(f"{reason}; is a setting of the wrong type? typed: {typed} (HYDRA_FULL_ERROR=1 shows where)")

@@ -173,7 +173,7 @@ class Journal:
         except OSError as error:
             where = error.filename or self.path
             raise UserError(
-                f"can't write {where}: {os.strerror(error.errno or 0)}; make room and start it again: it goes on"
+                f"can't write {where}: {os.strerror(error.errno or 0)}; free some space and run it again to continue"
             ) from None
 
     def _require_same(self, told: Mapping[str, Any], where: Path) -> None:

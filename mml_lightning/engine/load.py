@@ -36,6 +36,10 @@ def settings(ckpt: str, typed: Sequence[str], peers: Sequence[str] | None) -> tu
     resolvers.register()
     guard.install()
     path = Path(ckpt).expanduser()
+    if (path / "preprocess.json").is_file():
+        raise UserError(
+            f"{ckpt} is an exported network: run its infer.py, or give the run or the weights it is made of"
+        )
     elsewhere = [f"{key}=" for key in (*PLACES, *DATA)]  # what is refused of these is left out
     saved = overrides_beside(path, [*typed, *elsewhere])
     words = [*(saved or []), *typed]

@@ -62,6 +62,8 @@ def settle(cfg: Settings, cohort: Cohort, data: Dataset) -> Monitors:
     kept = kept and cfg.callbacks.checkpoint
     guessed = " (guessed)" if wanted.monitor is None else ""
     told = [f"best.ckpt by {usual}{guessed}; the {wanted.export} weights are exported"] if kept else []
+    if cfg.ema.decay is not None:
+        told.append(f"ema.decay={cfg.ema.decay:g}: the {cfg.ema.weights} weights are measured and exported")
     filled = {}
     for name, node in nodes.items():
         takes = lightning_nodes.parameters(cfg, node)
@@ -73,7 +75,7 @@ def settle(cfg: Settings, cohort: Cohort, data: Dataset) -> Monitors:
             if one.metric.startswith("train/") and "check_on_train_epoch_end" in takes:
                 filled[name].setdefault("check_on_train_epoch_end", True)  # when it is known
             told.append(f"{key} by {one}{'' if node.get('monitor') else ' (guessed)'}")
-    if told and cfg.test and (same := _common(data)):
+    if (kept or filled) and cfg.test and (same := _common(data)):
         told.append(f"{same}: what is chosen by val is chosen by the numbers that are reported")
     return Monitors(usual, usual if kept else None, filled, tuple(told))
 

@@ -54,7 +54,7 @@ def describe(
     if monitored:
         lines["monitors"] = "; ".join(monitored)
     if limited:
-        lines["limited"] = f"{', '.join(limited)}: a trial, whose networks stay in its own directory"
+        lines["limited"] = f"{', '.join(limited)}: a trial run, its networks are not added to the zoo"
     return [f"{key:<9} {value}" for key, value in lines.items() if value]
 
 
@@ -71,10 +71,10 @@ def _graphs(phases: Sequence[Phase]) -> dict[str, str]:
 def _data(cfg: Settings, data: Dataset) -> str:
     counts = ", ".join(f"{len(rows)} {split}" for split, rows in data.splits.items())
     classes = ", ".join(
-        f"{len(h.classes)} classes" + (" (several per video)" if h.multi_label else "") for h in data.heads.values()
+        f"{len(h.classes)} classes" + (" (multi-label)" if h.multi_label else "") for h in data.heads.values()
     )
     used = frames_reader(data, cfg.data.decoder)
-    reduced = ", reduced where crops allow" if cfg.transforms.reduced_decode == "auto" else ""
+    reduced = ", decoded at reduced size where crops allow" if cfg.transforms.reduced_decode == "auto" else ""
     reader = f"{used['name']} {used['version']}{reduced}, {counted(cfg.data.workers, 'worker')}"
     left_out = f" ({counted(len(data.left_out), 'unusable one')} left out of train: mml check)" if data.left_out else ""
     return "; ".join((f"{data.name}: {counts} videos{left_out}, {classes}", reader, *data.told))
@@ -84,7 +84,7 @@ def _sample(cfg: Settings) -> str:
     sampling, output = cfg.sampling, cfg.transforms.output
     own = "" if sampling.shared else ", one draw per modality"
     if sampling.shared and len(cfg.modality) > 1 and not independent(sampling.mode, sampling.policy):
-        own = f"; sampling.policy={sampling.policy}: the frames of {' and '.join(cfg.modality)} depend on their company"
+        own = f"; sampling.policy={sampling.policy}: the frames of {' and '.join(cfg.modality)} depend on each other"
     mode = f"strided by {sampling.stride}" if sampling.mode == "strided" else sampling.mode
     return f"{sampling.num_segments} segments, {mode} ({sampling.policy}), {output}x{output} px{own}"
 

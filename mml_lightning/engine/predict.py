@@ -257,11 +257,11 @@ def rebuilt(name: str, entry: Mapping[str, Any], segments: int, trusted: Sequenc
         raise UserError(f"{name}: {error}") from None
     except Exception as error:  # builders and load_state_dict raise many unrelated types
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{name}: its weights and what is said of its network don't fit ({reason})") from None
+        raise UserError(f"{name}: its weights don't fit its description of the network ({reason})") from None
     warn_of_unfilled(name, entry["provenance"])
     trained = entry["provenance"].get("sampling", {}).get("num_segments", segments)
     if trained != segments:
-        log.warning("%s was trained with %s segments, it is measured with %s", name, trained, segments)
+        log.warning("%s was trained with %s segments, it is evaluated with %s", name, trained, segments)
     return net
 
 
@@ -281,7 +281,7 @@ def heads_of(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Head]:
     first, heads = next(iter(found.items()))
     for name, other in found.items():
         if other != heads:
-            raise UserError(f"{name} was trained for other classes than {first}: they can't be used together")
+            raise UserError(f"{name} was trained on other classes than {first}: they can't be combined")
     return heads
 
 
@@ -336,7 +336,7 @@ def load_entries(cfg: Settings, overrides: Sequence[str], data: Callable[[], Dat
         return {entry["provenance"].get("peer", path.stem): entry}
     table = aliases(cfg.plain("aliases"))
     if given.partition(":")[0] not in table:
-        raise UserError(f"ckpt={given} is no file, no directory and no alias; aliases are {sorted(table)}")
+        raise UserError(f"ckpt={given} is not a file, directory or alias; aliases are {sorted(table)}")
     kept = [item for item in config_peers.shared(cfg, overrides) if not item.startswith(("ckpt=", "split="))]
     lineage = Lineage(cfg, overrides, data, ["trainer"], command("eval"))
     entries = {}

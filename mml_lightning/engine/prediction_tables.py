@@ -62,7 +62,7 @@ def lines(part: Part, one: Prediction, count: int) -> Iterator[str]:
     """What a terminal shows of one video: a line per output."""
     name = part.video if part.span is None else f"{part.video} {'-'.join(f'{x:g}' for x in _ends(part))}"
     if not one.heads:
-        yield f"{name}: {one.error}"
+        yield str(one.error) if name in str(one.error) else f"{name}: {one.error}"
     several = [f"{head} " if len(one.heads) > 1 else "" for head in one.heads]
     for head, scores in zip(several, one.heads.values(), strict=True):
         width = max(map(len, scores.log_scores))

@@ -31,5 +31,5 @@ def alone(folder: Path) -> Iterator[None]:
             stack.enter_context(locked(folder))
         except Busy:
             where = "wait for it, or choose another hydra.run.dir"
-            raise InUse(f"{folder} is being written by another process: {where}") from None
+            raise InUse(f"{folder} is in use by another process: {where}") from None
         yield

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from mml_lightning.backbones.cost import parameter_counts
 from mml_lightning.config import data as config_data
-from mml_lightning.config import limits, training, values
+from mml_lightning.config import limits, phases, training, values
 from mml_lightning.config import peers as config_peers
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.flow.cache import FlowCache
@@ -39,6 +39,7 @@ from mml_lightning.training import (
     lightning_internals,
     nonfinite_gradients,
     peer_parallel,
+    weight_average,
 )
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.csv_logger import MetricsLog
@@ -98,12 +99,11 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
         result.fields |= {
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
-            **steered,
-            "monitored": monitors.measured(metrics, trainer.callback_metrics),
+            **(steered | {"monitored": monitors.measured(metrics, trainer.callback_metrics)}),
             "limited": [*limited, *limits.measured(cfg, measured["measured"], measured["unreadable"])],
             "clips_per_s": speed.per_second(),
             "skipped_steps": nonfinite_gradients.skipped(trainer),
-            **declared_phases(cohort),
+            **declared_phases(cfg, cohort),
             "speed": told and told | {"conditions": comparable},
             "metrics": nested_metrics(metrics),
             **measured,
@@ -127,13 +127,14 @@ def clips_to_read(
     return datasets
 
 
-def declared_phases(cohort: Cohort) -> dict[str, Any]:
-    """For `result.json`: the phases of a stage that declares some."""
-    told = [
-        {"name": one.name, "first_epoch": one.first, "epochs": one.epochs, "train": list(one.words)}
-        for one in cohort.phases
-    ]
-    return {"phases": told} if cohort.phases[0].name else {}
+def declared_phases(cfg: Settings, cohort: Cohort) -> dict[str, Any]:
+    """For `result.json`: the phases of a stage that declares some, each with its graph."""
+    told = []
+    for number in range(len(cfg.phases)):
+        one, declared = cohort.phases[number], phases.settings_of_phase(cfg, number).plain("objective")
+        when = {"name": one.name, "first_epoch": one.first, "epochs": one.epochs, "train": list(one.words)}
+        told.append(when | {"objective": declared | {"frozen": sorted(one.objective.frozen)}})
+    return {"phases": told} if told else {}
 
 
 def measured_speed(cfg: Settings) -> Throughput:
@@ -168,7 +169,7 @@ def leave(
     export.export(cfg, cohort, origins, result, made)
     if limited:
         where = Path(cfg.paths.output_dir) / "peers"
-        log.warning("limited (%s): the networks are in %s only, no alias finds them", ", ".join(limited), where)
+        log.warning("limited (%s): the networks are in %s only, not in the zoo", ", ".join(limited), where)
 
 
 def check_shares(cfg: Settings, trainer: pl.Trainer, data: Dataset, datasets: Mapping[str, ClipDataset]) -> int:
@@ -240,6 +241,8 @@ def fit_and_measure(
         if (why := stopped_early(trainer)) is not None:
             lightning_internals.complete_epoch(trainer)  # of a run that had ended and was resumed
             say([f"stopped early after epoch {trainer.current_epoch}: {why}"])
+        if (averaged := weight_average.of(trainer)) is not None:  # val was measured with them already
+            weight_average.put(cohort, averaged.averages)
         others = cfg.checkpoint.export == "best" and best_checkpoint.restore(trainer, cohort) != trainer.global_step
         by_val = limits.measures(cfg, "val")
         if by_val and cohort.validated_at != trainer.global_step:  # trainer.validations, or a finished run was resumed

@@ -26,6 +26,7 @@ from mml_lightning.training.progress_bar import TrainingBar
 from mml_lightning.training.quarantine import Quarantine
 from mml_lightning.training.stall_watchdog import Watchdog
 from mml_lightning.training.step_log import StepLog
+from mml_lightning.training.weight_average import AverageWeights
 from mml_lightning.utils import ranks
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.terminal import is_terminal
@@ -46,6 +47,8 @@ def training_callbacks(
     callbacks += batch_norm.callbacks(training.batch_norm_settings(cfg), cfg.data.batch_size)
     callbacks.append(StepLog())
     callbacks += nonfinite_gradients.callbacks(training.nonfinite_settings(cfg), folder)
+    if cfg.ema.decay is not None:
+        callbacks.append(AverageWeights(cfg.ema.decay, cfg.ema.weights == "averaged"))
     if monitors is not None:
         callbacks += lightning_nodes.callbacks(cfg, monitors.callbacks)
         if monitors.best is not None:

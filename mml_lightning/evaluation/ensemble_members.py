@@ -45,7 +45,7 @@ class EnsembleMember:
     def __post_init__(self) -> None:
         have = list(self.dump.logits)
         if self.peer is None and len(have) > 1:
-            raise UserError(f"{self.name} has the peers {', '.join(have)}; say which one is meant")
+            raise UserError(f"{self.name} has the peers {', '.join(have)}; choose one")
         if self.peer is not None and self.peer not in have:
             raise UserError(f"{self.name} has no peer {self.peer}; it has {', '.join(have)}")
 
@@ -126,11 +126,11 @@ def join(members: Sequence[EnsembleMember], intersect: bool) -> CommonVideos:
     missing = _missing(whole, names, shared)
     if missing and not intersect:
         told = "; ".join(f"{name} lacks {some_videos(ids)}" for name, ids in missing.items())
-        raise UserError(f"{told}; --intersect compares on the {len(shared.ids)} videos that all of them have")
+        raise UserError(f"{told}; --intersect compares on the {len(shared.ids)} videos that all have")
     known = labelled(shared.target)
-    notes = [] if known.all() else [f"{int((~known).sum())} videos have no known label: in no number"]
+    notes = [] if known.all() else [f"{int((~known).sum())} videos have no label: not counted"]
     if not known.any():
-        raise UserError("no video has a known label: there is nothing to compare; mml score writes submissions")
+        raise UserError("no video has a label: nothing to compare; mml score writes submissions")
     rows = [member.dump.rows(shared.ids) for member in members]
     joined = CommonVideos(members, shared.ids, shared.target, rows, missing, notes)
     return joined.keep(known.nonzero().squeeze(1))
@@ -168,7 +168,7 @@ def held_out(
         mask = torch.tensor([in_fold(video, fold) for video in joined.ids])
         parts = joined.keep(mask.nonzero().squeeze(1)), joined.keep((~mask).nonzero().squeeze(1))
         if not all(len(part.ids) for part in parts):
-            raise UserError(f"a fold of {fold:g} of {len(mask)} videos leaves none on one side; choose another")
+            raise UserError(f"a fold of {fold:g} of {len(mask)} videos leaves one side empty; choose another")
         return parts
     if search != "val":
         raise UserError(f"search={search} is unknown; use val or fold")
@@ -179,5 +179,5 @@ def held_out(
     held = join(others, intersect=True)
     both = set(held.ids) & set(joined.ids)
     if both:
-        raise UserError(f"{some_videos(sorted(both))} would be searched on and reported; use --search fold")
+        raise UserError(f"{some_videos(sorted(both))} would be in both the search and the report; use --search fold")
     return held, joined

@@ -180,7 +180,7 @@ def _shares(members: Sequence[EnsembleMember], weights: Mapping[str, float] | No
         if name not in known:
             raise UserError(f"weights name {name}; the members are {', '.join(m.name for m in members)}")
         if not 0 < weight < float("inf"):
-            raise UserError(f"weight {name}={weight:g} must be a finite number above 0; to weigh nothing leave it out")
+            raise UserError(f"weight {name}={weight:g} must be a finite number above 0; to exclude it, leave it out")
     return [weights.get(member.name, weights.get(member.group, 1.0)) for member in members]
 
 

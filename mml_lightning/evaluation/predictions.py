@@ -26,7 +26,7 @@ from mml_lightning.utils.foreign import parse_json
 
 SCHEMA = 2
 EMPTY_TEXT = {
-    "drop": "they are in no mean",
+    "drop": "they are excluded from the mean",
     "zero": "their average precision counts as 0",
     "nan": "the mean over classes is therefore not a number",
 }
@@ -79,7 +79,7 @@ class Predictions:
         """What the metrics leave out: videos without a known label, and classes that no video has."""
         known = labelled(self.target)
         if not known.all():
-            text = f"{self.split}: {int((~known).sum())} of {len(self.ids)} videos have no known label: in no metric"
+            text = f"{self.split}: {int((~known).sum())} of {len(self.ids)} videos have no label: not counted"
             return [text] if not known.any() else [text, *self._empty()]
         return self._empty()
 
@@ -166,7 +166,7 @@ def load(path: Path) -> Predictions:
         raise UserError(f"no score dump {path}; a finished run has predictions/<split>.npz") from None
     except Exception as error:  # damaged archives raise many unrelated types
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is no score dump of this program ({type(error).__name__}: {reason})") from None
+        raise UserError(f"{path} is not a score dump of this program ({type(error).__name__}: {reason})") from None
 
 
 def _checked(**fields: Any) -> Predictions:
@@ -178,14 +178,14 @@ def _checked(**fields: Any) -> Predictions:
     dump = Predictions(**fields)
     videos, classes = len(dump.ids), len(dump.classes)
     if len(set(dump.ids)) < videos or not all(isinstance(video, str) for video in dump.ids):
-        raise ValueError("its ids are not different names")
+        raise ValueError("its ids are not unique")
     if any(
         v.ndim != 3 or not v.is_floating_point() or (len(v), v.shape[2]) != (videos, classes) or not v.shape[1]
         for v in dump.logits.values()
     ):
         raise ValueError("its logits are not [videos, views, classes]")
     if dump.target.shape != ((videos, classes) if dump.multi_label else (videos,)):
-        raise ValueError("its target is of another shape than its labels")
+        raise ValueError("its target does not match the shape of its labels")
     if not dump.multi_label and (
         dump.target.is_floating_point() or not -1 <= dump.target.min() <= dump.target.max() < classes
     ):
@@ -212,7 +212,7 @@ def common(dumps: Sequence[Predictions], names: Sequence[str]) -> Common:
     first = dumps[0]
     for dump, name in zip(dumps[1:], names[1:], strict=True):
         if (dump.classes, dump.multi_label) != (first.classes, first.multi_label):
-            raise UserError(f"{names[0]} and {name} have other classes; dumps of one dataset can be joined")
+            raise UserError(f"{names[0]} and {name} have different classes; only dumps of one dataset can be joined")
     shared = set(first.ids).intersection(*(dump.ids for dump in dumps[1:]))
     kept = [video for video in first.ids if video in shared]
     if not kept:

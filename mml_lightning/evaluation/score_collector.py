@@ -85,7 +85,7 @@ class ScoreCollector(Metric):
         has seen it and gives no finite number is a failure of that video, so that a network that diverged shows.
         """
         if self.gathered:
-            raise RuntimeError("the rows of all ranks are gathered: collect more in another collector")
+            raise RuntimeError("the rows of all ranks are already gathered: use a new collector")
         index = index.cpu()
         for peer, value in logits.items():
             value = value.detach().float().cpu()

@@ -45,7 +45,7 @@ def write(form: str, path: Path, ids: Sequence[str], scores: Tensor) -> int:
     scored = ~scores.isnan().any(dim=1)
     kept = [video for video, has in zip(ids, scored.tolist(), strict=True) if has]
     if not kept:
-        raise UserError("no video has a score, so there is nothing to submit")
+        raise UserError("no video has a score, nothing to submit")
     lines = FORMATS[form](kept, scores[scored])
     with write_atomically(path) as handle:
         handle.write("\n".join(lines) + "\n")

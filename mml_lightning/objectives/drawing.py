@@ -68,11 +68,11 @@ def describe(edge: Edge) -> str:
     if edge.start_epoch:
         told.append(f"from epoch {edge.start_epoch:g}")
     if edge.ramp_epochs:
-        told.append(f"grows over {edge.ramp_epochs:g} epochs")
+        told.append(f"ramps up over {edge.ramp_epochs:g} epochs")
     if edge.stop_epoch is not None:
         told.append(f"until epoch {edge.stop_epoch:g}")
     if edge.project:
-        told.append("after a learned map")
+        told.append("after a learned projection")
     if not edge.detach:
         told.append("changes the teacher too")
     return _weighted(edge) + (f" ({', '.join(told)})" if told else "")

@@ -198,7 +198,7 @@ class Objective:
         self.frozen = frozenset(choose(frozen, peers))
         self.headed = frozenset(choose(headed, peers)) - self.frozen
         if self.frozen == set(peers):
-            raise ValueError(f"objective.frozen={frozen} leaves no peer to train of {list(peers)}; add a student")
+            raise ValueError(f"objective.frozen={frozen} leaves no peer to train ({list(peers)}); add a student")
         self.edges = [edge for edge in expand_edges(edges, peers) if edge.student not in self.frozen]
         self.supervised_weight = supervised_weight
         self.supervised = supervised

@@ -119,7 +119,7 @@ def decoupled(
         ValueError: several labels per video.
     """
     if labels.ndim > 1:
-        raise ValueError("lesson=decoupled splits the one label from the others; with several labels use lesson=kl")
+        raise ValueError("lesson=decoupled needs one label per video; with several labels use lesson=kl")
     one = _logits(student, head) / temperature
     target = _mean_logits(teachers, head) / temperature
     is_label = F.one_hot(labels, one.shape[-1]).bool()

@@ -133,7 +133,7 @@ def tvl1_clip(
 def _check(dtype: torch.dtype) -> None:
     if dtype not in (torch.float32, torch.float64):
         # eight bits lose each step of the iteration against a flow of several pixels
-        raise ValueError(f"TV-L1 iterates in float32 or float64; {dtype} is too coarse, convert the result instead")
+        raise ValueError(f"TV-L1 iterates in float32 or float64; {dtype} is too imprecise, convert the result instead")
 
 
 def _coarse_to_fine(firsts: list[Tensor], seconds: list[Tensor], settings: TVL1Settings) -> Tensor:

@@ -103,7 +103,7 @@ class OptunaSweeper(Sweeper):
         try:
             self._run(study, space, fixed, folder)
         except BaseException:
-            log.warning("the sweep goes on with the same command and hydra.sweep.dir=%s", folder)
+            log.warning("continue the sweep with the same command and hydra.sweep.dir=%s", folder)
             raise
         return _told(study, folder, fixed)
 
@@ -145,7 +145,7 @@ class OptunaSweeper(Sweeper):
 
         for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a sweep that was killed
             if set(trial.params) == set(space):
-                log.info("trial %d was running: it goes on", trial.number)
+                log.info("trial %d was running: resuming it", trial.number)
                 self._launch(study, [(trial.number, trial.params)], fixed)
             else:
                 study.tell(trial.number, state=TrialState.FAIL)

@@ -105,7 +105,7 @@ def seeds_of(cfg: Settings) -> list[int]:
     listed = list(seeds) if isinstance(seeds, list) else []
     if listed and len(set(listed)) == len(listed) and all(type(s) is int and s >= 0 for s in listed):
         return listed
-    raise UserError(f"seeds={seeds} must be a number from 1, such as seeds=5, or a list, such as seeds=[0,1,2]")
+    raise UserError(f"seeds={seeds} must be a number of seeds (seeds=5) or a list (seeds=[0,1,2])")
 
 
 def plan_runs(cfg: Settings, overrides: Sequence[str]) -> list[PlannedRun]:
@@ -182,7 +182,7 @@ class Composer:
         if fixed:
             what = f"pipeline={self.cfg.pipeline.name}" if self.cfg.pipeline.runs else "a table"
             raise UserError(
-                f"{what} says where each run starts, {fixed} would hold in all of them: "
+                f"{what} sets where each run starts from, and {fixed} would apply to all of them: "
                 "use init=... for the first one, or run the stages one by one"
             )
         # it is declared which run starts from which; what is typed is where the first one starts
@@ -215,7 +215,7 @@ class Composer:
         seen = {str(name) for run in runs for name in run.cfg.modality}
         for word in self.kept:
             if (of := backbones.WORD.match(word)) and of["modality"] in set(self.modalities) - seen:
-                raise UserError(f"{word}: none of the runs looks at {of['modality']}: leave it out")
+                raise UserError(f"{word}: no run uses {of['modality']}: remove it")
 
     def undeclared(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
         """Where the networks of a run differ: the runs that make what its peers start from and that nobody has
@@ -355,7 +355,7 @@ def _ordered(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
         ready = [number for number in range(len(runs)) if number not in done and needs[number] <= set(done)]
         if not ready:
             names = ", ".join(run.name for number, run in enumerate(runs) if number not in done)
-            raise UserError(f"these runs start from each other, so none can be first: {names}")
+            raise UserError(f"circular dependency, these runs start from each other: {names}")
         done.append(ready[0])
     return [runs[number] for number in done]
 
@@ -366,6 +366,6 @@ def _refuse_namesakes(runs: Sequence[PlannedRun]) -> None:
         for path in run.makes:
             if path in seen:
                 raise UserError(
-                    f"two runs of the pipeline have the same name, {run.name}: what starts from it could mean either"
+                    f"two runs of the pipeline have the same name, {run.name}: what starts from it would be ambiguous"
                 )
             seen[path] = run.name

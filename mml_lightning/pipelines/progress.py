@@ -105,14 +105,14 @@ class PipelineState:
         return max(0.0, pace * self.networks_left() - spent) / max(1, self.jobs)
 
     def line(self) -> str:
-        """12 of 36 done (4 reused), 1 running, 23 waiting; left about 9 min, until 14:02"""
+        """12 of 36 done (4 reused), 1 running, 23 waiting; about 9 min left, until 14:02"""
         parts = [f"{self.count(*READY)} of {len(self.runs)} done ({self.count(REUSED)} reused)"]
         parts += [f"{self.count(state)} {state}" for state in (RUNNING, WAITING, FAILED, BLOCKED) if self.count(state)]
         left = self.seconds_left()
         if left is None or not self.networks_left():
             return ", ".join(parts)
         until = datetime.now() + timedelta(seconds=left)
-        return f"{', '.join(parts)}; left about {duration(left)}, until {until:%H:%M}"
+        return f"{', '.join(parts)}; about {duration(left)} left, until {until:%H:%M}"
 
     def rows(self) -> list[dict[str, Any]]:
         return [

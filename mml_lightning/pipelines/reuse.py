@@ -142,7 +142,7 @@ def fingerprint_in(file: Path) -> str | None:
     try:
         told: str | None = load_peer(file)["provenance"].get("fingerprint")
     except UserError as error:
-        log.warning("%s: it is made again", error)
+        log.warning("%s: it is run again", error)
         return None
     return told
 

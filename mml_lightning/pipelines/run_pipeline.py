@@ -145,14 +145,14 @@ def plan_lines(cfg: Settings, state: PipelineState) -> list[str]:
     each = f" x {len(seeds)} seeds" if len(seeds) > 1 else ""
     reused, left = state.count(REUSED), state.networks_left()
     lines = [
-        f"pipeline  {cfg.name}: {len(state.runs) // len(seeds)} runs{each}; {reused} done before, "
+        f"pipeline  {cfg.name}: {len(state.runs) // len(seeds)} runs{each}; {reused} already done, "
         f"{state.count(WAITING)} to do ({left} networks)"
     ]
     seconds = state.seconds_left()
     if left and seconds is not None:
         lines += [f"cost      about {duration(seconds)}: a network took {duration(state.pace or 0)} in earlier runs"]
     elif left:
-        lines += ["cost      known when the first run has ended"]
+        lines += ["cost      known after the first run"]
     return lines
 
 
@@ -264,7 +264,7 @@ def tell(root: Path, state: PipelineState) -> None:
     """Leave the state and the tables of a pipeline that has ended, or was interrupted."""
     for number, entry in enumerate(state.entries):
         if entry.state == RUNNING:
-            state.set(number, WAITING, "cut off; resume= goes on from its last checkpoint")
+            state.set(number, WAITING, "interrupted; resume= continues from its last checkpoint")
     state.write(root)
     if not any(entry.state in (DONE, REUSED) for entry in state.entries):
         return
@@ -286,10 +286,10 @@ def complain(root: Path, state: PipelineState) -> None:
     failed = [(state.runs[number], state.entries[number].note) for number in state.failed()]
     if failed:
         names = ", ".join(planned.label for planned, _ in failed[:5]) + (", .." if len(failed) > 5 else "")
-        blocked = f", {state.count(BLOCKED)} more start from them" if state.count(BLOCKED) else ""
+        blocked = f", {state.count(BLOCKED)} more depend on them" if state.count(BLOCKED) else ""
         raise RunsFailed(
             f"{len(failed)} of {len(state.runs)} runs failed ({names}){blocked}; the first: {failed[0][1]} "
-            f"({failed[0][0].folder / LOG}); go on with: {command()} resume={root}"
+            f"({failed[0][0].folder / LOG}); continue with: {command()} resume={root}"
         )
 
 

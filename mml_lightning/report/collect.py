@@ -105,7 +105,7 @@ def _problem(path: Path, status: str, error: str) -> Run:
 
 
 def _silent(path: Path) -> Run:
-    return _problem(path, "no result", "has .hydra/ but no result.json: it died, or it has not begun")
+    return _problem(path, "no result", "has .hydra/ but no result.json: it died, or has not started")
 
 
 def _overrides(path: Path) -> list[str] | None:

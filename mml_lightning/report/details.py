@@ -83,14 +83,26 @@ def graph(run: Run) -> str:
     from mml_lightning.utils.foreign import read_yaml
 
     try:
-        declared = read_yaml(file)
-        objective = declared["objective"]
-        fields = {key: objective[key] for key in ("edges", "supervised_weight", "frozen", "headed") if key in objective}
-        drawn = Objective(list(peers), **fields)
+        phases = run.get("phases") or [{"objective": read_yaml(file)["objective"]}]
+        drawn = [(_heading(one), Objective(list(peers), **_graph_of(one["objective"]))) for one in phases]
     except Exception:  # an old or damaged config costs the picture alone; its parts fail in many ways
         return ""
     about = {name: f"from {Path(str(mapping(peer).get('init'))).name}" for name, peer in peers.items()}
-    return drawing.svg(drawn, about).replace(' xmlns="http://www.w3.org/2000/svg"', "")
+    pictures = [(heading, drawing.svg(one, about)) for heading, one in drawn]
+    found = drawing.stacked(pictures) if run.get("phases") else pictures[0][1]
+    return found.replace(' xmlns="http://www.w3.org/2000/svg"', "")
+
+
+def _graph_of(objective: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: objective[key] for key in ("edges", "supervised_weight", "frozen", "headed") if key in objective}
+
+
+def _heading(phase: Mapping[str, Any]) -> str:
+    """What a phase trains, and when; nothing of a stage without."""
+    if "name" not in phase:
+        return ""
+    first = int(phase["first_epoch"]) + 1
+    return f"{phase['name']}: epoch {first} to {first + int(phase['epochs']) - 1}, trains {', '.join(phase['train'])}"
 
 
 def deltas(classes: Mapping[str, float], baseline: Mapping[str, float]) -> list[tuple[str, float]]:

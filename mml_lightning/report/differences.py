@@ -49,7 +49,7 @@ def markdown(found: Sequence[Pairs]) -> str:
         low, high = (pair.difference.mean + sign * (pair.difference.ci95 or 0.0) for sign in (-1, 1))
         interval, seeds = f"[{low:+.2f}, {high:+.2f}]", ", ".join(map(str, pair.seeds))
         rows.append([pair.a, pair.b, pair.metric, f"{pair.difference.mean:+.2f}", interval, seeds, words(pair)])
-    note = "Differences between runs of equal seed; each interval is for itself: of twenty, one misses by luck alone.\n"
+    note = "Differences between runs of equal seed; intervals are not corrected for multiple comparisons.\n"
     return f"{pipes(rows)}\n{note}"
 
 

@@ -76,7 +76,7 @@ class Measured:
         rows = [row for row in self._rows.values() if row["state"] in READY]
         cut = {row["run"]: told for row in rows if (told := self.result(row).get("limited"))}
         reasons = ", ".join(sorted({str(reason) for told in cut.values() for reason in told}))
-        return [f"LIMITED, no number is a result: {len(cut)} of {len(rows)} runs ({reasons})"] if cut else []
+        return [f"LIMITED, not results: {len(cut)} of {len(rows)} runs ({reasons})"] if cut else []
 
     def result(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         folder = str(row["folder"])
@@ -120,7 +120,7 @@ def read_result_file(root: Path) -> Mapping[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, Foreign) as error:
-        log.warning("%s: %s; its tables are left out", root / STATE, error)
+        log.warning("%s: %s; its tables are skipped", root / STATE, error)
         return None
     return told if isinstance(told, dict) and "runs" in told else None
 

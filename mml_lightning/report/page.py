@@ -165,7 +165,7 @@ def _bars(table: Table) -> list[tuple[str, Markup]]:
 
 
 def all_differences(table: Table, baseline: str | None) -> list[tuple[int, int, str, list[float]]]:
-    """(row, base row, quantity, row less base of every seed that both have), where there is such a seed."""
+    """(row, base row, quantity, row minus base for every seed that both have), where there is such a seed."""
     found = []
     for quantity in table.measured:
         base = baseline_row(table, baseline, quantity)
@@ -246,7 +246,7 @@ def _classes(table: Table, baseline: str | None) -> dict[str, Any] | None:
         shown = gained if len(gained) <= 2 * SHOWN else [*gained[:SHOWN], *gained[-SHOWN:]]
         some = "" if len(shown) == len(gained) else f"; the {SHOWN} best and worst of {len(gained)} classes"
         name, less = (str(table.rows[number]["name"]) for number in (place, base))
-        told = Markup("{}: <b>{}</b> less {}{}").format(peer, name, less, some)
+        told = Markup("{}: <b>{}</b> minus {}{}").format(peer, name, less, some)
         figures.append((told, plots.difference_bars(shown, most)))
     return {"front": figures[:FRONT], "behind": figures[FRONT:]}
 

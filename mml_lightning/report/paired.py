@@ -39,10 +39,10 @@ class Pairs:
         lines += terminal.plain(pipes([["seed", "A", "B", "A - B"], *rows])).splitlines()
         found = self.difference
         if found.ci95 is None:
-            return "\n".join([*lines, f"  mean {found.mean:+.3f}; one seed gives no interval"])
+            return "\n".join([*lines, f"  mean {found.mean:+.3f}; no interval from one seed"])
         verdict = "significant: the interval excludes 0"
         if not self.significant:
-            verdict = "not significant: the interval holds 0"
+            verdict = "not significant: the interval contains 0"
         low, high = found.mean - found.ci95, found.mean + found.ci95
         return "\n".join([*lines, f"  mean {found.mean:+.3f}, 95 % CI [{low:+.3f}, {high:+.3f}]; {verdict}"])
 
@@ -72,8 +72,8 @@ def _find(groups: Sequence[Group], side: Side) -> Group:
         return found[0]
     names = "; ".join(home.name for home in found or groups) or "none"
     if found:
-        raise UserError(f"the filter fits {len(found)} rows and must fit one: {names}")
-    wanted = f"is called {side!r}" if isinstance(side, str) else "fits the filter"
+        raise UserError(f"the filter matches {len(found)} rows and must match one: {names}")
+    wanted = f"is called {side!r}" if isinstance(side, str) else "matches the filter"
     raise UserError(f"no row {wanted}; the rows are: {names}")
 
 

@@ -78,7 +78,7 @@ def fill_paper_table(table: Layout, measured: Measured) -> PaperTable:
     verdicts = [_verdict(claim, metrics, measured) for claim in table.claims]
     notes = [*table.notes, *measured.limited()]
     if any(cell.missing for line in cells for cell in line):
-        notes.append(f"what is missing is made by: {command()} resume={measured.root}")
+        notes.append(f"to run what is missing: {command()} resume={measured.root}")
     return PaperTable(table, rows, setup, measured.seeds, metrics, cells, verdicts, notes)
 
 
@@ -133,9 +133,9 @@ def _verdict(claim: Claim, metrics: Sequence[str], measured: Measured) -> Verdic
 def words(found: Estimate, expect: str = "better") -> str:
     """What a paired difference says: "holds: +2.10 [+0.50, +3.70]"."""
     if found.ci95 is None:
-        return f"one seed decides nothing: {found.mean:+.2f}"
+        return f"a single seed: {found.mean:+.2f}"
     if found.std == 0:  # accuracies come in steps of one video: a few seeds can agree by chance
-        return f"{found.mean:+.2f} for each of {found.n} seeds: no spread to judge by"
+        return f"{found.mean:+.2f} for each of {found.n} seeds: no spread"
     interval = f"{found.mean:+.2f} [{found.mean - found.ci95:+.2f}, {found.mean + found.ci95:+.2f}]"
     if not found.excludes_zero:
         return f"{'nothing found' if expect == 'nothing' else 'undecided'}: {interval}"

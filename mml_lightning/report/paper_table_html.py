@@ -27,7 +27,7 @@ def _filled(root: Path) -> list[PaperTable]:
         measured = Measured.of(root)
         return [] if measured is None else [fill_paper_table(table, measured) for table in measured.layouts()]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # a state of somebody else
-        log.warning("%s is damaged (%s: %s); its tables are left out", root / STATE, type(error).__name__, error)
+        log.warning("%s is damaged (%s: %s); its tables are skipped", root / STATE, type(error).__name__, error)
         return []
 
 

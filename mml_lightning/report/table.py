@@ -46,9 +46,9 @@ def tabulate(runs: Sequence[Run], split: str = "test", metrics: Sequence[str] | 
     precision, whichever the runs have. Raises UserError for an unknown split or metric, or if there is no run.
     """
     if split not in SPLITS:
-        raise UserError(f"split={split} is none of {', '.join(SPLITS)}")
+        raise UserError(f"split={split} must be one of {', '.join(SPLITS)}")
     if not runs:
-        raise UserError("no runs here: nothing below the given directories has a result.json")
+        raise UserError("no runs found: no result.json below the given directories")
     groups = group(runs)
     metrics = _choose_metrics(runs, metrics)
     lines = [(home, name) for home in groups for name in _splits_of(home, split, metrics)]
@@ -155,11 +155,11 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     notes = []
     for home in groups:
         if home.repeated:
-            notes.append(f"{home.name}: {len(home.repeated)} older run(s) of a repeated seed left out")
+            notes.append(f"{home.name}: {len(home.repeated)} older run(s) of a repeated seed ignored")
         runs = home.completed.values()
         broken = sorted({key for run in runs for key in keys(run) if value(run, key) is None})
         if broken:
-            notes.append(f"{home.name}: not a finite number in some run, left out of the mean: {', '.join(broken)}")
+            notes.append(f"{home.name}: not finite in some run, excluded from the mean: {', '.join(broken)}")
         versions: list[Any] = sorted({str(run["git_sha"]) for run in runs if run.get("git_sha")})
         if len(versions) > 1:
             notes.append(f"{home.name}: its seeds ran with different code: {', '.join(versions)}")

@@ -130,7 +130,7 @@ def layout(name: str, declared: Mapping[str, Any], base: str) -> Layout:
     known = ("title", "columns", "rows", "claims", "ranks", "paper", "notes", "across", "down")
     unknown = [key for key in declared if key not in known]
     if unknown:
-        raise UserError(f"table {name} has the unknown field {unknown[0]}; fields are {', '.join(known)}")
+        raise UserError(f"table {name}: unknown field {unknown[0]}; fields are {', '.join(known)}")
     paper = dict(declared.get("paper") or {})
     words = {"base": base_word(base)}
     printed = {"base": paper.get("base", PAPER_BASE)}

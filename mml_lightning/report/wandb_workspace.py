@@ -59,7 +59,7 @@ def _entity() -> str:
         return str(wandb.Api().default_entity)
     except Exception as error:  # as above
         lines = str(error).splitlines() or [type(error).__name__]
-        raise UserError(f"W&B does not answer: {lines[0]}; logger.mode=offline keeps everything on disk") from error
+        raise UserError(f"W&B does not respond: {lines[0]}; logger.mode=offline keeps everything on disk") from error
 
 
 def build_workspace(workspaces: Any, reports: Any, table: Table, name: str, entity: str, project: str) -> Any:

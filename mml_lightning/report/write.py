@@ -28,7 +28,7 @@ def write(
     """
     roots = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
     if out is None and len(roots) != 1:
-        raise UserError("several directories have no common place for their table; name one with --out DIR")
+        raise UserError("several directories: say where the table goes with --out DIR")
     runs = collect_all(roots)
     table = tabulate(runs, split, metrics)
     save(table, roots[0] if out is None else Path(out), runs, papers=filled_tables(roots))

@@ -58,7 +58,7 @@ def export(
                 "planned_epochs": cfg.schedule.epochs,
                 **_weights(cfg, result.fields),
                 "limited": list(made["limited"]),
-                **({"phases": result.fields["phases"]} if "phases" in result.fields else {}),
+                **({"phases": result.fields["phases"]} if result.fields.get("phases") else {}),
                 "recipe": made["recipe"],
                 "run_dir": str(folder),
                 "sampling": cfg.plain("sampling"),
@@ -88,10 +88,11 @@ def export(
 
 def _weights(cfg: Settings, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Which weights of a run these are, where they are others than its last: their epoch and step are their own."""
+    averaged = {"averaged": cfg.ema.decay} if cfg.ema.decay is not None and cfg.ema.weights == "averaged" else {}
     if cfg.checkpoint.export != "best":
-        return {}
+        return averaged
     best = fields["checkpoint"]["best"]
-    return {"weights": "best", "epochs": best["epoch"], "steps": best["step"], "monitored": dict(best)}
+    return {**averaged, "weights": "best", "epochs": best["epoch"], "steps": best["step"], "monitored": dict(best)}
 
 
 def _write(run: Path, entries: Mapping[str, Mapping[str, Any]], told: Mapping[str, Any], place: Path) -> None:
@@ -125,7 +126,7 @@ def make_room(folder: Path, weights: Mapping[str, str]) -> None:
     names = (f"peers_after_{steps}_steps{'' if n == 1 else f'-{n}'}" for n in itertools.count(1))
     aside = next(folder / name for name in names if not (folder / name).exists())
     (folder / "peers").rename(aside)
-    log.info("the networks that this run had before are kept in %s", aside)
+    log.info("the earlier networks of this run are kept in %s", aside)
 
 
 def refuse_occupied(folder: Path) -> None:
@@ -138,8 +139,8 @@ def refuse_occupied(folder: Path) -> None:
         return
     what = f"{told['name']}, {told.get('status')}" if told.get("name") else holds[0].name
     raise UserError(
-        f"{folder} holds a run already ({what}), which a new one would replace: choose another directory "
-        "(leave out hydra.run.dir=, hydra.sweep.dir=, paths.output_dir=), or go on with that run: resume=auto"
+        f"{folder} already holds a run ({what}), which a new one would overwrite: choose another directory "
+        "(leave out hydra.run.dir=, hydra.sweep.dir=, paths.output_dir=), or continue that run: resume=auto"
     )
 
 
@@ -176,7 +177,7 @@ def unreadable(cohort: Cohort, split: str) -> dict[str, str]:
     """Videos of the split just measured that could not be read, with reasons: they are in no metric."""
     failures = {video: reason for scores in cohort.scores.values() for video, reason in scores.failures.items()}
     if failures and is_first_rank():
-        log.warning(progress.describe_failures(sorted(failures.items()), f"{split}: not measured"))
+        log.warning(progress.describe_failures(sorted(failures.items()), f"{split}: not evaluated"))
     return failures
 
 
@@ -195,5 +196,5 @@ def measured(cohort: Cohort, split: str, loop: str | None = None) -> dict[str, i
     dump, of = scores.dump(), len(scores.ids)
     seen = len(dump.ids) if dump else 0
     if dump and dump.skipped and is_first_rank():
-        log.warning("%s: %d of %d videos measured (trainer.limit_%s_batches)", split, seen, of, loop or split)
+        log.warning("%s: %d of %d videos evaluated (trainer.limit_%s_batches)", split, seen, of, loop or split)
     return {"videos": seen, "of": of}

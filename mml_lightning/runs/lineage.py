@@ -150,7 +150,7 @@ class Lineage:
         except ComposeErrors as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"init={origin.init}: what it asks for can't be told ({reason}); name the weights by their path"
+                f"init={origin.init}: its settings can't be determined ({reason}); give the path of the weights"
             ) from None
 
     def _data(self, cfg: Settings) -> Dataset:
@@ -247,19 +247,19 @@ def _old(entry: Entry, making: Sequence[str]) -> str:
     then = {str(item) for item in entry.told.get("overrides") or ()}
     typed = sorted(item for item in then - set(making) if not item.startswith(("seed=", "init=", *key_roles.COSMETIC)))
     was = f"; typed for it: {' '.join(typed)[:200]}" if typed else ""
-    return f"it is of an earlier version and its hash is another one than that of these settings{was}"
+    return f"it was made by an earlier version and its hash differs from that of these settings{was}"
 
 
 def _difference(key: str, then: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     if key == "data_fingerprint":
-        return "its videos, labels or readers were others"
+        return "its videos, labels or readers were different"
     if key == "notes":
-        return f"it was continued otherwise ({'; '.join(map(str, then.get(key) or ()))})"
+        return f"it was continued with other settings ({'; '.join(map(str, then.get(key) or ()))})"
     if key.startswith("init.") and key not in ("init.file", "init.new_head"):
         return (
             f"its {key.removeprefix('init.')} started from other weights ({then.get(key)}, asked for: {here.get(key)})"
         )
-    return f"its {key} was {then.get(key)} and {here.get(key)} is asked for"
+    return f"its {key} was {then.get(key)} but {here.get(key)} is asked for"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

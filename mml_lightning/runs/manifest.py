@@ -91,19 +91,19 @@ def _earlier(folder: Path) -> dict[str, Any]:
     try:
         return read(folder) or {}
     except UserError as error:
-        log.warning("%s; a new one is begun", error)
+        log.warning("%s; a new one is started", error)
         return {}
 
 
 def _wrong(value: Any) -> str | None:
     """What is not as :func:`write` has written it."""
     if not isinstance(value, dict) or not isinstance(value.get("overrides"), list):
-        return "it does not tell what was typed"
+        return "its overrides are missing"
     if not isinstance(value.get("name"), str):
-        return "it tells no name"
+        return "its name is missing"
     starts = value.get("starts")
     if not isinstance(starts, list) or not starts or not all(isinstance(start, dict) for start in starts):
-        return "it tells no start"
+        return "it lists no start"
     for key, kind in START.items():
         if any(key in start and not isinstance(start[key], kind) for start in starts) or key not in starts[0]:
             return f"the field {key!r} of a start is missing or wrong"

@@ -74,22 +74,22 @@ def find_checkpoint(cfg: Settings, overrides: Sequence[str], data: Dataset, peer
     found = checkpoints.newest(folder)
     if found is None:
         if cfg.resume != AUTO or read_result(folder) is not None:
-            log.info("%s has no checkpoint: it starts from the beginning", folder)
+            log.info("%s has no checkpoint: training starts from the beginning", folder)
         return None
     path, content = found
     told = read_result(folder) or {}
     if told.get("status") == DIED:
-        log.info("%s died: %s; it goes on", folder, told["error"])
+        log.info("%s died: %s; continuing", folder, told["error"])
     elif told.get("status") == RUNNING and told.get("process"):
-        log.warning("%s says that it is running on %s; two at a time spoil it", folder, told["process"].get("host"))
+        log.warning("%s is marked as running on %s; two at once would corrupt it", folder, told["process"].get("host"))
     described = content["hyper_parameters"]
     refuse_other_phases(described, int(content.get("phase", {}).get("number", 0)), cfg)
     differ = differences(described, cfg, overrides, peers) + data_differences(described, folder, cfg, data)
     if differ and not cfg.resume_force:
         more = f", and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
         raise UserError(
-            f"resume continues the same run, but {'; '.join(differ[:SHOWN])}{more}: leave out what differs, start a "
-            f"new run from its weights with init={folder}/peers/<peer>.pt, or go on all the same with resume_force=true"
+            f"resume continues the same run, but {'; '.join(differ[:SHOWN])}{more}: remove what differs, start a "
+            f"new run from its weights with init={folder}/peers/<peer>.pt, or continue anyway with resume_force=true"
         )
     for line in differ:
         log.warning("resume_force: %s", line)
@@ -191,12 +191,12 @@ def data_differences(described: Mapping[str, Any], folder: Path, cfg: Settings, 
         left_out = len(data.left_out)
         chosen = sum(row[4] is not None for records in data.splits.values() for row in rows(records))
         why = [f"leaves out {left_out} of them now; data.quarantine=ignore keeps them"] if left_out else []
-        why += [f"chose the reader of {chosen}; without its {check.FILE} they are read as before"] if chosen else []
-        found.append(f"its data have changed since{' (mml check ' + ' and '.join(why) + ')' if why else ''}")
+        why += [f"chose the reader of {chosen}; delete its {check.FILE} to read them as before"] if chosen else []
+        found.append(f"its data have changed{' (mml check ' + ' and '.join(why) + ')' if why else ''}")
     reader = frames_reader(data, cfg.data.decoder)
     if known["decoder"] not in (None, reader):
         before, now = (f"{r['name']} {r['version']}" for r in (known["decoder"], reader))
-        found.append(f"its videos were read by {before} and are by {now} now")
+        found.append(f"its videos were read by {before} and are now read by {now}")
     then, here = described.get("revisions", {}), revisions(cfg.plain(), data)
     if changed := sorted(what for what in here if then.get(what) != here[what]):
         found.append(f"an earlier version began it and did otherwise ({', '.join(changed)}: {REVISED})")

@@ -129,7 +129,7 @@ def _wandb(cfg: Settings, folder: Path, job_type: str) -> WandbLogger:
     from pytorch_lightning.loggers import WandbLogger
 
     if (settings := folder / "wandb" / "settings").exists():  # it would say where W&B sends the record and the key
-        raise UserError(f"{settings} is read by W&B and none of ours: delete it, or train without logger=wandb")
+        raise UserError(f"{settings} is not ours and would be read by W&B: delete it, or train without logger=wandb")
     offline = wandb_mode(cfg.logger.mode) == "offline"
     if offline:  # nobody to show a link to; WandbLogger's own settings come too late to be quiet
         wandb.setup(wandb.Settings(mode="offline", silent=True))

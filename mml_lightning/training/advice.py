@@ -15,10 +15,8 @@ WAITING = 0.15  # a larger share of time spent waiting for data can be told from
 SMALL = 0.05  # share of the arithmetic: below it a device does little but begin and end operations
 WORTH = 1.2  # times as fast: what is less is not advised
 CROWDED = 0.25  # share of the cores that other processes had: with more, times tell about them
-MEASURE = "mml bench data tells what a pack would gain"
-NETWORKS = (
-    "the networks are the bottleneck: a smaller transforms.output, fewer sampling.num_segments or a faster device"
-)
+MEASURE = "mml bench data measures what a pack would gain"
+NETWORKS = "the networks are the bottleneck: lower transforms.output or sampling.num_segments, or use a faster device"
 FLOAT32, BFLOAT16 = "trainer.precision=32-true", "trainer.precision=bf16-mixed"
 
 
@@ -79,16 +77,16 @@ def remark(seen: Seen) -> str:
         return told
     if seen.others > CROWDED:
         return (
-            f"other processes had {seen.others:.0%} of the cores, so its times tell little: "
+            f"other processes used {seen.others:.0%} of the cores, so the times are unreliable: "
             "measure again on an idle machine"
         )
     if told := waiting(seen):
         return told
     if seen.mfu is not None and seen.mfu < SMALL:
-        return "operations are too small for this device: a larger data.batch_size"
+        return "kernels are too small for this device: raise data.batch_size"
     if seen.precision.startswith("32") and (times := halved(seen)) >= WORTH:
         return (
-            f"arithmetic in float32 is the bottleneck: {BFLOAT16}, whose convolutions are {seen.gain:.1f} times as "
+            f"float32 compute is the bottleneck: {BFLOAT16}, whose convolutions are {seen.gain:.1f} times as "
             f"fast on this device, would make a step {times:.1f} times as fast or more"
         )
     return ""
@@ -109,7 +107,7 @@ def emulated(precision: str, gain: float | None) -> str:
     if gain is None or gain > 0.9 or not precision.startswith(("bf16", "16")):
         return ""
     return (
-        f"trainer.precision={precision} is slow on this device, its convolutions take {1 / gain:.2g} times as long as "
+        f"trainer.precision={precision} is slow on this device, convolutions take {1 / gain:.2g} times as long as "
         f"in float32: {FLOAT32}"
     )
 
@@ -120,18 +118,16 @@ def waiting(seen: Seen) -> str:
     wait, now = _waited(seen), seen.workers
     if wait <= WAITING:  # workers keep up, whatever the first batch of a short epoch takes
         return ""
-    reads = f"reading takes {wait:.0%} of the time, in turn with computing"
-    head = "reading data is the bottleneck" if now or wait > 0.5 else reads
+    reads = f"data loading takes {wait:.0%} of the time, not overlapped with training"
+    head = "data loading is the bottleneck" if now or wait > 0.5 else reads
     pack = "" if seen.cheap else f"; {MEASURE}"
     if seen.room is None:
         return f"{head}{pack}"
     most = more_workers(seen)
     if most is None:
-        return f"{head}, and no core is left for {'more ' if now else ''}workers{pack}"
+        return f"{head}, and no CPU core is left for {'more ' if now else ''}workers{pack}"
     if most < _needed(seen):
-        return (
-            f"{head}: data.workers={most} (now {now}), as many as the cores leave; {_needed(seen)} would keep up{pack}"
-        )
+        return f"{head}: data.workers={most} (now {now}), all free cores; {_needed(seen)} would keep up{pack}"
     return f"{head}: data.workers={most} would keep up (now {now}){pack}"
 
 

@@ -58,5 +58,7 @@ def in_phase(cohort: Cohort, phase: Phase, name: str) -> Callable[[nn.Module], N
     def prepare(copied: nn.Module) -> None:
         phase.set_gradients({name: copied}, cohort.learnable)
         phase.set_modes({name: copied}, cohort.freeze_bn)
+        if phase.whole(name):
+            copied.train()  # a batch norm that is frozen is counted as one that is not
 
     return prepare

@@ -177,7 +177,7 @@ class PreciseNorms(pl.Callback):
         peers = pl_module.trained_peers
         count = int(min(self.batches, trainer.num_training_batches))
         if self._measured < 0:
-            log.info("precise batch norms: %d training batches before every validation", count)
+            log.info("precise batch norm: %d training batches before every validation", count)
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with (
             torch.inference_mode(False),

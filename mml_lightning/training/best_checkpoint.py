@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
-from mml_lightning.training import checkpoints, lightning_internals
+from mml_lightning.training import checkpoints, lightning_internals, weight_average
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.monitored import Monitored, stopped_early
 from mml_lightning.utils.errors import UserError
@@ -109,6 +109,8 @@ def restore(trainer: pl.Trainer, cohort: Cohort) -> int:
             "resume the run with checkpoint.export=last"
         )
     cohort.load_state_dict(content["state_dict"])
+    if weight_average.of(trainer) is not None:
+        weight_average.put(cohort, content["callbacks"][weight_average.KEY]["averages"])
     if cohort.validated_at != content["global_step"]:
         cohort.validated_at = None
     if trainer.is_global_zero:

@@ -52,9 +52,9 @@ def read(path: Path) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # torch.load raises many unrelated types for files that aren't checkpoints
-        raise ValueError(f"it is no checkpoint ({type(error).__name__})") from None
+        raise ValueError(f"it is not a checkpoint ({type(error).__name__})") from None
     if not isinstance(content, dict) or not {"state_dict", "loops", "hyper_parameters"} <= set(content):
-        raise ValueError("it is no checkpoint of a run")
+        raise ValueError("it is not a checkpoint of a run")
     return content
 
 
@@ -79,7 +79,7 @@ def newest(run: Path) -> tuple[Path, dict[str, Any]] | None:
             refused.append(f"{path} can't be used: {error}")
             continue
         for line in refused:
-            log.warning("%s; GOING ON FROM THE ONE BEFORE, %s (step %d)", line, path.name, content["global_step"])
+            log.warning("%s; CONTINUING FROM THE PREVIOUS ONE, %s (step %d)", line, path.name, content["global_step"])
         return path, content
     if refused:
         raise UserError(f"{'; '.join(refused)}: delete it to train again from the start")
@@ -141,8 +141,8 @@ class CheckpointFiles(TorchCheckpointIO):
         except OSError as error:
             self.failed = True
             log.warning(
-                "THE CHECKPOINT OF STEP %s COULD NOT BE WRITTEN (%s): training goes on, and the one before is kept; "
-                "make room in %s",
+                "THE CHECKPOINT OF STEP %s COULD NOT BE WRITTEN (%s): training continues, the previous one is kept; "
+                "free some space in %s",
                 checkpoint.get("global_step"),
                 error.strerror or error,
                 Path(path).parent,
@@ -334,7 +334,9 @@ class Checkpoints(Checkpoint):
     def _leave(self, trainer: pl.Trainer, leave: bool) -> None:
         if leave:
             self.listener.deferring = False
-            raise Preempted(f"asked to leave at epoch {trainer.current_epoch + 1}, step {trainer.global_step}")
+            saved = self.enabled and trainer.global_step > 0 and self._saved_step == trainer.global_step
+            place = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
+            raise Preempted(f"{self.listener.heard}: {'checkpoint saved' if saved else 'stopped'} at {place}")
 
 
 def _parts(trainer: pl.Trainer) -> dict[str, Any]:

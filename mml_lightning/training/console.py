@@ -91,7 +91,7 @@ class EpochLines(pl.Callback):
         if self._due():
             steps = float(sum(trainer.num_test_batches))
             left = (self.now() - self.started) / (batch_idx + 1) * (steps - batch_idx - 1)
-            self._say(trainer, f"measuring  step {batch_idx + 1}/{steps:.0f}  |  {format_duration(left)} left")
+            self._say(trainer, f"test  step {batch_idx + 1}/{steps:.0f}  |  {format_duration(left)} left")
 
     def _due(self) -> bool:
         return self.every is not None and self._paused()
@@ -176,5 +176,5 @@ class ReadersTold(pl.Callback):
         if split != "train" and (damaged := self.found.get(f"{split} damaged")):
             video, loss = min(damaged.items())
             log.warning(
-                "%s: %d videos are measured as far as they decode, first %s: %s", split, len(damaged), video, loss
+                "%s: %d damaged videos are evaluated up to the damage, first %s: %s", split, len(damaged), video, loss
             )

@@ -60,7 +60,7 @@ class MetricsLog(Logger):
         self._begun = True
         kept, self._columns = _read(self.path)
         if len(kept) < rows:
-            log.warning("%s has %d rows, its checkpoint was preceded by %d", self.path, len(kept), rows)
+            log.warning("%s has %d rows, %d are expected by its checkpoint", self.path, len(kept), rows)
         self.rows, self._waiting = min(rows, len(kept)), []
         if self.rows < len(kept):
             self._rewrite(kept[: self.rows], self._columns)
@@ -79,7 +79,7 @@ class MetricsLog(Logger):
             self._write()
         except OSError as error:
             if not self._warned:
-                log.warning("%s can't be written (%s); its rows wait until it can", self.path, error.strerror)
+                log.warning("%s can't be written (%s); its rows are kept until it can", self.path, error.strerror)
             self._warned = True
 
     @rank_zero_only

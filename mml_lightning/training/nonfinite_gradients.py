@@ -194,9 +194,9 @@ class NonFinite(pl.Callback):
             raise UserError(f"{where}; {advice}, or nonfinite.policy=skip")
         if max(self.row[name] for name in bad) > self.settings.stop_after:
             raise UserError(
-                f"{where}, as in the {self.settings.stop_after} steps before (nonfinite.stop_after); {advice}"
+                f"{where}, as in the previous {self.settings.stop_after} steps (nonfinite.stop_after); {advice}"
             )
-        log.warning("%s; the step is left out (%s)", where, ", ".join(f"{n}: {self.skipped[n]}" for n in bad))
+        log.warning("%s; the step is skipped (%s)", where, ", ".join(f"{n}: {self.skipped[n]}" for n in bad))
 
 
 def not_finite(peers: list[nn.Module], device: torch.device) -> Tensor:

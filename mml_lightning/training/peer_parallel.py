@@ -127,6 +127,6 @@ def make_strategy(
             raise UserError(f"placement=peer sends logits only, {lesson} needs {what}; use placement=shared")
     if norms.sync or norms.precise or norms.group_size is not None:
         raise UserError(
-            "placement=peer: every peer sees the whole batch; leave batch_norm.sync, group_size, precise out"
+            "placement=peer: every peer sees the whole batch; remove batch_norm.sync, group_size and precise"
         )
     return OnePeerPerRank(peers)

@@ -59,8 +59,7 @@ class Quarantine(pl.Callback):
         if batch.get("written") and not self._told:
             self._told = True
             log.warning(
-                "%s was written since the run began, and has the size of before: it is read as it is now; "
-                "others may be",
+                "%s was modified after the run started, with the same size: it is read as it is now; others may be",
                 batch["written"][0],
             )
         new = {video: reason for video, reason in batch["failures"] if video not in self.reasons}
@@ -69,7 +68,7 @@ class Quarantine(pl.Callback):
         self.reasons |= new
         if trainer.world_size == 1:
             for reason in new.values():
-                log.warning("unreadable video, replaced by another one: %s", reason)
+                log.warning("unreadable video, replaced by another: %s", reason)
             self._check(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -89,7 +88,7 @@ class Quarantine(pl.Callback):
         self.damaged |= new
         if new and trainer.world_size == 1:
             for video, loss in new.items():
-                log.warning("%s is damaged: %s; it is used as far as it decodes", video, loss)
+                log.warning("%s is damaged: %s; it is used up to the damage", video, loss)
             self.write()
 
     def _check(self, trainer: pl.Trainer) -> None:
@@ -105,5 +104,5 @@ class Quarantine(pl.Callback):
         with write_atomically(self.path, newline="") as handle:
             writer = csv.writer(handle)
             writer.writerow(["id", "reason"])
-            used = {video: f"used as far as it decodes: {loss}" for video, loss in self.damaged.items()}
+            used = {video: f"used up to the damage: {loss}" for video, loss in self.damaged.items()}
             writer.writerows(sorted((used | self.reasons).items()))

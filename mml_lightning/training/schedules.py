@@ -76,7 +76,7 @@ def cosine(
         ValueError: epochs < 1, or an end outside [0, 1].
     """
     if epochs < 1 or not 0 <= end <= 1:
-        raise ValueError(f"epochs={epochs}, end={end}: the cosine schedule needs 1 or more, and an end in [0, 1]")
+        raise ValueError(f"epochs={epochs}, end={end}: the cosine schedule needs epochs >= 1 and end in [0, 1]")
 
     def curve(now: float) -> float:
         return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(now / epochs, 1.0)))

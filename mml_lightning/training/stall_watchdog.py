@@ -56,7 +56,7 @@ class Watchdog(pl.Callback):
         data: Any = getattr(trainer, "datamodule", None)
         reading = data.reading() if data is not None else []
         told = f"being read: {', '.join(reading)}" if reading else "no video is being read"
-        return f"rank {trainer.global_rank} has not moved for {format_duration(self.seconds)} at {self._where}; {told}"
+        return f"rank {trainer.global_rank} is stuck for {format_duration(self.seconds)} at {self._where}; {told}"
 
     def _beat(self, where: str) -> None:
         self._where, self._beats = where, self._beats + 1

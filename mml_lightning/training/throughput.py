@@ -187,7 +187,7 @@ class Throughput(pl.Callback):
         self._log(trainer, values)
         self._told = self._mark(trainer.global_step)
         if self.say:
-            share = f", {values['mfu']:.0%} of the arithmetic" if "mfu" in values else ""
+            share = f", {values['mfu']:.0%} MFU" if "mfu" in values else ""
             log.info(
                 "%s  |  %.3g clips/s (%.0f%% waiting for data)%s, %.3g s/step",
                 position(trainer.current_epoch, trainer.max_epochs, batch_idx, trainer.num_training_batches),

@@ -30,7 +30,7 @@ FEWER = "lower data.batch_size or data.workers"
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend; its message is one line and names the fix. What it quotes of files can't steer
+    """A mistake that the user can fix; its message is one line and names the fix. What it quotes of files can't steer
     the terminal."""
 
     def __init__(self, message: str = "") -> None:

@@ -225,10 +225,10 @@ def check_writable(path: Path) -> None:
     changed.
 
     Raises:
-        OSError: its folder is missing or can't be written, its name is too long, or it is there and no regular file.
+        OSError: its folder is missing or can't be written, its name is too long, or it is no regular file.
     """
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is there and no regular file", str(path))
+        raise OSError(errno.EINVAL, "it exists and is not a regular file", str(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, f"no folder {path.parent}", str(path))
     with tempfile.TemporaryFile(dir=path.parent):
@@ -282,7 +282,7 @@ def _verify(path: Path) -> None:
     try:
         check_archive(path)
     except ValueError as error:
-        raise OSError(errno.EIO, f"what was written reads back otherwise: {error}", str(path)) from None
+        raise OSError(errno.EIO, f"verification after writing failed: {error}", str(path)) from None
 
 
 def remove_leftovers(folder: Path) -> int:
@@ -315,7 +315,7 @@ def check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise ValueError(f"it is cut or no checkpoint ({error})") from None
+        raise ValueError(f"it is truncated or not a checkpoint ({error})") from None
     if damaged is not None:
         raise ValueError(f"it is damaged (checksum of {damaged})")
 

@@ -34,7 +34,7 @@ def parse_json(text: str | bytes) -> Any:
         if halves:  # of characters, which are no text alone
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
-        raise Foreign(f"it nests more than {DEPTH} levels") from None
+        raise Foreign(f"it is nested more than {DEPTH} levels deep") from None
     except Foreign:
         raise
     except ValueError as error:  # of the text or of its encoding
@@ -67,7 +67,7 @@ def read_yaml(path: Path) -> Any:
         finally:
             loader.dispose()
     except RecursionError:
-        raise Foreign(f"it nests more than {DEPTH} levels") from None
+        raise Foreign(f"it is nested more than {DEPTH} levels deep") from None
     except Foreign:
         raise
     except (yaml.YAMLError, ValueError) as error:
@@ -90,14 +90,14 @@ def check_depth(value: Any, most: int = DEPTH) -> None:
         ]
         if not level:
             return
-    raise Foreign(f"it nests more than {most} levels")
+    raise Foreign(f"it is nested more than {most} levels deep")
 
 
 def _content(path: Path) -> bytes:
     if not path.is_file():  # a device or a pipe would never end
         raise FileNotFoundError(2, "no such file", str(path))
     if path.stat().st_size > SIZE:
-        raise Foreign(f"it has {path.stat().st_size} bytes, which is no file of this program")
+        raise Foreign(f"it has {path.stat().st_size} bytes, more than any file of this program")
     return path.read_bytes()
 
 
@@ -105,7 +105,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         twice = next(key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
-        raise Foreign(f"its key {twice[:40]!r} stands twice in an object")
+        raise Foreign(f"its key {twice[:40]!r} appears twice in an object")
     return value
 
 

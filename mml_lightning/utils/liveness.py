@@ -35,7 +35,7 @@ def told(result: dict[str, Any], file: Path) -> dict[str, Any]:
         seen = file.stat().st_mtime
         if not alive(known, seen):
             last = datetime.fromtimestamp(seen).astimezone().isoformat(timespec="seconds")
-            error = f"process {known.get('pid')} on {known.get('host')} is gone; last sign of life {last}"
+            error = f"process {known.get('pid')} on {known.get('host')} is gone; last heartbeat {last}"
             return {**result, "status": DIED, "error": error}
     return result
 

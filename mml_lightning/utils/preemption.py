@@ -41,6 +41,11 @@ class Listener:
     def wants_to_leave(self) -> bool:
         return self.listening and self.asked is not None
 
+    @property
+    def heard(self) -> str:
+        """The name of the signal; another rank may have heard it alone."""
+        return "signal to another rank" if self.asked is None else signal.Signals(self.asked).name
+
     @contextmanager
     def listen(self) -> Iterator[Listener]:
         """Hear signals until the block ends; in other threads than the main one nothing can be heard."""
@@ -82,7 +87,7 @@ class Listener:
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.asked = number
         if not self.deferring:
-            raise Preempted(f"asked to leave by {signal.Signals(number).name}")
+            raise Preempted(f"{self.heard}: stopped")
 
 
 @contextmanager
@@ -103,7 +108,7 @@ def _ending_at_the_second(numbers: Iterable[int]) -> Iterator[None]:
             now = time.monotonic()
             if first is not None and now - first >= AGAIN:
                 name = signal.Signals(heard[0]).name
-                os.write(2, f"asked to leave by {name} a second time: ended at once, nothing is saved\n".encode())
+                os.write(2, f"second {name}: stopped at once, nothing is saved\n".encode())
                 os._exit(128 + heard[0])
             first = now if first is None else first
         os.close(ears)

@@ -52,7 +52,7 @@ class Children:
         self._bad.set()
         if self._over.wait(GRACE):
             return
-        log.error("error: %s; the other ranks hear nothing of it, and are ended", self.cause())
+        log.error("error: %s; the other ranks are terminated", self.cause())
         self.send(signal.SIGKILL)
         os._exit(FAILED)
 
@@ -62,7 +62,7 @@ class Children:
             return None
         rank, pid, code = self.first
         if code == LEFT:
-            return Preempted(f"rank {rank} was asked to leave")
+            return Preempted(f"signal to rank {rank}: stopped")
         how = f"was killed by {_name(-code)}; out of memory?" if code < 0 else f"ended with code {code}, see its error"
         return RankDied(f"rank {rank} (process {pid}) {how}")
 

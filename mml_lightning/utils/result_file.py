@@ -56,12 +56,12 @@ def checked_result(file: Path) -> dict[str, Any]:
     """
     value = read_json(file)
     if not isinstance(value, dict):
-        raise Foreign("it holds no object")
+        raise Foreign("it holds no JSON object")
     for key, kind in KINDS.items():
         if value.get(key) is not None and not isinstance(value[key], kind):
             raise Foreign(f"its field {key!r} is damaged")
     if not all(isinstance(word, str) for key in ("overrides", "modality") for word in value.get(key) or ()):
-        raise Foreign("one of its lists holds something else than words")
+        raise Foreign("one of its lists holds something other than strings")
     tables = [*_parts(value.get("metrics")), *_parts(value.get("peers"))]
     tables += [part for table in _parts(value.get("metrics")) for part in _parts(table)]
     if not all(isinstance(table, dict | None) for table in tables):

@@ -135,7 +135,7 @@ def the_file(path: Path) -> Path:
         return path
     found = [folder / path.name for folder in folders(path.parent, path.stem)] if path.suffix == ".pt" else []
     if len(found) > 1:
-        raise UserError(f"{path} may be any of {len(found)} networks, name one: {', '.join(map(str, found[:5]))}")
+        raise UserError(f"{path} matches {len(found)} networks, choose one: {', '.join(map(str, found[:5]))}")
     return found[0] if found else path
 
 
@@ -149,7 +149,7 @@ def chosen_entries(folders: Sequence[object]) -> list[Entry]:
     for folder in map(Path, map(str, folders)):
         told = read_result(folder.expanduser()) or {}
         if not isinstance(told.get("name"), str) or not isinstance(told.get("seed"), int):
-            raise UserError(f"init.runs: {folder} is no directory of a run and no entry of the zoo (no result.json)")
+            raise UserError(f"init.runs: {folder} is neither a run directory nor a zoo entry (no result.json)")
         found.append(Entry(folder.expanduser(), told, told.get("fingerprint")))
     return found
 

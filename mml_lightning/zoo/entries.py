@@ -101,7 +101,7 @@ def of_folder(folder: Path, peer: str) -> Entry:
         try:
             inside = load_peer(Entry(folder).file(peer))["provenance"]
         except UserError as error:
-            log.warning("%s: it is passed by", error)
+            log.warning("%s: it is skipped", error)
             return Entry(folder, told, None, old)
         fingerprint = inside.get("fingerprint")
         if fingerprint != told.get("fingerprint"):
@@ -164,7 +164,7 @@ def publish(
                 return place
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
-    raise AssertionError("counting does not end")
+    raise AssertionError("too many entries")
 
 
 def _same(place: Path, told: Mapping[str, Any], peers: Collection[str] | None) -> bool:
@@ -179,7 +179,7 @@ def _same(place: Path, told: Mapping[str, Any], peers: Collection[str] | None) -
     try:
         return all(weights_hash(load_peer(place / f"{n}{END}")["state_dict"]) == x for n, x in wanted.items())
     except UserError as error:
-        log.warning("%s: the network is kept beside it", error)
+        log.warning("%s: the network is saved beside it", error)
         return False
 
 
@@ -188,10 +188,10 @@ def whole(entry: Entry, peer: str) -> bool:
     try:
         told = load_peer(entry.file(peer))["provenance"].get("fingerprint")
     except UserError as error:
-        log.warning("%s: it is passed by", error)
+        log.warning("%s: it is skipped", error)
         return False
     if told != entry.fingerprint:
-        log.warning("%s is of another run than its result.json tells of: it is passed by", entry.file(peer))
+        log.warning("%s belongs to another run than its result.json: it is skipped", entry.file(peer))
     return bool(told == entry.fingerprint)
 
 

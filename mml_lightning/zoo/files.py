@@ -53,7 +53,7 @@ def load_peer(path: Path) -> dict[str, Any]:
         check_unpacked(path)
         entry = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many unrelated types for files that aren't checkpoints
-        raise UserError(f"{path} can't be read as weights, it is damaged or foreign ({type(error).__name__})") from None
+        raise UserError(f"{path} can't be read as weights: damaged or other format ({type(error).__name__})") from None
     if not isinstance(entry, dict) or any(key not in entry for key in REQUIRED):
         found = sorted(map(str, entry))[:6] if isinstance(entry, dict) else type(entry).__name__
         raise UserError(
@@ -80,7 +80,7 @@ def check_fields(path: Path, entry: Mapping[str, Any]) -> None:
     }
     wrong = next((key for key, fine in right.items() if not fine), None)
     if wrong:
-        raise UserError(f"{path}: its field {wrong!r} is damaged; use the file that the run has exported")
+        raise UserError(f"{path}: its field {wrong!r} is damaged; use the file that the run exported")
 
 
 def same_classes(entry: Mapping[str, Any], classes: Mapping[str, list[str]]) -> bool:
@@ -97,7 +97,7 @@ def warn_of_unfilled(path: object, provenance: Mapping[str, Any]) -> None:
     """One warning if the trunk of an imported file is not complete."""
     if names := unfilled(provenance):
         log.warning(
-            "%s: %d tensors of the trunk are random, the imported file lacked them (first %s)",
+            "%s: %d trunk tensors are randomly initialised, the imported file lacked them (first %s)",
             path,
             len(names),
             names[0],
@@ -187,7 +187,7 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
             for name, entry in described.items()
         }
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no whole checkpoint of a run ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path} is not a complete checkpoint of a run ({type(error).__name__}: {error})") from None
     for entry in entries.values():
         check_fields(path, entry)
     return entries

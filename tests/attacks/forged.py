@@ -283,6 +283,9 @@ def bomb(world: World) -> None:
             packed.writestr(name, source.read(name))
 
 
+EVIL = {"_target_": "evilmod.run"}
+
+
 def weights_with(change: Callable[[dict[str, Any]], object]) -> Callable[[World], None]:
     """A good file of weights, a field of it changed."""
 
@@ -356,6 +359,11 @@ RUNS: dict[str, Callable[[World], None]] = {
     "archive that unfolds": bomb,
     "weights: builder": weights_with(lambda entry: entry["arch"].update(builder="os.system")),
     "weights: target": weights_with(lambda entry: entry["arch"].update(_target_="os.system")),
+    "weights: builder that can be imported": weights_with(lambda entry: entry["arch"].update(builder="evilmod.run")),
+    "weights: preparation": weights_with(lambda entry: entry["modality"].update(prepare=dict(EVIL))),
+    "weights: preparation, partial": weights_with(
+        lambda entry: entry["modality"].update(prepare={**EVIL, "_partial_": True})
+    ),
     "weights: modality": weights_with(lambda entry: entry["modality"].update(name="../../../../outside/x")),
     "weights: peer": weights_with(lambda entry: entry["provenance"].update(peer="../../../../outside/x")),
     "weights: head": weights_with(lambda entry: entry.update(classes={"../../../../outside/x": ["a", "b"]})),

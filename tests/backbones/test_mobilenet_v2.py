@@ -48,7 +48,7 @@ def test_the_shift_stands_in_ten_blocks_before_the_expansion():
     assert all(isinstance(net.net.features[index].conv[0], TemporalShift) for index in shifted)
     names = set(net.state_dict())
     assert "net.features.3.conv.0.net.0.weight" in names and "net.features.4.conv.0.0.weight" in names
-    with pytest.raises(ValueError, match="shift already"):
+    with pytest.raises(ValueError, match="already has a temporal shift"):
         add_inverted_residual_shift(net.net)
     assert not any(isinstance(m, TemporalShift) for m in tsm_mobilenet_v2(shift=False).modules())
 

@@ -109,7 +109,7 @@ def test_errors_name_the_fix():
         convert_stem(weight, 10, "sum")
     with pytest.raises(ValueError, match="1 or more"):
         convert_stem(weight, 0)
-    with pytest.raises(ValueError, match="no convolution's"):
+    with pytest.raises(ValueError, match="not a convolution weight"):
         convert_stem(torch.zeros(2, 3), 10)
     with pytest.raises(ValueError, match="no module 'conv9'"):
         adapt_first_conv(nn.Sequential(nn.Linear(1, 1)), "conv9", 10)

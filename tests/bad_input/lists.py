@@ -69,7 +69,7 @@ def _(lab: Lab) -> str:
 def _(lab: Lab) -> str:
     words = lab.lists(flow=True)
     tiny.edit(lab.data / "train_flow.txt", "v3 5", "v3 3")
-    return lab.check("flow of another length", *words)
+    return lab.check("flow length does not match the frames", *words)
 
 
 @case("the lists of rgb and flow name different videos")

@@ -61,7 +61,7 @@ def test_a_plot_that_can_t_be_drawn_is_told_before_anything_is_measured(
 def test_numbers_are_whole(words: str, number: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["bench", *words.split(), f"2,{number}"])
-    assert left.value.code == 2 and f"{number!r} is no whole number" in capsys.readouterr().err.splitlines()[-1]
+    assert left.value.code == 2 and f"{number!r} is not a whole number" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("json_words", ["--json 'a file'", "--json='a file'", "--js=file", "--js file"])
@@ -83,7 +83,7 @@ def test_the_device_is_that_of_the_machine_and_one_engine_has_no_rival(
 @pytest.mark.parametrize("words", ["bench step", "check", "graph"])
 def test_a_setting_that_is_none_is_answered_with_one_that_is(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words.split(), "backbon=tiny"]) == 2
-    assert "backbon is no setting; did you mean backbone" in capsys.readouterr().err.splitlines()[-1]
+    assert "unknown setting backbon; did you mean backbone" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_large_batches_of_one_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,7 +132,7 @@ def test_sentence_names_the_switch(rates: dict[str, float], told: str, monkeypat
         (["--ways", "fast"], "--ways fast is unknown; use baseline, baseline_kept, contiguous, float32"),
         (["--ways", "bfloat16,bare", "--alone"], "bare is none: name another one last in --ways"),
         (["--steps", "0"], "--steps 0 must be 1 or more"),
-        (["backbone.net.width=x"], "is a setting of the wrong kind? typed: setup=ssv2"),
+        (["backbone.net.width=x"], "is a setting of the wrong type? typed: setup=ssv2"),
         (["--rounds", "0"], "--rounds 0 must be 1 or more"),
         (["backbone=i3d_tiny"], "leave it out of --ways"),
         (["--device", "cuda"], "torch sees no GPU here"),

@@ -47,9 +47,9 @@ def test_the_budget_ends_a_part_and_begins_no_other(tmp_path: Path, monkeypatch:
     (part,) = (part for part in suite.parts("cpu") if part.name == "growth")
     monkeypatch.setattr(suite, "SHORTEST", 0.0)
     told = suite._measure(part, "cpu", SMALL, tmp_path, time.monotonic() + 0.5)
-    assert told.startswith("the time was over before the end of `mml bench growth data.batch_size=2")
+    assert told.startswith("out of time before the end of `mml bench growth data.batch_size=2")
     monkeypatch.undo()
-    assert suite._measure(part, "cpu", SMALL, tmp_path, time.monotonic()) == "not begun: the time was over"
+    assert suite._measure(part, "cpu", SMALL, tmp_path, time.monotonic()) == "not started: out of time"
     assert suite._section(part, tmp_path, "why") == "## Growth\n\nwhy\n\n"
 
 

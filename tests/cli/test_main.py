@@ -80,10 +80,10 @@ def test_paired_compares_two_rows(sweep: Path, capsys: pytest.CaptureFixture[str
     [
         (["--paired", "typo", "ml_rgb_from_ce"], "the rows are: ce_rgb_from_scratch; ml_rgb_from_ce"),
         (["--paired", "ce_rgb_from_scratch", "ml_rgb_from_ce", "--metric", "top1"], "it has: test/rgb/top1"),
-        (["--paired", "ce_rgb_from_scratch", "ml_rgb_from_ce", "--wandb"], "leave out --wandb"),
+        (["--paired", "ce_rgb_from_scratch", "ml_rgb_from_ce", "--wandb"], "remove --wandb"),
         (["--metric", "test/rgb/top1"], "last part"),
         (["--metric", "top9"], "there are: top1"),
-        (["--seeds", "0,1"], "goes with --paired"),
+        (["--seeds", "0,1"], "needs --paired"),
         (["missing"], "is not a directory"),
     ],
 )

@@ -69,11 +69,11 @@ def test_a_phase_has_the_settings_of_the_run_but_its_own(hydra: None) -> None:
         ),
         (["phases=[{name: a, optimizer: 3}]"], r"^phases\.0\.optimizer=3 must be a table"),
         (["phases=[{name: a, schedule: {epochs: 3}}]"], r"^phases\.0\.schedule\.epochs: say how long"),
-        (["phases=[{name: a, optimizer: {rate: 3}}]"], r"^phases\.0 \(a\): phases\.0\.optimizer\.rate is no setting"),
+        (["phases=[{name: a, optimizer: {rate: 3}}]"], r"^phases\.0 \(a\): unknown setting phases\.0\.optimizer\.rate"),
         (["phases=[{name: a, optimizer: {lr: fast}}]"], r"^phases\.0 \(a\): optimizer\.lr=fast must be a number"),
         (["phases=[{name: a, schedule: {interval: day}}]"], r"^phases\.0 \(a\): schedule\.interval='day' is unknown"),
         (["phases=[{name: a, epochs: 3}]"], r"^phases: their epochs \(3\) don't make the schedule\.epochs=36"),
-        (["phases=[{name: a, objective: {edges: [{lesson: kl}]}}]"], r"teaches between peers but the run has one"),
+        (["phases=[{name: a, objective: {edges: [{lesson: kl}]}}]"], r"needs two peers, the run has one"),
     ],
 )
 def test_a_mistake_is_named(hydra: None, words: list[str], said: str) -> None:

@@ -35,7 +35,7 @@ def test_the_second_run_is_told_by_the_first(
     short = ["schedule.epochs=1", "test=false", "trainer.limit_val_batches=1"]
     first = train(*short, run="first")
     told = next(line for line in caplog.messages if line.startswith("cost"))
-    assert "by arithmetic at 40% of what the device reaches, reading and validation aside" in told
+    assert "estimated at MFU 40%, without data loading and validation" in told
     assert re.search(r"at least \d+ MB for weights and activations; \d+ MB of disk", told)
     caplog.clear()
     train(*short, run="second")
@@ -44,12 +44,12 @@ def test_the_second_run_is_told_by_the_first(
     seen = of_speed(first["speed"], cheap=True)  # the demo is kept in memory
     advised = [line for line in caplog.messages if line.startswith("advice")]
     assert advised == (
-        [f"advice    first waited for data {seen.data_wait:.0%} of the time: {waiting(seen)}"]
+        [f"advice    first spent {seen.data_wait:.0%} of the time waiting for data: {waiting(seen)}"]
         * bool(more_workers(seen))
     )
     caplog.clear()
     train(*short, "data.batch_size=4", run="third")
-    assert "by arithmetic" in next(line for line in caplog.messages if line.startswith("cost"))
+    assert "estimated at MFU" in next(line for line in caplog.messages if line.startswith("cost"))
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_a_precision_that_this_device_emulates_is_warned_of_before_training(
     monkeypatch.setattr("mml_lightning.training.throughput.gain", lambda device, dtype, dimensions: gain)
     train("schedule.epochs=1", "trainer.limit_train_batches=1", "test=false", f"trainer.precision={precision}")
     found = [line for line in caplog.messages if line.startswith("warning")]
-    words = f"warning   trainer.precision={precision} is slow on this device, its convolutions take 20 times as long"
+    words = f"warning   trainer.precision={precision} is slow on this device, convolutions take 20 times as long"
     assert len(found) == told and all(line.startswith(words) for line in found)
     lines = [line.split()[0] for line in caplog.messages]
     assert not told or lines.index("cost") < lines.index("warning") < lines.index("epoch")

@@ -60,7 +60,7 @@ def test_a_part_of_a_split_is_marked(train: Train, measure: Callable[..., dict[s
     part = measure(ckpt, "split=val", "trainer.limit_test_batches=1", "data.eval_batch_size=4")
     assert part["measured"]["val"]["videos"] == 4 and part["limited"] == ["trainer.limit_test_batches=1"]
     assert measure(ckpt, "split=val", "trainer.limit_val_batches=1", "data.eval_batch_size=4")["limited"] == []
-    for limit, said in (("0", "nothing would be measured"), ("0.01", "leaves none of")):
+    for limit, said in (("0", "nothing would be evaluated"), ("0.01", "leaves none of")):
         with pytest.raises(UserError, match=said):
             measure(ckpt, f"trainer.limit_test_batches={limit}")
 

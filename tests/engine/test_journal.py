@@ -108,7 +108,7 @@ def test_no_room_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
                 raise OSError(errno.ENOSPC, "No space left on device")
 
         journal._handle = Full()  # type: ignore[assignment]
-        with pytest.raises(UserError, match="No space left on device; make room and start it again"):
+        with pytest.raises(UserError, match="No space left on device; free some space and run it again"):
             journal.append(Batch(1))
         journal._handle = handle
     again = Journal(result, MADE)

@@ -212,8 +212,8 @@ def test_it_is_not_packed(own: list[str], tmp_path: Path, composed: Composed) ->
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("+sources.frames._target_=own_numbers.Numbers", "frames is a source already"),
-        ("+sources.other.x=1", "sources.other is no kind of source"),
+        ("+sources.frames._target_=own_numbers.Numbers", "frames already exists"),
+        ("+sources.other.x=1", "sources.other is not a kind of source"),
         ("+sources.other._target_=own_numbers.net", "num_classes"),
         ("+sources.other._target_=own_numbers.OpenNumbers", "values"),
         ("+sources.other._target_=subprocess.Popen", r"trusted=\[subprocess\]"),

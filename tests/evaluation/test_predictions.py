@@ -70,7 +70,7 @@ def test_what_is_no_dump_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("id,score\n")
     np.savez(tmp_path / "other.npz", weights=np.zeros(3))
     for name in ("text", "other"):
-        with pytest.raises(UserError, match="is no score dump of this program"):
+        with pytest.raises(UserError, match="is not a score dump of this program"):
             predictions.load(tmp_path / f"{name}.npz")
 
 
@@ -98,7 +98,7 @@ def test_dumps_that_do_not_fit_are_refused(several: bool) -> None:
     wrong = replace(dump, target=dump.target.flip(0))
     with pytest.raises(UserError, match="A and B label video v0 differently"):
         predictions.join([dump, wrong], ["A", "B"])
-    with pytest.raises(UserError, match="A and B have other classes"):
+    with pytest.raises(UserError, match="A and B have different classes"):
         predictions.join([dump, replace(dump, classes=CLASSES[::-1])], ["A", "B"])
     with pytest.raises(UserError, match="no video is in all of A, B"):
         predictions.join([dump, make(("v7", "v8"), several=several)], ["A", "B"])
@@ -108,7 +108,7 @@ def test_dumps_that_do_not_fit_are_refused(several: bool) -> None:
 def test_a_label_that_one_dump_lacks_comes_from_the_other(several: bool) -> None:
     dump = make(several=several)
     unknown = replace(dump, target=torch.full_like(dump.target, -1))
-    assert unknown.metrics() == {} and unknown.notes() == ["test: 4 of 4 videos have no known label: in no metric"]
+    assert unknown.metrics() == {} and unknown.notes() == ["test: 4 of 4 videos have no label: not counted"]
     joined, _ = predictions.join([unknown, replace(dump, logits={"flow": dump.logits["rgb"]})], ["A", "B"])
     assert torch.equal(joined.target, dump.target)
 
@@ -126,12 +126,12 @@ def test_the_table_of_classes(tmp_path: Path) -> None:
     assert float(rows[0]["rgb"]) == 50.0 * int(right[0] + right[2].int())
     known = [float(row["rgb"]) for row in rows if row["rgb"]]
     assert np.mean(known) == pytest.approx(dump.metrics()["rgb"]["mean_class"], abs=1e-4)
-    assert dump.notes() == ["test: 4 of 7 classes have no video, first 'c'; they are in no mean"]
+    assert dump.notes() == ["test: 4 of 7 classes have no video, first 'c'; they are excluded from the mean"]
 
 
 def test_notes_say_what_becomes_of_empty_classes() -> None:
     dump = make(tuple(f"v{i}" for i in range(7)), several=True)
     dump.target[:, 3] = 0
-    for empty, text in (("drop", "in no mean"), ("zero", "counts as 0"), ("nan", "not a number")):
+    for empty, text in (("drop", "excluded from the mean"), ("zero", "counts as 0"), ("nan", "not a number")):
         (note,) = replace(dump, scoring=Scoring(empty_class=empty)).notes()
         assert note.startswith("test: 1 of 7 classes have no video, first 'd'") and text in note

@@ -31,9 +31,9 @@ def test_an_edge_tells_what_is_not_usual() -> None:
     assert told(temperature=1.0, aggregate="mean_logits") == "kl"
     assert told(term="kd", weight=0.5, temperature=4.0, standardise=True) == "0.5 kd (kl, temperature 4, standardise)"
     assert told(lesson="feature_mse", weight=50, site="map") == "50 feature_mse (site map)"
-    assert told(lesson="feature_mse", project=True) == "feature_mse (after a learned map)"
+    assert told(lesson="feature_mse", project=True) == "feature_mse (after a learned projection)"
     schedule = told(start_epoch=2, ramp_epochs=3, stop_epoch=9, detach=False)
-    assert schedule == "kl (from epoch 2, grows over 3 epochs, until epoch 9, changes the teacher too)"
+    assert schedule == "kl (from epoch 2, ramps up over 3 epochs, until epoch 9, changes the teacher too)"
 
 
 @pytest.mark.parametrize("peers", [["a"], ["a", "b"], ["a", "b", "c"], ["a", "b", "c", "d"]])

@@ -200,5 +200,5 @@ def test_what_is_no_pair_or_clip() -> None:
     with pytest.raises(ValueError, match="two frames or more"):
         tvl1_clip(frames[:1], QUICK)
     for dtype in (torch.bfloat16, torch.float16):
-        with pytest.raises(ValueError, match="too coarse"):
+        with pytest.raises(ValueError, match="too imprecise"):
             tvl1_clip(frames, QUICK, dtype=dtype)

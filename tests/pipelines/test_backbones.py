@@ -142,7 +142,7 @@ def test_a_longer_way_is_made_whole(composed: Composed) -> None:
 
 
 def test_a_network_for_what_no_run_looks_at_is_refused(composed: Composed) -> None:
-    with pytest.raises(UserError, match=r"backbone\.rgbdiff=tiny: none of the runs looks at rgbdiff"):
+    with pytest.raises(UserError, match=r"backbone\.rgbdiff=tiny: no run uses rgbdiff"):
         plan_runs(*composed("pipeline=reduced_mml", "backbone.rgbdiff=tiny"))
 
 

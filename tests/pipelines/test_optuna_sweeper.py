@@ -153,7 +153,7 @@ def test_a_real_sweep_killed_and_resumed(
     first, second = sorted(before)[:2]
     assert after[first] == before[first], "not repeated"
     assert after[second]["overrides"] == before[second]["overrides"] and after[second]["resumed"], "went on"
-    assert "trial 1 was running: it goes on" in done.stdout and "best: trial" in done.stdout
+    assert "trial 1 was running: resuming it" in done.stdout and "best: trial" in done.stdout
     with (folder / TABLE).open(newline="") as handle:
         assert sorted(row["trial"] for row in csv.DictReader(handle)) == ["0", "1", "2"]
     assert yaml.safe_load((folder / BEST).read_text())["value"] == max(

@@ -176,8 +176,8 @@ def test_the_papers_number_stands_beside_ours_on_its_setup_only(composed: Compos
         ([2.0, -2.0, 1.0], "better", "undecided: +0.33 [-4.84, +5.50]"),
         ([2.0, -2.0, 1.0], "nothing", "nothing found: +0.33 [-4.84, +5.50]"),
         ([2.0, 2.5, 1.5], "nothing", "gains: +2.00 [+0.76, +3.24]"),
-        ([-4.0, -4.0], "better", "-4.00 for each of 2 seeds: no spread to judge by"),
-        ([2.0], "better", "one seed decides nothing: +2.00"),
+        ([-4.0, -4.0], "better", "-4.00 for each of 2 seeds: no spread"),
+        ([2.0], "better", "a single seed: +2.00"),
     ],
 )
 def test_verdicts_are_words(values: list[float], expect: str, said: str) -> None:

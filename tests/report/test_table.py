@@ -230,7 +230,7 @@ def test_split_choices(tmp_path: Path) -> None:
     assert seen("test") == [("test", 60.0), ("val", 7.0)]
     assert seen("val") == [("val", 59.0), ("val", 7.0)]
     assert seen("both") == [("test", 60.0), ("val", 59.0), ("val", 7.0)]
-    with pytest.raises(UserError, match="none of test, val, both"):
+    with pytest.raises(UserError, match="must be one of test, val, both"):
         tabulate(runs, "train")
 
 
@@ -399,7 +399,7 @@ def test_comparisons_that_make_no_sense_say_why(sweep: Path) -> None:
         paired(runs, "ml_rgb_from_ce", "ce_rgb_from_scratch", seeds=[0, 1])
     with pytest.raises(UserError, match="it has: val/rgb/top1, val/rgb/loss, test/rgb/top1"):
         paired(runs, "mml_rgb+flow_from_ce", "ce_rgb_from_scratch", "test/flow/top1")
-    with pytest.raises(UserError, match="fits 3 rows"):
+    with pytest.raises(UserError, match="matches 3 rows"):
         paired(runs, lambda row: True, "ce_rgb_from_scratch")
 
 

@@ -75,12 +75,12 @@ def test_what_must_agree(ce: Path, found: Callable[..., Any], changed: str) -> N
 
 def test_the_videos_must_be_the_same(ce: Path, found: Callable[..., Any], demo: Path, tmp_path: Path) -> None:
     root = shutil.copytree(demo / "data", tmp_path / "copied")
-    reader = "data.reader._target_=mml_lightning.data.records.readers.read_ssv2"  # that of the demo mends its videos
+    reader = "data.reader._target_=mml_lightning.data.records.readers.read_ssv2"  # that of the demo fixes its videos
     other = ("~data.reader.train", "~data.reader.val", "~data.reader.test", reader, f"data.root={root}")
     assert found(*MML, *other)["rgb"] == ce / "rgb.pt", "wherever they lie"
     with next((root / "videos").iterdir()).open("ab") as video:
         video.write(b"more")
-    with pytest.raises(UserError, match="its videos, labels or readers were others"):
+    with pytest.raises(UserError, match="its videos, labels or readers were different"):
         found(*MML, *other)
 
 
@@ -119,14 +119,14 @@ def test_of_several_the_first_that_was_finished(
     assert found(*MML, "trainer.deterministic=true")["rgb"] == Path(again["zoo"]) / "rgb.pt"
     (ce / "rgb.pt").write_bytes(b"half of a file")
     caplog.clear()
-    assert found(*MML)["rgb"] == Path(again["zoo"]) / "rgb.pt" and "it is passed by" in caplog.text
+    assert found(*MML)["rgb"] == Path(again["zoo"]) / "rgb.pt" and "it is skipped" in caplog.text
 
 
 def test_a_path_by_run_and_seed_means_the_only_network_there(ce: Path, train: Train, found: Callable[..., Any]) -> None:
     path = ce.parent / "rgb.pt"
     assert found("stage=mml", "modality=[rgb,flow]", f"init.all={path}", *SHORT)["rgb"] == ce / "rgb.pt"
     train("schedule.epochs=2", "test=false", run="longer")
-    with pytest.raises(UserError, match=r"may be any of 2 networks, name one: "):
+    with pytest.raises(UserError, match=r"matches 2 networks, choose one: "):
         found("stage=mml", "modality=[rgb,flow]", f"init.all={path}", *SHORT)
 
 
@@ -138,7 +138,7 @@ def test_a_resume_with_another_schedule_is_no_run_of_that_schedule(
     longer = train("schedule.epochs=2", "test=false", f"resume='{folder}'", run="ce")
     assert longer["resumed"][0]["schedule"] == ["schedule.epochs was 1 and is 2 now"]
     assert resume.changed(longer["resumed"]) == ["from step 3 on: schedule.epochs was 1 and is 2 now"]
-    with pytest.raises(UserError, match=r"it was continued otherwise \(from step 3 on: schedule.epochs was 1"):
+    with pytest.raises(UserError, match=r"continued with other settings \(from step 3 on: schedule.epochs was 1"):
         found("stage=mml", "modality=[rgb,flow]", "init=ce", "schedule.epochs=2", "test=false")
     aside = folder / "peers_after_3_steps/rgb.pt"
     assert (
@@ -207,7 +207,7 @@ def test_eval_asks_for_no_trainer(ce: Path, composed: Composed) -> None:
     assert told["status"] == "completed" and told["limited"] == []
     with pytest.raises(UserError, match=r"or take .*: python eval\.py ckpt=\S+/rgb\.pt .*sampling\.num_segments=2"):
         evaluate(*composed(*same, "sampling.num_segments=2", program="eval", run="other"))
-    with pytest.raises(UserError, match="holds a training run, whose numbers these would replace"):
+    with pytest.raises(UserError, match="holds a training run, whose results would be overwritten"):
         evaluate(*composed(*same, program="eval", run="ce"))
 
 
@@ -222,7 +222,7 @@ def test_eval_asks_for_no_trainer(ce: Path, composed: Composed) -> None:
         ("+trainer.gradient_clip_val=1", r"use optimizer\.clip_norm"),
         ("+trainer.val_check_interval=1", r"use trainer\.validations"),
         ("+trainer.sync_batchnorm=true", r"use batch_norm\.sync"),
-        ("+trainer.max_epoch=1", r"is no setting; there are accelerator"),
+        ("+trainer.max_epoch=1", r"unknown setting trainer.max_epoch; there are accelerator"),
         ("+trainer.max_steps=0", "without a step nothing is trained"),
         ("trainer.limit_train_batches=0", "no step would be made"),
         ("trainer.limit_train_batches=0.01", "no step would be made"),

@@ -315,13 +315,13 @@ def test_the_older_one_is_there_when_the_newest_is_damaged(
     content[len(content) // 2] ^= 1  # one bit
     (files / "last.ckpt").write_bytes(content)
     result = train(*CE, "resume=auto", run="cut")
-    assert "GOING ON FROM THE ONE BEFORE, previous.ckpt (step 3)" in caplog.text
+    assert "CONTINUING FROM THE PREVIOUS ONE, previous.ckpt (step 3)" in caplog.text
     assert result["resumed"] == [{"checkpoint": "previous.ckpt", "step": 3, "forced": []}]
     assert_equal_runs(whole["ce"], folder, same_weights)
     for damage, message in (
         (lambda path: path.write_bytes(path.read_bytes()[:1000]), "it is cut or no checkpoint"),
         (lambda path: path.write_bytes(b""), "it is cut or no checkpoint"),
-        (lambda path: torch.save({"state_dict": {}}, path), "it is no checkpoint of a run"),
+        (lambda path: torch.save({"state_dict": {}}, path), "it is not a checkpoint of a run"),
         (lambda path: torch.save(Path("x"), path), "it is no checkpoint"),
         (lambda path: shutil.copy(folder / "predictions/test.npz", path), "it is no checkpoint"),
     ):
@@ -350,7 +350,7 @@ def test_resume_names_what_differs_and_can_be_forced(
     content = torch.load(edited / "checkpoints/last.ckpt", weights_only=True)
     content["hyper_parameters"]["data"]["fingerprint"] = "of other videos"
     torch.save(content, edited / "checkpoints/last.ckpt")
-    with pytest.raises(UserError, match="its data have changed since: leave out what differs"):
+    with pytest.raises(UserError, match="its data have changed: remove what differs"):
         engine_train.stage(*composed("resume=auto", "schedule.epochs=2", run="edited"))
     with pytest.raises(UserError, match="its peers were"):
         engine_train.stage(*composed(*resume, "modality=[rgb,flow]", "resume_force=true", run="first"))

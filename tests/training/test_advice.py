@@ -38,8 +38,8 @@ NETWORKS = "the networks are the bottleneck"
         (Seen(precision="bf16-mixed", mfu=0.7, gain=2.0), NETWORKS),
         (Seen(precision="bf16-mixed", mfu=0.7, gain=0.05), f"20 times as long as in float32: {FLOAT32}"),
         (Seen(precision="64-true", mfu=0.7, gain=2.0), NETWORKS),
-        (Seen(mfu=0.04, gain=2.0), "a larger data.batch_size"),
-        (Seen(mfu=0.04, others=0.6), "other processes had 60% of the cores"),
+        (Seen(mfu=0.04, gain=2.0), "raise data.batch_size"),
+        (Seen(mfu=0.04, others=0.6), "other processes used 60% of the cores"),
         (Seen(mfu=0.66, gain=2.0, others=0.6), "measure again on an idle machine"),
     ],
 )
@@ -47,7 +47,7 @@ def test_the_switch_is_named(seen: Seen, told: str) -> None:
     assert told in bottleneck(seen)
     assert told in bottleneck(dataclasses.replace(seen, data_wait=0.15, room=8))
     first = seen.others > 0 or FLOAT32 in told  # whatever is waited for
-    assert (told if first else "reading takes 20%") in bottleneck(dataclasses.replace(seen, data_wait=0.2, room=8))
+    assert (told if first else "data loading takes 20%") in bottleneck(dataclasses.replace(seen, data_wait=0.2, room=8))
 
 
 @pytest.mark.parametrize(
@@ -59,23 +59,29 @@ def test_the_switch_is_named(seen: Seen, told: str) -> None:
             None,
             0,
             9,
-            "reading takes 50% of the time, in turn with computing: data.workers=1 would keep up",
+            "data loading takes 50% of the time, not overlapped with training: data.workers=1 would keep up",
         ),
-        (0.75, None, 0, 9, "reading data is the bottleneck: data.workers=3 would keep up (now 0)"),
+        (0.75, None, 0, 9, "data loading is the bottleneck: data.workers=3 would keep up (now 0)"),
         (
             0.75,
             None,
             0,
             2,
-            "reading data is the bottleneck: data.workers=2 (now 0), as many as the cores leave; 3",
+            "data loading is the bottleneck: data.workers=2 (now 0), all free cores; 3",
         ),
         # the demo, two threads on two cores: one worker made it 0.97 times as fast, two 0.81 times
-        (0.33, None, 0, 0, "reading takes 33% of the time, in turn with computing, and no core is left for workers"),
-        (0.5, 0.5, 2, 0, "reading data is the bottleneck, and no core is left for more workers"),
-        (0.5, 0.5, 2, 3, "reading data is the bottleneck: data.workers=4 would keep up (now 2)"),
+        (
+            0.33,
+            None,
+            0,
+            0,
+            "data loading takes 33% of the time, not overlapped with training, and no CPU core is left for workers",
+        ),
+        (0.5, 0.5, 2, 0, "data loading is the bottleneck, and no CPU core is left for more workers"),
+        (0.5, 0.5, 2, 3, "data loading is the bottleneck: data.workers=4 would keep up (now 2)"),
         # the demo, one worker: the first of an epoch's five batches takes most of the waiting
         (0.25, 0.1, 1, 9, ""),
-        (0.5, None, 2, None, "reading data is the bottleneck"),
+        (0.5, None, 2, None, "data loading is the bottleneck"),
     ],
 )
 def test_workers_that_would_keep_up(
@@ -84,7 +90,7 @@ def test_workers_that_would_keep_up(
     seen = Seen(wait, steady, workers, room, cheap=True)
     assert waiting(seen).startswith(told) and bool(waiting(seen)) == bool(told)
     assert "pack" not in waiting(seen)
-    assert (MEASURE in waiting(dataclasses.replace(seen, cheap=False))) == ("reading" in told)
+    assert (MEASURE in waiting(dataclasses.replace(seen, cheap=False))) == ("loading" in told)
 
 
 @given(st.floats(0, 1), st.none() | st.floats(0, 1), st.integers(0, 64), st.none() | st.integers(0, 64), st.booleans())

@@ -95,7 +95,7 @@ def test_room_is_looked_for_first(two: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 def test_what_reads_back_otherwise_takes_no_name(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda self: "data/0")
-    with pytest.raises(OSError, match="reads back otherwise"):
+    with pytest.raises(OSError, match="verification after writing failed"):
         checkpoints.write(content(3), two / LAST)
     monkeypatch.undo()
     assert steps(two) == {LAST: 2, PREVIOUS: 1}

@@ -113,7 +113,7 @@ def test_epoch_lines_tell_how_far_a_test_is(caplog: pytest.LogCaptureFixture) ->
     lines.on_test_start(trainer(), None)  # type: ignore[arg-type]
     clock.time += 45
     lines.on_test_batch_end(trainer(num_test_batches=[5]), None, None, None, 2)  # type: ignore[arg-type]
-    assert caplog.messages == ["measuring  step 3/5  |  0:30 left"]
+    assert caplog.messages == ["test  step 3/5  |  0:30 left"]
 
 
 def test_quarantine_names_each_video_once_and_stops_above_its_share(

@@ -169,7 +169,7 @@ def test_too_many_in_a_row_end_the_run(way: Way, tmp_path: Path) -> None:
     """With the weights of before, though the host hears of the step a step later."""
     every = [f"v{i}_0" for i in range(9)]
     message = (
-        r"epoch 1, step 5: the gradients of rgb are not finite, as in the 3 steps before \(nonfinite\.stop_after\); "
+        r"epoch 1, step 5: the gradients of rgb are not finite, as in the previous 3 steps \(nonfinite\.stop_after\); "
         r"see .*nonfinite\.csv; lower optimizer\.lr, or set optimizer\.clip_norm"
     )
     settings = NonFiniteSettings(stop_after=3)

@@ -69,7 +69,7 @@ def test_two_ranks_with_a_peer_each_are_one_process_with_both(
             ("placement=peer", "trainer.devices=2", "objective.edges=[{students: all, lesson: feature_mse}]"),
             r"sends logits only, lesson feature_mse of rgb needs features; use placement=shared",
         ),
-        (("placement=peer", "trainer.devices=2", "batch_norm.precise=2"), r"every peer sees the whole batch; leave"),
+        (("placement=peer", "trainer.devices=2", "batch_norm.precise=2"), r"every peer sees the whole batch; remove"),
     ],
 )
 def test_what_can_not_be_placed_so_is_said(

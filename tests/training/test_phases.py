@@ -19,8 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mml_lightning.backbones.batch_norm import batch_norms
+from mml_lightning.backbones.cost import kept_for_backward
+from mml_lightning.config.compose import save
 from mml_lightning.objectives import Objective
+from mml_lightning.report import details
 from mml_lightning.training import checkpoints, phases
+from mml_lightning.training.arithmetic import in_phase, training_operations
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.training.parameter_groups import SGD
@@ -191,13 +195,35 @@ def test_a_parameter_that_never_learned_does_not_begin_to() -> None:
     assert not net.net.conv1.weight.requires_grad and net.heads["label"].weight.grad is None
 
 
+def test_what_is_frozen_costs_a_forward_pass_and_keeps_nothing() -> None:
+    """Counted for a phase that is yet to come as for one that is on."""
+    whole: dict[str, tuple[str, ...]] = {name: ("",) for name in PEERS}
+    heads = dict.fromkeys(PEERS, HEAD)
+    shapes = {"rgb": (4, 3, 32, 32), "flow": (4, 10, 32, 32)}
+    plain, both, last = (
+        in_phases((whole, 0.1, 3)),
+        in_phases((heads, 0.1, 1), (whole, 0.1, 3)),
+        in_phases((heads, 0.1, 1)),
+    )
+    all_learn, mixed, probe = (training_operations(cohort.float(), shapes) for cohort in (plain, both, last))
+    assert all_learn / 3 < probe < 1.02 * all_learn / 3
+    assert mixed == pytest.approx((probe + 3 * all_learn) / 4)
+
+    def kept(cohort: Cohort, number: int) -> int:
+        net = cohort.peers["rgb"]
+        return kept_for_backward(net, (2, 4, 3, 32, 32), in_phase(cohort, cohort.phases[number], "rgb"))
+
+    assert kept(both, 1) == kept(plain, 0) > 20 * kept(both, 0) == 20 * kept(last, 0) > 0
+    assert both.phase is both.phases[0] and not both.peers["rgb"].net.conv1.weight.requires_grad  # type: ignore[union-attr]
+
+
 WRONG = [
     ("phases.0.train=[rgb.nett]", r"phases\.0 \(head\): train=rgb\.nett: there is no nett; there are head, trunk, net"),
     ("phases.0.train=[rgb.dropout]", r"train=rgb\.dropout has nothing to learn"),
     ("+phases.0.optimizer.optimizer={_target_: torch.optim.SGD, momentum: -1, _partial_: true}", r"phases\.0 \(head\)"),
     ("+phases.0.optimizer.optimizer={_target_: os.system, _partial_: true}", r"configs may call"),
     ("+phases.0.objective={headed: [rgb], edges: [], frozen: [rgb]}", r"objective\.frozen=\['rgb'\] leaves no peer"),
-    ("+phases.1.objective={headed: [rgb], wait: 3}", r"phases\.1\.objective\.wait is no setting"),
+    ("+phases.1.objective={headed: [rgb], wait: 3}", r"unknown setting phases\.1\.objective\.wait"),
 ]
 
 
@@ -229,20 +255,25 @@ def test_lessons_that_a_phase_can_not_teach_are_named(
     assert not (tmp_path / "single").exists()
 
 
-def test_a_linear_probe_of_two_modalities(train: Train, tmp_path: Path) -> None:
+def test_a_linear_probe_of_two_modalities(train: Train, composed: Any, tmp_path: Path) -> None:
     """What is exported has the trunks of the networks that it began with, and says what was trained."""
     small = ("modality=[rgb,flow]", "schedule.epochs=1", "trainer.validations=1")
     train(*small, run="ce")
     ce = tmp_path / "single/ce/peers"
     result = train("stage=linear_probe", *small, f"init.rgb={ce}/rgb.pt", f"init.flow={ce}/flow.pt", run="probe")
-    assert result["phases"] == [{"name": "head", "first_epoch": 0, "epochs": 1, "train": ["rgb.head", "flow.head"]}]
+    told = dict(result["phases"][0])
+    assert told.pop("objective")["frozen"] == []
+    assert told == {"name": "head", "first_epoch": 0, "epochs": 1, "train": ["rgb.head", "flow.head"]}
     for peer in ("rgb", "flow"):
         before, after = weights(ce / f"{peer}.pt"), weights(tmp_path / f"single/probe/peers/{peer}.pt")
         assert before.keys() == after.keys()
         for key, value in before.items():
             assert torch.equal(value, after[key]) != key.startswith("heads."), key
     told = torch.load(tmp_path / "single/probe/peers/rgb.pt", weights_only=True)["provenance"]
-    assert told["phases"] == result["phases"]
+    assert told["phases"][0]["train"] == ["rgb.head", "flow.head"]
+    run = tmp_path / "single/probe"
+    save(composed("stage=linear_probe", *small)[0], run / ".hydra/config.yaml")  # as a job leaves it
+    assert "head: epoch 1 to 1, trains rgb.head, flow.head" in details.graph(result | {"path": str(run)})
     with (tmp_path / "single/probe/logs/metrics.csv").open() as handle:
         rows = [row for row in csv.DictReader(handle) if row["train/loss_epoch"] or row["val/rgb/top1"]]
     assert rows and {row["phase"] for row in rows} == {"0.0"}

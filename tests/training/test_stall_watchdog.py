@@ -39,7 +39,7 @@ def test_a_run_that_stands_still_says_where(caplog: pytest.LogCaptureFixture) ->
     watchdog._look(trainer, Looks(*[moves] * 30, *[stands] * (LOOKS - 1), moves, *[stands] * (LOOKS - 1)))  # type: ignore[arg-type]
     assert caplog.messages == []
     watchdog._look(trainer, Looks(moves, *[stands] * (2 * LOOKS + 1)))  # type: ignore[arg-type]
-    line = "rank 1 has not moved for 10:00 at epoch 3, step 8 (training); being read: v3, v8"
+    line = "rank 1 is stuck for 10:00 at epoch 3, step 8 (training); being read: v3, v8"
     assert caplog.messages == [line, line]
 
 

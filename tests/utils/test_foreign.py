@@ -28,11 +28,11 @@ def test_plain_values_come_back(value: object) -> None:
 @pytest.mark.parametrize(
     "text, told",
     [
-        ("[" * 10**6, "nests more than 64 levels"),
-        ("[" * 10**6 + "]" * 10**6, "nests more than 64 levels"),
-        ('{"a":' * 70 + "1" + "}" * 70, "nests more than 64 levels"),
+        ("[" * 10**6, "is nested more than 64 levels deep"),
+        ("[" * 10**6 + "]" * 10**6, "is nested more than 64 levels deep"),
+        ('{"a":' * 70 + "1" + "}" * 70, "is nested more than 64 levels deep"),
         ("9" * 10**6, "a number of 1000000 digits"),
-        ('{"a": 1, "a": 2}', "its key 'a' stands twice"),
+        ('{"a": 1, "a": 2}', "its key 'a' appears twice"),
         ("{", "Expecting property name"),
         ("", "Expecting value"),
         (b'"\x80"', "codec can't decode"),
@@ -58,7 +58,7 @@ def test_what_never_ends_is_not_read() -> None:
     [
         ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
         ("a: &a [1]\nb: *a", "aliases"),
-        ("[" * 300 + "]" * 300, "nests more than 64 levels"),
+        ("[" * 300 + "]" * 300, "is nested more than 64 levels deep"),
         ("a: b: c", "mapping values are not allowed here"),
     ],
 )

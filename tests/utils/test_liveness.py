@@ -66,7 +66,7 @@ def test_a_run_elsewhere_lives_as_long_as_it_gives_signs(tmp_path: Path) -> None
     silent = time.time() - liveness.SILENT - 1
     os.utime(folder / FILE, (silent, silent))
     assert status(folder) == "died"
-    assert "process 12 on node7 is gone; last sign of life" in (read_result(folder) or {})["error"]
+    assert "process 12 on node7 is gone; last heartbeat" in (read_result(folder) or {})["error"]
 
 
 @pytest.mark.parametrize("pid", ["12", -1, 0, 10**30, None, 1.5, True])

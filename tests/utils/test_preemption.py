@@ -62,7 +62,7 @@ def test_a_second_time_ends_at_once(name: str) -> None:
         time.sleep(0.05)
     assert process.returncode == 128 + signal.Signals[name]
     said = process.communicate()[1]
-    assert said == f"asked to leave by {name} a second time: ended at once, nothing is saved\n"
+    assert said == f"second {name}: stopped at once, nothing is saved\n"
 
 
 HEARD = """
@@ -84,14 +84,14 @@ except Preempted as error:
 def test_a_closed_terminal_is_a_request_to_leave() -> None:
     process = started(HEARD.format(ignored=False))
     process.send_signal(signal.SIGHUP)
-    assert process.communicate(timeout=60)[0] == "asked to leave by SIGHUP\n"
+    assert process.communicate(timeout=60)[0] == "SIGHUP: stopped\n"
 
 
 def test_nohup_is_heeded() -> None:
     process = started(HEARD.format(ignored=True))
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=60)[0] == "asked to leave by SIGTERM\n"
+    assert process.communicate(timeout=60)[0] == "SIGTERM: stopped\n"
 
 
 class Stuck:

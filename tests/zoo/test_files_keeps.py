@@ -92,7 +92,7 @@ def test_ten_typed_commands(
     assert zoo.check() == [], "a killed run leaves nothing"
     settings = (cut / ".hydra/overrides.yaml").read_bytes()
     again = shell("train", f"hydra.run.dir={cut}")
-    assert again.returncode == 2 and "holds a run already" in again.stdout + again.stderr
+    assert again.returncode == 2 and "already holds a run" in again.stdout + again.stderr
     assert (cut / ".hydra/overrides.yaml").read_bytes() == settings
     (cache,) = [word for word in small if word.startswith("paths.cache=")]  # elsewhere: no file is trusted with that
     done = shell("train", f"resume={cut}", cache, plain=True)

@@ -198,7 +198,7 @@ def test_a_trunk_that_an_import_left_incomplete_is_said(tmp_path: Path, caplog: 
     for changes, said in (({}, 0), ({"provenance": told}, 1)):
         file = export_peer(tmp_path / "rgb.pt", entry(net(), **changes))
         load_initial_weights(net(), Origin(str(file), file), "rgb", "rgb", CLASSES, "tiny", None)
-        assert caplog.text.count("1 tensors of the trunk are random") == said
+        assert caplog.text.count("1 trunk tensors are randomly initialised") == said
 
 
 def test_kinetics_takes_a_zoo_file(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def _table(found: Sequence[Row], settings: Settings, done: int) -> BenchTable:
         }
         for way in found
     ]
-    told = _fastest(found) if whole else f"cut off: of {settings.repeats} rounds {done} are whole"
+    told = _fastest(found) if whole else f"stopped early: {done} of {settings.repeats} rounds are complete"
     return BenchTable(rows, told, more={"settings": asdict(settings)}, whole=whole)
 
 
@@ -107,9 +107,7 @@ def _exact(found: Sequence[Exact]) -> BenchTable:
     safe = [one.alone / one.sample for one in found if one.used == "decord" and one.alone]
     told = "decord is not installed, or reads none of these files"
     if safe:
-        told = (
-            f"where decord is proven exact, samples are read at {min(safe):.2f} to {max(safe):.2f} times its own speed"
-        )
+        told = f"where decord is exact, samples are read at {min(safe):.2f} to {max(safe):.2f} times its own speed"
     return BenchTable(rows, told, more={"rows": [asdict(one) for one in found]})
 
 

@@ -76,7 +76,7 @@ def _table(found: Sequence[Row], args: argparse.Namespace, settings: dict[str, o
         for one in found
     ]
     whole = done == args.rounds
-    told = _choice(found) if whole else f"cut off: of {args.rounds} rounds {done} are whole"
+    told = _choice(found) if whole else f"stopped early: {done} of {args.rounds} rounds are complete"
     return BenchTable(rows, told, more=settings, whole=whole)
 
 
@@ -111,7 +111,7 @@ def _batched(engines: Sequence[str], args: argparse.Namespace, settings: dict[st
         found = throughput(preset, args.batch, args.size[::-1], args.device.type, args.rounds)
         rows.append({"engine": f"tvl1-{preset}", **dataclasses.asdict(found), "bandwidth": found.bandwidth})
         say(f"tvl1-{preset}")
-        yield BenchTable(rows, f"cut off: {len(rows)} of {len(presets)} engines", more=settings, whole=False)
+        yield BenchTable(rows, f"stopped early: {len(rows)} of {len(presets)} engines", more=settings, whole=False)
     limit = "memory bandwidth is the bottleneck: flow=tvl1_fast"
     if max(row["bandwidth"] for row in rows) < SATURATED:
         limit = "starting operations is the bottleneck: a larger --batch"

@@ -40,7 +40,7 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[BenchTable]:
     for row in records.compare(compose, args.kinds, args.records, args.workers, args.samples, say):
         rows.append(row)
         whole = len(rows) == len(args.kinds) * len(args.records)
-        told = records.sentence(rows) if whole else "cut off: lists are missing"
+        told = records.sentence(rows) if whole else "stopped early: lists are missing"
         yield BenchTable([asdict(one) for one in rows], told, whole=whole)
 
 

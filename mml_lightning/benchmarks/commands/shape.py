@@ -58,7 +58,7 @@ class Bench:
         parser.description = self.description
         parser.set_defaults(threads=1, device="cpu")
         if self.words is not None:
-            parser.description += f" Words as for train.py, after: {' '.join(self.words)}."
+            parser.description += f" Overrides as for train.py, after: {' '.join(self.words)}."
             parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="the config, as for train.py")
         self.declare(parser)
         if self.rounds is not None:
@@ -143,7 +143,7 @@ def numbers(text: str) -> list[int]:
     found = [_number(part) for part in text.split(",")]
     for part, number in zip(text.split(","), found, strict=True):
         if not number.is_integer():
-            raise argparse.ArgumentTypeError(f"{part!r} is no whole number; such as 1,2 or 1e3,1e4")
+            raise argparse.ArgumentTypeError(f"{part!r} is not a whole number; give e.g. 1,2 or 1e3,1e4")
     return [int(number) for number in found]
 
 

@@ -109,7 +109,7 @@ def _list(values: Sequence[int]) -> str:
 class Suite:
     """As a :class:`Bench`, of several of them."""
 
-    help = "training, reading, flow and growth within a budget of time, what matters most first"
+    help = "training, reading, flow and growth within a time budget, most important first"
 
     def arguments(self, parser: argparse.ArgumentParser) -> None:
         names = [part.name for part in parts("cpu")]
@@ -178,7 +178,7 @@ def _measure(part: Part, device: str, overrides: Sequence[str], folder: Path, un
     for ending in LEFT:
         (folder / f"{part.name}.{ending}").unlink(missing_ok=True)
     if until - begun < SHORTEST:
-        return "not begun: the time was over"
+        return "not started: out of time"
     words = part.command(overrides, device)
     say(f"{part.name}: mml {shlex.join(words)}")
     with (folder / f"{part.name}.md").open("wb") as out, (folder / f"{part.name}.log").open("wb") as log:
@@ -187,7 +187,7 @@ def _measure(part: Part, device: str, overrides: Sequence[str], folder: Path, un
         try:
             code = process.wait(until - begun)
         except subprocess.TimeoutExpired:
-            return f"the time was over before the end of `mml {shlex.join(words)}`"
+            return f"out of time before the end of `mml {shlex.join(words)}`"
         finally:
             _end(process)
     say(f"{part.name}: {time.monotonic() - begun:.0f} s")

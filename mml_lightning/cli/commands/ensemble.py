@@ -30,8 +30,8 @@ MANY = 20_000  # more ensembles than anybody reads
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Ensembles of any networks from their score dumps, joined by video id: every pair, triple or choice of one per "
-        "group, with the gain over the best single network, the oracle bound, how different the mistakes are, and "
-        "the sums of ranks. A dump is [NAME=]RUN or FILE[:PEER]; without :PEER all its peers take part."
+        "group, with the gain over the best single network, the oracle bound, how much the errors differ, and "
+        "rank sums. A dump is [NAME=]RUN or FILE[:PEER]; without :PEER all its peers take part."
     )
     parser.add_argument("dumps", nargs="*", metavar="DUMP", help="[NAME=]PATH[:PEER]; PATH is a run directory or .npz")
     parser.add_argument(
@@ -40,26 +40,26 @@ def declare(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar=("NAME", "DUMP"),
-        help="a group of dumps, repeated: every choice of one from each is an ensemble",
+        help="a group of dumps; repeat it: an ensemble takes one from each group",
     )
     parser.add_argument(
         "--one-per-modality", action="store_true", help="make the groups from the names of the peers: rgb, flow, .."
     )
     parser.add_argument(
-        "--sizes", type=_sizes, metavar="2,3", help="without groups: how many each (default: pairs, and all together)"
+        "--sizes", type=_sizes, metavar="2,3", help="without groups: ensemble sizes (default: pairs, and all)"
     )
     parser.add_argument("--split", default="test", help="of run directories (default: test)")
     parser.add_argument("--metric", help="to sort by (default: top1, or map with several labels per video)")
-    parser.add_argument("--pooling", help="views of a video to one score: logits, probs or max (default: as the run)")
+    parser.add_argument("--pooling", help="how views are pooled: logits, probs or max (default: as the run)")
     parser.add_argument("--ensemble", help="what is averaged: probs or logits (default: as the run)")
-    parser.add_argument("--weights", type=weights_of, metavar="rgb=1,flow=2", help="of members or groups; else 1")
+    parser.add_argument("--weights", type=weights_of, metavar="rgb=1,flow=2", help="of members or groups (default: 1)")
     parser.add_argument(
         "--search",
         choices=("val", "fold"),
-        help="search the weights: on the val dumps beside, or on a share of the videos that is then not reported",
+        help="search the weights: on the val dumps, or on a held-out share of the videos",
     )
     parser.add_argument("--fold", type=float, default=0.5, metavar="SHARE", help="with --search fold (default: 0.5)")
-    parser.add_argument("--intersect", action="store_true", help="leave out videos that some network has no scores for")
+    parser.add_argument("--intersect", action="store_true", help="use only videos that all networks scored")
     parser.add_argument("--top", type=int, default=TOP, metavar="N", help=f"rows shown (default: {TOP})")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write ensembles.md, .csv, .json and .html there")
 
@@ -101,7 +101,7 @@ def _members(args: argparse.Namespace) -> list[EnsembleMember]:
     from mml_lightning.evaluation.ensemble_members import EnsembleMember
 
     if args.search and args.weights:
-        raise UserError("--weights gives the weights and --search finds them: use one")
+        raise UserError("--weights and --search exclude each other: use one")
     if args.group and (args.dumps or args.one_per_modality or args.sizes):
         raise UserError("--group makes the ensembles: leave out further dumps, --one-per-modality and --sizes")
     given = [("", text) for text in args.dumps] + [(g[0], text) for g in args.group for text in g[1:]]
@@ -192,8 +192,8 @@ def tables(found: Ensembles) -> list[Grid]:
             [
                 f"gain: {found.metric} over the best of the members; oracle: "
                 + ("each class by its best member" if "map" in found.singles[0].metrics else "one member is right"),
-                "disagreement: decisions where exactly one of two members is right; q: 1 for the same mistakes, 0 for "
-                "independent ones (means over pairs)",
+                "disagreement: exactly one of two members is right; q: Yule's Q, 1 for the same errors, 0 "
+                "for independent ones (means over pairs)",
             ],
         ),
         _ranks(found),
@@ -245,7 +245,7 @@ def _about(found: Ensembles) -> list[str]:
     lines = [f"{found.videos} videos; {how}; percent"]
     if found.searched:
         lines.append(f"weights searched on {found.searched} other videos")
-    lines += [f"{name} lacks {some_videos(ids, SHOWN)}: in no number" for name, ids in found.missing.items()]
+    lines += [f"{name} lacks {some_videos(ids, SHOWN)}: not counted" for name, ids in found.missing.items()]
     return lines + found.notes
 
 

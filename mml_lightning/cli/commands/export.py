@@ -12,7 +12,7 @@ from mml_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mml_lightning.config.settings import Settings
-    from mml_lightning.data.records.records import Record
+    from mml_lightning.data.records.records import Dataset, Record
 
 FORMATS = ("onnx", "torch", "safetensors")
 CLIPS = 5  # videos on which it is checked
@@ -32,6 +32,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clips", nargs="+", metavar="SOURCE", help=f"videos to check with, {CLIPS} are taken (default: the run's val)"
     )
+    parser.add_argument(
+        "--int8", action="store_true", help="of onnx: also in 8 bits, calibrated on the run's train and measured on val"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an exported network of this name")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of eval.py, such as views.crops=1"
@@ -45,6 +48,8 @@ def run(args: argparse.Namespace) -> None:
     from mml_lightning.engine.portable import package
     from mml_lightning.engine.predict import Predictor, heads_of, networks_of
 
+    if args.int8 and args.format != "onnx":
+        raise UserError("--int8 goes with --format onnx")
     logging.getLogger().setLevel(logging.WARNING)
     package.check_place(args.out, args.overwrite)
     words = [*args.set, *([f"views={args.views}"] if args.views else [])]
@@ -55,13 +60,29 @@ def run(args: argparse.Namespace) -> None:
     ((name, entry),) = entries.items()
     videos = _videos(cfg, args.clips)
     print(f"exporting {name} of {args.ckpt} as {args.format}, checked on {len(videos)} videos", flush=True)
-    found = package.export(predictor, entry, args.format, args.out, videos, args.overwrite)
+    data = _labelled(cfg) if args.int8 else None
+    found = package.export(predictor, entry, args.format, args.out, videos, args.overwrite, data)
     print(
         f"logits of clips differ by {found['worst']:.1e} at most, those of infer.py on videos by "
         f"{found['worst_of_video']:.1e}; the same five best classes for {found['same_top5']} of {found['videos']}"
     )
     print(f"one clip on one thread: {found['ms']:.1f} ms, as torch computes it here {found['eager_ms']:.1f} ms")
+    if small := found.get("int8"):
+        print(
+            f"in 8 bits {small['bytes'] / 1e6:.1f} MB, {small['ms']:.1f} ms; top-1 on {small['videos']} videos of val "
+            f"{small['top1_int8']:.2f}, without {small['top1']:.2f}"
+        )
     print(f"wrote {args.out} ({found['bytes'] / 1e6:.1f} MB); try it: python {args.out / package.INFER} <video>")
+
+
+def _labelled(cfg: Settings) -> Dataset:
+    """Training and validation videos of the run."""
+    from mml_lightning.config import data as config_data
+
+    try:
+        return config_data.dataset(cfg, ["train", "val"])
+    except UserError as error:
+        raise UserError(f"--int8 needs the data of the run: {error}") from None
 
 
 def _videos(cfg: Settings, named: Sequence[str] | None) -> list[Record]:

@@ -26,15 +26,15 @@ STATISTICS, FAILURES = "statistics.json", "failures.csv"
 
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Computes the flow of a dataset into the cache that runs use, in parallel over videos. A killed call goes on "
-        "where it was, to the same files. Writes statistics.json and, if videos failed, failures.csv beside the flow. "
+        "Computes the flow of a dataset into the cache that runs use, in parallel over videos. A stopped call resumes "
+        "where it stopped. Writes statistics.json and, if videos failed, failures.csv beside the flow. "
         "With --export: also writes it as images, with lists that data=frame_lists reads. "
         "Exit code 0, 1 if a video has no flow, 2 for a wrong command."
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="data and flow, as for train.py: data=csv flow=tvl1_fast"
     )
-    parser.add_argument("--splits", type=_names, metavar="train,val", help="which splits (default: all there are)")
+    parser.add_argument("--splits", type=_names, metavar="train,val", help="which splits (default: all)")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores)"
     )
@@ -43,7 +43,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--layout",
         help="with --export: tsn (default, flow_x_00001), suffix (00001_x), charades, or packed (red, green)",
     )
-    parser.add_argument("--images", help="with --export: jpg (default) or png, which loses nothing")
+    parser.add_argument("--images", help="with --export: jpg (default) or png (lossless)")
     parser.add_argument("--quality", type=int, metavar="N", help="with --export: of jpg, 1 to 100 (default: 95)")
 
 
@@ -61,11 +61,11 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], Settings]) 
     cfg = compose(args.overrides)
     cache = config_data.flow_store(cfg)
     if cache.settings.on_the_fly:
-        raise UserError("flow.on_the_fly=true keeps no cache: leave it out, here or in the runs")
+        raise UserError("flow.on_the_fly=true has no cache to fill: remove it here or from the runs")
     data = config_data.checked_records(cfg, {"frames", "flow"})
     splits = fill.splits_of(data, args.splits or [split for split, rows in data.splits.items() if rows])
     if not any(splits.values()):
-        print(f"all videos of {data.name} bring their own flow: there is nothing to compute")
+        print(f"all videos of {data.name} come with flow: nothing to compute")
         return
     outcomes = _fill(cache, data, splits, args.workers)
     masks = cfg.data.missing == "mask"
@@ -95,7 +95,7 @@ def _form(args: argparse.Namespace) -> Any:
     given = {"layout": args.layout, "ending": args.images, "quality": args.quality}
     given = {name: value for name, value in given.items() if value is not None}
     if args.export is None and given:
-        raise UserError("--layout, --images and --quality go with --export DIR")
+        raise UserError("--layout, --images and --quality need --export DIR")
     return None if args.export is None else Form(**given)
 
 

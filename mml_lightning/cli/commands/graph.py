@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Who teaches whom, from the words that train.py takes. Quote edges of your own: "
+        "Who teaches whom, for the overrides of train.py. Quote your own edges: "
         "'objective.edges=[{students: [rgb], teachers: [flow], lesson: kl, weight: 0.5}]'."
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py: stage=kd modality=[rgb,flow]"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.svg", help="also draw it there")
+    parser.add_argument("--out", type=Path, metavar="FILE.svg", help="also write a drawing to FILE")
 
 
 def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], Settings]) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], Settings]) 
     from mml_lightning.utils.files import write_atomically
 
     if args.out and args.out.suffix != ".svg":
-        raise UserError(f"--out {args.out} is drawn as SVG; name it .svg")
+        raise UserError(f"--out {args.out} is written as SVG; name it .svg")
     cfg = compose(args.overrides)
     if cfg.pipeline.runs:
         raise UserError(f"pipeline={cfg.pipeline.name} has several stages; draw one of them: mml graph stage=mml ...")

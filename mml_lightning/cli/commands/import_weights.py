@@ -42,7 +42,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["rgb"],
         metavar=("NAME", "KEY=VALUE"),
-        help="what the network looks at, as it was normalised in training (default: rgb)",
+        help="modality of the network, with the normalisation it was trained with (default: rgb)",
     )
     classes = parser.add_mutually_exclusive_group()
     classes.add_argument("--data", nargs="+", metavar=("NAME", "KEY=VALUE"), help="classes of a data set")
@@ -60,7 +60,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--other-shift",
         action="store_true",
-        help="take weights of a network that shifts or pools otherwise along time, as a start",
+        help="accept weights of a network with another temporal shift or pooling, as initialisation",
     )
     parser.add_argument("--inflate", action="store_true", help="repeat 2-D kernels over time for a 3-D backbone")
     parser.add_argument(
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace, compose: Callable[[Sequence[str]], Settings]) 
         return peers.new_network(cfg, modality, num_classes)
 
     if args.out.exists():
-        raise UserError(f"--out {args.out} is there already and may be what runs have started from: name another file")
+        raise UserError(f"--out {args.out} exists and runs may have started from it: name another file")
     described: dict[str, Any] = {"name": modality.name, **cfg.plain("modality")[modality.name]}
     imported = importers.zoo_entry(
         args.file,
@@ -180,5 +180,5 @@ def _read_names(file: Path) -> list[str]:
     while names and not names[-1]:
         names.pop()
     if not names or "" in names or len(set(names)) != len(names):
-        raise UserError(f"--classes {file}: give one name a line, none empty, none twice")
+        raise UserError(f"--classes {file}: give one name per line, no empty or duplicate ones")
     return names

@@ -23,8 +23,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Encoded frames and flow of a dataset in a few ZIP files, with its labels and splits, for fast random access: "
         "train on it with data=pack data.root=DIR. The words are those of train.py; the modalities say what is packed: "
-        "modality=[rgb,flow]. Flow comes from its files, from the flow cache, or is computed. An interrupted packing "
-        "continues when the same command is given again. Videos that can't be read are listed and skipped. "
+        "modality=[rgb,flow]. Flow comes from its files, from the flow cache, or is computed. An interrupted call "
+        "continues when the same command is run again. Videos that can't be read are listed and skipped. "
         "Exit code 1 if --verify finds a difference, 2 for a wrong command."
     )
     parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE", help="data and modalities, as for train.py")
@@ -37,14 +37,14 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--flow-quality", type=_quality, default=90, metavar="N|png", help="JPEG quality of flow, or png: no loss"
     )
-    parser.add_argument("--audio", action="store_true", help="also the sound of the videos, as it is encoded in them")
+    parser.add_argument("--audio", action="store_true", help="also the audio streams of the videos, copied as they are")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--shards", type=int, default=0, metavar="N", help="number of files")
     size.add_argument("--shard-size", type=int, default=1000, metavar="MB", help="size of a file (default: 1000)")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="files written at a time (default: cores)"
     )
-    parser.add_argument("--keep-flow", action="store_true", help="leave flow that is computed in the flow cache, too")
+    parser.add_argument("--keep-flow", action="store_true", help="keep computed flow in the flow cache, too")
     parser.add_argument("--verify", action="store_true", help="then compare every image with its source")
 
 
@@ -139,7 +139,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     equal = verdict.images - verdict.different
     first = [f"  {identity}: {reason}" for identity, reason in verdict.wrong[:LISTED]]
     if not verdict.wrong:
-        return [f"verified: {verdict.images} images, {equal} equal byte by byte, the others in their pixels"]
+        return [f"verified: {verdict.images} images, {equal} byte-identical, the others pixel-identical"]
     videos = len({identity for identity, _ in verdict.wrong})
     what = "1 video differs" if videos == 1 else f"{videos} videos differ"
     return [f"{what} from the source:", *first, "pack again into another folder"]

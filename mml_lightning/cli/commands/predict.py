@@ -24,7 +24,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Scores of videos by the networks of a run, a checkpoint, a zoo file or an alias: clips are drawn, cropped and "
         "pooled as eval.py does, with the same scores; flow is computed on the way. With --csv, --json or --npz a "
-        "second start goes on where the first stopped. Exit code 0, 1 if a video has no scores, 2 for a wrong command."
+        "second start resumes where the first stopped. Exit code 0, 1 if a video has no scores, 2 for a wrong command."
     )
     parser.add_argument(
         "sources",
@@ -163,9 +163,12 @@ def _into_file(predictor: Predictor, parts: Sequence[Part], out: Path, args: arg
     with journal.open(args.overwrite):
         if journal.done:
             print(f"going on after {journal.done} of {len(parts)}, which are in {journal.path}", file=sys.stderr)
-        if journal.done < len(parts):
-            for batch, *_ in _measured(predictor, parts, journal.done, args):
+        try:
+            for batch, *_ in _measured(predictor, parts, journal.done, args) if journal.done < len(parts) else ():
                 journal.append(batch)
+        except KeyboardInterrupt:
+            print(f"{journal.done} of {len(parts)} are in {journal.path}: the same command goes on", file=sys.stderr)
+            raise
         found = predict_files.predictions(predictor, parts, journal.batches)
         failed = {one.video: one.error for one in found if one.error}
         _write(predictor, parts, found, journal, form, args.topk)
@@ -199,7 +202,7 @@ def _write(
             handle.write(text)
     except OSError as error:
         raise UserError(
-            f"can't write {journal.result}: {error.strerror}; make room and start it again: it goes on from here"
+            f"can't write {journal.result}: {error.strerror}; free some space and run it again to continue from here"
         ) from None
 
 

@@ -30,7 +30,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--metric", help="for the table names such as top1,mean_class; for --paired a key (default: test/rgb/top1)"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the files (default: the only DIR)")
-    parser.add_argument("--baseline", metavar="ROW", help="row that the page shows differences to (default: the first)")
+    parser.add_argument("--baseline", metavar="ROW", help="row that the page compares with (default: the first)")
     parser.add_argument("--paired", nargs=2, metavar=("A", "B"), help="two row names, as the column `name` shows them")
     parser.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="with --paired: compare these seeds only")
     parser.add_argument(
@@ -45,14 +45,14 @@ def run(args: argparse.Namespace) -> None:
 
     if args.paired:
         if args.wandb or args.out:
-            raise UserError("--paired prints a comparison and writes no table; leave out --wandb and --out")
+            raise UserError("--paired writes no table; remove --wandb and --out")
         a, b = args.paired
         print(
             report_module.paired(report_module.collect_all(args.dirs), a, b, args.metric or "test/rgb/top1", args.seeds)
         )
         return
     if args.seeds:
-        raise UserError("--seeds goes with --paired; a table shows all seeds")
+        raise UserError("--seeds needs --paired; a table shows all seeds")
     metrics = args.metric.split(",") if args.metric else None
     if metrics and any("/" in name for name in metrics):
         raise UserError(f"--metric {args.metric} is a key; the table takes its last part, such as top1")
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     terminal.show(report_module.markdown(table))
     print()
     if out is None:
-        print("nothing written: several directories; name a place with --out DIR")
+        print("nothing written: several directories need --out DIR")
     else:
         print("wrote " + ", ".join(map(str, report_module.save(table, out, runs, args.baseline, papers))))
     if args.wandb:

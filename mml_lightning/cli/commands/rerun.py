@@ -22,13 +22,13 @@ MOST_THREADS = 4096
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Repeats a run from its directory into a new one, with the settings, the seed and the number of threads of its "
-        "first start, and compares weights, scores and metrics to the last bit. Says what else differs: code, "
+        "first start, and compares weights, scores and metrics bit for bit. Reports what else differs: code, "
         "libraries, machine, data. Exit code 0 if the numbers are equal, 1 if not. The new networks go to the zoo "
         "under <name>_rerun. Relative paths are taken from the current folder, as everywhere."
     )
     parser.add_argument("dir", type=Path, metavar="DIR", help="directory of a finished run")
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="what shall differ: paths.root=elsewhere data.workers=4"
+        "overrides", nargs="*", metavar="KEY=VALUE", help="overrides: paths.root=elsewhere data.workers=4"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="the new directory (default: <DIR>_rerun)")
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.dir} did not finish; continue it with: {command()} resume={args.dir}")
     out: Path = (args.out or folder.with_name(f"{folder.name}_rerun")).resolve()
     if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty; name another place with --out DIR")
+        raise UserError(f"{out} is not empty; choose another directory with --out DIR")
     start(told, args.overrides, folder, out)
     lines, equal = compare(folder, out)
     lines += conditions(told["starts"][0], manifest.read(out)["starts"][0])  # type: ignore[index]  # it has finished
@@ -91,7 +91,7 @@ def start(told: Mapping[str, Any], overrides: Sequence[str], folder: Path, out: 
         env={key: value for key, value in variables.items() if not key.startswith(dropped)},
     )
     if done.returncode:
-        raise UserError(f"the rerun failed (exit code {done.returncode}); see its lines above and {out}")
+        raise UserError(f"the rerun failed (exit code {done.returncode}); see its output above and {out}")
 
 
 def compare(one: Path, two: Path) -> tuple[list[str], bool]:

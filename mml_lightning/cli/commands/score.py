@@ -20,19 +20,19 @@ SHOWN = 5  # ids named in a message
 
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Computes the metrics of score dumps again, without a network and without videos, under any protocol. Several "
+        "Recomputes metrics from score dumps, without networks or videos, under any protocol. Several "
         "dumps are joined by video id and make an ensemble. Options that are left out are those of the (first) run."
     )
     parser.add_argument(
         "dumps", nargs="+", type=Path, metavar="DUMP", help="predictions/<split>.npz, or a run directory"
     )
     parser.add_argument("--split", default="test", help="of run directories (default: test)")
-    parser.add_argument("--pooling", help="views of a video to one score: logits, probs or max")
+    parser.add_argument("--pooling", help="how views are pooled: logits, probs or max")
     parser.add_argument("--ensemble", help="what is averaged over peers: probs or logits")
-    parser.add_argument("--ap", help="average precision: grouped, or sequential (the official rule of Charades)")
-    parser.add_argument("--empty-class", help="a class without a video: drop, nan or zero")
+    parser.add_argument("--ap", help="average precision: grouped, or sequential (the official Charades rule)")
+    parser.add_argument("--empty-class", help="classes without videos: drop, nan or zero")
     parser.add_argument(
-        "--weights", type=weights_of, metavar="rgb=1,flow=2", help="of the peers in the ensemble; 1 if not named"
+        "--weights", type=weights_of, metavar="rgb=1,flow=2", help="weights of the peers in the ensemble (default: 1)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics, as result.json holds them")
     parser.add_argument("--per-class", type=Path, metavar="FILE", help="also write a CSV with a line per class")
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     from mml_lightning.utils.result_file import write_json
 
     if (args.submission is None) != (args.out is None):
-        raise UserError("--submission FORMAT and --out FILE go together")
+        raise UserError("--submission FORMAT and --out FILE need each other")
     files = [dump_file(path, args.split) for path in args.dumps]
     dump, alone = predictions.join([predictions.load(file) for file in files], [str(file) for file in files])
     dump = _configured(dump, args)
@@ -145,7 +145,7 @@ def _submit(dump: Predictions, form: str, peer: str | None, out: Path) -> None:
     if chosen not in dump.pooled:
         raise UserError(f"--peer {chosen} is not in the dump; it has {', '.join(dump.pooled)}")
     if dump.skipped:
-        raise UserError(f"{dump.skipped} of {dump.videos} videos were never measured; measure all with eval.py first")
+        raise UserError(f"{dump.skipped} of {dump.videos} videos have no scores; evaluate all with eval.py first")
     count = submissions.write(form, out, dump.ids, dump.pooled[chosen])
     absent = len(dump.ids) - count + len(set(dump.unreadable) - set(dump.ids))
     print(f"wrote {out}: {count} videos, scores of {chosen}" + (f"; without scores: {absent}" if absent else ""))

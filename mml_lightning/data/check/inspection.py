@@ -98,7 +98,7 @@ def _inspect_images(images: ImageSequence | PackedFrames, samples: int) -> Findi
         images=present,
         width=width,
         height=height,
-        problem=f"{images.folder}: {images.count} items are listed, {further} more are there" if further else "",
+        problem=f"{images.folder}: {images.count} items are listed, {further} more exist" if further else "",
         hashes=hash_frames(list(frames)) if images.layout == "rgb" else "",
         seconds=round(seconds, 6),
         uneven=round(uneven, 6),
@@ -140,7 +140,7 @@ def _span_problem(seen: Finding, record: Record) -> str:
         behind = f"{seen.path}: the part starts at frame {starts} (from 0), the video has {seen.frames}"
         return behind if starts >= seen.frames else ""
     if seen.lasts <= 0:
-        return f"{seen.path}: unknown frame rate, its span can't be placed"
+        return f"{seen.path}: unknown frame rate, its time span can't be located"
     behind = f"{seen.path}: the span starts at {starts:g} s, the video ends at {seen.lasts:.2f} s"
     return behind if starts >= seen.lasts else ""
 

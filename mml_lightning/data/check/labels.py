@@ -21,7 +21,7 @@ def of_lists(dataset: Dataset) -> list[Remark]:
     return [
         *remark("stops", "empty splits", "check their lists", needed).some(),
         *remark("stops", "ids that are not unique in their split", "rename or remove one of each", twice).some(),
-        *remark("note", "no test split", "runs need test=false", [s for s in empty if s == "test"]).some(),
+        *remark("note", "no test split", "set test=false", [s for s in empty if s == "test"]).some(),
     ]
 
 
@@ -62,7 +62,7 @@ def of_classes(dataset: Dataset) -> list[Remark]:
     ]
     return [
         *remark("falsifies", "measured classes without a training video", "add some, or drop them", unlearnt).some(),
-        *remark("falsifies", "class names that differ in spelling only", "make them one", alike).some(),
-        *remark("note", "classes without any video", "networks have an output for each of them", unused).some(),
-        *remark("note", "videos without a label", "they count as none of the classes", unlabelled).some(),
+        *remark("falsifies", "class names that differ in spelling only", "use one spelling", alike).some(),
+        *remark("note", "classes without any video", "networks still have an output for each", unused).some(),
+        *remark("note", "videos without a label", "they count as negatives of all classes", unlabelled).some(),
     ]

@@ -38,16 +38,16 @@ def of_media(findings: Sequence[Finding], dataset: Dataset, least: int) -> list[
         for f, record, seconds in timed
         if record.length is not None and seconds < record.length - LENGTH_TOLERANCE
     ]
-    mend = "get or extract the rest of them, or mend the frame rate"
+    fix = "get or extract the missing part, or fix the frame rate"
     lone = "they have no flow: drop them, or set data.missing=mask"
-    need = f"a clip asks for {least} frames: some are seen twice"
+    need = f"a clip needs {least} frames: some are repeated"
     unequal = list(_unequal(frames, {f.key: f for f in findings if f.source == "flow"}))
     return [
-        *remark("falsifies", "flow of another length", "compute it again, or mend its list", unequal).some(),
-        *remark("falsifies", "videos shorter than their list says", mend, cropped).some(),
-        *remark("note", "spans end after the video", "they are cut there", cut).some(),
-        *remark("note", "actions end after the video", "they are on up to its end", late).some(),
-        *remark("note", "variable frame rate", "parts and timed labels go by the time of each frame", uneven).some(),
+        *remark("falsifies", "flow length does not match the frames", "recompute it, or fix its list", unequal).some(),
+        *remark("falsifies", "videos shorter than their list says", fix, cropped).some(),
+        *remark("note", "spans end after the video", "they are cut at its end", cut).some(),
+        *remark("note", "actions end after the video", "they last until its end", late).some(),
+        *remark("note", "variable frame rate", "clips and timed labels use the timestamp of each frame", uneven).some(),
         *remark("note", "one frame", lone, all_shown(single)).some(),
         *remark("note", "short", need, all_shown(short)).some(),
         *remark("note", "more images than listed", "only the listed ones are used", all_shown(longer)).some(),

@@ -85,7 +85,7 @@ def summarise(dataset: Dataset, findings: Sequence[Finding], leaks: Leaks, wante
     ]
     bad = {(f.split, f.id) for f in findings if not f.usable}
     total = sum(map(len, once.values()))
-    same = ["test is val: the same videos are measured as both"] if twice else []
+    same = ["test and val are the same videos"] if twice else []
     missing = [decoder for decoder in DECODERS if not installed(decoder)]
     return Report(
         name=dataset.name,
@@ -119,7 +119,7 @@ def _unusable(dataset: Dataset, findings: Sequence[Finding], wanted: Wanted) -> 
             elif missing:
                 level, advice = "stops", "check data.root, or remove their lines"
             else:
-                level, advice = "falsifies", "they can't be measured: repair them, or remove their lines"
+                level, advice = "falsifies", "they can't be evaluated: repair them, or remove their lines"
             found.append(remark(level, f"{what} in {split}", advice, all_shown(bad.values())))
     return found
 
@@ -136,24 +136,24 @@ def _leaks(dataset: Dataset, leaks: Leaks) -> list[Remark]:
         if not spans & set(group) and any(targets[member] != targets[group[0]] for member in group)
     ]
     near = [f"{'/'.join(n.one)} ~ {'/'.join(n.other)} ({n.bits:g} bits of 64)" for n in leaks.near]
-    more = "" if leaks.complete else "; there were too many alike to compare them all"
+    more = "" if leaks.complete else "; too many similar videos to compare all pairs"
     return [
         *remark("falsifies", "identical videos in several splits", "keep each in one", across).some(),
         *remark("falsifies", "identical videos with different labels", "keep the right one", disagree).some(),
         *remark("note", "identical videos in one split", "they count several times", twice).some(),
-        *remark("note", "parts of one video in several splits", "they don't overlap, yet look alike", apart).some(),
-        *remark("note", "near-identical videos in several splits", f"look at them{more}", near).some(),
+        *remark("note", "parts of one video in several splits", "they don't overlap but look alike", apart).some(),
+        *remark("note", "near-identical videos in several splits", f"inspect them{more}", near).some(),
     ]
 
 
 def _damaged(good: Sequence[Finding]) -> list[Remark]:
     damaged = [f for f in good if f.listed is None and f.problem and not f.decoder]
-    return remark("note", "damaged", "runs use what decodes of them; get them again", all_shown(damaged)).some()
+    return remark("note", "damaged", "runs use the part that decodes; get them again", all_shown(damaged)).some()
 
 
 def _readers(good: Sequence[Finding]) -> list[Remark]:
     special = [f for f in good if f.decoder]
-    return remark("note", "one right reader", "runs on this data use it from now on", all_shown(special)).some()
+    return remark("note", "only one reader is exact", "runs on this data use it from now on", all_shown(special)).some()
 
 
 def _overview(good: Sequence[Finding]) -> list[str]:

@@ -26,7 +26,7 @@ def verdict(report: Report) -> str:
     if report.usable:
         return "usable"
     count = sum(remark.level != "note" for remark in report.remarks)
-    return f"{count} {'thing' if count == 1 else 'things'} to mend before a run can be trusted"
+    return f"{count} {'problem' if count == 1 else 'problems'} to fix before a run can be trusted"
 
 
 def describe_speed(speed: Speed) -> str:

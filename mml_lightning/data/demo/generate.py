@@ -104,7 +104,7 @@ def _check_folder(root: Path) -> None:
     inside = {path.name for path in root.iterdir()} if root.is_dir() else set()
     linked = next((root / name for name in OWN if (root / name).is_symlink()), None)
     if linked is not None:
-        raise UserError(f"{linked} is a link, and the demo would be made where it leads; set data.root=<new folder>")
+        raise UserError(f"{linked} is a symlink, and the demo would go to its target; set data.root=<new folder>")
     others = sorted(inside.difference(OWN))
     if others and "parameters" not in (_load(root / "manifest.json") or {}) and not _journal(root).exists():
         raise UserError(f"{root} holds other files ({others[0]}); choose an empty folder with data.root=<folder>")
@@ -172,7 +172,7 @@ def _report_damage(root: Path, known: dict[str, Entry], intact: dict[str, Entry]
     if broken:
         shown = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
         log.warning(
-            "demo: %d of %d files in %s are missing or damaged and are made again: %s",
+            "demo: %d of %d files in %s are missing or damaged and will be regenerated: %s",
             len(broken),
             len(known),
             root / "videos",
@@ -189,13 +189,13 @@ def _make_missing(
     """Make files, noting each in the journal as soon as it is whole."""
     remove_leftovers(root / "videos")
     log.info(
-        "demo: making %d videos in %s (about %d s)", len(missing), root, 1 + len(missing) // (20 * max(1, workers))
+        "demo: generating %d videos in %s (about %d s)", len(missing), root, 1 + len(missing) // (20 * max(1, workers))
     )
     made: dict[str, Entry] = {}
     fresh = next(_journal_lines(root), None) is None
     with (
         open(_journal(root), "a") as journal,
-        Progress(len(missing), "making the demo videos", quiet=not progress) as bar,
+        Progress(len(missing), "generating the demo videos", quiet=not progress) as bar,
     ):
         # A line cut by an interruption must not swallow the next one.
         journal.write(json.dumps({"version": VERSION, **parameters}) + "\n" if fresh else "\n")
@@ -216,7 +216,7 @@ def _results(root: Path, parameters: dict[str, int], missing: list[Video], worke
             del left[entry["file"]]
             yield entry
         if left:
-            log.warning("demo: worker processes stopped early; making the last %d videos in this one", len(left))
+            log.warning("demo: worker processes stopped early; generating the last %d videos in this one", len(left))
     for video in left.values():
         from mml_lightning.data.demo.worker import make  # it imports encoders, which a demo that is there does not need
 

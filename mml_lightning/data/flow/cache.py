@@ -180,7 +180,7 @@ class FlowCache:
             self.make(record)
             flow = _stored(path)
             if flow is None:
-                raise DecodeError(f"{path}: can't be read right after it was written; check the disk")
+                raise DecodeError(f"{path}: can't be read back after writing; check the disk")
         return flow
 
     def make(self, record: Record) -> Path:
@@ -340,7 +340,7 @@ def _save(handle: IO[bytes], fields: Iterator[np.ndarray], pairs: int) -> None:
         handle.write(pixels.tobytes())
         given += 1
     if given != pairs:
-        raise ValueError(f"its reader counts {pairs + 1} frames and gives {given + 1}; try data.decoder=pyav")
+        raise ValueError(f"its reader reports {pairs + 1} frames and returns {given + 1}; try data.decoder=pyav")
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -138,7 +138,7 @@ def _own_tvl1(preset: str, parameters: Parameters, device: str) -> Engine:
             try:
                 clip = torch.stack(held).to(place)
             except RuntimeError:
-                raise ValueError("flow.algorithm=tvl1 fails on it: its frames differ in size") from None
+                raise ValueError("flow.algorithm=tvl1 failed: frames differ in size") from None
             yield from solve(clip).permute(0, 2, 3, 1).cpu().numpy()
 
     provenance = {"parameters": asdict(settings), "torch": torch.__version__, "device": place.type, "code": tvl1_code()}
@@ -188,7 +188,7 @@ def _opencv_tvl1(preset: str, parameters: Parameters) -> Engine:
     try:
         make()
     except (TypeError, cv2.error) as error:
-        raise UserError(f"flow.parameters: OpenCV takes not all of {dict(chosen)}: {str(error).split()[-1]}") from None
+        raise UserError(f"flow.parameters: OpenCV rejects some of {dict(chosen)}: {str(error).split()[-1]}") from None
     return Engine(_pairwise("tvl1_opencv", make), {**_given(chosen), "opencv": cv2.__version__})
 
 

@@ -131,14 +131,14 @@ def _folders(splits: Mapping[str, Sequence[Record]], target: Path) -> dict[Path,
             path = PurePosixPath(record.id)
             odd = record.id != record.id.strip() or any(sign in record.id for sign in "\r\n\0")
             if path.is_absolute() or ".." in path.parts or not path.name or odd:
-                raise UserError(f"id {record.id!r} can't be the name of a folder; rename it to export its flow")
+                raise UserError(f"id {record.id!r} is not a valid folder name; rename it to export its flow")
             if record.span is not None:
                 raise UserError(
-                    f"{record.id}: its label holds in a part of the video, which lists can't say; cut the videos"
+                    f"{record.id}: its label covers a part of the video, which lists can't express; cut the videos"
                 )
             folder = target / FLOW / path
             if folders.get(folder, record).media["frames"] != record.media["frames"]:
-                raise UserError(f"id {record.id!r} stands for different videos in two splits; rename one")
+                raise UserError(f"id {record.id!r} names different videos in two splits; rename one")
             folders[folder] = record
     return folders
 
@@ -154,13 +154,13 @@ def _check_apart(folders: Mapping[Path, Record], target: Path) -> None:
         around = next((folders[parent] for parent in folder.parents if parent in folders), None)
         if around is not None:
             raise UserError(
-                f"the folder of id {record.id!r} would lie in that of id {around.id!r}; rename one to export their flow"
+                f"the folder of id {record.id!r} would be inside that of id {around.id!r}; rename one to export flow"
             )
         name = unicodedata.normalize("NFC", str(folder))
         other = known.setdefault(name.casefold() if blind else name, record)
         if other is not record:
-            what = "differ in case only, which this disk ignores" if blind else "look the same (Unicode)"
-            raise UserError(f"ids {other.id!r} and {record.id!r} {what}; rename one to export their flow")
+            what = "differ only in case, which this disk ignores" if blind else "look the same (Unicode)"
+            raise UserError(f"ids {other.id!r} and {record.id!r} {what}; rename one to export flow")
 
 
 def _describe(cache: FlowCache, form: Form, target: Path) -> None:
@@ -179,7 +179,7 @@ def _describe(cache: FlowCache, form: Form, target: Path) -> None:
     except ValueError:
         raise UserError(f"{file} is damaged; delete {target} and export again") from None
     if found != json.loads(json.dumps(made)):
-        raise UserError(f"{target} holds flow of other settings ({DESCRIPTION}); choose another folder")
+        raise UserError(f"{target} holds flow made with other settings ({DESCRIPTION}); choose another folder")
 
 
 def _video(cache: FlowCache, record: Record, folder: Path, form: Form) -> None:

@@ -116,7 +116,7 @@ def fill(
                 advance()
         except BrokenProcessPool:
             raise UserError(
-                "a worker died: out of memory (fewer --workers), or a file that kills its reader (mml check finds it)"
+                "a worker died: out of memory (fewer --workers), or a file crashes its reader (mml check finds it)"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)  # an interrupt ends after the videos at hand, not after all
@@ -162,13 +162,13 @@ def warnings(splits: Mapping[str, Mapping[str, Any]], bound: float) -> list[str]
     for split, row in splits.items():
         if (row["zero_share"] or 0) > NEARLY_ALL_ZERO:
             lines.append(
-                f"{split}: {row['zero_share']:.1%} of the vectors are zero: do the videos move, and do their frames "
-                "differ? (mml check tells repeated frames)"
+                f"{split}: {row['zero_share']:.1%} of the vectors are zero: is there motion, and do the frames "
+                "differ? (mml check finds repeated frames)"
             )
         if (row["clipped_share"] or 0) > MANY_CLIPPED:
             lines.append(
                 f"{split}: {row['clipped_share']:.1%} of the vectors reach the bound, {bound:g} px: raise flow.bound, "
-                "or look at the flow"
+                "or inspect the flow"
             )
     return lines
 

@@ -73,7 +73,7 @@ def _decoded(path: Path) -> Iterator[_Coded]:
             coded = _Coded(PictureType(frame.pict_type).name, vectors, (frame.height, frame.width), shown)
             first = first or coded
             if coded.size != first.size:
-                raise ValueError("its picture changes its size, and motion vectors don't; use flow=dis")
+                raise ValueError("its frame size changes, which motion vectors don't support; use flow=dis")
             yield coded
 
 

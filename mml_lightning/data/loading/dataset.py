@@ -251,7 +251,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
             name, shown = narrowest.source, indices[narrowest.name]
         times = clock(sources[name])
         if times is None:
-            raise DecodeError(f"{record.id}: unknown frame rate, its timed labels can't be placed")
+            raise DecodeError(f"{record.id}: unknown frame rate, its timed labels can't be located")
         first, last = int(shown.min()), int(shown.max())
         return {h: classes_between(v, first, last, times, self.interval_ends) for h, v in record.intervals.items()}
 

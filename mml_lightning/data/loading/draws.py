@@ -156,7 +156,7 @@ def training_crop(settings: Mapping[str, Any], modalities: Sequence[str]) -> Ran
     if any(other != chosen[0] for other in chosen[1:]):
         raise ValueError(
             f"transforms.per_modality crops {' and '.join(modalities)} differently, but one draw is shared by all that "
-            "is trained together: train them apart, or use transforms=multiscale"
+            "is trained together: train them separately, or use transforms=multiscale"
         )
     own = chosen[0]
     common = {"output": own["output"], "flip": own["flip"], "policy": own["policy"], "antialias": own["antialias"]}

@@ -64,11 +64,11 @@ def check(
         raise UserError(
             f"loading would take about {needed / GB:.1f} GB of memory ({told}{kept}), {max(0.0, free) / GB:.1f} GB "
             f"{'are allowed by loading.memory_gb' if budget is not None else 'are free'}; lower {FEWER}"
-            f"{', data.cache_mb' if cache else ''}, or set loading.memory_gb to what it may take"
+            f"{', data.cache_mb' if cache else ''}, or set loading.memory_gb to the allowed amount"
         )
     shared = free_shared_memory()
     if workers and budget is None and shared is not None and moving > shared:
         raise UserError(
-            f"batches on their way would take about {moving / 2**20:.0f} MB of shared memory ({told}), "
+            f"batches in transit would take about {moving / 2**20:.0f} MB of shared memory ({told}), "
             f"{shared / 2**20:.0f} MB are free: {SHARED}{FEWER}"
         )

@@ -272,19 +272,19 @@ class FaultTolerantLoader(DataLoader[dict[str, Any]]):
         cause, advice = {
             SPENT: (f"too many open files, ulimit -n is {descriptors()}", "raise it, or lower data.workers"),
             UNSHARED: ("its memory can't be shared", f"{SHARED}{FEWER}"),
-            STILL: ("the workers wait and so does the run", "set data.workers=0 to see what happens"),
+            STILL: ("the workers and the run block each other", "set data.workers=0 to see what happens"),
         }[why]
-        lost = f"{self.name}: a batch was lost on its way from a loader worker ({cause})"
+        lost = f"{self.name}: a batch from a loader worker was lost ({cause})"
         if self._handed > HANDED:
             raise UserError(f"{lost}, {self._handed} times in this epoch; {advice}")
         torch.multiprocessing.set_sharing_strategy("file_system")
-        log.error("%s; it is loaded again; %s", lost, advice)
+        log.error("%s; reloading it; %s", lost, advice)
 
     def _judge(self, pid: int, code: int, index: int) -> None:
         """Note what the death of one worker says about the video it was reading."""
         told = self._slow.pop(pid, None)
         if told is not None and code == -signal.SIGKILL:
-            self._refuse(told, f"it took a worker longer than loading.timeout={self.limit:g} seconds")
+            self._refuse(told, f"a worker needed longer than loading.timeout={self.limit:g} seconds")
             return
         cause, crashed = _cause(code), code >= 0 or -code in CRASHES
         where = f"{self.name}: a loader worker {cause}"
@@ -294,13 +294,13 @@ class FaultTolerantLoader(DataLoader[dict[str, Any]]):
             if self._deaths[index] >= DEATHS:
                 self._refuse(index, f"a loader worker {cause} each time it read it")
             else:
-                log.error("%s %s; it is tried once more", where, video)
+                log.error("%s %s; trying once more", where, video)
             return
         self._losses += 1
         advice = f"{SHARED}{FEWER}" if code == -signal.SIGBUS else f"if memory ran out, lower {FEWER}"
         if self._losses > LOSSES:
             raise UserError(f"{where} {video}, {self._losses} times in this epoch; {advice}")
-        log.error("%s %s; its batches are loaded again; %s", where, video, advice)
+        log.error("%s %s; reloading its batches; %s", where, video, advice)
 
     def _refuse(self, index: int, reason: str) -> None:
         self.refused[index] = f"{self._called(index)}: {reason}"
@@ -313,7 +313,7 @@ class FaultTolerantLoader(DataLoader[dict[str, Any]]):
 
 def _cause(code: int) -> str:
     if code >= 0:
-        return f"ended itself with code {code}"
+        return f"exited with code {code}"
     try:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:

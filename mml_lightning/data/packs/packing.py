@@ -219,9 +219,9 @@ class Packer:
             told = found["plan"]
             if told != plan:
                 what = next(key for key in plan if told.get(key) != plan[key])
-                raise UserError(f"{self.folder} holds a pack of another {what}; choose another --out, or delete it")
+                raise UserError(f"{self.folder} holds a pack with another {what}; choose another --out, or delete it")
             if not found["complete"] and found["version"] != VERSION:
-                raise UserError(f"{self.folder} was begun by an older version; choose another --out, or delete it")
+                raise UserError(f"{self.folder} was started by an older version; choose another --out, or delete it")
             return found
         if not self.items:
             raise UserError(f"data={self.dataset.name} has no video to pack; check its lists")

@@ -73,7 +73,7 @@ def _compare(packer: Packer, item: Item, packed: Mapping[str, Media]) -> Verdict
         now = fresh[source]
         if isinstance(now, str) or media.problem:
             if not (isinstance(now, str) and media.problem):
-                told = now if isinstance(now, str) else "it was not readable when it was packed, and is now"
+                told = now if isinstance(now, str) else "it was unreadable when packed, and is readable now"
                 wrong.append((identity, f"{source}: {told}"))
             continue
         images += len(now.images)
@@ -94,10 +94,10 @@ def _unequal(now: Encoded, media: PackedFrames) -> tuple[int, str]:
     reader, unequal, far = PackReader(media), 0, []
     then = None if media.times is None else reader.times
     if not np.array_equal(() if then is None else then, () if now.times is None else now.times):
-        return 0, "its times are not those of its source"
+        return 0, "its timestamps differ from the source"
     if media.source == "audio":
         equal = packed_sound(media) == now.images[0] and media.start == now.start
-        return int(not equal), "" if equal else "it is not that of its source"
+        return int(not equal), "" if equal else "it differs from the source"
     for index, content in _all(reader):
         if content == now.images[index]:
             continue
@@ -105,7 +105,7 @@ def _unequal(now: Encoded, media: PackedFrames) -> tuple[int, str]:
         one, other = (reader.decoded(index, image).astype(np.int16) for image in (content, now.images[index]))
         if np.abs(one - other).mean() > LEVELS:
             far.append(index)
-    return unequal, f"{len(far)} images are not those of its source, first {far[0]} (from 0)" if far else ""
+    return unequal, f"{len(far)} images differ from the source, first {far[0]} (from 0)" if far else ""
 
 
 def _all(reader: PackReader) -> Iterator[tuple[int, bytes]]:

@@ -54,7 +54,7 @@ def warn_of_doubles(dataset: Dataset, splits: Collection[str]) -> int:
         doubles += [(row.id, split) for split in (_shares(parts, row) for parts in known) if split][:1]
     if doubles:
         log.warning(
-            "data=%s: %d of %d training videos stand in val or test too (the same files or id), first %s (%s): their "
+            "data=%s: %d of %d training videos are in val or test too (same files or id), first %s (%s): their "
             "numbers are too good; keep each in one split",
             dataset.name,
             len(doubles),
@@ -110,8 +110,8 @@ def check_flow_lengths(dataset: Dataset, splits: Collection[str]) -> int:
                 unequal.append(f"{split}/{video} ({count} frames, {pairs} pairs of flow, {expected} expected)")
     if unequal:
         said = (
-            f"data={dataset.name}: flow of {len(unequal)} of {compared} videos is of another length than their frames, "
-            f"first {unequal[0]}; compute it again, or mend its list"
+            f"data={dataset.name}: flow of {len(unequal)} of {compared} videos does not match their frames, "
+            f"first {unequal[0]}; recompute it, or fix its list"
         )
         if len(unequal) > MOST_UNEQUAL * compared:
             raise UserError(said)

@@ -78,7 +78,7 @@ def frames_of(span: tuple[float, float], margin: float, frames: Timed, name: str
     rate, times, seconds = frames.fps, frames.times, length(frames)
     constant = is_constant(frames)
     if not constant and times is None:
-        raise DecodeError(f"{name}: unknown frame rate, its span can't be placed")
+        raise DecodeError(f"{name}: unknown frame rate, its time span can't be located")
     if start * rate >= frames.count if constant else start >= seconds > 0:
         raise DecodeError(f"{name}: the span starts at {start:g} s, the video ends at {seconds:.2f} s")
     if constant or times is None:

@@ -33,13 +33,13 @@ def classes_between(
         ValueError: no frame, or an unknown frame rate.
     """
     if not 0 <= first <= last:
-        raise ValueError(f"frames {first} to {last} are no stretch of a video: use 0 <= first <= last")
+        raise ValueError(f"frames {first} to {last} are not a valid range: use 0 <= first <= last")
     if isinstance(clock, np.ndarray):
         times = clock[first : last + 1]
     elif clock > 0:
         times = np.arange(first, last + 1) / clock
     else:
-        raise ValueError(f"the frame rate is {clock:g}: labels in seconds can't be placed; state it in the reader")
+        raise ValueError(f"the frame rate is {clock:g}: labels in seconds can't be located; set it in the reader")
     found = set()
     for label, start, end in intervals:
         before_end = times <= end if ends == "inclusive" else times < end

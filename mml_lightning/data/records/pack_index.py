@@ -131,15 +131,15 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     except ValueError:
         raise UserError(f"{path} is damaged; {AGAIN}") from None
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        raise UserError(f"{path} is not the manifest of a pack; give the folder that mml pack has made")
+        raise UserError(f"{path} is not the manifest of a pack; give a folder made by mml pack")
     if fields.get("version") not in READABLE:
         known = f"{READABLE[0]} to {READABLE[-1]}"
         raise UserError(f"{path} is of version {fields.get('version')}, this program reads {known}; update it")
     if fields.pop("checksum", None) != _checksum(fields):
-        raise UserError(f"{path} is damaged: its check sum is not its content's; {AGAIN}")
+        raise UserError(f"{path} is damaged: checksum mismatch; {AGAIN}")
     wrong = next((key for key, kind in KINDS.items() if type(fields.get(key)) is not kind), None)
     if wrong:
-        raise UserError(f"{path}: its field {wrong!r} is missing or wrong; give the folder that mml pack has made")
+        raise UserError(f"{path}: its field {wrong!r} is missing or wrong; give a folder made by mml pack")
     return fields
 
 
@@ -157,7 +157,7 @@ def read_dataset(name: str, folder: Path) -> Dataset:
     if manifest is None:
         raise UserError(f"{folder} holds no pack; make one with mml pack <data> --out {folder}")
     if not manifest["complete"]:
-        raise UserError(f"{folder}: the pack is not finished; run the same mml pack command again, it continues")
+        raise UserError(f"{folder}: the pack is incomplete; run the same mml pack command again to continue")
     sums = manifest.get("sha256")
     if not isinstance(sums, dict):
         raise UserError(f"{folder / MANIFEST}: its field 'sha256' is missing or wrong; {AGAIN}")
@@ -170,7 +170,7 @@ def read_dataset(name: str, folder: Path) -> Dataset:
         if not path.is_file():
             raise UserError(f"{path} is missing; {AGAIN}")
         if file_hash(path) != sums.get(file):
-            raise UserError(f"{path} is damaged: its check sum is not that of the manifest; {AGAIN}")
+            raise UserError(f"{path} is damaged: its checksum differs from the manifest; {AGAIN}")
     splits = {split: RecordStore() for split in SPLITS}
     media = _Media(folder, manifest["shards"])
     try:
@@ -181,7 +181,7 @@ def read_dataset(name: str, folder: Path) -> Dataset:
         pairs = {name: head["mirrored"] for name, head in manifest["heads"].items() if head["mirrored"]}
         mirrored = {name: {int(one): int(other) for one, other in rows} for name, rows in pairs.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}: its records are not as they should be ({error!r}); {AGAIN}") from None
+        raise UserError(f"{folder}: its records are invalid ({error!r}); {AGAIN}") from None
     return Dataset(name, splits, heads, mirrored, manifest["left_out"])
 
 
@@ -231,7 +231,7 @@ def _media(folder: Path, number: int) -> dict[int, dict[str, PlainMedia]]:
         raise UserError(f"{shard} is missing; {AGAIN}")
     if not lines or lines[-1].get("closed") != size:
         whole = lines[-1].get("closed") if lines else None
-        raise UserError(f"{shard} has {size} bytes, it should have {whole}: it is cut off; {AGAIN}")
+        raise UserError(f"{shard} has {size} bytes, expected {whole}: it is truncated; {AGAIN}")
     try:
         return {
             line["item"]: {

@@ -134,7 +134,7 @@ class Seen:
                 continue
             if size >= 0 and now.st_size != size:
                 return (
-                    f"{name}: it had {size} bytes when the run began and has {now.st_size} now: it was replaced",
+                    f"{name}: it had {size} bytes when the run started and has {now.st_size} now: it was replaced",
                     None,
                 )
             if now.st_mtime > self.at:
@@ -244,8 +244,8 @@ def validate(dataset: Dataset, needed: Iterable[str] = SPLITS, labelled: bool = 
         records = dataset.splits.get(split, ())
         if not records:
             have = ", ".join(f"{name} {len(rows)}" for name, rows in dataset.splits.items())
-            mend = "check its list, or set test=false" if split == "test" else "check its list"
-            raise UserError(f"data={dataset.name}: the {split} split is empty (videos: {have}); {mend}")
+            fix = "check its list, or set test=false" if split == "test" else "check its list"
+            raise UserError(f"data={dataset.name}: the {split} split is empty (videos: {have}); {fix}")
         heads, ids, unknown = dataset.heads.keys(), [], 0
         for row in rows(records):
             ids.append(row.id)
@@ -253,12 +253,12 @@ def validate(dataset: Dataset, needed: Iterable[str] = SPLITS, labelled: bool = 
         if unknown and labelled:
             raise UserError(
                 f"data={dataset.name}: {unknown} of {len(records)} videos of the {split} split have no label; set "
-                "test=false, and write their predictions with eval.py afterwards"
+                "test=false, and predict them with eval.py afterwards"
             )
         if len(set(ids)) < len(ids):
             identity, times = Counter(ids).most_common(1)[0]
             raise UserError(
-                f"data={dataset.name}: id {identity!r} stands {times} times in the {split} split; ids must be unique: "
+                f"data={dataset.name}: id {identity!r} appears {times} times in the {split} split; ids must be unique: "
                 "rename or remove one"
             )
     missing = [(split, *one) for split in needed for one in _missing(dataset, split)]

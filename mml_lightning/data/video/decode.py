@@ -168,7 +168,7 @@ class _Guarded:
         with self._errors():
             unique, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
             if unique.size and not 0 <= unique[0] <= unique[-1] < self.count:
-                raise IndexError(f"frames {unique[0]} to {unique[-1]} were asked for, it has {self.count}")
+                raise IndexError(f"frames {unique[0]} to {unique[-1]} were requested, it has {self.count}")
             return laid_out(self._frames(unique.tolist()), inverse)  # decoders go forward once
 
     def stream(self) -> Iterator[np.ndarray]:
@@ -250,7 +250,7 @@ class _DecordReader:
         self._reader: Any = decord.VideoReader(str(path), num_threads=1)
         self._shape = (*index.size[::-1], 3)
         if len(self._reader) != index.count:
-            raise ValueError(f"it counts {len(self._reader)} frames of {index.count}")
+            raise ValueError(f"it reports {len(self._reader)} frames of {index.count}")
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         made: np.ndarray = self._reader.get_batch(list(indices)).asnumpy()

@@ -68,7 +68,7 @@ class ImageReader:
             raise DecodeError(f"{images}: it has no image")
         if images.first == 1 and images.paths(-1)[0].exists():
             raise DecodeError(
-                f"{images.paths(-1)[0]} is there: its images count from 0, not from 1; make all folders count alike"
+                f"{images.paths(-1)[0]} is there: its images are numbered from 0, not 1; number all folders alike"
             )
         self.images = images
         self.count, self.fps = images.count, images.fps
@@ -88,7 +88,7 @@ class ImageReader:
         unique, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         if unique.size and not 0 <= unique[0] <= unique[-1] < self.count:
             asked = f"{unique[0]} to {unique[-1]}"
-            raise DecodeError(f"{self.images}: items {asked} were asked for, it has {self.count}")
+            raise DecodeError(f"{self.images}: items {asked} were requested, it has {self.count}")
         return laid_out(np.stack([self._sized(index) for index in unique.tolist()]), inverse)
 
     def stream(self) -> Iterator[np.ndarray]:

@@ -33,7 +33,7 @@ class Orientation:
         ValueError: it is none of the eight.
         """
         if not 0 <= code < 8:
-            raise ValueError(f"orientation {code} is none of 0 to 7")
+            raise ValueError(f"orientation {code} must be 0 to 7")
         return cls(bool(code & 1), bool(code & 2), bool(code & 4))
 
     @property
@@ -85,4 +85,6 @@ def read_matrix(matrix: np.ndarray) -> Orientation:
     if crossed and max(abs(a), abs(d)) <= ODD * crossed:
         return Orientation(True, c < 0, b < 0)
     angle = float(np.degrees(np.arctan2(b, a)))
-    raise ValueError(f"its display matrix turns the picture by {angle:.0f} degrees, not by quarters; encode it upright")
+    raise ValueError(
+        f"its display matrix rotates the picture by {angle:.0f} degrees, not by quarters; encode it upright"
+    )

@@ -80,7 +80,7 @@ def told_packed(shard: str, folder: str, source: str, fields: Mapping[str, Any])
         ValueError: something is missing, of the wrong kind, or a name that leads out of the pack.
     """
     if not isinstance(folder, str) or not _FOLDER(folder) or ".." in folder:
-        raise ValueError(f"{folder!r} is no folder of a pack")
+        raise ValueError(f"{folder!r} is not a folder of a pack")
     if source not in LAYOUTS:
         raise ValueError(f"source {source!r} is unknown")
     problem = fields.get("problem")

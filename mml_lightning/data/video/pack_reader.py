@@ -34,7 +34,7 @@ class PackReader:
 
     def __init__(self, media: PackedFrames) -> None:
         if media.problem:
-            raise DecodeError(f"{media}: it was not readable when it was packed: {media.problem}")
+            raise DecodeError(f"{media}: it was unreadable when packed: {media.problem}")
         self.media = media
         self.count, self.fps, self.size = media.count, media.fps, media.size
         self.times = even_times(self.count, self.fps) if media.times is None else self._times(*media.times)
@@ -55,7 +55,7 @@ class PackReader:
         """
         unique, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         if unique.size and not 0 <= unique[0] <= unique[-1] < self.count:
-            raise DecodeError(f"{self.media}: items {unique[0]} to {unique[-1]} were asked for, it has {self.count}")
+            raise DecodeError(f"{self.media}: items {unique[0]} to {unique[-1]} were requested, it has {self.count}")
         items = self._empty(len(unique), box)
         for place, (index, content) in enumerate(self.encoded(unique.tolist())):
             self._decode(index, content, box, items[place])
@@ -106,7 +106,7 @@ class PackReader:
                 for at in range(first, last):
                     image = bytes(content[int(starts[at]) - base : int(ends[at]) - base])
                     if len(image) != lengths[at] or zlib.crc32(image) != entries["crc32"][at]:
-                        raise DecodeError(f"{self._member(indices[at])} is damaged: its check sum is not its content's")
+                        raise DecodeError(f"{self._member(indices[at])} is damaged: checksum mismatch")
                     yield indices[at], image
         except OSError as error:
             raise DecodeError(f"{shard}: {error.strerror or error}") from None
@@ -123,14 +123,14 @@ class PackReader:
             raise DecodeError(f"{self.media.shard}: {error.strerror or error}") from None
         if zlib.crc32(content) != crc32 or len(content) != SECONDS.itemsize * self.count:
             name = times_name(self.media.folder, self.media.source)
-            raise DecodeError(f"{self.media.shard}: {name} is damaged: its check sum is not its content's")
+            raise DecodeError(f"{self.media.shard}: {name} is damaged: checksum mismatch")
         return np.frombuffer(content, dtype=SECONDS)
 
     def _table(self, handle: int) -> np.ndarray:
         content = os.pread(handle, ENTRY.itemsize * self.count, self.media.table)
         if len(content) != ENTRY.itemsize * self.count or zlib.crc32(content) != self.media.crc32:
             name = table_name(self.media.folder, self.media.source)
-            raise DecodeError(f"{self.media.shard}: {name} is damaged: its check sum is not its content's")
+            raise DecodeError(f"{self.media.shard}: {name} is damaged: checksum mismatch")
         return np.frombuffer(content, dtype=ENTRY)
 
     def _member(self, index: int) -> str:
@@ -149,7 +149,7 @@ class PackReader:
         with suppress(cv2.error):
             pixels = cv2.imdecode(np.frombuffer(image.content, dtype=np.uint8), flags)
         if pixels is None or pixels.shape[1::-1] != image.size:
-            raise DecodeError(f"{self._member(index)} is no image of {width}x{height}")
+            raise DecodeError(f"{self._member(index)} is not an image of {width}x{height}")
         if colour:
             inside = pixels[y - image.y : y - image.y + high, x - image.x : x - image.x + wide]
             cv2.cvtColor(inside, cv2.COLOR_BGR2RGB, dst=out)

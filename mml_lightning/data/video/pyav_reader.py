@@ -143,7 +143,7 @@ class PyAVReader:
                 if start and index == start and not told.same(frame):
                     raise _Missed
                 if index >= self.index.count or not told.right(frame, index):
-                    raise Unlike(f"picture {index + 1} is not the one that was there before")
+                    raise Unlike(f"picture {index + 1} differs from the one decoded before")
                 yield index, frame
                 index += 1
         if start and index == start:

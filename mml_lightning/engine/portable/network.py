@@ -128,16 +128,23 @@ def load(form: str, path: Path, network: PortableNetwork) -> Run:
         UserError: the runtime is missing.
     """
     if form == "onnx":
-        runtime = _package("onnxruntime")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return lambda clips: [np.asarray(one) for one in session.run(None, {INPUT: clips})]
+        return onnx_session(path)
     if form == "torch":
         return of_module(torch.export.load(path).module())
     again = copy.deepcopy(network)
     again.peer.load_state_dict(read_safetensors(path))
     return of_module(again)
+
+
+def onnx_session(path: Path) -> Run:
+    """Raises:
+    UserError: onnxruntime is missing.
+    """
+    runtime = _package("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda clips: [np.asarray(one) for one in session.run(None, {INPUT: clips})]
 
 
 def of_module(module: nn.Module) -> Run:

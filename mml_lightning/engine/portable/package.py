@@ -19,9 +19,9 @@ import torch
 
 from mml_lightning import __version__
 from mml_lightning.backbones.peer import Peer
-from mml_lightning.data.records.records import Record
+from mml_lightning.data.records.records import Dataset, Record
+from mml_lightning.engine.portable import int8, preprocess
 from mml_lightning.engine.portable import network as networks
-from mml_lightning.engine.portable import preprocess
 from mml_lightning.engine.portable.card import CALLS, model_card
 from mml_lightning.engine.predict import Predictor
 from mml_lightning.utils.errors import UserError
@@ -40,7 +40,8 @@ NEEDS = {"onnx": "onnxruntime", "torch": "torch", "safetensors": "torch and mml_
 LOAD = {
     "onnx": """import onnxruntime
 
-SESSION = onnxruntime.InferenceSession(str(HERE / "model.onnx"), providers=["CPUExecutionProvider"])
+MODEL = HERE / ("model_int8.onnx" if __name__ == "__main__" and "--int8" in sys.argv else "model.onnx")
+SESSION = onnxruntime.InferenceSession(str(MODEL), providers=["CPUExecutionProvider"])
 
 
 def network(made):
@@ -73,13 +74,20 @@ def network(made):
 
 
 def export(
-    predictor: Predictor, entry: Mapping[str, Any], form: str, out: Path, videos: Sequence[Record], overwrite: bool
+    predictor: Predictor,
+    entry: Mapping[str, Any],
+    form: str,
+    out: Path,
+    videos: Sequence[Record],
+    overwrite: bool,
+    data: Dataset | None = None,
 ) -> dict[str, Any]:
     """Write the folder `out` of the predictor's only network, and return what was measured of it.
 
     Args:
         entry: of the zoo, for the model card.
         videos: real ones, on which the network and `infer.py` are compared with ours.
+        data: of an ONNX network, its training and validation videos, for a second file in 8 bits; None for none.
 
     Raises:
         UserError: the network or its clips can't be exported, the copy is not equal, a video can't be read, or `out` is
@@ -103,6 +111,11 @@ def export(
             (folder / INFER).write_text(infer(form), encoding="utf-8")
             found = _measured(predictor, peer, networks.load(form, path, copied), folder, videos)
             found |= {"format": form, "bytes": path.stat().st_size, "weights": weights_hash(peer.state_dict())}
+            if data is not None:
+                found["int8"] = int8.quantise(folder, predictor, data)
+                small = networks.onnx_session(folder / int8.FILE)
+                clip = np.zeros((1, *preprocess.clip_shape(told)), np.uint8)
+                found["int8"]["ms"] = _best(lambda: small(clip))
             card = model_card(name, entry, told, found, predictor.heads, __version__, CLASSES)
             (folder / CARD).write_text(card, encoding="utf-8")
         if target != out:

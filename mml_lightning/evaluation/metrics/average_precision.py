@@ -33,7 +33,7 @@ def average_precision(scores: Tensor, target: Tensor, rule: str = "grouped") -> 
     if scores.shape != target.shape or scores.ndim != 2:
         raise ValueError(f"scores {tuple(scores.shape)} and target {tuple(target.shape)} must both be [N, K]")
     if scores.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"scores are {scores.dtype}, whose rounding makes ties; give float32 or float64")
+        raise ValueError(f"scores are {scores.dtype}, whose rounding creates ties; use float32 or float64")
     if scores.isnan().any():
         raise ValueError("a score is NaN; leave its video out, or give it -inf")
     ranked, order = scores.sort(dim=0, descending=True, stable=True)

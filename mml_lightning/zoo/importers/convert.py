@@ -122,7 +122,7 @@ def _refuse_other_network(path: Path, report: Report) -> None:
     if report.shift:
         raise UserError(
             f"{path} is of another network although its tensors match; along time: {report.shift}: choose the backbone "
-            "it was trained with, or take it as a start with mml import --other-shift"
+            "it was trained with, or use it as initialisation with mml import --other-shift"
         )
 
 

@@ -63,7 +63,7 @@ class Report:
         told = [f"{self.scheme} names: {self.matched} of {self.total} trunk tensors matched ({self.share:.1%})"]
         told += [f"{kind}: {_some(names, shown)}" for kind, names in kinds.items() if names]
         told += [f"{what}: {done}" for what, done in (("stem", self.stem), ("along time", self.shift)) if done]
-        return told + ([f"ignored: {self.ignored} entries that are no weights"] if self.ignored else [])
+        return told + ([f"ignored: {self.ignored} entries that are not weights"] if self.ignored else [])
 
     def plain(self) -> dict[str, Any]:
         """For a zoo file: plain values."""
@@ -134,7 +134,7 @@ def _unfit(report: Report, stem: str, min_matched: float) -> str:
     if report.mismatched:  # another network, however large the share of the rest: its kernels would stay random
         return "all shapes must agree"
     if stem in report.missing:
-        return "the first convolution must be there"
+        return "the first convolution is required"
     if report.share < min_matched:
         return f"at least {100 * min_matched:g}% must match (mml import --min-matched takes less: the rest is random)"
     return ""

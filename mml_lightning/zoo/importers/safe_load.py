@@ -130,11 +130,11 @@ def _load_pickle(path: Path) -> Any:
         return _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except _ForbiddenName as error:
         raise UserError(
-            f"{path} is refused: its pickle calls {error}, and only numpy arrays, dicts, strings and numbers are read"
+            f"{path} is rejected: its pickle calls {error}, and only numpy arrays, dicts, strings and numbers are read"
         ) from None
     except Exception as error:  # damaged pickles raise many unrelated types
         raise UserError(
-            f"{path} is no checkpoint: neither a PyTorch file nor a pickle of arrays ({type(error).__name__})"
+            f"{path} is not a checkpoint: neither a PyTorch file nor a pickle of arrays ({type(error).__name__})"
         ) from None
 
 

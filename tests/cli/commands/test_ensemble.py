@@ -118,7 +118,7 @@ def test_missing_videos(runs: list[str], capsys: pytest.CaptureFixture[str]) -> 
     assert "audio lacks 2 videos (v038, v039); --intersect compares on the 38" in capsys.readouterr().err
     assert not Path("out").exists()
     assert main(["ensemble", "ce", "short", "--intersect", "--out", "out"]) == 0
-    assert "audio lacks 2 videos (v038, v039): in no number" in capsys.readouterr().out
+    assert "audio lacks 2 videos (v038, v039): not counted" in capsys.readouterr().out
     assert found(Path("out"))["missing"] == {"audio": ["v038", "v039"]}
 
 

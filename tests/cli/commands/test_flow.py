@@ -114,18 +114,18 @@ def test_own_flow_is_nothing_to_compute(tmp_path: Path, capsys: pytest.CaptureFi
     source = '{folder: flow, template: "flow_{}_{:05d}.jpg", train: train_flow.txt, val: val_flow.txt}'
     words = ["data=frame_lists", f"data.root={root}", f"data.sources.flow={source}", f"paths.root={tmp_path / 'root'}"]
     assert main(["flow", *words]) == 0
-    assert "bring their own flow" in capsys.readouterr().out
+    assert "come with flow" in capsys.readouterr().out
     assert not (tmp_path / "root").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layout", "tsn"], "go with --export"),
+        (["--layout", "tsn"], "need --export"),
         (["--export", "out", "--layout", "u"], "--layout u is unknown"),
         (["--workers", "0"], "--workers 0"),
         (["--splits", "train,dev"], "no videos in split 'dev'; use --splits train,val"),
-        (["flow.on_the_fly=true"], "keeps no cache"),
+        (["flow.on_the_fly=true"], "has no cache"),
         (["flow.preset=slow"], "use one of"),
     ],
 )

@@ -69,3 +69,17 @@ def test_mistakes_are_one_line(
     (tmp_path / "file").touch()
     assert main(["graph", *arguments]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_phases_stand_below_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two = "phases=[{name: head, train: [rgb.head], epochs: 6}, {name: all, objective: {edges: []}}]"
+    main(["graph", "stage=kd", "modality=[rgb,flow]", two, "--out", str(tmp_path / "graph.svg")])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "phase head: epoch 1 to 6, trains rgb.head" and "phase all: epoch 7 to 36, trains rgb" in said
+    assert [line.startswith("rgb <- flow") for line in said].count(True) == 1
+    drawn = ET.parse(tmp_path / "graph.svg").getroot()
+    texts = ["".join(text.itertext()) for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {said[0], "phase all: epoch 7 to 36, trains rgb"} <= set(texts) and "from own; head learns" in texts
+    inside = [one for one in drawn.iter("{http://www.w3.org/2000/svg}svg") if one is not drawn]
+    heights = [int(one.attrib["height"]) for one in inside]
+    assert len(inside) == 2 and int(inside[1].attrib["y"]) >= heights[0] and int(drawn.attrib["height"]) > sum(heights)

@@ -58,7 +58,7 @@ def test_names_of_classes_from_a_file(file: Path, tmp_path: Path, capsys: pytest
     assert load_peer(out)["classes"]["label"][3] == "class 3"
     names.write_text("a\n\nb\n")
     assert main(["import", str(file), "--backbone", "tiny", "--classes", str(names), "--out", str(out)]) == 2
-    assert "one name a line, none empty, none twice" in capsys.readouterr().err
+    assert "one name per line, no empty or duplicate ones" in capsys.readouterr().err
 
 
 def test_the_backbone_and_the_modality_take_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +72,7 @@ def test_the_backbone_and_the_modality_take_overrides(tmp_path: Path, capsys: py
     assert "inputs:" not in capsys.readouterr().out
     assert load_peer(tmp_path / "rgb.pt")["modality"]["std"] == [0.225]
     before = (tmp_path / "rgb.pt").read_bytes()
-    assert main([*arguments, *out]) == 2 and "is there already" in capsys.readouterr().err
+    assert main([*arguments, *out]) == 2 and "exists and runs may" in capsys.readouterr().err
     assert (tmp_path / "rgb.pt").read_bytes() == before
 
 
@@ -131,7 +131,7 @@ def test_measuring_an_incomplete_trunk_is_warned_of(zoo: Path, caplog: pytest.Lo
     for missing in ([], ["net.conv1.weight"]):
         entry["provenance"]["imported"]["report"]["missing"] = missing
         rebuilt("rgb", entry, 8)
-        assert caplog.text.count("tensors of the trunk are random") == len(missing)
+        assert caplog.text.count("trunk tensors are randomly initialised") == len(missing)
 
 
 def test_a_run_starts_from_the_imported_file(
@@ -180,7 +180,7 @@ def test_an_imported_network_is_measured(
     assert main([*command, str(tmp_path / "named.pt"), "--data", "demo", *data]) == 0
     done = shell("eval", f"ckpt={tmp_path / 'named.pt'}", "views=center", "backbone.net.width=16")
     assert done.returncode == 0, done.stderr
-    assert "measuring rgb on 11 test videos" in done.stdout
+    assert "evaluating rgb on 11 test videos" in done.stdout
     assert main([*command, str(tmp_path / "headless.pt"), "--num-classes", "7"]) == 0
     with pytest.raises(UserError, match=r"rgb is a trunk without a head; train one: .* init\.new_head=true"):
         check_classes({"rgb": load_peer(tmp_path / "headless.pt")}, {}, "demo")

@@ -39,13 +39,13 @@ def test_pack_verifies_and_continues(csv: Path, tmp_path: Path, capsys: pytest.C
     assert pack(csv, out, "--verify") == 0
     printed = capsys.readouterr().out
     assert f"{out}: 12 videos, " in printed and f"train on it with data=pack data.root={out}" in printed
-    assert "verified: 132 images, 132 equal byte by byte" in printed
+    assert "verified: 132 images, 132 byte-identical" in printed
     told = json.loads((out / "manifest.json").read_text())
     assert told["source"]["words"][0] == "data=csv" and told["source"]["reader"]["name"] == "decord"
     assert told["flow"]["algorithm"] == "dis" and told["flow"]["bound"] == 20.0
     assert pack(csv, out) == 0 and "pack: 0 videos" in capsys.readouterr().out
     assert pack(csv, out, "--quality", "50") == 2
-    assert "holds a pack of another coding; choose another --out" in capsys.readouterr().err
+    assert "holds a pack with another coding; choose another --out" in capsys.readouterr().err
 
 
 def test_verify_fails_where_the_pack_is_damaged(csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

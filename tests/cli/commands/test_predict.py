@@ -156,6 +156,7 @@ def test_a_second_start_goes_on_where_the_first_one_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "append", interrupted)
         assert main([*call, str(out)]) == 130
+    assert f"4 of 11 are in {part_file(out)}: the same command goes on" in capsys.readouterr().err
     assert not out.exists() and part_file(out).exists()
     measured: list[int] = []
     batches = predict_files.batches
@@ -193,6 +194,21 @@ def test_windows_have_a_row_each_and_a_timeline(
     assert part.cfg.data.span_margin == 0
     top = predictions.load(tmp_path / "p.npz").pooled["rgb"][0].exp().max().item()
     assert float(found[1]["score_1"]) == pytest.approx(top, abs=1e-5)
+
+
+def test_checkpoints_and_aliases_name_networks_too(
+    trained: Path, videos: list[Path], small: list[str], demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = load_predictor(trained, ["rgb"]).predict(videos[0]).logits["rgb"]
+    (checkpoint,) = (trained / "checkpoints").glob("last.ckpt")
+    assert np.array_equal(load_predictor(checkpoint, ["rgb"]).predict(videos[0]).logits["rgb"], expected)
+    result = json.loads((trained / "result.json").read_text())
+    entry = Path(result["peers"]["rgb"]["zoo"]).parent
+    assert np.array_equal(load_predictor(entry, ["rgb"]).predict(videos[0]).logits["rgb"], expected)
+    words = [*small, f"paths.root={demo}", "schedule.epochs=1", "fusion=average", "+aliases.mine.run=" + result["name"]]
+    words += ["+aliases.mine.peer=rgb", "+aliases.mine.make=['stage=mml','modality=[rgb,flow]']"]
+    found = load_predictor("mine", ["rgb"], overrides=words)
+    assert np.array_equal(found.predict(videos[0]).logits["rgb"], expected)
 
 
 def test_a_list_on_standard_input_and_lines_of_a_terminal(

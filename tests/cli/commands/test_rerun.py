@@ -73,7 +73,7 @@ def test_a_run_that_goes_on_keeps_all_its_starts(train: Train, tmp_path: Path) -
     told = manifest.read(tmp_path / "single/run")
     assert told is not None and len(told["starts"]) == 2
     with pytest.raises(
-        UserError, match=r"holds a run already \(ce_rgb_from_scratch, completed\), which a new one would"
+        UserError, match=r"already holds a run \(ce_rgb_from_scratch, completed\), which a new one would"
     ):
         train("schedule.epochs=1", "trainer=smoke", "test=false")
 

@@ -218,7 +218,7 @@ def test_resume_on_other_videos_is_refused(own: Composed, tmp_path: Path) -> Non
     check_of(cfg)
     again = ("data.max_bad_share=0.2", f"resume={tmp_path / 'run'}", "schedule.epochs=2")
     with pytest.raises(
-        UserError, match=r"data have changed since \(mml check leaves out 1 of them now; data\.quarantine=ignore"
+        UserError, match=r"data have changed \(mml check leaves out 1 of them now; data\.quarantine=ignore"
     ):
         train.stage(*own(*again))
     assert train.stage(*own(*again, "data.quarantine=ignore"))["status"] == "completed"

@@ -125,7 +125,7 @@ def test_good_images(tmp_path: Path, layout: str) -> None:
 def test_images_against_their_list(tmp_path: Path) -> None:
     longer = inspect(write_images(tmp_path / "longer", 9, listed=7))
     assert (longer.images, longer.frames, longer.decoder) == (7, 7, "")
-    assert longer.problem.endswith("7 items are listed, 2 more are there")
+    assert longer.problem.endswith("7 items are listed, 2 more exist")
     shorter = inspect(write_images(tmp_path / "shorter", 9, listed=11))
     assert not shorter.usable and shorter.problem.endswith("2 of 11 listed items are missing (no img_00010.png)")
     holed = write_images(tmp_path / "holed", 9, "flow_pair")

@@ -196,7 +196,7 @@ def test_terminal(videos: dict[str, Path], tmp_path: Path) -> None:
     assert "size     64x48 (3)" in text and "frames   1 to 24, median 24" in text
     assert "train    3 videos, 2 classes of 0 to 3 videos, median 1.5" in text
     assert "10.0 videos/s, 80 frames/s with 2 workers here (12 timed)" in text
-    assert told[-1].endswith("things to mend before a run can be trusted") and not any(
+    assert told[-1].endswith("problems to fix before a run can be trusted") and not any(
         row.startswith("test ") for row in told
     )
     levels = [row.partition(":")[0] for row in told if row.startswith(("stops", "falsifies", "note"))]

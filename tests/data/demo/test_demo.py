@@ -1,4 +1,4 @@
-"""The embedded demo: same bytes every time, mends itself, and a single frame does not know its class."""
+"""The embedded demo: same bytes every time, fixes itself, and a single frame does not know its class."""
 
 from __future__ import annotations
 

@@ -105,9 +105,9 @@ def test_a_second_call_continues_and_other_settings_are_refused(
     export(cache, data, splits, out, Form(), 1, lambda: steps.append(1))
     assert len(steps) == 3 and kept.stat().st_mtime_ns == stamp and not half.exists()
     assert len(list((out / "flow" / "b{0}").iterdir())) == 46
-    with pytest.raises(UserError, match="holds flow of other settings"):
+    with pytest.raises(UserError, match="holds flow made with other settings"):
         export(cache, data, splits, out, Form(quality=90), 1)
-    with pytest.raises(UserError, match="holds flow of other settings"):
+    with pytest.raises(UserError, match="holds flow made with other settings"):
         export(FlowCache(tmp_path / "other", FlowSettings(preset="fast")), data, splits, out, Form(), 1)
 
 
@@ -160,8 +160,8 @@ def test_two_at_a_time_make_what_one_makes(splits: dict[str, list[Record]], cach
 @pytest.mark.parametrize(
     ("one", "other", "message"),
     [
-        ("a", "a/b", "'a/b' would lie in that of id 'a'"),
-        ("a/b/c", "a", "'a/b/c' would lie in that of id 'a'"),
+        ("a", "a/b", "'a/b' would be inside that of id 'a'"),
+        ("a/b/c", "a", "'a/b/c' would be inside that of id 'a'"),
         ("caf\u00e9", "cafe\u0301", "look the same"),
         ("x/caf\u00e9", "x/cafe\u0301", "look the same"),
     ],
@@ -183,7 +183,7 @@ def test_ids_that_differ_in_case(
     monkeypatch.setattr(flow_export, "same_in_other_case", lambda folder: blind)
     chosen = {"train": [replace(splits["train"][0], id="Clip")], "val": [replace(splits["val"][0], id="clip")]}
     if blind:
-        with pytest.raises(UserError, match="ids 'Clip' and 'clip' differ in case only, which this disk ignores"):
+        with pytest.raises(UserError, match="ids 'Clip' and 'clip' differ only in case, which this disk ignores"):
             export(cache, Dataset("d", chosen, HEADS), chosen, tmp_path / "out", Form(), 1)
     else:
         export(cache, Dataset("d", chosen, HEADS), chosen, tmp_path / "out", Form(), 1)

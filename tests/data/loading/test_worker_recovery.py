@@ -92,9 +92,9 @@ def clips(batches: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("happens", "reason"),
     [
-        (hold_on, "it took a worker longer than loading.timeout={limit:g} seconds"),
+        (hold_on, "a worker needed longer than loading.timeout={limit:g} seconds"),
         (read_bad_memory, "a loader worker was killed by SIGSEGV each time it read it"),
-        (lambda: os._exit(3), "a loader worker ended itself with code 3 each time it read it"),
+        (lambda: os._exit(3), "a loader worker exited with code 3 each time it read it"),
     ],
 )
 def test_a_video_that_stops_a_worker_is_left_out(
@@ -135,7 +135,7 @@ def test_a_worker_killed_from_outside_costs_no_video(
 
     batches = list(loader(records, once, replace=False))
     assert [video for batch in batches for video in batch["id"]] == [r.id for r in records]
-    assert f"was killed by SIGKILL while it read {records[5].media['frames']}; its batches are loaded" in caplog.text
+    assert f"was killed by SIGKILL while it read {records[5].media['frames']}; reloading its batches" in caplog.text
 
 
 def test_workers_that_are_killed_again_and_again_end_the_run(records: list[Record]) -> None:
@@ -218,7 +218,7 @@ def test_a_batch_that_is_lost_on_its_way_is_loaded_again(
     assert [video for batch in batches for video in batch["id"]] == [one.id for one in records]
     assert all(torch.equal(clip, whole[video]) for video, clip in clips(batches).items())
     assert "train: a batch was lost on its way from a loader worker (too many open files, ulimit -n is" in caplog.text
-    assert "it is loaded again; raise it, or lower data.workers" in caplog.text
+    assert "reloading it; raise it, or lower data.workers" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -275,4 +275,4 @@ def test_workers_that_wait_while_a_batch_is_missing_are_started_again(
     finally:
         torch.multiprocessing.set_sharing_strategy(strategy)
     assert [video for batch in batches for video in batch["id"]] == [one.id for one in records]
-    assert "(the workers wait and so does the run)" in caplog.text
+    assert "(the workers and the run block each other)" in caplog.text

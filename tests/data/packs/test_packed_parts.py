@@ -244,7 +244,7 @@ def test_packs_of_the_first_version_are_read_but_not_continued(tmp_path: Path) -
     pack_index.write_manifest(tmp_path / "pack", {**told, "version": 1})
     assert read_pack("d", str(tmp_path / "pack")).splits["train"][0].media.keys() == {"frames", "flow"}
     pack_index.write_manifest(tmp_path / "pack", {**told, "version": 1, "complete": False})
-    with pytest.raises(UserError, match="was begun by an older version; choose another --out"):
+    with pytest.raises(UserError, match="was started by an older version; choose another --out"):
         packer.run(quiet)
     pack_index.write_manifest(tmp_path / "pack", {**told, "version": 4})
     with pytest.raises(UserError, match="is of version 4, this program reads 1 to 3"):

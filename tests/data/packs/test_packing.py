@@ -80,7 +80,7 @@ def test_an_interrupted_packing_continues_to_the_same_files(place: Path, tmp_pat
     """Cut between videos, then the last files torn at a random byte, as a kill or a power cut leaves them."""
     rng, out = random.Random(seed), tmp_path / "pack"
     interrupted(place, out, rng.randrange(1, 30))
-    with pytest.raises(UserError, match="is not finished; run the same mml pack command again"):
+    with pytest.raises(UserError, match="is incomplete; run the same mml pack command again"):
         read_pack("p", str(out))
     for file in sorted(out.glob("shard-*.zip" if seed % 2 else "shard-*.jsonl")):
         size = file.stat().st_size
@@ -173,7 +173,7 @@ def changed(place: Path, data: Dataset) -> list[tuple[str, Packer]]:
 
 def test_another_pack_is_not_mixed_in(place: Path, data: Dataset) -> None:
     for what, other in changed(place, data):
-        with pytest.raises(UserError, match=f"holds a pack of another {what}; choose another --out"):
+        with pytest.raises(UserError, match=f"holds a pack with another {what}; choose another --out"):
             other.run(quiet)
 
 

@@ -211,7 +211,7 @@ class Frames(torch.utils.data.Dataset):  # type: ignore[type-arg]
 def test_items_outside_are_refused(made: Made) -> None:
     reader = PackReader(media(made, "v5"))
     for indices in ([0, reader.count], [-1]):
-        with pytest.raises(DecodeError, match="were asked for, it has 5"):
+        with pytest.raises(DecodeError, match="were requested, it has 5"):
             reader.frames(indices)
     assert reader.frames([]).shape[0] == 0
 
@@ -284,7 +284,7 @@ def test_a_shard_that_is_cut_off_or_missing(made: Made) -> None:
     os.truncate(pack.shard, pack.table)
     with pytest.raises(DecodeError, match="is damaged"):
         PackReader(pack).frames([0])
-    with pytest.raises(UserError, match=rf"shard-0000\d\.zip has {pack.table} bytes, it should have {size}: it is cut"):
+    with pytest.raises(UserError, match=rf"shard-0000\d\.zip has {pack.table} bytes, expected {size}: it is truncated"):
         made.read()
     pack.shard.unlink()
     assert media_absent(pack) == pack.shard
@@ -345,7 +345,7 @@ def test_an_unreadable_video_is_named_now_and_when_it_is_read(made: Made) -> Non
         ("bad", "frames"),
         ("bad", "flow"),
     }
-    with pytest.raises(DecodeError, match=r"it was not readable when it was packed: .*bad\.mp4"):
+    with pytest.raises(DecodeError, match=r"it was unreadable when packed: .*bad\.mp4"):
         PackReader(media(made, "bad"))
     single = by_id(made.read())["v3"].media
     assert set(single) == {"frames"}, "one frame has no flow"
@@ -355,7 +355,7 @@ def test_mml_check_reads_packs(made: Made, tmp_path: Path) -> None:
     data = dataclasses.replace(made.read(), name="pack")
     findings = {(f.id, f.source): f for f in check(data, tmp_path / "findings.csv", 2, 1, quiet)}
     assert findings["v5", "frames"].usable and findings["v5", "flow"].usable
-    assert not findings["bad", "frames"].usable and "when it was packed" in findings["bad", "frames"].problem
+    assert not findings["bad", "frames"].usable and "when packed" in findings["bad", "frames"].problem
 
 
 def test_the_fingerprint_tells_packs_apart_and_moves_with_them(original: Made, made: Made) -> None:
@@ -385,7 +385,7 @@ def test_verify_sees_that_a_file_was_exchanged(original: Made) -> None:
     packer.items[at] = pack_index.Item(at, other)
     wrong = verify(packer, quiet).wrong
     assert {identity for identity, _ in wrong} == {"v5"}
-    assert any("4 images are not those of its source, first 1" in reason for _, reason in wrong)
+    assert any("4 images differ from the source, first 1" in reason for _, reason in wrong)
 
 
 @pytest.mark.real

@@ -53,7 +53,7 @@ def test_doubles(train: Record, val: Record, double: bool, caplog: pytest.LogCap
     other = video("c", "z.mp4")
     data = dataset(train=[other, train], val=[val], test=[val])
     assert warn_of_doubles(data, SPLITS) == double
-    said = [line for line in caplog.messages if "1 of 2 training videos stand in val or test too" in line]
+    said = [line for line in caplog.messages if "1 of 2 training videos are in val or test too" in line]
     assert len(said) == len(caplog.messages) == double
     assert not double or "first a (val)" in said[0]
     assert warn_of_doubles(data, ("val", "test")) == 0  # a measurement alone can't tell
@@ -79,8 +79,8 @@ def test_flow_of_another_length(caplog: pytest.LogCaptureFixture) -> None:
     short = pair("g", 73, 40)
     assert check_flow_lengths(dataset(train=right, val=[short]), SPLITS) == 1
     assert caplog.messages == [
-        "data=mine: flow of 1 of 5 videos is of another length than their frames, first val/g (73 frames, 40 pairs of "
-        "flow, 72 expected); compute it again, or mend its list"
+        "data=mine: flow of 1 of 5 videos does not match their frames, first val/g (73 frames, 40 pairs of "
+        "flow, 72 expected); recompute it, or fix its list"
     ]
     assert check_flow_lengths(dataset(train=right, val=[short]), ("train",)) == 0
     assert check_flow_lengths(dataset(train=[right[0], short]), SPLITS) == 1  # half of them

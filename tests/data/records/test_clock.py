@@ -217,7 +217,7 @@ def test_one_late_frame_moves_no_other() -> None:
 def test_without_times_and_rates() -> None:
     items = np.zeros((9, 1, 1, 3), np.uint8)
     assert clock(HeldItems(items, 0.0)) is None and length(HeldItems(items, 0.0)) == 0
-    with pytest.raises(DecodeError, match="v: unknown frame rate, its span can't be placed"):
+    with pytest.raises(DecodeError, match="v: unknown frame rate, its time span can't be located"):
         frames_of((0.0, 1.0), 0.0, HeldItems(items, 0.0), "v")
     timed = HeldItems(items, 0.0, np.arange(9) / 3)
     assert frames_of((1.0, 2.0), 0.0, timed, "v") == (3, 7) and length(timed) == pytest.approx(3.0)
@@ -258,7 +258,7 @@ def test_packs_keep_the_times(clips: dict[str, Path], tmp_path: Path) -> None:
     content[media.times[0] + 9] ^= 1
     media.shard.write_bytes(content)
     (_, said), *_ = dataset(record)[0, 0]["failures"]
-    assert "frames.times is damaged: its check sum is not its content's" in said
+    assert "frames.times is damaged: checksum mismatch" in said
 
 
 def test_checks_tell_of_variable_rates(clips: dict[str, Path], videos: dict[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""Fingerprints move with the data and with nothing else; validation names what to mend."""
+"""Fingerprints move with the data and with nothing else; validation names what to fix."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_split_that_is_not_needed_may_be_empty(tmp_path: Path) -> None:
 def test_repeated_id(tmp_path: Path) -> None:
     data = dataset(tmp_path)
     twice = replace(data, splits={**data.splits, "val": [*data.splits["val"], data.splits["val"][1]]})
-    with pytest.raises(UserError, match="id 'val1' stands 2 times in the val split"):
+    with pytest.raises(UserError, match="id 'val1' appears 2 times in the val split"):
         validate(twice)
 
 

@@ -120,7 +120,7 @@ def test_y_of_another_size_is_named(pairs: ImageSequence) -> None:
 
 
 def test_items_outside_and_nothing_at_all(frames: ImageSequence) -> None:
-    with pytest.raises(DecodeError, match="items 3 to 5 were asked for, it has 5"):
+    with pytest.raises(DecodeError, match="items 3 to 5 were requested, it has 5"):
         ImageReader(frames).frames([5, 3])
     with pytest.raises(DecodeError, match="it has no image"):
         ImageReader(replace(frames, count=0))

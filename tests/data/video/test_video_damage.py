@@ -154,7 +154,7 @@ def test_check_names_the_loss(broken: Path) -> None:
     data = Dataset("mine", {"train": [record(broken)]}, {"label": Head(("a", "b"))})
     wanted = check.Wanted(frames=8, max_bad_share=0.1, leave_out=True)
     remarks = check.summarise(data, [row], check.find_leaks(data, [row]), wanted).remarks
-    assert any(str(r).startswith("note: damaged: 1; runs use what decodes of them") and LOSS in str(r) for r in remarks)
+    assert any(str(r).startswith("note: damaged: 1; runs use the part") and LOSS in str(r) for r in remarks)
 
 
 @BOTH
@@ -239,7 +239,7 @@ def test_a_run_names_what_is_damaged_wherever_it_is_used(
     assert named == {split: [str(tmp_path / "videos" / f"{split}{k}") for k in range(2)] for split in named}
     assert LOSS in result["damaged"]["test"][named["test"][0]]
     written = (tmp_path / "run" / "quarantine.csv").read_text()
-    assert written.count("used as far as it decodes") == 4 and result["unreadable"] == {"val": {}, "test": {}}
+    assert written.count("used up to the damage") == 4 and result["unreadable"] == {"val": {}, "test": {}}
 
 
 @BOTH

@@ -68,6 +68,7 @@ def test_the_folder_has_the_scores_of_predict(
         pytest.param({**TINY, "temporal_pool": True}, id="tsm_pool", marks=pytest.mark.slow),
         pytest.param({**TINY, "modality": DIFFERENCE}, id="rgbdiff"),
         pytest.param({"builder": "tsm_mobilenet_v2"}, id="mobilenet_v2", marks=pytest.mark.slow),
+        pytest.param({"builder": "tsm_efficientnet_lite0"}, id="efficientnet_lite0", marks=pytest.mark.slow),
         pytest.param({"builder": "video_resnet", "depth": "tiny", "frames": 4}, id="i3d"),
     ],
 )
@@ -130,6 +131,33 @@ def test_a_fresh_environment_needs_numpy_pyav_and_the_runtime_only(trained: Path
     assert len(found) == 46 and worst < 1e-3 and same == 46, (worst, same)
 
 
+@needs_onnx
+@pytest.mark.slow
+def test_eight_bits_stand_beside_with_their_accuracy(
+    trained: Path, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "model"
+    assert exported(trained, videos[:2], "onnx", out, "--peer", "rgb", "--int8") == 0
+    shown = capsys.readouterr().out
+    with np.load(trained / "predictions" / "val.npz") as file:
+        top1 = 100 * float((file["logits/rgb"].mean(1).argmax(1) == file["target"]).mean())
+    assert f"without {top1:.2f}" in shown and "on 11 videos of val" in shown
+    sizes = [(out / name).stat().st_size for name in ("model_int8.onnx", "model.onnx")]
+    assert sizes[0] < sizes[1]
+    said = [
+        subprocess.run(
+            [sys.executable, str(out / "infer.py"), str(videos[0]), "--json", *more],
+            capture_output=True,
+            text=True,
+            env=environment(),
+            timeout=LONGEST,
+        ).stdout
+        for more in ((), ("--int8",))
+    ]
+    whole, small = (np.array(json.loads(text)["logits"]) for text in said)
+    assert 0 < np.abs(whole - small).max() < 0.1
+
+
 def fresh_environment(folder: Path, packages: tuple[str, ...]) -> str:
     """A Python that has nothing but links to a few installed packages."""
     venv.create(folder, with_pip=False, symlinks=True)
@@ -150,6 +178,7 @@ def fresh_environment(folder: Path, packages: tuple[str, ...]) -> str:
         (["--peer", "flow"], "flow looks at flow"),
         ([], "choose one with --peer"),
         (["--peer", "audio"], "has no network audio"),
+        (["--peer", "rgb", "--int8"], "--int8 goes with --format onnx"),
         (["--peer", "rgb", "--set", "views.crops=3"], "infer.py does not know views.crops=3"),
         (["--peer", "rgb", "--set", "views.policy=code"], "views.policy=code"),
     ],

@@ -138,7 +138,7 @@ def test_half_precision_would_make_ties_and_is_refused() -> None:
     assert float(average_precision(scores, target)) == 1.0
     rounded = scores.half()
     assert rounded[0] == rounded[1]
-    with pytest.raises(ValueError, match="give float32 or float64"):
+    with pytest.raises(ValueError, match="use float32 or float64"):
         average_precision(rounded, target)
 
 

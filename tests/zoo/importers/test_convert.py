@@ -112,7 +112,7 @@ def test_other_shapes_and_a_missing_stem_are_refused_at_any_share(min_matched: f
         zoo_entry(naming.save(state, tmp_path / "shape.pth"), tiny(), RGB, min_matched=min_matched)
     state = torch.load(file)
     del state["module.base_model.conv1.weight"]
-    with pytest.raises(UserError, match="the first convolution must be there"):
+    with pytest.raises(UserError, match="the first convolution is required"):
         zoo_entry(naming.save(state, tmp_path / "stem.pth"), tiny(), RGB, min_matched=min_matched)
 
 

@@ -38,7 +38,7 @@ def refused(file: Path, message: str) -> None:
 def test_a_malicious_pickle_runs_nothing(protocol: int, tmp_path: Path) -> None:
     marker, file = tmp_path / "ran", tmp_path / "x.pkl"
     file.write_bytes(pickle.dumps({"blobs": {"conv1_w": Malicious(marker)}}, protocol))
-    refused(file, r"is refused: its pickle calls (posix|nt)\.system, and only numpy arrays")
+    refused(file, r"is rejected: its pickle calls (posix|nt)\.system, and only numpy arrays")
     assert not marker.exists()
     pickle.loads(file.read_bytes())  # the same bytes would have run it
     assert marker.exists()
@@ -118,8 +118,8 @@ def test_archives_are_to_be_unpacked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "is no checkpoint"),
-        (b"<!DOCTYPE html><html>404</html>", "is no checkpoint"),
+        (b"", "is not a checkpoint"),
+        (b"<!DOCTYPE html><html>404</html>", "is not a checkpoint"),
         (ZIP + b"nothing", "damaged"),
         (pickle.dumps([1, 2]), "holds a list, not a dict"),
         (pickle.dumps({"epoch": 3}), r"holds no tensors \(found epoch"),

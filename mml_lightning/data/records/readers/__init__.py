@@ -1,7 +1,7 @@
 """Dataset readers: annotation files to :class:`mml_lightning.data.records.records.Dataset`, joined by id.
 
 Each is one function bound in conf/data/. Files are looked for below the root of the dataset; what is wrong with them is
-one line that names the file, the line and the mending.
+one line that names the file, the line and the fixing.
 """
 
 from mml_lightning.data.records.readers.annotated import read_annotated

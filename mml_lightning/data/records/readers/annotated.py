@@ -52,7 +52,7 @@ class _Field(str):
             return super().__format__(spec)
         number = float(self)
         if not number.is_integer():
-            raise ValueError(f"{self} is no whole number")
+            raise ValueError(f"{self} is not a whole number")
         return format(int(number), spec)
 
 
@@ -82,7 +82,7 @@ class _Line(NamedTuple):
             have = ", ".join(self.fields)
             raise UserError(f"{self.where}: it has no field {error} for {template!r} (it has {have})") from None
         except (ValueError, IndexError):
-            raise UserError(f"{self.where}: its fields don't fit {template!r}; mend the line") from None
+            raise UserError(f"{self.where}: its fields don't fit {template!r}; fix the line") from None
 
 
 @functools.cache
@@ -166,7 +166,7 @@ def _label(line: _Line, template: str, split: str) -> str | None:
             return None
     text = line.fill(template)
     if not text:
-        raise UserError(f"{line.where}: its label is empty; mend the line")
+        raise UserError(f"{line.where}: its label is empty; fix the line")
     return text
 
 
@@ -175,7 +175,7 @@ def _target(line: _Line, text: str | None, labels: Labels) -> dict[str, int]:
         return {}
     number = labels(text)
     if number is None:
-        raise UserError(f"{line.where}: {text!r} is none of the {len(labels.number)} classes; mend either file")
+        raise UserError(f"{line.where}: {text!r} is not one of the {len(labels.number)} classes; fix either file")
     return {"label": number}
 
 
@@ -244,7 +244,7 @@ class _Parser:
             self.line = re.compile(pattern) if pattern else None
             self.file = re.compile(file_pattern) if file_pattern else None
         except re.error as error:
-            raise UserError(f"{error.pattern!r} is no regular expression: {error}") from None
+            raise UserError(f"{error.pattern!r} is not a regular expression: {error}") from None
 
     def lines(self, path: Path, known: Mapping[str, str]) -> Iterator[_Line]:
         """Lines of a file; fields of the line beat those of its name, and these beat `known` ones."""
@@ -252,7 +252,7 @@ class _Parser:
         if self.file:
             match = self.file.fullmatch(path.name)
             if match is None:
-                raise UserError(f"{path}: its name does not fit {self.file.pattern}; remove it or mend the pattern")
+                raise UserError(f"{path}: its name does not fit {self.file.pattern}; remove it or fix the pattern")
             fields |= match.groupdict()
         rows = self._matched(path) if self.line else self._columns(path, known.get("split") == "test")
         for number, own in rows:
@@ -263,7 +263,7 @@ class _Parser:
         for number, text in read_lines(path):
             match = self.line.fullmatch(text)
             if match is None:
-                raise UserError(f"{path}, line {number}: {text!r} does not fit {self.line.pattern}; mend the line")
+                raise UserError(f"{path}, line {number}: {text!r} does not fit {self.line.pattern}; fix the line")
             yield number, {key: value for key, value in match.groupdict().items() if value is not None}
 
     def _columns(self, path: Path, short: bool) -> Iterator[tuple[int, dict[str, str]]]:
@@ -275,9 +275,7 @@ class _Parser:
         for number, cells in rows:
             if len(cells) > len(names) or (len(cells) < len(names) and not short):
                 form = self.separator.join(names)
-                raise UserError(
-                    f"{path}, line {number}: it has {len(cells)} fields, not those of {form}; mend the line"
-                )
+                raise UserError(f"{path}, line {number}: it has {len(cells)} fields, not those of {form}; fix the line")
             yield number, {name: cell.strip() for name, cell in zip(names, cells, strict=False) if name}
 
     def _cells(self, path: Path, number: int, text: str) -> list[str]:

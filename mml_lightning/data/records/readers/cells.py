@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mml_lightning.utils.errors import UserError
 
-MEND = "mend its quotation marks: they enclose whole cells, and are doubled inside"
+MEND = "fix its quotation marks: they enclose whole cells and are doubled inside them"
 DELIMITERS = ",;\t"
 
 
@@ -93,8 +93,8 @@ def check_width(path: Path, line: int, cells: list[str], width: int) -> None:
     if len(cells) < width or any(cell.strip() for cell in cells[width:]):
         have = f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"
         raise UserError(
-            f"{path}, line {line}: {have} where the header has {width}; mend the line: a cell that holds a delimiter "
-            "stands in quotation marks"
+            f"{path}, line {line}: {have} where the header has {width}; fix the line: a cell that holds a delimiter "
+            "needs quotation marks"
         )
 
 
@@ -107,10 +107,10 @@ def _row(delimiter: str) -> re.Pattern[str]:
 
 def _check_marks(path: Path, line: int, text: str, cells: list[str], delimiter: str, width: int) -> None:
     if not _row(delimiter).fullmatch(text.rstrip("\r\n")):
-        raise UserError(f"{path}, line {line}: a quotation mark stands inside of a cell; {MEND}")
+        raise UserError(f"{path}, line {line}: stray quotation mark inside a cell; {MEND}")
     for cell in cells:
         if ("\n" in cell or "\r" in cell) and cell.count(delimiter) >= max(1, width - 1):
             last = line + len(re.findall(r"\r\n|\r|\n", text.rstrip("\r\n")))
             raise UserError(
-                f"{path}, line {line}: a quotation mark opens a cell that holds whole lines, up to line {last}; {MEND}"
+                f"{path}, line {line}: a quotation mark opens a cell that spans whole lines, up to line {last}; {MEND}"
             )

@@ -142,8 +142,8 @@ def _official(path: Path, classes: int) -> list[_Video]:
         said = f"{place}: action 'c{label:03d} {start:.2f} {end:.2f}' ends before it starts"
         total = sum(len(video.intervals) for video in videos)
         if len(reversed_) > MOST_REVERSED * total:
-            raise UserError(f"{said} ({len(reversed_)} of {total} actions do); mend the line")
-        log.warning("%s (%d of %d actions do): no clip has it, its video does", said, len(reversed_), total)
+            raise UserError(f"{said} ({len(reversed_)} of {total} actions do); fix the line")
+        log.warning("%s (%d of %d actions do): its video keeps the label, no clip has it", said, len(reversed_), total)
     return videos
 
 
@@ -165,7 +165,7 @@ def _official_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             for line, cells in rows:
                 if len(cells) != len(columns):
                     have = f"{len(cells)} cells where the header has {len(columns)}"
-                    raise UserError(f"{path}, line {line}: {have}; get the published list again, or mend the line")
+                    raise UserError(f"{path}, line {line}: {have}; get the published list again, or fix the line")
                 yield f"{path}, line {line}", dict(zip(columns, cells, strict=True))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read: {error}; use the published list") from None
@@ -180,7 +180,7 @@ def _length(text: str, place: str) -> float | None:
     except ValueError:
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds > 0):
-        raise UserError(f"{place}: length {text.strip()!r} is no number of seconds; mend the line")
+        raise UserError(f"{place}: length {text.strip()!r} is no number of seconds; fix the line")
     return seconds
 
 
@@ -188,10 +188,10 @@ def _action(text: str, classes: int, place: str) -> Interval:
     """ "c092 11.90 21.20" -> (92, 11.9, 21.2)"""
     found = re.fullmatch(r"\s*c(\d+)\s+(\d+(?:\.\d*)?|\.\d+)\s+(\d+(?:\.\d*)?|\.\d+)\s*", text)
     if not found:
-        raise UserError(f"{place}: action {text.strip()!r} is not of the form 'c092 11.90 21.20'; mend the line")
+        raise UserError(f"{place}: action {text.strip()!r} is not of the form 'c092 11.90 21.20'; fix the line")
     label = int(found[1])
     if label >= classes:
-        raise UserError(f"{place}: action {text.strip()!r} is beyond the {classes} classes; check data.classes")
+        raise UserError(f"{place}: action {text.strip()!r} exceeds the {classes} classes; check data.classes")
     return label, float(found[2]), float(found[3])
 
 
@@ -208,7 +208,7 @@ def _frame_list(path: Path, folder: Path, fps: float, classes: int) -> list[_Vid
         expected = images[identity].file(len(labels[identity]))
         if file != expected:
             raise UserError(
-                f"{path}, line {line}: {file} follows where {expected} should; frames must be numbered one by one"
+                f"{path}, line {line}: {file} follows instead of {expected}; frames must be numbered consecutively"
             )
         labels[identity].append(parsed[listed])
     videos = []
@@ -224,9 +224,9 @@ def _label_set(listed: str, classes: int, place: str) -> frozenset[int]:
     try:
         present = frozenset(int(part) for part in listed.split(",") if part)
     except ValueError:
-        raise UserError(f"{place}: labels {listed!r} are not numbers joined by commas; mend the line") from None
+        raise UserError(f"{place}: labels {listed!r} are not numbers joined by commas; fix the line") from None
     if any(not 0 <= label < classes for label in present):
-        raise UserError(f"{place}: labels {listed!r} are beyond the {classes} classes; check data.classes")
+        raise UserError(f"{place}: labels {listed!r} exceed the {classes} classes; check data.classes")
     return present
 
 
@@ -268,7 +268,7 @@ def _frame_rows(path: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:
                     yield reader.line_num, (row[0], row[3], row[4])
                 elif row:
                     have = f"{len(row)} columns where {len(FRAME_LIST)} should be"
-                    raise UserError(f"{path}, line {reader.line_num}: {have}; mend the line")
+                    raise UserError(f"{path}, line {reader.line_num}: {have}; fix the line")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} can't be read: {error}; use a published frame list") from None
 
@@ -295,7 +295,7 @@ def _class_names(path: Path | None) -> tuple[str, ...]:
     found = [re.fullmatch(r"c(\d+)\s+(.+)", line) for line in lines]
     wrong = next((line for line, match in zip(lines, found, strict=True) if not match), None)
     if wrong:
-        raise UserError(f"{path}: line {wrong!r} is not of the form 'c008 Opening a door'; mend it")
+        raise UserError(f"{path}: line {wrong!r} is not of the form 'c008 Opening a door'; fix it")
     names = {int(match[1]): match[2] for match in found if match}
     if len(lines) < 2:
         raise UserError(f"{path}: it has {len(lines)} classes; use the published list of classes")
@@ -304,7 +304,7 @@ def _class_names(path: Path | None) -> tuple[str, ...]:
         raise UserError(f"{path}: class c{gap:03d} is missing; its classes must be numbered c000 to c{max(names):03d}")
     if len(names) < len(lines):
         twice = Counter(int(match[1]) for match in found if match).most_common(1)[0][0]
-        raise UserError(f"{path}: class c{twice:03d} stands twice; number its classes one by one")
+        raise UserError(f"{path}: class c{twice:03d} appears twice; number its classes consecutively")
     return tuple(names[number] for number in range(len(lines)))
 
 
@@ -339,7 +339,7 @@ def _without_empty(videos: Sequence[_Video], choice: str, split: str, name: str)
     kept = [video for video in videos if video.classes or choice == "keep"]
     if len(kept) < len(videos):
         left_out = len(videos) - len(kept)
-        log.info("data=%s: %d of %d %s videos have no action and are left out", name, left_out, len(videos), split)
+        log.info("data=%s: %d of %d %s videos have no action and are skipped", name, left_out, len(videos), split)
     return kept
 
 
@@ -376,8 +376,8 @@ def _with_media(
             records.append(Record(video.id, media, {HEAD: video.classes}, intervals=intervals, length=video.length))
     if problems and absent == "error":
         raise UserError(
-            f"data={name}: {len(problems)} of {len(videos)} {split} videos are not complete on disk, first: "
-            f"{problems[0]}; check data.root and the folders, or leave them out with data.absent=drop"
+            f"data={name}: {len(problems)} of {len(videos)} {split} videos are incomplete on disk, first: "
+            f"{problems[0]}; check data.root and the folders, or skip them with data.absent=drop"
         )
     if problems:
         log.warning("data=%s: %d of %d %s videos dropped: %s", name, len(problems), len(videos), split, problems[0])

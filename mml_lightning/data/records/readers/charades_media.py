@@ -38,7 +38,7 @@ class MediaFolder:
             raise UserError(f"file pattern {self.file!r} must hold {{id}}, such as '{{id}}.mp4'")
         if not self.images:
             if self.fps is not None:
-                raise UserError(f"{self.file!r} is a video and knows its frame rate: leave fps out (null)")
+                raise UserError(f"{self.file!r} is a video with its own frame rate: set fps to null")
             return
         if NUMBER.search(Path(self.file).parent.as_posix()):
             raise UserError(f"file pattern {self.file!r}: {{number}} must stand in the file's name, not in a folder's")

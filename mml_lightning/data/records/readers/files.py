@@ -44,7 +44,7 @@ def check_spelling(classes: Iterable[str], where: Callable[[str], str]) -> None:
         key = _spelling(label)
         other = spelt.setdefault(key, label)
         if other != label:
-            raise UserError(f"{where(label)}: class {label!a} is also spelt {other!a} ({where(other)}); make them one")
+            raise UserError(f"{where(label)}: class {label!a} is also spelled {other!a} ({where(other)}): use one")
 
 
 def _spelling(label: str) -> str:
@@ -78,13 +78,13 @@ def below(root: Path, name: str, where: str) -> Path:
         UserError: a relative path that leads out of `root`, or a name that no file can have.
     """
     if "\0" in name or len(name) > LONGEST_PATH:
-        raise UserError(f"{where}: {name[:40]!r} can't name a file; mend the line")
+        raise UserError(f"{where}: {name[:40]!r} is not a valid file name; fix the line")
     if ".." not in name:  # said a million times
         return root / name
     path = PurePath(name)
     if not path.is_absolute() and ".." in path.parts and os.path.normpath(name).split(os.sep)[0] == "..":
         raise UserError(
-            f"{where}: {name!r} leads out of {root}; set data.root to the folder that holds all of them, or write the "
+            f"{where}: {name!r} is outside {root}; set data.root to the folder that holds all of them, or write the "
             "whole path"
         )
     return root / name
@@ -160,7 +160,7 @@ def read_json(path: Path) -> Any:
     try:
         return foreign.read_json(path)
     except (OSError, foreign.Foreign) as error:
-        raise UserError(f"{path} is not valid JSON: {error}; mend it, or get it again") from None
+        raise UserError(f"{path} is not valid JSON: {error}; fix it, or get it again") from None
 
 
 def held_out(records: RecordStore) -> tuple[RecordStore, RecordStore]:
@@ -170,7 +170,7 @@ def held_out(records: RecordStore) -> tuple[RecordStore, RecordStore]:
     return training, RecordStore(row for row in records.rows() if row.id in chosen)
 
 
-HELD_OUT = "no val split: every fifth training video, by order of id, validates"
+HELD_OUT = "no val split: every fifth training video, in order of id, is used for validation"
 """Said by readers that use :func:`held_out`."""
 
 
@@ -199,7 +199,7 @@ def numbered_images(folder: Path, template: str, fps: float = 0.0, layout: Layou
     first, last = min(found[0]), max(found[0])
     if last - first + 1 != len(found[0]):
         gap = next(number for number in range(first, last) if number not in found[0])
-        raise UserError(f"{folder}: image {template.format(gap, axis='x')} is missing in between; extract it again")
+        raise UserError(f"{folder}: image {template.format(gap, axis='x')} is missing; extract the folder again")
     return ImageSequence(folder, template, len(found[0]), fps, first, layout)
 
 
@@ -221,7 +221,7 @@ def without_absent(name: str, split: str, records: RecordStore) -> RecordStore:
     if len(kept) < len(records):
         first, lost = next(filter(_is_absent, records.rows()))[0], len(records) - len(kept)
         log.warning(
-            "data=%s: %d of %d %s videos are missing and left out, first %s", name, lost, len(records), split, first
+            "data=%s: %d of %d %s videos are missing and skipped, first %s", name, lost, len(records), split, first
         )
     return kept
 
@@ -249,7 +249,7 @@ class Labels:
             if self.numbered and found:
                 if int(found[-1]) >= MOST_CLASSES:
                     raise UserError(
-                        f"{where}: label {found[-1]} is no number of a class; is it another field of the line?"
+                        f"{where}: label {found[-1]} is not a class number; is it in another field of the line?"
                     )
                 found = [str(k) for k in range(int(found[-1]) + 1)]
             check_spelling(found, lambda _: where)
@@ -259,7 +259,7 @@ class Labels:
         self.number = {name: index for index, name in enumerate(classes)}
         if len(self.number) < len(classes):
             twice = next(name for index, name in enumerate(classes) if self.number[name] != index)
-            raise UserError(f"{where}: class {twice!r} stands there twice; class names must be unique")
+            raise UserError(f"{where}: class {twice!r} appears twice; class names must be unique")
         self.head = Head(tuple(classes))
 
     def __call__(self, label: str) -> int | None:
@@ -284,11 +284,11 @@ def class_names(path: Path, pattern: str = r"(?P<name>.+)") -> tuple[list[str], 
     for line, text in lines:
         match = fits.fullmatch(text)
         if match is None:
-            raise UserError(f"{path}, line {line}: {text!r} is no class line; it must fit {pattern}")
+            raise UserError(f"{path}, line {line}: {text!r} is not a class line; it must match {pattern}")
         names.append(match["name"].strip())
         numbers.append(int(match["number"]) if "number" in fits.groupindex else line)
     if "number" not in fits.groupindex:
         return names, 0
     if sorted(numbers) not in ([*range(len(names))], [*range(1, len(names) + 1)]):
-        raise UserError(f"{path}: its {len(names)} classes must be numbered from 0 or from 1 without a gap")
+        raise UserError(f"{path}: its {len(names)} classes must be numbered from 0 or from 1 without gaps")
     return [name for _, name in sorted(zip(numbers, names, strict=True))], min(numbers)

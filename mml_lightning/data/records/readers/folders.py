@@ -40,7 +40,7 @@ def read_folders(name: str, root: str, extensions: Sequence[str] = VIDEOS, mirro
     """
     base = Path(root).expanduser()
     if not base.is_dir():
-        raise UserError(f"{base} is no folder; set data.root to the folder that holds one folder per class")
+        raise UserError(f"{base} is not a folder; set data.root to a folder with one subfolder per class")
     looked = _Look(base, tuple(f".{extension.lower().lstrip('.')}" for extension in extensions))
     folders = _split_folders(looked) or {"train": base}
     found = {split: list(looked.videos(folders[split])) if split in folders else [] for split in SPLITS}
@@ -82,7 +82,7 @@ def _split_folders(looked: _Look) -> dict[str, Path]:
     others = [path for path in folders if path not in splits]
     if not splits:
         if folders and all(_LIKE_A_SPLIT.search(path.name) and looked.folders(path) for path in folders):
-            raise UserError(f"{folders[0]} looks like a split, not like a class; call the splits train, val and test")
+            raise UserError(f"{folders[0]} looks like a split, not a class; name the splits train, val and test")
         return {}
     looked.loose += looked.loose_videos(base)
     found: dict[str, Path] = {}
@@ -94,7 +94,7 @@ def _split_folders(looked: _Look) -> dict[str, Path]:
     for path in others:
         if next(looked.below(path, (os.path.realpath(base),)), None):
             raise UserError(
-                f"{base} holds {splits[0].name}/, a split, and {path.name}/, which is none: give it either splits "
+                f"{base} holds {splits[0].name}/, a split, and {path.name}/, which is not: use either splits "
                 "(train, val, test), each with its class folders, or class folders only"
             )
         looked.empty.append(path.name)
@@ -148,7 +148,7 @@ class _Look:
         """
         real = os.path.realpath(folder)
         if real in above:
-            raise UserError(f"{folder} leads back to {real}, which holds it; remove the link")
+            raise UserError(f"{folder} is a link to its own parent {real}; remove the link")
         path, identity = str(folder / "_")[:-1], (folder / "_").relative_to(self.base).as_posix()[:-1]
         entries = self._entries(folder)
         for name, is_folder in entries:
@@ -175,20 +175,20 @@ class _Look:
             if is_folder or self._is_video(name):
                 check_name(f"{folder}/{name}")
             if is_link and not is_folder and not os.path.exists(folder / name):
-                raise UserError(f"{folder / name} is a link that leads nowhere; mend or remove it")
+                raise UserError(f"{folder / name} is a broken link; fix or remove it")
         return [(name, is_folder) for name, is_folder, _ in found]
 
     def told(self) -> tuple[str, ...]:
         """What is left out, in words."""
         said = []
         if self.loose:
-            said.append(f"{_some(self.loose, 'video')} outside of class folders left out, first {self.loose[0]!r}")
+            said.append(f"{_some(self.loose, 'video')} outside class folders skipped, first {self.loose[0]!r}")
         if self.empty:
-            said.append(f"{_some(self.empty, 'folder')} without videos left out, first {self.empty[0]!r}")
+            said.append(f"{_some(self.empty, 'folder')} without videos skipped, first {self.empty[0]!r}")
         if self.others:
             kinds = ", ".join(f"{ending!r} {count}" for ending, count in self.others.most_common(4))
             number = sum(self.others.values())
-            said.append(f"{number} {'file' if number == 1 else 'files'} of other endings left out ({kinds})")
+            said.append(f"{number} {'file' if number == 1 else 'files'} with other extensions skipped ({kinds})")
         return tuple(said)
 
 

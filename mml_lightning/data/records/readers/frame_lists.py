@@ -154,14 +154,14 @@ class _Source:
                     raise ValueError
             except ValueError:
                 raise UserError(
-                    f"{path}, line {number}: {text!r} is not `path num_frames label`; mend the line"
+                    f"{path}, line {number}: {text!r} is not `path num_frames label`; fix the line"
                 ) from None
             where = where.rstrip("/")
             key = where.rpartition("/")[2] if id == "name" else where
             if key in found:
-                again = f"{path}: id {key!r} stands in lines {found[key].number} and {number}"
-                mend = "set data.id=path if they are two videos, else remove one" if id == "name" else "remove one"
-                raise UserError(f"{again}; {mend}")
+                again = f"{path}: id {key!r} is in lines {found[key].number} and {number}"
+                fix = "set data.id=path if they are two videos, else remove one" if id == "name" else "remove one"
+                raise UserError(f"{again}; {fix}")
             found[key] = line
         return found
 
@@ -174,7 +174,7 @@ class _Source:
             last = Path(path).name
             if not last.isdigit():
                 raise UserError(
-                    f"{line.source}, line {line.number}: {last!r} is no number, and the template begins with it; set "
+                    f"{line.source}, line {line.number}: {last!r} is not a number, but the template needs one; set "
                     f"data.sources.{self.name}.template"
                 )
             path = str(Path(path).with_name(f"{int(last):06d}"))
@@ -221,7 +221,7 @@ def _joined(lists: Mapping[str, Mapping[str, _Line]], split: str, unpaired: str)
     shared = [key for key in next(iter(given.values())) if all(key in lines for lines in given.values())]
     total = len(set().union(*given.values()))
     if len(shared) < total:
-        log.warning("%s: %d of %d videos stand in one list only and are left out", split, total - len(shared), total)
+        log.warning("%s: %d of %d videos are in one list only and are skipped", split, total - len(shared), total)
     return [(key, {source: lines[key] for source, lines in given.items()}) for key in shared]
 
 
@@ -230,7 +230,7 @@ def _long_enough(name: str, rows: list[_Row], sources: Mapping[str, _Source], le
     kept = [row for row in rows if all([line.images >= fewest[source] for source, line in row[1].items()])]
     if len(kept) < len(rows):
         log.warning(
-            "data=%s: %d of %d videos have fewer than %d items and are left out",
+            "data=%s: %d of %d videos have fewer than %d items and are skipped",
             name,
             len(rows) - len(kept),
             len(rows),
@@ -259,7 +259,7 @@ class _Targets:
             if other.label != first.label:
                 raise UserError(
                     f"{other.source}, line {other.number}: label {other.label} of {video!r}, but {first.label} in "
-                    f"{first.source}, line {first.number}; mend either"
+                    f"{first.source}, line {first.number}; fix either"
                 )
         if first.label not in self.known:
             number = self.labels(first.label)
@@ -286,9 +286,9 @@ def _verify(name: str, splits: Iterable[RecordStore]) -> None:
     if wrong:
         media, found = wrong[0]
         raise UserError(
-            f"data={name}: {len(wrong)} folders hold another number of images than their list says, first: "
+            f"data={name}: {len(wrong)} folders hold a different number of images than listed, first: "
             f"{media.folder} holds {found.count}{_begin(found)}, listed {media.count}{_begin(media)}; "
-            "make the lists again"
+            "regenerate the lists"
         )
 
 

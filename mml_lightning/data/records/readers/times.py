@@ -76,12 +76,12 @@ class Times:
     def _frames(self, start: Decimal, other: Decimal, first_frame: int, where: str) -> FrameSpan:
         last = start + other - 1 if self.by_duration else other
         if start != int(start) or last != int(last):
-            raise UserError(f"{where}: frames {start} to {last} are no whole numbers; mend the line")
+            raise UserError(f"{where}: frames {start} to {last} are not whole numbers; fix the line")
         span = FrameSpan(int(start) - first_frame, int(last) - first_frame)
         if not 0 <= span.first <= span.last:
             raise UserError(
-                f"{where}: frame {int(start)} must not lie behind frame {int(last)}, and the first frame is "
-                f"{first_frame}; mend the line, or set data.first_frame"
+                f"{where}: frame {int(start)} must not come after frame {int(last)}, and the first frame is "
+                f"{first_frame}; fix the line, or set data.first_frame"
             )
         return span
 
@@ -115,8 +115,8 @@ def find_times(path: Path, header: Sequence[str]) -> Times | None:
                 )
     if suspect:
         raise UserError(
-            f"{path}: column {suspect[0]!r} looks like a time and is not understood; call it start, end or duration "
-            "(seconds), or start_frame and end_frame, or rename it"
+            f"{path}: column {suspect[0]!r} looks like a time; rename it to start, end or duration "
+            "(seconds), or start_frame and end_frame, or something else"
         )
     return None
 
@@ -125,7 +125,7 @@ def _chosen(path: Path, names: Sequence[str], point: str) -> str:
     """The column that is called exactly as what it tells, else the only one."""
     exact = [name for name in names if name.strip().casefold() == point]
     if len(names) > 1 and not exact:
-        raise UserError(f"{path}: columns {names[0]!r} and {names[1]!r} both tell the {point} of a part; rename one")
+        raise UserError(f"{path}: columns {names[0]!r} and {names[1]!r} both give the {point} of a clip; rename one")
     return (exact or names)[0]
 
 

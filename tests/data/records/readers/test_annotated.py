@@ -108,7 +108,7 @@ def test_absent_videos_may_be_left_out(
     with caplog.at_level(logging.WARNING):
         data = configured("kinetics", "data.absent=drop")
     assert ids(data)["train"] == ["-a_1_000003_000013", "b 2_000417_000427"] and ids(data)["val"] == []
-    assert "1 of 1 val videos are missing and left out, first c_000000_000010" in caplog.text
+    assert "1 of 1 val videos are missing and skipped, first c_000000_000010" in caplog.text
     with pytest.raises(UserError, match="the val split is empty"):
         validate(data, ("train", "val"))
 
@@ -153,7 +153,7 @@ def test_jester(write: Write, configured: Callable[..., Dataset]) -> None:
 def test_image_folders_are_checked(write: Write, configured: Callable[..., Dataset]) -> None:
     root = jester(write, "images")
     (root / "images" / "1" / "00002.jpg").unlink()
-    with pytest.raises(UserError, match=r"images/1: image 00002\.jpg is missing in between; extract it again"):
+    with pytest.raises(UserError, match=r"images/1: image 00002\.jpg is missing; extract the folder again"):
         configured("jester")
     shutil.rmtree(root / "images" / "1")
     with pytest.raises(UserError, match=r"1 of 3 videos are missing, first: .*20bn-jester-v1/1/00001\.jpg \(id 1, val"):
@@ -241,10 +241,10 @@ GOOD = {"train.csv": "id,label\n1,run\n2,sit\n", "val.csv": "id,label\n3,run\n"}
         (
             {"train.csv": "id,label\n1,0\n", "val.csv": "id,label\n2,200000\n"},
             {},
-            "label 200000 is no number of a class",
+            "label 200000 is not a class number",
         ),
-        ({}, {"classes": "classes.txt"}, r"train\.csv, line 3: 'sit' is none of the 2 classes"),
-        ({"classes.txt": "run\nrun\n"}, {"classes": "classes.txt"}, "class 'run' stands there twice"),
+        ({}, {"classes": "classes.txt"}, r"train\.csv, line 3: 'sit' is not one of the 2 classes"),
+        ({"classes.txt": "run\nrun\n"}, {"classes": "classes.txt"}, "class 'run' appears twice"),
         (
             {"classes.txt": "1 run\n3 sit\n"},
             {"classes": "classes.txt", "class_pattern": r"(?P<number>\d+) (?P<name>.+)"},
@@ -253,12 +253,12 @@ GOOD = {"train.csv": "id,label\n1,run\n2,sit\n", "val.csv": "id,label\n3,run\n"}
         (
             {"classes.txt": "run\n"},
             {"classes": "classes.txt", "class_pattern": r"(?P<number>\d+) (?P<name>.+)"},
-            r"classes\.txt, line 1: 'run' is no class line",
+            r"classes\.txt, line 1: 'run' is not a class line",
         ),
         ({"train.csv": "id,label\n1,run\n2,run\n"}, {}, "1 class; at least two are needed"),
         ({}, {"id": "{id:05d}", "files": "{label:05d}"}, r"line 2: its fields don't fit '{label:05d}'"),
         ({}, {"pattern": r"(?P<id>\d+) (?P<label>\w+)"}, r"train\.csv, line 1: 'id,label' does not fit"),
-        ({}, {"pattern": "("}, r"'\(' is no regular expression"),
+        ({}, {"pattern": "("}, r"'\(' is not a regular expression"),
         ({}, {"file_pattern": r"(?P<x>.+)\.txt"}, r"train\.csv: its name does not fit"),
         ({}, {"annotations": {"all": "*.csv"}}, r"train\.csv, line 2: split '' is unknown"),
         ({}, {"absent": "skip"}, r"data\.absent='skip' is unknown"),
@@ -349,7 +349,7 @@ def test_trains_may_be_a_class(write: Write) -> None:
 def test_folders_that_are_none(write: Write, names: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_folders("mine", str(write(dict.fromkeys(names))))
-    with pytest.raises(UserError, match=r"is no folder; set data\.root"):
+    with pytest.raises(UserError, match=r"is not a folder; set data\.root"):
         read_folders("mine", str(Path("no/such/folder")))
 
 

@@ -140,7 +140,7 @@ def test_videos_without_action_can_be_kept(official: Path, caplog: pytest.LogCap
     write_images(official / "Charades_v1_rgb", "0IH69", 5)
     with caplog.at_level(logging.INFO):
         assert len(read(official).splits["train"]) == 2
-    assert "1 of 3 train videos have no action and are left out" in caplog.text
+    assert "1 of 3 train videos have no action and are skipped" in caplog.text
     kept = read(official, empty={"train": "keep", "val": "drop"}).splits["train"][2]
     assert (kept.id, kept.target, kept.intervals) == ("0IH69", {"label": ()}, {"label": ()})
 
@@ -148,7 +148,7 @@ def test_videos_without_action_can_be_kept(official: Path, caplog: pytest.LogCap
 def test_absent_videos_are_one_error_or_dropped_and_counted(official: Path, caplog: pytest.LogCaptureFixture) -> None:
     for file in (official / "Charades_v1_rgb" / "N11GT").iterdir():
         file.unlink()
-    with pytest.raises(UserError, match=r"1 of 2 train videos are not complete.*N11GT.*data.absent=drop"):
+    with pytest.raises(UserError, match=r"1 of 2 train videos are incomplete.*N11GT.*data.absent=drop"):
         read(official)
     with caplog.at_level(logging.WARNING):
         assert [record.id for record in read(official, absent="drop").splits["train"]] == ["46GP8"]
@@ -160,7 +160,7 @@ def test_absent_videos_are_one_error_or_dropped_and_counted(official: Path, capl
     [
         (
             ["Charades_v1_rgb/46GP8/46GP8-000007.jpg"],
-            "46GP8-000007.jpg is missing in between",
+            "46GP8-000007.jpg is missing",
         ),
         (["Charades_v1_flow/46GP8/46GP8-000007y.jpg"], "19 images of x, 18 of y"),
     ],
@@ -185,11 +185,11 @@ def test_images_may_count_from_zero(tmp_path: Path) -> None:
         ("v,c002 1.0", "line 2: action 'c002 1.0' is not of the form"),
         ("v,c002 1.0 2.0 3.0", "is not of the form"),
         ("v,two 1.0 2.0", "is not of the form"),
-        ("v,c005 1.0 2.0", "beyond the 5 classes"),
+        ("v,c005 1.0 2.0", "exceeds the 5 classes"),
         (",c002 1.0 2.0", "line 2: the id is empty"),
         ("v", "line 2: 1 cells where the header has 2; get the published list again"),
         ("v,c002 1.0 2.0,9.5", "line 2: 3 cells where the header has 2"),
-        ('v,"c002 1.0 2.0', "line 2: unexpected end of data; mend its quotation marks"),
+        ('v,"c002 1.0 2.0', "line 2: unexpected end of data; fix its quotation marks"),
         (
             "v,c002 2.0 0.0",
             r"line 2: action 'c002 2.00 0.00' ends before it starts \(1 of 1 actions do\)",
@@ -235,7 +235,7 @@ def test_a_few_actions_may_end_before_they_start(official: Path, caplog: pytest.
     ("classes", "message"),
     [
         (["c000 a", "c002 b"], "class c001 is missing; its classes must be numbered c000 to c002"),
-        (["c000 a", "c001 b", "c001 c"], "class c001 stands twice"),
+        (["c000 a", "c001 b", "c001 c"], "class c001 appears twice"),
         (["c000 a"], "it has 1 classes"),
         (["a b"], "'a b' is not of the form"),
     ],
@@ -253,7 +253,7 @@ def test_wrong_classes_are_refused(official: Path, classes: list[str], message: 
         ({"absent": "skip"}, "data.absent='skip' is unknown"),
         ({"empty": {"train": "no"}}, "data.empty.train='no' is unknown"),
         ({"frames": {**IMAGES, "fps": None}}, "need their frame rate"),
-        ({"frames": {**VIDEOS, "fps": 24}}, "knows its frame rate"),
+        ({"frames": {**VIDEOS, "fps": 24}}, "its own frame rate"),
         ({"frames": {**VIDEOS, "file": "video.mp4"}}, "must hold {id}"),
         ({"frames": {**IMAGES, "file": "{number}/{id}.jpg"}}, "must stand in the file's name"),
         ({"frames": {**IMAGES, "folder": None}}, "are both empty"),
@@ -315,8 +315,8 @@ def test_frame_lists_by_hand(framed: Path) -> None:
         (["id frame path labels"], "first line must be 'original_vido_id video_id"),
         ([FRAME_TRAIN[0], "a 0 0 a/a-000001.jpg"], "line 2: 4 columns where 5"),
         ([FRAME_TRAIN[0], 'a 0 0 a/a-000001.jpg "x"'], "are not numbers joined by commas"),
-        ([FRAME_TRAIN[0], 'a 0 0 a/a-000001.jpg "157"'], "beyond the 157 classes"),
-        ([*FRAME_TRAIN[:2], 'a 0 1 a/a-000003.jpg "1"'], "a-000003.jpg follows where a/a-000002.jpg should"),
+        ([FRAME_TRAIN[0], 'a 0 0 a/a-000001.jpg "157"'], "exceed the 157 classes"),
+        ([*FRAME_TRAIN[:2], 'a 0 1 a/a-000003.jpg "1"'], "a-000003.jpg follows instead of a/a-000002.jpg"),
         ([FRAME_TRAIN[0], 'a 0 0 a/frame.jpg "1"'], "has no number before its ending"),
     ],
 )
@@ -327,7 +327,7 @@ def test_malformed_frame_lists_are_named(framed: Path, lines: list[str], message
 
 def test_frame_lists_find_absent_videos_too(framed: Path) -> None:
     (framed / "Charades_v1_rgb/b/b-000001.jpg").unlink()
-    with pytest.raises(UserError, match="1 of 2 train videos are not complete"):
+    with pytest.raises(UserError, match="1 of 2 train videos are incomplete"):
         read_frames(framed)
     assert [record.id for record in read_frames(framed, absent="drop").splits["train"]] == ["a"]
 

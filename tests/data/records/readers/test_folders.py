@@ -46,14 +46,14 @@ def test_names_of_splits_in_any_case(tmp_path: Path, train: str, val: str, test:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["train/a/1.mp4", "train/b/1.mp4", "Holdout/a/2.mp4"], "Holdout/, which is none"),
-        (["train/a/1.mp4", "train/b/1.mp4", "test/2.mp4"], "holds train/, a split, and test/, which is none"),
-        (["train/a/1.mp4", "train/b/1.mp4", "walk/2.mp4"], "walk/, which is none"),
+        (["train/a/1.mp4", "train/b/1.mp4", "Holdout/a/2.mp4"], "Holdout/, which is not"),
+        (["train/a/1.mp4", "train/b/1.mp4", "test/2.mp4"], "holds train/, a split, and test/, which is not"),
+        (["train/a/1.mp4", "train/b/1.mp4", "walk/2.mp4"], "walk/, which is not"),
         (["train/a/1.mp4", "train/b/1.mp4", "Training/a/2.mp4"], "both of the train split; keep one"),
         (["val/a/1.mp4", "val/b/1.mp4", "Validation/a/2.mp4"], "both of the val split; keep one"),
         (["Test/a/1.mp4", "Test/b/1.mp4"], "holds Test/, a split, and no train/"),
-        (["training_set/a/1.mp4", "test_set/a/1.mp4"], "test_set looks like a split, not like a class"),
-        (["fold 1/a/1.mp4", "fold 2/a/1.mp4"], "fold 1 looks like a split, not like a class"),
+        (["training_set/a/1.mp4", "test_set/a/1.mp4"], "test_set looks like a split, not a class"),
+        (["fold 1/a/1.mp4", "fold 2/a/1.mp4"], "fold 1 looks like a split, not a class"),
         (["train/a/1.mp4", "train/b/1.mp4", "val/a/notes.txt"], "val holds no video"),
     ],
 )
@@ -74,15 +74,15 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     data = read(root)
     assert classes(data) == ("a", "b")
     assert data.told == (
-        "1 video outside of class folders left out, first '6.mp4'",
-        "1 folder without videos left out, first 'c'",
-        "3 files of other endings left out ('.ts' 2, 'none' 1)",
+        "1 video outside class folders skipped, first '6.mp4'",
+        "1 folder without videos skipped, first 'c'",
+        "3 files with other extensions skipped ('.ts' 2, 'none' 1)",
         HELD_OUT,
     )
     write(tmp_path / "with", "train/a/1.mp4", "train/b/1.mp4", "labels/classes.csv", "loose.mp4")
     assert read(tmp_path / "with").told[:2] == (
-        "1 video outside of class folders left out, first 'loose.mp4'",
-        "1 folder without videos left out, first 'labels'",
+        "1 video outside class folders skipped, first 'loose.mp4'",
+        "1 folder without videos skipped, first 'labels'",
     )
 
 
@@ -106,14 +106,14 @@ def test_links_are_followed(tmp_path: Path) -> None:
 def test_links_that_lead_back(tmp_path: Path, target: str) -> None:
     root = write(tmp_path / "data", "a/deep/1.mp4", "b/2.mp4")
     os.symlink(root / target, root / "a" / "deep" / "again")
-    with pytest.raises(UserError, match=r"again leads back to .*, which holds it; remove the link"):
+    with pytest.raises(UserError, match=r"again is a link to its own parent .*; remove the link"):
         read(root)
 
 
 def test_links_that_lead_nowhere_and_folders_that_are_closed(tmp_path: Path) -> None:
     root = write(tmp_path / "data", "a/1.mp4", "b/2.mp4")
     os.symlink(tmp_path / "gone", root / "c")
-    with pytest.raises(UserError, match="c is a link that leads nowhere; mend or remove it"):
+    with pytest.raises(UserError, match="c is a broken link; fix or remove it"):
         read(root)
     (root / "c").unlink()
     (root / "b").chmod(0)

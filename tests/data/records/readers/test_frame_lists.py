@@ -164,10 +164,10 @@ def test_short_videos_are_left_out_of_both(read: Callable[..., Dataset], caplog:
 
 def test_folder_names_that_repeat(read: Callable[..., Dataset]) -> None:
     lists = LISTS | {"train": "run/1 30 0\nsit/1 31 1\n"}
-    with pytest.raises(UserError, match=r"train\.txt: id '1' stands in lines 1 and 2; set data\.id=path"):
+    with pytest.raises(UserError, match=r"train\.txt: id '1' is in lines 1 and 2; set data\.id=path"):
         read(lists)
     assert [r.id for r in read(lists, id="path").splits["train"]] == ["run/1", "sit/1"]
-    with pytest.raises(UserError, match=r"id 'run/1' stands in lines 1 and 2; remove one"):
+    with pytest.raises(UserError, match=r"id 'run/1' is in lines 1 and 2; remove one"):
         read(LISTS | {"train": "run/1 30 0\nrun/1 31 1\n"}, id="path")
 
 
@@ -200,7 +200,7 @@ def test_folder_names_that_repeat(read: Callable[..., Dataset]) -> None:
         (
             {"train_flow": "v7 29 0\n", "train": "v7 30 0\n"},
             {"flow": FLOW | {"template": "{:06d}-{}_{:05d}.jpg"}},
-            r"line 1: 'v7' is no number, and the template begins with it",
+            r"line 1: 'v7' is not a number, but the template needs one",
         ),
     ],
 )
@@ -218,13 +218,13 @@ def test_counts_are_verified_on_request(read: Callable[..., Dataset], tmp_path: 
         write_frames(tmp_path / "images" / video, RGB["template"], noise(count, 3))
         write_flow(tmp_path / "flow" / video, "flow_{axis}_{:05d}.jpg", noise(count - 1, 2))
     validate(read(lists, flow=FLOW, verify_counts=True), ("train", "val"))
-    with pytest.raises(UserError, match=r"1 folders hold another number .*first: .*images/5 holds 2, listed 4"):
+    with pytest.raises(UserError, match=r"1 folders hold a different number .*first: .*images/5 holds 2, listed 4"):
         read(lists | {"val": "5 4 1\n"}, flow=FLOW, verify_counts=True)
     (tmp_path / "flow" / "7" / "flow_y_00002.jpg").unlink()
     with pytest.raises(UserError, match=r"flow/7: 2 images of x, 1 of y"):
         read(lists, flow=FLOW, verify_counts=True)
     (tmp_path / "images" / "7" / "img_000002.jpg").unlink()
-    with pytest.raises(UserError, match=r"images/7: image img_000002\.jpg is missing in between"):
+    with pytest.raises(UserError, match=r"images/7: image img_000002\.jpg is missing"):
         read(lists, verify_counts=True)
 
 
@@ -307,7 +307,7 @@ def test_folders_that_count_differently_are_errors(read: Callable[..., Dataset],
         good, bad = data.splits["train"]
         assert items(good, "frames") == [0, 1, 2, 3]
         with pytest.raises(
-            DecodeError, match=r"8/img_000000\.png: no such image|img_000000\.png is there: its images count"
+            DecodeError, match=r"8/img_000000\.png: no such image|img_000000\.png is there: its images are numbered"
         ):
             items(bad, "frames")
 
@@ -317,7 +317,7 @@ def test_counts_are_verified_where_numbers_begin(read: Callable[..., Dataset], t
         numbered(tmp_path / "images" / video, "img_{:06d}.png", 0, 4)
     frames = {**RGB, "template": "img_{:06d}.png", "val": None}
     assert len(read({"train": "7 4 0\n8 4 1\n"}, frames, verify_counts=True).splits["train"]) == 2
-    with pytest.raises(UserError, match="holds 4 from number 0 on, listed 4; make the lists again"):
+    with pytest.raises(UserError, match="holds 4 from number 0 on, listed 4; regenerate the lists"):
         read({"train": "7 4 0\n8 4 1\n"}, {**frames, "first": 1}, verify_counts=True)
     with pytest.raises(UserError, match=r"data\.sources\.frames\.first=-1 must be a whole number from 0"):
         read({"train": "7 4 0\n8 4 1\n"}, {**frames, "first": -1})

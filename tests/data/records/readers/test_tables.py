@@ -56,13 +56,13 @@ def spans(folder: Path, header: str, *rows: str, **options: object) -> dict[str,
         ("path,split,label\na,train,a slope, so it slides\nb,train,lift\n", "line 2: 4 cells where the header has 3"),
         ("path,split,label,\na,train,a slope, so it slides\nb,train,lift,\n", "line 2: 4 cells where the header has 3"),
         ("path,split,label,note\na,train,x,n\nb,train,y\n", "line 3: 3 cells where the header has 4"),
-        ('path,split,label\na,train,x\nb,train,"y\nc,train,x\nd,train,"y\n', "line 3: .*; mend its quotation marks"),
-        ('path,split,label\na,train,"x\nb,train,y\n', "line 2: unexpected end of data; mend its quotation marks"),
-        ('path,label,split\na,"x,train\nb,y",train\nc,x,train\n', "line 2: .* holds whole lines, up to line 3"),
+        ('path,split,label\na,train,x\nb,train,"y\nc,train,x\nd,train,"y\n', "line 3: .*; fix its quotation marks"),
+        ('path,split,label\na,train,"x\nb,train,y\n', "line 2: unexpected end of data; fix its quotation marks"),
+        ('path,label,split\na,"x,train\nb,y",train\nc,x,train\n', "line 2: .* spans whole lines, up to line 3"),
         ('path,label,split\na,x,train\nb,"y,train\nc,x,train\nd,y",train\n', "line 3: .* whole lines, up to line 5"),
-        ('path,label,split\na, "x",train\nb,y,train\n', "line 2: a quotation mark stands inside of a cell"),
-        ('path,label,split\na,a 5" pipe,train\nb,y,train\n', "line 2: a quotation mark stands inside of a cell"),
-        ('path,label,split\na,"x\\"y",train\nb,y,train\n', "line 2: .* mend its quotation marks"),
+        ('path,label,split\na, "x",train\nb,y,train\n', "line 2: stray quotation mark inside a cell"),
+        ('path,label,split\na,a 5" pipe,train\nb,y,train\n', "line 2: stray quotation mark inside a cell"),
+        ('path,label,split\na,"x\\"y",train\nb,y,train\n', "line 2: .* fix its quotation marks"),
     ],
 )
 def test_cells_that_would_be_dropped_or_swallowed(tmp_path: Path, text: str, message: str) -> None:
@@ -91,7 +91,7 @@ def test_what_is_written_is_read_or_refused(rows: list[tuple[str, str, str]], de
     try:
         found = [cells for _, cells in rows_of(Path("x"), io.StringIO(written.getvalue(), newline=""), delimiter)]
     except UserError as error:
-        assert "holds whole lines" in str(error)
+        assert "spans whole lines" in str(error)
         assert any(("\n" in cell or "\r" in cell) and cell.count(delimiter) >= 2 for row in rows for cell in row)
     else:
         assert found == [["h1", "h2", "h3"], *[list(row) for row in rows if any(row)]]
@@ -128,8 +128,8 @@ def test_stray_marks_never_lose_a_row(tmp_path_factory: pytest.TempPathFactory, 
         ("path,label,split,t_end", "column 't_end' has no start in seconds beside it"),
         ("path,label,split,stop_frame", "column 'stop_frame' has no start in frames beside it"),
         ("path,label,split,clipBegin", "column 'clipBegin' has no end, or duration, in seconds beside it"),
-        ("path,label,split,video_start", "column 'video_start' looks like a time and is not understood"),
-        ("path,label,split,onset", "column 'onset' looks like a time and is not understood"),
+        ("path,label,split,video_start", "column 'video_start' looks like a time"),
+        ("path,label,split,onset", "column 'onset' looks like a time"),
     ],
 )
 def test_columns_that_would_be_guessed(tmp_path: Path, header: str, message: str) -> None:
@@ -206,9 +206,9 @@ def test_parts_are_understood(tmp_path: Path, header: str, row: str, span: tuple
         ("start,duration", "1,", "start and duration must both be seconds"),
         ("start,duration", "1,0", "start 1 must lie before end 1"),
         ("start_ms,end_ms", "1,00:02", "start and end must both be milliseconds"),
-        ("start_frame,stop_frame", "1.5,2", "frames 1.5 to 2 are no whole numbers"),
-        ("start_frame,stop_frame", "5,4", "frame 5 must not lie behind frame 4, and the first frame is 0"),
-        ("start_frame,stop_frame", "-1,4", "frame -1 must not lie behind frame 4, and the first frame is 0"),
+        ("start_frame,stop_frame", "1.5,2", "frames 1.5 to 2 are not whole numbers"),
+        ("start_frame,stop_frame", "5,4", "frame 5 must not come after frame 4, and the first frame is 0"),
+        ("start_frame,stop_frame", "-1,4", "frame -1 must not come after frame 4, and the first frame is 0"),
     ],
 )
 def test_times_that_are_none(tmp_path: Path, header: str, row: str, message: str) -> None:
@@ -256,8 +256,8 @@ SAME += [("caf\u00e9", "cafe\u0301"), ("walk", "walk\u200b"), ("1", "01"), ("2",
 @pytest.mark.parametrize(("one", "other"), SAME)
 def test_one_class_in_two_spellings_is_refused(tmp_path: Path, one: str, other: str) -> None:
     text = f"path,label,split\na,{one},train\nb,y,train\nc,{other},train\nd,{one},train\n"
-    refused(tmp_path, text, r"line [24]: class .* is also spelt .* \(.*line [24]\); make them one")
-    refused(tmp_path, text.replace(f",{other},", f",y|{other},"), "is also spelt", label_separator="|")
+    refused(tmp_path, text, r"line [24]: class .* is also spelled .* \(.*line [24]\): use one")
+    refused(tmp_path, text.replace(f",{other},", f",y|{other},"), "is also spelled", label_separator="|")
 
 
 def test_different_classes_stay(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def by_folders(root: Path, labels: tuple[str, str, str]) -> Dataset:
 def test_other_readers_refuse_it_too(
     tmp_path: Path, reader: Callable[[Path, tuple[str, str, str]], Dataset], one: str, other: str
 ) -> None:
-    with pytest.raises(UserError, match=r"is also spelt .*; make them one"):
+    with pytest.raises(UserError, match=r"is also spelled .*: use one"):
         reader(tmp_path, (one, other, "z"))
 
 
@@ -304,7 +304,7 @@ def test_columns_of_one_name_in_other_lists(tmp_path: Path) -> None:
 
 def test_a_key_twice_in_a_json_file(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text('{"a": "0", "b": "1", "a": "2"}')
-    with pytest.raises(UserError, match="its key 'a' stands twice"):
+    with pytest.raises(UserError, match="its key 'a' appears twice"):
         read_json(tmp_path / "labels.json")
 
 

@@ -1,0 +1,97 @@
+"""An exported ONNX network in whole numbers of 8 bits, with its accuracy beside that of the one it is made of.
+
+Legend: B clips, K classes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mml_lightning.data.records.records import Dataset, Record
+from mml_lightning.engine.portable import network as networks
+from mml_lightning.engine.predict import Predictor
+from mml_lightning.utils.errors import UserError
+
+FILE = "model_int8.onnx"
+CALIBRATION, MEASURED = 64, 500  # videos at most
+
+
+def quantise(folder: Path, predictor: Predictor, data: Dataset) -> dict[str, Any]:
+    """Write :data:`FILE` beside the network of `folder`, calibrated on training clips; what was measured on val.
+
+    Raises:
+        UserError: there are several heads or several labels per video, no videos, or the network can't be quantised.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    if len(predictor.heads) > 1 or next(iter(predictor.heads.values())).multi_label:
+        raise UserError("--int8 tells the accuracy of one label per video: leave it out for these networks")
+    calibration = [clips for clips, _ in _clips(predictor, data, "train", CALIBRATION)]
+    if not calibration:
+        raise UserError("--int8 is calibrated on training videos, and none could be read")
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)  # it advises on the root logger
+    try:
+        quantize_static(
+            str(folder / networks.FILES["onnx"]),
+            str(folder / FILE),
+            _Reader(calibration),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+    except Exception as error:  # of many unrelated types
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"this network can't be quantised ({type(error).__name__}: {reason})") from None
+    finally:
+        logging.getLogger().setLevel(level)
+    return {
+        "calibration": len(calibration),
+        "bytes": (folder / FILE).stat().st_size,
+        **_accuracy(folder, predictor, data),
+    }
+
+
+def _accuracy(folder: Path, predictor: Predictor, data: Dataset) -> dict[str, Any]:
+    """Top-1 of both files on labelled videos of val, in percent; how often they say the same."""
+    whole = networks.onnx_session(folder / networks.FILES["onnx"])
+    small = networks.onnx_session(folder / FILE)
+    right, same, count = np.zeros(2), 0, 0
+    for clips, label in _clips(predictor, data, "val", MEASURED):
+        best = [int(run(clips)[0].mean(0).argmax()) for run in (whole, small)]
+        right += [choice == label for choice in best]
+        same += best[0] == best[1]
+        count += 1
+    if not count:
+        raise UserError("--int8 is measured on labelled videos of val, and none could be read")
+    top1 = (100 * right / count).tolist()
+    return {"videos": count, "top1": top1[0], "top1_int8": top1[1], "same": 100 * same / count}
+
+
+def _clips(predictor: Predictor, data: Dataset, split: str, most: int) -> Iterator[tuple[np.ndarray, int]]:
+    """(clips uint8 [views, T, C, H, W], label) of labelled videos, evenly spread over a split."""
+    (head,), records = predictor.heads, data.splits.get(split, ())
+    chosen: Sequence[Record] = [records[k] for k in range(0, len(records), max(1, -(-len(records) // most)))]
+    dataset = predictor.clips(predictor.videos("int8", chosen)) if chosen else None
+    for index, record in enumerate(chosen):
+        sample = dataset[0, index] if dataset is not None else {}
+        label = record.target.get(head)
+        if "clips" in sample and isinstance(label, int):
+            yield sample["clips"][predictor.distinct[0].name].numpy(), label
+
+
+class _Reader:
+    """What onnxruntime calibrates with: one batch after another, then None."""
+
+    def __init__(self, batches: Sequence[np.ndarray]) -> None:
+        self._rest = iter(batches)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self._rest, None)
+        return None if batch is None else {networks.INPUT: batch}

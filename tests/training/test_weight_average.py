@@ -1,0 +1,74 @@
+"""Averaged weights against the plain formula, in runs, and after a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from mml_lightning.engine import train as engine_train
+from mml_lightning.training.weight_average import AverageWeights, own_tensors
+from mml_lightning.utils.errors import UserError
+from tests.runs.test_resume import Cut, assert_equal_runs
+from tests.training import test_cohort as lab
+
+
+def test_the_averages_are_those_of_the_formula() -> None:
+    cohort = lab.make_cohort({"rgb": lab.RGB, "flow": lab.FLOW}, lab.MUTUAL)
+    seen: list[dict[str, torch.Tensor]] = []
+
+    class Watch(pl.Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            seen.append({name: value.detach().clone() for name, value in own_tensors(pl_module).items()})
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            seen.append({name: value.detach().clone() for name, value in own_tensors(pl_module).items()})
+
+    average = AverageWeights(0.3)
+    trainer = pl.Trainer(**lab.QUIET, max_epochs=1, callbacks=[average, Watch()])
+    batches = [batch | {"complete": True} for batch in lab.batches(6)]
+    trainer.fit(cohort, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))  # type: ignore[arg-type]
+    expected = seen[0]
+    for step, now in enumerate(seen[1:]):
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = {
+            name: decay * expected[name] + (1 - decay) * value if value.is_floating_point() else value
+            for name, value in now.items()
+        }
+    assert average.updates == 6 and len(expected) > 4
+    for name, value in expected.items():
+        torch.testing.assert_close(average.averages[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_what_is_exported_is_the_average_and_a_cut_run_has_the_same(
+    train: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_weights: Any
+) -> None:
+    words = ("ema.decay=0.9", "trainer.validations=null")
+    train(*words, run="whole")
+    content = torch.load(tmp_path / "single/whole/checkpoints/last.ckpt", weights_only=True)
+    told = torch.load(tmp_path / "single/whole/peers/rgb.pt", weights_only=True)
+    averages = content["callbacks"]["AverageWeights"]["averages"]
+    assert told["provenance"]["averaged"] == 0.9
+    for key, value in told["state_dict"].items():
+        assert torch.equal(value, averages[f"peers.rgb.{key}"])
+    assert any(not torch.equal(value, content["state_dict"][name]) for name, value in averages.items())
+    plain = engine_train.training_callbacks
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            engine_train, "training_callbacks", lambda *given: [*plain(*given), Cut("on_validation_epoch_end", 2)]
+        )
+        with pytest.raises(ConnectionResetError):
+            train(*words, run="cut")
+    train(*words, "resume=auto", run="cut")
+    assert_equal_runs(tmp_path / "single/whole", tmp_path / "single/cut", same_weights)
+
+
+@pytest.mark.parametrize("word", ["ema.decay=1", "ema.decay=0", "ema.decay=much", "ema.weights=both"])
+def test_wrong_settings_are_told(train: Callable[..., dict[str, Any]], word: str) -> None:
+    with pytest.raises(UserError, match=word.partition("=")[0]):
+        train(word)
