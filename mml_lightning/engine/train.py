@@ -57,10 +57,8 @@ log = logging.getLogger(__name__)
 def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[str, Any]:
     """Train one stage, measure it, export its peers; returns the content of result.json.
 
-    Everything that can be known to be wrong is said before anything is written.
-
-    Args:
-        alone: whether it is all that was started, so that what can be done next is told in the end.
+    Everything that can be known to be wrong is said before anything is written. Where it is `alone` all that was
+    started, what can be done next is told in the end.
     """
     values.check_values(cfg)
     recipe.warn_of_toy(cfg)
@@ -77,11 +75,10 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
     computed = training.execution_settings(cfg).apply(nets)
     resumed, folder = resume.where_to_begin(cfg, overrides, data, list(nets))
     limited = limits.declared(cfg, videos := len(datasets["train"]))
-    objectives = [phase.objective for phase in cohort.phases]
     speed = measured_speed(cfg)
     monitors = settle(cfg, cohort, data)
     kept = training_callbacks(cfg, folder, data, monitors)
-    trainer = make_trainer(cfg, folder, [*kept, speed], objectives=objectives)
+    trainer = make_trainer(cfg, folder, [*kept, speed], objectives=[phase.objective for phase in cohort.phases])
     sharing = check_shares(cfg, trainer, data, datasets)
     say(plan.describe(cfg, data, cohort.phases, parameter_counts(nets), origins, computed, limited, monitors.told))
     comparable = cost.conditions(cfg, cohort, sharing)
