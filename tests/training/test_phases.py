@@ -29,6 +29,7 @@ from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.training.parameter_groups import SGD
 from mml_lightning.training.phases import Phase, modules_of
+from mml_lightning.training.weight_average import AverageWeights
 from mml_lightning.utils.errors import UserError
 from tests.conftest import weights
 from tests.training.test_cohort import FLOW, MUTUAL, QUIET, RGB, batches, network
@@ -75,10 +76,10 @@ class Spy(pl.Callback):
         self.before.append((rates, float(sum(kept))))
 
 
-def fitted(cohort: Cohort, tmp_path: Path) -> Spy:
+def fitted(cohort: Cohort, tmp_path: Path, *more: pl.Callback) -> Spy:
     spy = Spy()
     epochs = sum(phase.epochs for phase in cohort.phases)
-    trainer = pl.Trainer(max_epochs=epochs, default_root_dir=tmp_path, callbacks=[spy], **QUIET)
+    trainer = pl.Trainer(max_epochs=epochs, default_root_dir=tmp_path, callbacks=[spy, *more], **QUIET)
     trainer.fit(cohort, DataLoader(batches(), batch_size=None))
     return spy
 
@@ -129,6 +130,19 @@ def test_linear_probing_then_fine_tuning_is_what_a_plain_loop_does(tmp_path: Pat
         cohort.peers["rgb"].state_dict().items(), net.state_dict().items(), strict=True
     ):
         assert torch.equal(ours, theirs), name
+
+
+def test_averages_are_of_all_that_learns_in_some_phase(tmp_path: Path) -> None:
+    """One peer after the other: each has its averages in the end, and what was frozen all along is what it was."""
+    cohort = in_phases(({"rgb": HEAD}, 0.05, 1), ({"flow": ("",)}, 0.05, 1))
+    start = {key: value.clone() for key, value in cohort.state_dict().items()}
+    averages = AverageWeights(0.9)
+    fitted(cohort, tmp_path, averages)
+    assert averages.averages.keys() == start.keys() and averages.updates == 2 * len(batches())
+    for key, value in averages.averages.items():
+        learns = key.startswith(("peers.flow.", "peers.rgb.heads."))
+        assert torch.equal(value, start[key]) or learns, key
+        assert not torch.equal(value, cohort.state_dict()[key]) or not (learns and value.is_floating_point()), key
 
 
 def test_one_phase_that_trains_all_is_a_stage_without_phases(tmp_path: Path) -> None:
