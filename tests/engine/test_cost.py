@@ -125,7 +125,7 @@ def test_a_run_from_a_pack_is_not_advised_to_pack(
     monkeypatch.setattr("mml_lightning.config.data.packed", lambda cfg: True)
     train(*short, run="again")
     told = [line for line in caplog.messages if line.startswith(("advice", "speed"))]
-    assert len(told) == 2 and told[0].startswith("advice    loose waited") and "pack" not in " ".join(told)
+    assert len(told) == 2 and told[0].startswith("advice    loose spent") and "pack" not in " ".join(told)
     assert "data.workers=" in told[0]
 
 
