@@ -131,7 +131,7 @@ def test_names_and_options_are_what_is_stored(own: list[str], composed: Composed
     ("word", "message"),
     [
         ("backbone.net._target_=my_package.MyTrunk", "unexpected keyword argument 'num_classes'"),
-        ("backbone.net._target_=my_package.Path", "pathlib|configs may call"),
+        ("backbone.net._target_=my_package.Path", "pathlib|configs may only call"),
         ("backbone.net._target_=my_package.nothing", "my_package.nothing can't be found"),
         ("backbone.net._target_=my_package.grown", "makes another network when it is called again"),
         ("backbone.net._target_=my_package.no_peer", "makes a Linear: a backbone is"),
@@ -219,5 +219,5 @@ def test_what_a_trusted_package_has_imported_is_not_its_own(own: list[str], fore
     with (tmp_path / "page/my_package.py").open("a") as handle:
         handle.write("\nimport subprocess\nfrom os import system\n")
     for name in ("my_package.subprocess.run", "my_package.system", "my_package.Path.touch"):
-        with pytest.raises(UserError, match="configs may call my_package only"):
+        with pytest.raises(UserError, match="configs may only call my_package"):
             plugins.network({"builder": name, **HEADS}, ["my_package"])

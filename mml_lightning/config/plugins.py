@@ -150,7 +150,7 @@ def _of_typed(what: str, name: str, trusted: Sequence[str]) -> Any:
     """What a file names: of a package that was typed as trusted, beside those that configs may call anyway."""
     packages = tuple(map(str, trusted))
     if not lies_in(name, packages):
-        raise UserError(f"{what}: where you trust that package, type trusted=[{name.partition('.')[0]}]")
+        raise UserError(f"{what}: if you trust that package, type trusted=[{name.partition('.')[0]}]")
     return trusted_object(name, packages)
 
 

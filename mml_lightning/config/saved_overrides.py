@@ -71,7 +71,7 @@ def admitted(items: object, source: Source, typed: Sequence[str] = ()) -> list[s
             kept.append(item)
         elif key not in chosen:
             shown = visible(item if len(item) <= 120 else f"{item[:120]}...").replace("\n", " ")
-            raise UserError(f"{source.file}: {shown} {why}; not allowed in a file: type it yourself")
+            raise UserError(f"{source.file}: {shown} {why}; files are not trusted with that: type it yourself")
     return kept
 
 
@@ -154,7 +154,7 @@ def _text(key: str, value: str, source: Source, group: bool) -> str | None:
     if key.startswith("logger.") and key.count(".") > 1:
         return "may say where the record of the run goes"
     if key in WRITTEN and not _writes_at_home(key, value, source.folder):
-        return "points to another place than the run, and files would be written there"
+        return "leads to another place than that of the run, and files would be written there"
     if key in DATA and not _holds_data(value, source.folder):
         return "is no folder that holds anything, and files might be written there"
     return None

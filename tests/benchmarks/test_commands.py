@@ -35,7 +35,7 @@ def test_flow_prints_the_table_and_writes_the_rows(tmp_path: Path, capsys: pytes
         (["--engines", "dis", "--reference", "tvl1"], "not among the engines"),
         (["--size", "3x3"], "--size 3x3 must be 16x16 or more"),
         (["--size", "0x0"], "must be 16x16 or more"),
-        (["--json", "{folder}"], "no regular file); name another --json"),
+        (["--json", "{folder}"], "not a regular file); name another --json"),
         (["--json", "/proc/rows.json"], "can't write /proc/rows.json"),
         (["--engines", "dis", "--size", "32x32", "--repeats", "1", "--json", "no/such/folder"], "name another --json"),
     ],

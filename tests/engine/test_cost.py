@@ -125,7 +125,7 @@ def test_a_run_from_a_pack_is_not_advised_to_pack(
     monkeypatch.setattr("mml_lightning.config.data.packed", lambda cfg: True)
     train(*short, run="again")
     told = [line for line in caplog.messages if line.startswith(("advice", "speed"))]
-    assert len(told) == 2 and told[0].startswith("advice    loose waited") and "pack" not in " ".join(told)
+    assert len(told) == 2 and told[0].startswith("advice    loose spent") and "pack" not in " ".join(told)
     assert "data.workers=" in told[0]
 
 
@@ -180,7 +180,7 @@ def test_a_run_that_does_not_tell_its_conditions_does_not_count(tmp_path: Path) 
         (64, 1700e6, ""),  # 2.5 times what is kept at the most
         (64, 1699e6, "a batch of 64 may take more memory than the 1.7 GB that are free: data.batch_size=32 "),
         (64, 931e6, "a batch of 64 takes more memory than the 931 MB that are free: data.batch_size=32 "),  # 1.3 times
-        (64, 500e6, "data.batch_size=16 trainer.accumulate_grad_batches=4 (batch norms see 16 clips then)"),
+        (64, 500e6, "data.batch_size=16 trainer.accumulate_grad_batches=4 (batch norm then sees 16 clips)"),
         (7, 150e6, "data.batch_size=1 trainer.accumulate_grad_batches=7"),
         (64, 105e6, "use a smaller backbone, transforms.output or sampling.num_segments"),
     ],
@@ -192,7 +192,7 @@ def test_batch_that_would_fit(batch: int, free: float | None, words: str) -> Non
 
 def test_a_batch_in_parts_and_blocks_computed_twice_are_counted() -> None:
     told = suggest_batch(64, 100e6, 10e6, 500e6, parts=2, checkpointing=False)
-    assert told.endswith("data.batch_size=16 trainer.accumulate_grad_batches=8 (batch norms see 16 clips then)")
+    assert told.endswith("data.batch_size=16 trainer.accumulate_grad_batches=8 (batch norm then sees 16 clips)")
     assert "step.checkpointing=true" in suggest_batch(64, 100e6, 10e6, 500e6)
 
 

@@ -322,8 +322,8 @@ def test_the_older_one_is_there_when_the_newest_is_damaged(
         (lambda path: path.write_bytes(path.read_bytes()[:1000]), "it is cut or no checkpoint"),
         (lambda path: path.write_bytes(b""), "it is cut or no checkpoint"),
         (lambda path: torch.save({"state_dict": {}}, path), "it is not a checkpoint of a run"),
-        (lambda path: torch.save(Path("x"), path), "it is no checkpoint"),
-        (lambda path: shutil.copy(folder / "predictions/test.npz", path), "it is no checkpoint"),
+        (lambda path: torch.save(Path("x"), path), "it is not a checkpoint"),
+        (lambda path: shutil.copy(folder / "predictions/test.npz", path), "it is not a checkpoint"),
     ):
         for path in files.iterdir():
             damage(path)

@@ -99,7 +99,7 @@ def _pairwise(
             for first, second in itertools.pairwise(grey):
                 yield calculate(first, second)
         except cv2.error as error:
-            raise ValueError(f"flow.algorithm={algorithm} fails on it: {' '.join(str(error).split())}") from None
+            raise ValueError(f"flow.algorithm={algorithm} failed: {' '.join(str(error).split())}") from None
 
     return fields
 

@@ -135,5 +135,5 @@ def test_opencv_without_contrib(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("algorithm", ["tvl1", "tvl1_opencv", "dis", "farneback"])
 def test_frames_of_two_sizes_are_an_error(algorithm: str) -> None:
     frames = [np.zeros((40, 48, 3), dtype=np.uint8), np.zeros((48, 40, 3), dtype=np.uint8)]
-    with pytest.raises(ValueError, match=rf"^flow\.algorithm={algorithm} fails on it: "):
+    with pytest.raises(ValueError, match=rf"^flow\.algorithm={algorithm} failed: "):
         fields(algorithm, ALGORITHMS[algorithm][0], frames)

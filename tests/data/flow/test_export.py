@@ -201,9 +201,9 @@ def test_multi_label_data_have_images_and_no_lists(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": "../up"}, "can't be the name of a folder"),
-        ({"id": "/abs"}, "can't be the name of a folder"),
-        ({"id": " c"}, "can't be the name of a folder"),
+        ({"id": "../up"}, "is not a valid folder name"),
+        ({"id": "/abs"}, "is not a valid folder name"),
+        ({"id": " c"}, "is not a valid folder name"),
         ({"span": (0.0, 1.0)}, "a part of the video"),
         ({"id": "b{0}"}, "different videos in two splits"),
     ],

@@ -84,8 +84,8 @@ def below(root: Path, name: str, where: str) -> Path:
     path = PurePath(name)
     if not path.is_absolute() and ".." in path.parts and os.path.normpath(name).split(os.sep)[0] == "..":
         raise UserError(
-            f"{where}: {name!r} is outside {root}; set data.root to the folder that holds all of them, or write the "
-            "whole path"
+            f"{where}: {name!r} is outside {root}; set data.root to a folder that holds all of them, or give "
+            "absolute paths"
         )
     return root / name
 

@@ -150,7 +150,7 @@ def test_a_video_that_a_list_lacks(read: Callable[..., Dataset], caplog: pytest.
     with caplog.at_level(logging.WARNING):
         data = read(lists, flow=FLOW, unpaired="drop")
     assert [r.id for r in data.splits["train"]] == ["7", "9"]
-    assert "train: 1 of 3 videos stand in one list only" in caplog.text
+    assert "train: 1 of 3 videos are in one list only" in caplog.text
 
 
 def test_short_videos_are_left_out_of_both(read: Callable[..., Dataset], caplog: pytest.LogCaptureFixture) -> None:

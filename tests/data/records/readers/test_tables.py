@@ -337,5 +337,5 @@ def test_labels_that_are_numbers_are_those_of_the_list_of_classes(
     data = read_annotated("x", str(tmp_path), lists, "{path}", id="{stem}", class_pattern=pattern, **options)  # type: ignore[arg-type]
     assert [record.target["label"] for record in data.splits["train"]] == expected
     (tmp_path / "val.txt").write_text(f"x.mp4 {first + 3}\n")
-    with pytest.raises(UserError, match="is none of the 3 classes"):
+    with pytest.raises(UserError, match="is not one of the 3 classes"):
         read_annotated("x", str(tmp_path), lists, "{path}", id="{stem}", class_pattern=pattern, **options)  # type: ignore[arg-type]
