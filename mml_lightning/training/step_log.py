@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mml_lightning.training import lightning_internals, peer_parallel
 from mml_lightning.training.cohort import Cohort
+from mml_lightning.training.phases import column
 from mml_lightning.utils.async_copy import HostCopy
 
 
@@ -36,7 +37,7 @@ class StepLog(pl.Callback):
         if (trainer.global_step + 1) % pl_module.log_every:
             return
         rates = {f"lr/{group['name']}": float(group["lr"]) for group in optimizer.param_groups if "name" in group}
-        rates["epoch"] = pl_module.current_epoch
+        rates |= {"epoch": float(pl_module.current_epoch), **column(pl_module.phases, pl_module.phase)}
         norms = [gradient_norm(peer, pl_module.device) for peer in pl_module.trained_peers.values()]
         together = torch.stack(norms)
         if (placed := peer_parallel.strategy_of(trainer)) is not None:  # a rank has the gradients of its own peer only
