@@ -174,4 +174,4 @@ def test_what_to_type_next_is_what_is_installed(user: Shell) -> None:
     assert "mml eval ckpt=" in user("python", "-m", "mml_lightning", "eval", "--help").replace(
         "python -m mml_lightning", "mml"
     )
-    assert "error: optimzer.lr" in user("mml", "train", "optimzer.lr=1", code=2)
+    assert "optimzer.lr" in user("mml", "train", "optimzer.lr=1", code=2)

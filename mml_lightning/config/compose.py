@@ -80,6 +80,29 @@ def sweep_of(cfg: DictConfig) -> Sweep:
     return Sweep(Path(cfg.hydra.sweep.dir), Logger(wandb=bool(told.get("wandb")), **known))
 
 
+@dataclass(frozen=True)
+class Search:
+    """What a sweeper that searches knows of its config: where the sweep lies, and what its jobs return.
+
+    Args:
+        monitor, mode: of `checkpoint`.
+        val: whether val is measured.
+    """
+
+    folder: Path
+    monitor: str | None
+    mode: str | None
+    val: bool
+
+
+def search_of(cfg: DictConfig) -> Search:
+    """A search from the config that Hydra hands to its sweeper, which is kept in the directory of the sweep."""
+    folder = Path(cfg.hydra.sweep.dir)
+    _write(cfg, folder / "multirun.yaml")
+    wanted = cfg.checkpoint
+    return Search(folder, wanted.monitor, wanted.mode, cfg.trainer.limit_val_batches != 0)
+
+
 def save(settings: Settings, file: Path) -> None:
     """The config as Hydra leaves it in a run."""
     _write(settings.node, file)

@@ -50,6 +50,7 @@ ROLES: dict[str, Role] = {
     "loading": COSMETIC,
     "logger": SAME_ROW,
     "metrics": MEASUREMENT,
+    "mix": WEIGHTS,
     "modality": WEIGHTS | SPEED,
     "name": COSMETIC,
     "nonfinite": WEIGHTS | RESUMABLE,

@@ -26,6 +26,7 @@ MORE: dict[str, tuple[str, ...]] = {
     "batch_norm": ("freeze", "group_size", "precise", "sync"),
     "flow": ("algorithm", "bound", "decoder", "device", "on_the_fly", "parameters", "preset"),
     "metrics": ("ap", "empty_class"),
+    "mix": ("cutmix", "mixup", "probability"),
     "nonfinite": ("keep_batch", "policy", "stop_after"),
     "statistics": ("mean", "std"),
 }

@@ -28,6 +28,7 @@ from mml_lightning.objectives.graph import Objective
 from mml_lightning.training.batch_norm import NormSettings
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.execution import StepSettings
+from mml_lightning.training.mixing import Mixing
 from mml_lightning.training.nonfinite_gradients import NonFiniteSettings
 from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.training.parameter_groups import fused
@@ -72,6 +73,7 @@ def cohort(
         seed=cfg.draw_seed,
         max_views=cfg.data.eval_batch_size,
         fusion=fusion(cfg, list(nets)),
+        mixing=Mixing(**cfg.plain("mix"), side=int(cfg.transforms.output)) if cfg.get("mix") else None,
         description={
             "config": cfg.plain(),
             "peers": describe_peers(cfg, specs, nets, data),

@@ -116,6 +116,7 @@ def _check_values(cfg: Settings) -> None:
         value = cfg.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
             raise UserError(f"{key}={value} must be a number above 0, or null")
+    _check_mix(cfg)
     decay = cfg.ema.decay
     if decay is not None and (isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 < decay < 1):
         raise UserError(f"ema.decay={decay} must be a number between 0 and 1, or null")
@@ -126,6 +127,16 @@ def _check_values(cfg: Settings) -> None:
             check_choice(key, value, known)
     limits.check(cfg)
     lightning_nodes.check(cfg)
+
+
+def _check_mix(cfg: Settings) -> None:
+    used = [key for key in ("mix.mixup", "mix.cutmix") if cfg.get(key) is not None]
+    for key, most in [*((key, float("inf")) for key in used), ("mix.probability", 1.0)]:
+        value = cfg.get(key, 1.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+            raise UserError(f"{key}={value} must be a number above 0{' up to 1' if most == 1 else ', or null'}")
+    if used and cfg.data.missing == "mask":
+        raise UserError(f"{used[0]} can't be had with data.missing=mask yet: leave it out, or set data.missing=error")
 
 
 def check_job(cfg: Settings) -> None:

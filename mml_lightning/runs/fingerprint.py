@@ -171,6 +171,9 @@ def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
         kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key != "limit_epochs"}
     if (kept.get("checkpoint") or {}).get("export") != "best":  # what is kept beside the last weights changes none
         kept.pop("checkpoint", None)
+    mix = kept.get("mix") or {}
+    if mix.get("mixup") is None and mix.get("cutmix") is None:  # as all runs were when there was no such key
+        kept.pop("mix", None)
     if (kept.get("ema") or {}).get("decay") is None:
         kept.pop("ema", None)
     if deciding := _callbacks_that_decide(values.get("callbacks") or {}):

@@ -28,6 +28,7 @@ from mml_lightning.training import lightning_internals
 from mml_lightning.training import phases as training_phases
 from mml_lightning.training.accuracy import accuracies
 from mml_lightning.training.epoch_means import Means
+from mml_lightning.training.mixing import Mix, Mixing, larger
 from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.training.phases import Phase
 from mml_lightning.training.placement import one_peer
@@ -57,6 +58,7 @@ class Cohort(pl.LightningModule):
         test_name: first word of the metrics of `trainer.test`.
         fusion: how the peers' logits become one more output that is measured, "fused"; None for none.
         phases: in order, the first with this objective and plan; none: one phase, which trains whatever learns.
+        mixing: mixup and CutMix of training batches.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Cohort(pl.LightningModule):
         max_views: int | None = None,
         fusion: Fusion | None = None,
         phases: Sequence[Phase] = (),
+        mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(dict(description or {}))
@@ -94,6 +97,8 @@ class Cohort(pl.LightningModule):
         self.test_name = test_name
         self.max_views = max_views
         self.fusion = fusion
+        self.mixing = mixing or Mixing()
+        self._mix: Mix | None = None  # of the batch
         self.scores: dict[str, ScoreCollector] = {}
         self.means = Means()
         self._counter: Counter | None = None
@@ -149,6 +154,8 @@ class Cohort(pl.LightningModule):
         together, divided = self._micro_batches(batch_idx)
         presence = self._presence_of(batch, batch_idx, 1 if placed is not None else self.trainer.world_size)
         seen = None if presence is None else presence.mask
+        rank = 0 if placed is not None else self.global_rank
+        self._mix = self.mixing.draw(len(batch["index"]), self.seed, self.current_epoch, batch_idx, rank)
         outputs = {
             name: self._output(name, batch, batch_idx, None if seen is None else seen[name])
             for name in self.peers
@@ -158,10 +165,13 @@ class Cohort(pl.LightningModule):
             outputs = strategy.exchange(outputs[strategy.own])
         epoch = self.current_epoch - self.phase.first + batch_idx / max(1, int(self.trainer.num_training_batches))
         parts = self.objective.parts(outputs, batch["target"], seen, epoch)
+        if self._mix is not None:
+            others = self.objective.parts(outputs, self._mix.partners(batch["target"]), seen, epoch)
+            parts = self._mix.parts(parts, others)
         terms = self.objective.summed(parts, presence.weight if presence is not None else None)
         loss = total(terms)
         self._keep_means(parts, loss, len(batch["index"]), presence is not None)
-        for key, value, rows in accuracies({n: outputs[n] for n in terms}, batch["target"], seen):
+        for key, value, rows in accuracies({n: outputs[n] for n in terms}, larger(self._mix, batch["target"]), seen):
             self.means.add(f"train/{key}", value, rows)
         if placed is not None:
             loss = total({placed: terms[placed]})
@@ -183,7 +193,8 @@ class Cohort(pl.LightningModule):
             clips = clips[rows]
         self._seed_forward(name, batch_idx)
         with torch.set_grad_enabled(name in self.phase.trains):
-            output: PeerOutput = peer.project(peer(modality(clips).to(self.dtype)))
+            prepared = modality(clips).to(self.dtype)
+            output: PeerOutput = peer.project(peer(prepared if self._mix is None else self._mix.clips(prepared)))
         if seen is None:
             return output
         return PeerOutput(*({k: spread(v, rows, len(seen)) for k, v in values.items()} for values in output))
@@ -312,8 +323,6 @@ class Cohort(pl.LightningModule):
     def load_rank_states(self, states: Sequence[Mapping[str, Any]]) -> None:
         self.means.load([state["means"] for state in states], self.device)
 
-    # evaluation: scores by video, measured once per split
-
     def on_validation_epoch_start(self) -> None:
         self._start("val")
 
@@ -364,8 +373,7 @@ class Cohort(pl.LightningModule):
         """{peer: {head: [n, K]}} of every `max_views` views [n, T, C, H, W] in turn; features are let go of."""
         count = len(next(iter(clips.values())))
         size = self.max_views or count
-        starts = range(0, count, size)
-        parts = (self({name: clip[start : start + size] for name, clip in clips.items()}) for start in starts)
+        parts = (self({name: clip[n : n + size] for name, clip in clips.items()}) for n in range(0, count, size))
         return [{name: out.logits for name, out in part.items()} for part in parts]
 
     def _present(self, batch: Batch) -> dict[str, Tensor]:
