@@ -77,11 +77,10 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
     computed = training.execution_settings(cfg).apply(nets)
     resumed, folder = resume.where_to_begin(cfg, overrides, data, list(nets))
     limited = limits.declared(cfg, videos := len(datasets["train"]))
-    objectives = [phase.objective for phase in cohort.phases]
     speed = measured_speed(cfg)
     monitors = settle(cfg, cohort, data)
-    kept = training_callbacks(cfg, folder, data, monitors)
-    trainer = make_trainer(cfg, folder, [*kept, speed], objectives=objectives)
+    kept = [*training_callbacks(cfg, folder, data, monitors), speed]
+    trainer = make_trainer(cfg, folder, kept, objectives=[one.objective for one in cohort.phases])
     sharing = check_shares(cfg, trainer, data, datasets)
     say(plan.describe(cfg, data, cohort.phases, parameter_counts(nets), origins, computed, limited, monitors.told))
     comparable = cost.conditions(cfg, cohort, sharing)
@@ -111,10 +110,15 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
         tracking.log_outcome(trainer.loggers, metrics, result.fields, folder)
         if is_first_rank():
             leave(cfg, cohort, data, origins, result, limited)
-        with ranks.blamed():
-            trainer.strategy.barrier("export")
+        wait_for_export(trainer)
     conclude(cfg, folder, data, result.fields, alone)
     return result.fields
+
+
+def wait_for_export(trainer: pl.Trainer) -> None:
+    """All ranks leave together."""
+    with ranks.blamed():
+        trainer.strategy.barrier("export")
 
 
 def clips_to_read(
