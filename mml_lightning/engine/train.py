@@ -77,8 +77,8 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
     limited = limits.declared(cfg, videos := len(datasets["train"]))
     speed = measured_speed(cfg)
     monitors = settle(cfg, cohort, data)
-    kept = training_callbacks(cfg, folder, data, monitors)
-    trainer = make_trainer(cfg, folder, [*kept, speed], objectives=[phase.objective for phase in cohort.phases])
+    kept = [*training_callbacks(cfg, folder, data, monitors), speed]
+    trainer = make_trainer(cfg, folder, kept, objectives=[one.objective for one in cohort.phases])
     sharing = check_shares(cfg, trainer, data, datasets)
     say(plan.describe(cfg, data, cohort.phases, parameter_counts(nets), origins, computed, limited, monitors.told))
     comparable = cost.conditions(cfg, cohort, sharing)
@@ -108,10 +108,15 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
         tracking.log_outcome(trainer.loggers, metrics, result.fields, folder)
         if is_first_rank():
             leave(cfg, cohort, data, origins, result, limited)
-        with ranks.blamed():
-            trainer.strategy.barrier("export")
+        wait_for_export(trainer)
     conclude(cfg, folder, data, result.fields, alone)
     return result.fields
+
+
+def wait_for_export(trainer: pl.Trainer) -> None:
+    """All ranks leave together."""
+    with ranks.blamed():
+        trainer.strategy.barrier("export")
 
 
 def clips_to_read(
