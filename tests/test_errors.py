@@ -135,7 +135,7 @@ def test_own_videos_train(own: Composed, demo: Path, tmp_path: Path) -> None:
         (lambda text: text.replace(",train", ",val"), "the train split is empty"),
         (lambda text: text.replace(",test", ",exam"), "exam"),
         (lambda text: re.sub(r"class\d", "one", text), "at least two are needed"),
-        (lambda text: text.replace("v1,", "v0,", 1), "id 'v0' stands 2 times"),
+        (lambda text: text.replace("v1,", "v0,", 1), "id 'v0' appears 2 times"),
         (lambda text: re.sub(r"v3,[^,]*", "v3,gone.mp4", text), "1 of 20 videos are missing, first: .*gone.mp4"),
         (lambda text: "", "no line below the header|can't read"),
     ],
@@ -244,7 +244,7 @@ def test_damaged_checkpoint_on_resume(train: Train, composed: Composed, tmp_path
     last = folder / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])
     before = (folder / "result.json").read_bytes()
-    with pytest.raises(UserError, match="it is cut or no checkpoint"):
+    with pytest.raises(UserError, match="it is truncated or not a checkpoint"):
         engine_train.stage(*composed(f"resume='{folder}'", "schedule.epochs=1", "trainer=smoke"))
     assert (folder / "result.json").read_bytes() == before
 
@@ -275,4 +275,4 @@ def test_an_unreadable_validation_video_is_named(
 ) -> None:
     result = engine_train.stage(*own(videos_csv(tmp_path, demo, v13=damaged(tmp_path)), "schedule.epochs=1"))
     assert list(result["unreadable"]["val"]) == ["v13"] and result["unreadable"]["test"] == {}
-    assert "val: not measured: 1 video, first v13" in caplog.text
+    assert "val: not evaluated: 1 video, first v13" in caplog.text

@@ -61,7 +61,6 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
     started, what can be done next is told in the end.
     """
     values.check_values(cfg)
-    recipe.warn_of_toy(cfg)
     set_up_process(cfg)
     specs = config_peers.peer_specs(cfg, overrides)
     config_peers.require_origins(specs)
@@ -80,6 +79,7 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
     kept = [*training_callbacks(cfg, folder, data, monitors), speed]
     trainer = make_trainer(cfg, folder, kept, objectives=[one.objective for one in cohort.phases])
     sharing = check_shares(cfg, trainer, data, datasets)
+    recipe.warn_of_toy(cfg)
     say(plan.describe(cfg, data, cohort.phases, parameter_counts(nets), origins, computed, limited, monitors.told))
     comparable = cost.conditions(cfg, cohort, sharing)
     if is_first_rank():  # it measures the first device

@@ -8,8 +8,7 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from mml_lightning.cli import hydra_app
-from mml_lightning.config import guard
+from mml_lightning.config import guard, made_by
 from tests.attacks import forged
 from tests.attacks.payloads import PAYLOADS
 from tests.attacks.world import CRASHED, Outcome, World
@@ -70,7 +69,7 @@ def test_good_files_pass(world: World) -> None:
 @pytest.mark.parametrize("name", ["interpolated callback", "callback", "log", "directory of the run", "root"])
 def test_attacks_hit_where_the_gate_is_open(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The watch sees them all: without the checks the same files do what they were made for."""
-    monkeypatch.setattr(hydra_app, "admitted", lambda items, source, typed=(): list(items))
+    monkeypatch.setattr(made_by, "admitted", lambda items, source, typed=(): list(items))
     monkeypatch.setattr(guard, "check", lambda cfg, typed: None)
     forge(world, f"overrides: {name}")
     hits = world.tries("eval", f"ckpt={world.forged}").hits

@@ -34,7 +34,7 @@ def test_sentence_names_the_switch() -> None:
     assert "data.eval_batch_size=8 is 1.50 times as fast" in told(1.5, None) == told(1.5, 0.3)
     assert "the networks are the bottleneck" in told(1.5, 0.5) == told(1.0, None)
     assert "trainer.precision=bf16-mixed" in told(1.0, None, gain=2.0)
-    assert told(1.0, None, mfu=0.01).endswith("a larger data.eval_batch_size")
+    assert told(1.0, None, mfu=0.01).endswith("raise data.eval_batch_size")
 
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

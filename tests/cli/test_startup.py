@@ -65,7 +65,7 @@ def test_a_plan_imports_torch_but_neither_lightning_nor_codecs(small: list[str],
     words = [str(ROOT / "train.py"), *small, f"paths.root={tmp_path}", "pipeline=ensemble_ml", "pipeline.dry=true"]
     found, said = imported((*LIGHTNING, *ENCODERS), FILE, words, tmp_path)
     assert found == []
-    assert "6 runs; 0 done before, 6 to do (12 networks)" in said and "ensemble_ml_flow_from_ml+ml_again" in said
+    assert "6 runs; 0 already done, 6 to do (12 networks)" in said and "ensemble_ml_flow_from_ml+ml_again" in said
 
 
 def test_the_modules_that_are_looked_for_exist() -> None:

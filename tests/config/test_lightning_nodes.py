@@ -131,7 +131,7 @@ def test_a_callback_of_a_trusted_package(composed: Composed, tmp_path: Path, mon
             "where a record goes",
         ),
         ("logger: {x: {_target_: pytorch_lightning.loggers.MLFlowLogger, tracking_uri: 'http://x'}}", "record goes"),
-        ("backbone: {net: {_target_: pytorch_lightning.loggers.TensorBoardLogger}}", "configs may call"),
+        ("backbone: {net: {_target_: pytorch_lightning.loggers.TensorBoardLogger}}", "configs may only call"),
     ],
 )
 def test_a_file_may_not_say_where_records_go(tmp_path: Path, content: str, said: str) -> None:

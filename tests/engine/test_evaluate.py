@@ -126,4 +126,4 @@ def test_other_segments_than_in_training_are_said(
 ) -> None:
     train("schedule.epochs=1", "trainer=smoke")
     measure(f"ckpt={tmp_path / 'single/run'}", "sampling.num_segments=8")
-    assert "trained with 4 segments, it is measured with 8" in caplog.text
+    assert "trained with 4 segments, it is evaluated with 8" in caplog.text

@@ -88,7 +88,7 @@ def test_what_a_peer_has_not_seen_does_not_count(
 def test_one_network_is_not_fused(composed: Composed, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     cfg, _ = composed("fusion=average")
-    assert training.fusion(cfg, ["rgb"]) is None and "there is one network, rgb, and nothing to fuse" in caplog.text
+    assert training.fusion(cfg, ["rgb"]) is None and "only one network, rgb, nothing to fuse" in caplog.text
     assert evaluation(cfg) == evaluation(composed()[0])
     both = ["stage=mml", "modality=[rgb,flow]", "init=scratch"]
     assert evaluation(composed(*both, "fusion=average")[0]) != evaluation(composed(*both)[0])

@@ -80,7 +80,7 @@ def test_networks_of_other_classes_are_not_used_together(run: Path, composed: Co
     cfg, typed = composed(f"ckpt={run}", program="eval")
     entries = load_entries(cfg, typed, lambda: config_data.dataset(cfg, ["test"]))
     entries["flow"]["classes"] = {"label": ["a", "b"]}
-    with pytest.raises(UserError, match="rgb was trained for other classes than flow"):
+    with pytest.raises(UserError, match="rgb was trained on other classes than flow"):
         heads_of(entries)
     with pytest.raises(UserError, match="no networks"):
         heads_of({})

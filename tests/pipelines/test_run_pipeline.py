@@ -151,7 +151,7 @@ def test_a_name_belongs_to_the_pipeline_not_to_its_steps(composed: Composed) -> 
 
 
 def test_an_init_of_one_modality_is_refused(composed: Composed) -> None:
-    with pytest.raises(UserError, match=r"init\.rgb=imagenet would hold in all of them: use init="):
+    with pytest.raises(UserError, match=r"init\.rgb=imagenet would apply to all of them: use init="):
         plan_runs(*composed("pipeline=reduced_mml", "init.rgb=imagenet"))
 
 

@@ -109,7 +109,7 @@ def test_a_spoilt_step_leaves_no_trace(bad: int, way: Way, tmp_path: Path, caplo
     [row] = rows(tmp_path)
     where = {"epoch": "1", "step": f"{bad + 1}", "peers": "rgb", "rank": "0"}
     assert row == {**where, "loss": "nan", "videos": " ".join(f"v{bad}_{i}" for i in range(4))}
-    assert f"epoch 1, step {bad + 1}: the gradients of rgb are not finite; the step is left out (rgb: 1)" in caplog.text
+    assert f"epoch 1, step {bad + 1}: the gradients of rgb are not finite; the step is skipped (rgb: 1)" in caplog.text
     assert not (tmp_path / "nonfinite").exists()
 
 
@@ -243,7 +243,7 @@ def test_large_gradients_are_finite() -> None:
 
 
 def test_a_diverging_run_ends_with_one_line(train: Callable[..., Any], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gradients of rgb are not finite, as in the 2 steps before"):
+    with pytest.raises(UserError, match=r"gradients of rgb are not finite, as in the previous 2 steps"):
         train("optimizer.lr=1e30", "nonfinite.stop_after=2", run="wild")
     told = json.loads((tmp_path / "single" / "wild" / "result.json").read_text())
     assert told["status"] == "failed" and "not finite" in told["error"] and not (tmp_path / "zoo").exists()

@@ -235,7 +235,7 @@ WRONG = [
     ("phases.0.train=[rgb.nett]", r"phases\.0 \(head\): train=rgb\.nett: there is no nett; there are head, trunk, net"),
     ("phases.0.train=[rgb.dropout]", r"train=rgb\.dropout has nothing to learn"),
     ("+phases.0.optimizer.optimizer={_target_: torch.optim.SGD, momentum: -1, _partial_: true}", r"phases\.0 \(head\)"),
-    ("+phases.0.optimizer.optimizer={_target_: os.system, _partial_: true}", r"configs may call"),
+    ("+phases.0.optimizer.optimizer={_target_: os.system, _partial_: true}", r"configs may only call"),
     ("+phases.0.objective={headed: [rgb], edges: [], frozen: [rgb]}", r"objective\.frozen=\['rgb'\] leaves no peer"),
     ("+phases.1.objective={headed: [rgb], wait: 3}", r"unknown setting phases\.1\.objective\.wait"),
 ]

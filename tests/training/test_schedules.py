@@ -107,7 +107,7 @@ def test_drives_lambda_lr_with_a_rate_per_group():
 
 
 def test_errors_name_the_fix():
-    with pytest.raises(ValueError, match="1 or more"):
+    with pytest.raises(ValueError, match="epochs >= 1"):
         cosine(0, epochs=0)
     with pytest.raises(ValueError, match="warmup_epochs=-1"):
         warmup(0, -1)

@@ -119,7 +119,7 @@ def test_speed_of_the_latest_steps(
     batches(4, 5, 5, 6)
     row = {"clips_per_s": 4.0, "data_wait": 0.5, "seconds_per_step": 4.0, "mfu": 1.0}
     assert board.rows == [({f"speed/{key}": value for key, value in row.items()} | {"epoch": 0}, 7)]
-    line = "epoch 1/3  step 12/20  |  4 clips/s (50% waiting for data), 100% of the arithmetic, 4 s/step"
+    line = "epoch 1/3  step 12/20  |  4 clips/s (50% waiting for data), 100% MFU, 4 s/step"
     assert caplog.messages == [line]
     speed.on_train_epoch_start(run, module)
     batches(8)
@@ -290,7 +290,7 @@ def test_a_run_tells_its_speed(train: Callable[..., dict[str, Any]], caplog: pyt
     result = train("schedule.epochs=1", "test=false", "trainer.limit_val_batches=1", *often)
     lines = [line for line in caplog.messages if line.startswith("epoch 1/1  step ")]
     assert [line.partition("  |  ")[0] for line in lines] == ["epoch 1/1  step 2/3"]
-    assert re.search(r"[\d.]+ clips/s \(\d+% waiting for data\), \d+% of the arithmetic, [\d.]+ s/step$", lines[0])
+    assert re.search(r"[\d.]+ clips/s \(\d+% waiting for data\), \d+% MFU, [\d.]+ s/step$", lines[0])
     speed = result["speed"]
     assert speed["clips_per_s"] == result["clips_per_s"] and 0 < speed["data_wait"] < 1 and speed["mfu"] > 0
     assert "waiting for data" in caplog.text

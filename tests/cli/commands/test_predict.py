@@ -232,7 +232,7 @@ def test_a_list_on_standard_input_and_lines_of_a_terminal(
         (["{video}", "--ckpt", "{run}", "--window", "0"], "must be a positive number"),
         (["{video}", "--ckpt", "{run}", "--set", "data.nothing=1"], "data.nothing"),
         (["{video}", "--ckpt", "{run}", "--set", "workers"], "KEY=VALUE"),
-        (["{video}", "--ckpt", "nothing"], "no file, no directory and no alias"),
+        (["{video}", "--ckpt", "nothing"], "not a file, directory or alias"),
         (["{tmp}", "--ckpt", "{run}"], "no video in this folder"),
         (["{tmp}/gone.mp4", "--ckpt", "{run}"], "no such file"),
         (["{video}", "--ckpt", "{run}", "--csv", "{video}"], "tells not what made it"),

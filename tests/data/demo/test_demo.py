@@ -180,7 +180,7 @@ def test_two_starts_at_once_share_one_generation(pristine: dict[str, bytes], tmp
     runs = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [run.communicate()[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
-    assert sum("making 40 videos" in text for text in said) == 1
+    assert sum("generating 40 videos" in text for text in said) == 1
     assert contents(tmp_path) == pristine
 
 

@@ -217,7 +217,7 @@ def test_a_batch_that_is_lost_on_its_way_is_loaded_again(
         torch.multiprocessing.set_sharing_strategy(strategy)
     assert [video for batch in batches for video in batch["id"]] == [one.id for one in records]
     assert all(torch.equal(clip, whole[video]) for video, clip in clips(batches).items())
-    assert "train: a batch was lost on its way from a loader worker (too many open files, ulimit -n is" in caplog.text
+    assert "train: a batch from a loader worker was lost (too many open files, ulimit -n is" in caplog.text
     assert "reloading it; raise it, or lower data.workers" in caplog.text
 
 

@@ -89,7 +89,7 @@ def test_a_replaced_video_is_named(
         named = {row["id"]: row["reason"] for row in csv.DictReader(handle)}
     assert set(named) == {"v3"} and "3.mp4: it had" in named["v3"]
     assert set(told["unreadable"]["test"]) == {"v13"} and "it was replaced" in told["unreadable"]["test"]["v13"]
-    assert caplog.text.count("5.mp4 was written since the run began") == 1
+    assert caplog.text.count("5.mp4 was modified after the run started") == 1
 
 
 @pytest.mark.parametrize("count", [MOST_IMAGES + 1, 10**12])
