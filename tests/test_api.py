@@ -205,6 +205,8 @@ def test_plain_lightning_of_the_page(my_videos: Path, demo: Path, tmp_path: Path
         ({"batch_size": 1000}, "data.batch_size=1000 is larger than the train split"),
         ({"batch_size": 0}, "data.batch_size=0 must be"),
         ({"overrides": ["data.decodr=pyav"]}, "data.decodr"),
+        ({"overrides": ["ema.decay=0.9"]}, "give it to pl.Trainer"),
+        ({"overrides": ["callbacks=[default,early_stopping]"]}, "give it to pl.Trainer"),
     ],
 )
 def test_a_wrong_data_module_is_one_line(my_videos: Path, values: dict, message: str) -> None:  # noqa: F811

@@ -43,7 +43,7 @@ HARMLESS = tuple(
     f"pytorch_lightning.callbacks.{name}"
     for name in (
         *("EarlyStopping", "LearningRateMonitor", "DeviceStatsMonitor", "GradientAccumulationScheduler"),
-        *("StochasticWeightAveraging", "RichProgressBar", "TQDMProgressBar", "Timer"),
+        *("RichProgressBar", "TQDMProgressBar", "Timer"),
     )
 )
 """Callbacks of Lightning that write nothing."""

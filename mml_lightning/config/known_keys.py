@@ -51,8 +51,7 @@ def check(cfg: Settings) -> None:
         return
     looked_up = _looked_up(OmegaConf.to_container(cfg.node, resolve=False))
     for key, known in unknown:
-        last = key.rpartition(".")[2]
-        if not re.search(rf"\b{re.escape(last)}\b", looked_up):
+        if not re.search(rf"(?<![\w.]){re.escape(key)}\b", looked_up):
             raise UserError(_line(key, known))
 
 

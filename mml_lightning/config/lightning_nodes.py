@@ -27,6 +27,7 @@ OURS = {
     "ModelSummary": "leave it out: the plan names the peers and their sizes",
     "RichModelSummary": "leave it out: the plan names the peers and their sizes",
     "WandbLogger": "use logger=wandb, which continues its record after a resume",
+    "StochasticWeightAveraging": "use ema.decay=0.999; this callback changes the schedule and the length of a run",
     "CSVLogger": "leave it out: logs/metrics.csv is always written, and exact after a resume",
 }
 """Classes of Lightning whose part something of ours has."""
@@ -51,9 +52,13 @@ def check(cfg: Settings) -> None:
         )
     if not isinstance(kept.monitor, str | None):
         raise UserError(f"checkpoint.monitor={kept.monitor} must be the name of a metric, as val/rgb/top1, or null")
+    if len(cfg.phases) > 1 and kept.export == "best":
+        raise UserError("checkpoint.export=best could take the networks of an early phase: leave it out with phases")
     for group in ("callbacks", "logger"):
         for name, node in nodes(cfg, group).items():
             target = current(str(node[TARGET]))
+            if len(cfg.phases) > 1 and target.endswith(".EarlyStopping"):
+                raise UserError(f"{group}.{name} could end the run before its last phase: leave it out with phases")
             if not instantiate.lies_in(target, instantiate.LIGHTNING):
                 continue
             last = target.rpartition(".")[2]

@@ -120,6 +120,8 @@ def _value(override: Override, source: Source) -> str | None:
     group = "." not in override.key_or_group
     if override.is_delete() and override.key_or_group in PLACES:
         return "takes away where files are written"
+    if override.key_or_group.startswith("logger.") and (override.is_delete() or override.key_or_group.count(".") > 1):
+        return "may say where the record of the run goes"
     for key, value in _leaves(override.key_or_group, override.value()):
         why = _reserved(key.split("."))
         if why is None and (key in WRITTEN or not isinstance(value, dict | list | None)):

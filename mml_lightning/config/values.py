@@ -127,6 +127,12 @@ def _check_values(cfg: Settings) -> None:
             check_choice(key, value, known)
     limits.check(cfg)
     lightning_nodes.check(cfg)
+    _check_averages(cfg)
+
+
+def _check_averages(cfg: Settings) -> None:
+    if cfg.ema.decay is not None and cfg.get("batch_norm.precise"):
+        raise UserError("batch_norm.precise measures the trained weights, and ema.decay averages them: leave out one")
 
 
 def _check_mix(cfg: Settings) -> None:

@@ -18,7 +18,7 @@ from mml_lightning.config import peers, training
 from mml_lightning.config.apart import apart
 from mml_lightning.config.compose import ComposeErrors, compose
 from mml_lightning.config.overrides import init_file
-from mml_lightning.config.saved_overrides import quoted
+from mml_lightning.config.saved_overrides import key_of, quoted
 from mml_lightning.config.settings import Settings
 from mml_lightning.config.values import check_values
 from mml_lightning.data.records.records import Dataset
@@ -31,6 +31,8 @@ from mml_lightning.training.console import ReadersTold
 from mml_lightning.training.datamodule import VideoData
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.process_state import kept_random
+
+OF_RUNS = ("callbacks", "checkpoint", "ema", "logger", "pipeline", "trainer")  # groups of conf/ that runs read
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +148,8 @@ def settings(words: Sequence[str]) -> Settings:
     """Raises:
     UserError: a word or a value is wrong.
     """
+    if ours := next((word for word in words if key_of(word).partition(".")[0] in OF_RUNS), None):
+        raise UserError(f"{ours}: that is the Trainer's here: give it to pl.Trainer, or train with mml_lightning.train")
     with apart():
         try:
             cfg = compose("train", words)

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 MODULE = "hydra_plugins.mml_optuna"  # Hydra calls no plugin outside of this package
 DATABASE, TABLE, BEST = "optuna.db", "trials.csv", "best_parameters.yaml"
-STUDY, SPACE = "sweep", "space"
+STUDY, SPACE, ASKED = "sweep", "space", "asked"
 HOPELESS = 3  # trials that fail before any has ended well, after which the sweep ends
 
 
@@ -99,7 +99,7 @@ class OptunaSweeper(Sweeper):
             raise UserError("nothing is searched: give a range, such as 'optimizer.lr=interval(0.01,0.1)'")
         search = search_of(self.config)
         folder = search.folder
-        study = self._study(folder, space, _direction(search))
+        study = self._study(folder, space, _direction(search), [f"checkpoint.monitor={search.monitor}", *sorted(fixed)])
         try:
             self._run(study, space, fixed, folder)
         except BaseException:
@@ -108,7 +108,11 @@ class OptunaSweeper(Sweeper):
         return _told(study, folder, fixed)
 
     def _study(
-        self, folder: Path, space: Mapping[str, Any], direction: Literal["maximize", "minimize"]
+        self,
+        folder: Path,
+        space: Mapping[str, Any],
+        direction: Literal["maximize", "minimize"],
+        asked: list[str],
     ) -> optuna.Study:
         """Raises:
         UserError: the study of the directory searches something else.
@@ -131,8 +135,12 @@ class OptunaSweeper(Sweeper):
         known = study.user_attrs.get(SPACE)
         if known is None:
             study.set_user_attr(SPACE, wanted)
+            study.set_user_attr(ASKED, asked)
         elif known != wanted or study.direction.name.lower() != direction:
             raise UserError(f"{folder} searches {', '.join(known)} in other ranges: choose another hydra.sweep.dir")
+        elif (before := study.user_attrs.get(ASKED)) != asked:
+            differs = ", ".join(sorted(set(before or ()).symmetric_difference(asked)))
+            raise UserError(f"{folder} has trials with other settings ({differs}): choose another hydra.sweep.dir")
         return study
 
     def _run(self, study: optuna.Study, space: dict[str, Any], fixed: list[str], folder: Path) -> None:

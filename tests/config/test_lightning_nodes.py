@@ -86,6 +86,10 @@ def test_loggers_stand_side_by_side(composed: Composed, monkeypatch: pytest.Monk
         (["checkpoint.mode=up"], "checkpoint.mode=up is unknown"),
         (["checkpoint.export=first"], "checkpoint.export='first' is unknown"),
         (["checkpoint.monitor=3"], "must be the name of a metric"),
+        (["+callbacks.x._target_=pytorch_lightning.callbacks.StochasticWeightAveraging"], r"use ema\.decay"),
+        (["stage=lp_ft", "callbacks=[default,early_stopping]"], "before its last phase"),
+        (["stage=lp_ft", "checkpoint.export=best"], "early phase"),
+        (["ema.decay=0.9", "batch_norm.precise=2"], "leave out one"),
     ],
 )
 def test_mistakes_are_told_by_name(composed: Composed, words: list[str], said: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from mml_lightning.config import made_by
 from mml_lightning.config.saved_overrides import Source, admitted, quoted
 from mml_lightning.utils.errors import UserError
 
@@ -98,9 +100,20 @@ def test_a_path_that_looks_something_up_is_refused() -> None:
     "word",
     [
         *("paths.root=12345", "paths.zoo=null", "paths.cache=true", "paths={root: 1.5}", "~paths", "~paths.zoo"),
+        *("logger.mlflow.tracking_uri=null", "~logger.tensorboard", "~logger.tensorboard.save_dir"),
         *("logger.entity=12345", "data.root=7", "+x={_target_: {}}", "trusted.0=os", "+trusted.0=os"),
     ],
 )
 def test_numbers_and_deletions_are_looked_at_as_words_are(word: str, source: Source) -> None:
     with pytest.raises(UserError, match="files are not trusted with that"):
         admitted([word], source)
+
+
+def test_an_evaluation_takes_no_callback_or_logger_of_the_training(tmp_path: Path) -> None:
+    """They were typed, and nothing but training calls them: a resume is refused until they are typed again."""
+    typed = ["+callbacks.early._target_=pytorch_lightning.callbacks.EarlyStopping", "+callbacks.early.monitor=val/loss"]
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/overrides.yaml").write_text(yaml.safe_dump(["seed=1", *typed, "+logger.mine.save_dir=/x"]))
+    assert made_by.overrides_beside(tmp_path, []) == ["seed=1"]
+    with pytest.raises(UserError, match="files are not trusted with that"):
+        made_by.saved_overrides(tmp_path, [])

@@ -109,6 +109,8 @@ def test_other_ranges_are_another_sweep(tmp_path: Path) -> None:
     sweep(tmp_path, Launcher(), trials=1)
     with pytest.raises(UserError, match=r"searches optimizer.lr in other ranges: choose another hydra\.sweep\.dir"):
         sweep(tmp_path, Launcher(), "optimizer.lr=interval(0,1)")
+    with pytest.raises(UserError, match=r"trials with other settings \(.*data\.batch_size=8.*\)"):
+        sweep(tmp_path, Launcher(), RANGE, "data.batch_size=8")
     with pytest.raises(UserError, match="nothing is searched"):
         sweep(tmp_path, Launcher(), "stage=ce")
 

@@ -78,7 +78,7 @@ def test_two_ranks_and_accumulated_batches_are_one_process_with_whole_batches(
         assert json.loads((found[name] / "result.json").read_text())["steps"] == 6, name
     before = losses(found["alone"])
     assert [set(row) for row in before] == [
-        {"train/rgb/ce", "train/rgb/kl", "train/flow/ce", "train/flow/kl", "train/loss_epoch"}
+        {f"train/{peer}/{what}" for peer in ("rgb", "flow") for what in ("ce", "kl", "top1")} | {"train/loss_epoch"}
     ] * 2
     assert 0.5 < before[0]["train/flow/ce"] / math.log(3) < 2, "of six videos, not of twenty-four"
     for name in ("two", "accumulated", "both"):

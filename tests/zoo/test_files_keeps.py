@@ -112,7 +112,7 @@ def test_ten_typed_commands(
     # 9 settings that nobody has trained a first network with: both commands are told, and do what they say
     refused = shell("train", *MML, "optimizer.lr=0.03")
     said = refused.stdout + refused.stderr
-    assert refused.returncode == 2 and "its optimizer.lr was" in said and "and 0.03 is asked for" in said, said
+    assert refused.returncode == 2 and "its optimizer.lr was" in said and "but 0.03 is asked for" in said, said
     train_it, take_it = re.findall(r"python train\.py (.*?)(?= -- or take|\n|$)", said)[:2]
     taken = shell("train", *shlex.split(take_it), plain=True)
     assert result(tmp_path, taken)["peers"]["rgb"]["origin"].startswith(str(tmp_path / CE)), taken.stderr
