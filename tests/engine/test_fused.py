@@ -94,5 +94,5 @@ def test_one_network_is_not_fused(composed: Composed, caplog: pytest.LogCaptureF
     assert evaluation(composed(*both, "fusion=average")[0]) != evaluation(composed(*both)[0])
     with pytest.raises(UserError, match="fusion='middle' is unknown; use one of"):
         training.fusion(composed(*both, "fusion.name=middle")[0], ["rgb", "flow"])
-    with pytest.raises(UserError, match="no modality may be called ensemble or fused"):
+    with pytest.raises(UserError, match="a modality can't be named ensemble or fused"):
         training.fusion(cfg, ["rgb", "fused"])
