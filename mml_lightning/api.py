@@ -216,14 +216,8 @@ def _prepared(words: Sequence[str], outcome: JobOutcome) -> list[str]:
 
 
 def _composed(program: str, words: Sequence[str]) -> Settings:
-    try:
+    with config_errors.as_user_errors(CONF):
         return config_compose.compose(program, words)
-    except UserError:
-        raise
-    except Exception as error:
-        if not config_errors.of_command_line(error):
-            raise
-        raise UserError(config_errors.one_line(error, CONF)) from None
 
 
 def _check_devices(cfg: Settings) -> None:

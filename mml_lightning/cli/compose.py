@@ -26,13 +26,7 @@ def compose_config(overrides: Sequence[str]) -> Settings:
         raise UserError(f"the package has no configs, {CONF} is missing: install it again")
     resolvers.register()
     guard.install()
-    try:
+    with config_errors.as_user_errors(CONF):
         cfg = compose("train", hydra_app.prepare(overrides, CONF))
-    except UserError:
-        raise
-    except Exception as error:
-        if not config_errors.of_command_line(error):
-            raise
-        raise UserError(config_errors.one_line(error, CONF)) from None
     check_values(cfg)
     return cfg

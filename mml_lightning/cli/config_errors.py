@@ -7,6 +7,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.program import command
 
 QUOTING = "quote values with spaces or special characters, such as \"data.root='/my videos'\""
@@ -97,3 +99,16 @@ def of_command_line(error: BaseException) -> bool:
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     return last is not None and last.tb_frame.f_globals.get("__name__", "").partition(".")[0] in COMPOSING
+
+
+@contextmanager
+def as_user_errors(conf: Path) -> Iterator[None]:
+    """Inside, what is wrong with words or configs is a UserError of one line; other errors stay what they are."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not of_command_line(error):
+            raise
+        raise UserError(one_line(error, conf)) from None

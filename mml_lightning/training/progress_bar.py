@@ -60,17 +60,7 @@ class TrainingBar(ProgressBar):
     def on_test_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._begin("test", sum(trainer.num_test_batches))
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if self._is_due():
-            self._draw(batch_idx + 1)
+    on_test_batch_end = on_validation_batch_end
 
     def on_train_end(self, *_: Any) -> None:
         self._end()
