@@ -148,8 +148,8 @@ def load_entry(path: Path, peer: str, modality: str) -> dict[str, Any]:
 
 
 def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
-    """The peers inside a checkpoint of a run, each as in a zoo file: the averages of their weights where the run exports
-    those.
+    """The peers inside a checkpoint of a run, each as in a zoo file: with the averages of its weights where the run
+    exports those.
 
     Raises:
         UserError: no such file, not a checkpoint of a run, or one without the averages.

@@ -71,7 +71,7 @@ def test_what_is_exported_is_the_average_and_a_cut_run_has_the_same(
 
 
 def assert_loads_everywhere(file: Path, expected: dict[str, torch.Tensor]) -> None:
-    """By the two readers that all of eval, predict, export and `mml_lightning.load`, and `init=`, read networks with."""
+    """By the two readers of networks: that of eval, predict, export and `mml_lightning.load`, and that of `init=`."""
     for entry in (checkpoint_entries(file)["rgb"], load_entry(file, "rgb", "rgb")):
         equal = [torch.equal(value, expected[key]) for key, value in entry["state_dict"].items()]
         assert len(equal) == len(expected) and all(equal)
