@@ -82,11 +82,16 @@ def test_what_is_compared_of_a_measurement_is_what_the_table_says(
     assert words == of_table
 
 
-@pytest.mark.parametrize("word", ["seed=3", "paths.root=x", "data.workers=4", "hydra/launcher=joblib", "resume=auto"])
+@pytest.mark.parametrize(
+    "word",
+    ["seed=3", "paths.root=x", "data.workers=4", "hydra/launcher=joblib", "resume=auto", "callbacks.lr_monitor.x=1"],
+)
 def test_rows_of_a_table_do_not_differ_in_these(word: str) -> None:
     assert key_roles.COSMETIC_OVERRIDES.match(word.partition("=")[0])
 
 
-@pytest.mark.parametrize("word", ["data.name=x", "optimizer.lr=1", "resume_force=true", "seeds=3", "views=dense"])
+@pytest.mark.parametrize(
+    "word", ["data.name=x", "optimizer.lr=1", "resume_force=true", "seeds=3", "views=dense", "callbacks.x.patience=3"]
+)
 def test_and_do_in_these(word: str) -> None:
     assert not key_roles.COSMETIC_OVERRIDES.match(word.partition("=")[0])
