@@ -144,6 +144,7 @@ ROLES: dict[str, Role] = {
     "trainer.limit_test_batches": MEASUREMENT,
     "trainer.limit_train_batches": WEIGHTS | MACHINE,
     "trainer.limit_val_batches": MEASUREMENT,
+    "trainer.max_time": WEIGHTS | RESUMABLE | MACHINE,
     "trainer.num_nodes": WEIGHTS | RESUMABLE | MACHINE,
     "trainer.num_threads": SAME_ROW,
     "trainer.precision": WEIGHTS,
