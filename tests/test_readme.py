@@ -41,13 +41,6 @@ def test_readme_is_short_and_its_links_lead_somewhere():
         assert target.startswith("http") or (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize("page", ["guarantees", "plugins", "commands", "run_directory"])
-def test_files_that_pages_name_exist(page):
-    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    for path in re.findall(r"`((?:tests|conf|mml_lightning|docs)/[\w./-]+)`", text):
-        assert (ROOT / path).exists(), path
-
-
 def test_marked_blocks_are_complete_by_themselves():
     spec = importlib.util.spec_from_file_location("readme_commands", ROOT / ".ci" / "readme_commands.py")
     assert spec and spec.loader
