@@ -9,17 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mml_lightning.evaluation.metrics import ENSEMBLE
+from mml_lightning.evaluation.metrics.bootstrap import Interval
+
 GAP = 0.1  # of the loss of a network that knows the class frequencies alone
 BEYOND_GUESSING = 0.1  # of the labels that the student misses
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate and the ends of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -50,9 +44,8 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`room` to learn: yes, no, or None where the training loss that would decide is unknown; and why, in words that
-    complete "flow as teacher of rgb: ...".
-    """
+    """`room` to learn: yes, no, or None where the training loss that would decide is unknown; and why, in a sentence
+    without its full stop."""
 
     room: bool | None
     reason: str
@@ -63,10 +56,11 @@ def decide(evidence: Evidence) -> Verdict:
 
     1. the teacher is better than the student: `lead` > 0;
     2. it is right where the student is wrong: `rescued` > `guessed` + :data:`BEYOND_GUESSING`;
-    3. the student fits its training videos better than others: `gap` > :data:`GAP` x `prior_loss`. Without a gap a lesson
-       can only slow the fitting.
+    3. the student fits its training videos better than others: `gap` > :data:`GAP` x `prior_loss`. Without a gap a
+       lesson can only slow the fitting.
     """
-    student, teacher = evidence.student, evidence.teacher
+    student = evidence.student
+    teacher = "the ensemble" if evidence.teacher == ENSEMBLE else evidence.teacher
     lead, rescued, gap = evidence.lead, evidence.rescued, evidence.gap
     led = f"{teacher} leads {student} by {_points(lead)}"
     if lead.low <= 0:
