@@ -63,16 +63,16 @@ def decide(evidence: Evidence) -> Verdict:
     teacher = "the ensemble" if evidence.teacher == ENSEMBLE else evidence.teacher
     lead, rescued, gap = evidence.lead, evidence.rescued, evidence.gap
     led = f"{teacher} leads {student} by {_points(lead)}"
-    if lead.low <= 0:
+    if not lead.low > 0:  # nor where it is not a number
         return Verdict(False, f"{teacher} is not better than {student} by more than noise ({_points(lead)})")
     finds = f"{teacher} is right on {_percent(rescued)} of what {student} gets wrong"
-    if rescued.low <= evidence.guessed + BEYOND_GUESSING:
+    if not rescued.low > evidence.guessed + BEYOND_GUESSING:
         return Verdict(False, f"{led}, but {finds}, hardly more than guessing would ({100 * evidence.guessed:.0f} %)")
     if gap is None:
         return Verdict(None, f"{led} and {finds}, but the training loss of {student} is unknown")
     least = GAP * evidence.prior_loss
     fits = f"{student} has a gap of {_nats(gap)} between training and validation loss"
-    if gap.low <= least:
+    if not gap.low > least:
         return Verdict(
             False, f"{led} and {finds}, but {fits}, not above {least:.2f}: a lesson would only slow its fitting"
         )

@@ -95,7 +95,9 @@ def read_record(folder: Path) -> Record:
         with (folder / FILE).open(encoding="utf-8", newline="") as handle:
             reader = csv.DictReader(handle)
             lines = list(reader)
-    except (OSError, ValueError, csv.Error) as error:
+    except OSError as error:
+        raise UserError(f"can't read {folder / FILE}: {error.strerror}") from None
+    except (ValueError, csv.Error) as error:
         raise UserError(f"can't read {folder / FILE}: {error}") from None
     if not lines or set(COLUMNS) - set(reader.fieldnames or ()):
         raise UserError(f"{folder / FILE} must have the columns {', '.join(COLUMNS)} and a line per comparison")

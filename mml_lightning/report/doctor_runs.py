@@ -100,7 +100,8 @@ def train_loss(run: Path, peer: str) -> tuple[float | None, str]:
     it measures; and why there is none."""
     origin = mapping(mapping((read_result(run) or {}).get("peers")).get(peer)).get("origin")
     for folder in [run, *([Path(origin)] if isinstance(origin, str) and Path(origin).is_dir() else [])]:
-        curve = curves(folder).get(f"train/{peer}/ce")
+        logged = curves(folder)
+        curve = logged.get(f"train/{peer}/ce") or logged.get(f"train/{peer}/bce")
         if curve:
             mix = mapping(_config(folder).get("mix"))
             if mix.get("mixup") or mix.get("cutmix"):
