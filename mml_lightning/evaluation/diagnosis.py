@@ -10,8 +10,9 @@ Weights and the rule come from the validation split, everything else is measured
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
@@ -25,6 +26,8 @@ from mml_lightning.evaluation.metrics.calibration import Reliability, decisions,
 from mml_lightning.evaluation.metrics.per_video import labels, named_classes, prior_loss
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.plain_text import some_videos
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -133,12 +136,15 @@ class Diagnosis:
     notes: list[str] = field(default_factory=list)
 
 
-def diagnose(networks: Sequence[Network], joint: Sequence[JointModel] = ()) -> Diagnosis:
+def diagnose(
+    networks: Sequence[Network], joint: Sequence[JointModel] = (), advance: Callable[[], None] = lambda: None
+) -> Diagnosis:
     """Compare networks.
 
     Args:
         networks: those that are asked about, each with as many runs as the others, whose seeds are the same.
         joint: models to compare them with.
+        advance: called after each of :func:`steps`.
 
     Raises:
         UserError: classes or labels differ, there are no common videos, or a video is in both splits.
@@ -147,29 +153,50 @@ def diagnose(networks: Sequence[Network], joint: Sequence[JointModel] = ()) -> D
     names = [network.name for network in networks]
     held, test = align(every, "val"), align(every, "test")
     assert held is not None  # every run has it
-    if test is None:
-        mask = torch.tensor([in_fold(video, 0.5) for video in held.ids])
-        if mask.all() or not mask.any():
-            raise UserError("there are no test scores, and too few validation videos to find weights on half of them")
-        search, reported, split = held.keep(mask), held.keep(~mask), "val"
-    else:
-        search, reported, split = held, test, "test"
-        both = set(held.ids) & set(reported.ids)
-        if both:
-            raise UserError(f"{some_videos(sorted(both))} would be in both the validation and the test split")
-    sizes = [2] if len(names) == 2 else [2, len(names)]
+    search, reported = _splits(held, test)
+
+    def each(items: Iterable[T]) -> Iterator[T]:
+        for item in items:
+            yield item
+            advance()
+
+    split = "val" if test is None else "test"
     return Diagnosis(
         metric=held.metric,
         split=split,
         videos={"val": len(held.ids), split: len(reported.ids)},
         seeds=len(networks[0].runs),
         classes=next(iter(held.scores.values())).shape[2],
-        networks=[_alone(network, held, reported) for network in networks],
-        together=[_together(c, search, reported) for size in sizes for c in itertools.combinations(names, size)],
-        students=[_student(network, names, held) for network in networks],
-        joint=[found for model in joint for found in _inside(model, networks, search, reported)],
+        networks=[_alone(network, held, reported) for network in each(networks)],
+        together=[_together(chosen, search, reported) for chosen in each(_combinations(names))],
+        students=[_student(network, names, held) for network in each(networks)],
+        joint=[found for model in each(joint) for found in _inside(model, networks, search, reported)],
         notes=_notes(held, test, every),
     )
+
+
+def steps(networks: Sequence[Network], joint: Sequence[JointModel]) -> int:
+    """What :func:`diagnose` does one after the other."""
+    return 2 * len(networks) + len(_combinations([network.name for network in networks])) + len(joint)
+
+
+def _combinations(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every pair, and all."""
+    sizes = [2] if len(names) == 2 else [2, len(names)]
+    return [chosen for size in sizes for chosen in itertools.combinations(names, size)]
+
+
+def _splits(held: AlignedScores, test: AlignedScores | None) -> tuple[AlignedScores, AlignedScores]:
+    """The videos that weights are found on, and those that are reported."""
+    if test is None:
+        mask = torch.tensor([in_fold(video, 0.5) for video in held.ids])
+        if mask.all() or not mask.any():
+            raise UserError("there are no test scores, and too few validation videos to find weights on half of them")
+        return held.keep(mask), held.keep(~mask)
+    both = set(held.ids) & set(test.ids)
+    if both:
+        raise UserError(f"{some_videos(sorted(both))} would be in both the validation and the test split")
+    return held, test
 
 
 def _notes(held: AlignedScores, test: AlignedScores | None, networks: Sequence[Network]) -> list[str]:

@@ -38,7 +38,7 @@ def markdown(found: Diagnosis) -> str:
     told = "\n".join(f"- {line}" for line in sentences(found))
     notes = "".join(f"\n- {note}" for note in found.notes)
     tables = "\n".join(grid.markdown() for grid in grids(found))
-    return f"{tables}\n## So\n\n{told}\n" + (f"\n## Notes\n{notes}\n" if notes else "")
+    return f"{tables}\n## Conclusions\n\n{told}\n" + (f"\n## Notes\n{notes}\n" if notes else "")
 
 
 def html(found: Diagnosis) -> str:

@@ -46,14 +46,16 @@ def run(args: argparse.Namespace) -> None:
         return
     if not args.runs:
         raise UserError("give the directories of two runs or more, such as one of rgb and one of flow")
-    from mml_lightning.evaluation.diagnosis import diagnose
+    from mml_lightning.evaluation.diagnosis import diagnose, steps
     from mml_lightning.report import doctor_page
     from mml_lightning.report.doctor_runs import compared
     from mml_lightning.utils.files import write_atomically
+    from mml_lightning.utils.progress import Progress
     from mml_lightning.utils.result_file import json_text
 
     chosen = compared([found for text in args.runs for found in _scored(text)])
-    found = diagnose(chosen.networks, chosen.joint)
+    with Progress(steps(chosen.networks, chosen.joint), "comparing", "step") as progress:
+        found = diagnose(chosen.networks, chosen.joint, progress.advance)
     found = replace(found, notes=[*chosen.notes, *found.notes])
     terminal.show(doctor_page.markdown(found))
     texts = {args.html: doctor_page.html, args.json: lambda one: json_text(doctor_page.as_json(one))}

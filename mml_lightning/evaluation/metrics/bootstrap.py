@@ -82,13 +82,16 @@ class Bootstrap:
     def _drawn_precision(self, scores: Tensor, target: Tensor) -> Tensor:
         """Mean over the classes of the average precision on each draw, [R]."""
         columns = []
+        times = self.counts.T.float().contiguous()  # of each video, [N, R]; sums of counts stay exact
         for own, hit in zip(scores.T, (target > 0).T, strict=True):
             ranked, order = own.sort(descending=True, stable=True)
-            count, last = self.counts[:, order], last_of_ties(ranked[:, None]).squeeze(1)
-            hits = count * hit[order]
-            precision = (hits.cumsum(dim=1) / count.cumsum(dim=1).clamp(min=1))[:, last]
-            columns.append((precision * hits).sum(dim=1) / hits.sum(dim=1))
-        return torch.stack(columns).nanmean(dim=0)
+            places = hit[order].nonzero().squeeze(1)
+            last = last_of_ties(ranked[:, None]).squeeze(1)[places]
+            hits = times[order[places]]
+            hits_until_last = hits.cumsum(dim=0)[torch.searchsorted(places, last, right=True) - 1]
+            precision = hits_until_last / times[order].cumsum(dim=0)[last].clamp(min=1)
+            columns.append((precision * hits).sum(dim=0) / hits.sum(dim=0))
+        return torch.stack(columns).double().nanmean(dim=0)
 
     def _over_seeds(self, each: Tensor) -> Tensor:
         """Mean over the drawn seeds of `each` [R, S]."""
