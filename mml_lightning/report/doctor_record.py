@@ -61,8 +61,18 @@ class Record:
         decided = [row for row in self.rows if row.difference.excludes_zero]
         return [_rate("all", self.rows), _rate("decided at 95 %", decided)]
 
+    def by_verdict(self) -> list[tuple[str, str, str, int, int, int]]:
+        """(data, student, room, comparisons, in how many the student gained, the rule right in): the comparisons of one
+        student share its verdict."""
+        found = []
+        for data, student in dict.fromkeys((row.diagnosis, row.student) for row in self.rows):
+            rows = [row for row in self.rows if (row.diagnosis, row.student) == (data, student)]
+            counts = len(rows), sum(row.gained for row in rows), sum(bool(row.right) for row in rows)
+            found.append((data, student, YES[rows[0].room], *counts))
+        return found
+
     def markdown(self) -> str:
-        """All comparisons, and how often the rule was right."""
+        """All comparisons, those of each verdict, and how often the rule was right."""
         rows: list[dict[str, Any]] = [
             {
                 "comparison": row.name,
@@ -75,13 +85,12 @@ class Record:
             }
             for row in self.rows
         ]
-        heads = ["comparisons", "number", "rule right", "always yes", "always no"]
-        rates: list[dict[str, Any]] = [dict(zip(heads, rate, strict=True)) for rate in self.rates()]
         notes = ["difference: taught less alone over equal seeds, in points, with its 95 % interval (Student's t)"]
-        return (
-            f"{Grid('Comparisons', list(rows[0]), rows, {}, notes).markdown()}\n"
-            + Grid("How often the rule was right", heads, rates).markdown()
-        )
+        verdicts = _grid("Verdicts", ["data", "student", "room", "comparisons", "gained", "right"], self.by_verdict())
+        heads = ["comparisons", "number", "rule right", "always yes", "always no"]
+        rates = _grid("How often the rule was right", heads, self.rates())
+        grids = [Grid("Comparisons", list(rows[0]), rows, {}, notes), verdicts, rates]
+        return "\n".join(grid.markdown() for grid in grids)
 
 
 def read_record(folder: Path) -> Record:
@@ -128,6 +137,10 @@ def _evidence(file: Path, student: str) -> Evidence:
         return Evidence(**{**found, **ends})
     except (OSError, Foreign, KeyError, TypeError) as error:
         raise UserError(f"{file} is not what mml doctor --json writes: {error}") from None
+
+
+def _grid(title: str, heads: Sequence[str], rows: Sequence[Sequence[str | int]]) -> Grid:
+    return Grid(title, heads, [dict(zip(heads, row, strict=True)) for row in rows])
 
 
 def _rate(name: str, rows: Sequence[Comparison]) -> tuple[str, int, int, int, int]:

@@ -28,6 +28,7 @@ class ScoredRun:
         label: what the user calls it; "" for what it is called by itself.
         peer: which of its networks is meant; "" for all.
         val, test: scores; None where it has none of the test split.
+        head: which of several heads the scores are of; "" of the only one.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class ScoredRun:
     peer: str
     val: Predictions
     test: Predictions | None
+    head: str = ""
 
     @property
     def peers(self) -> list[str]:
@@ -87,27 +89,40 @@ def compared(runs: Sequence[ScoredRun]) -> Compared:
         raise UserError(f"{one} alone can't be compared: give a run of another modality too, or one trained with it")
     if not alone:
         notes.append("no network was trained alone: give such runs too to see what training them together changed")
-    return Compared(networks, models, [*notes, *_unknown_losses(networks)])
+    return Compared(networks, models, [*notes, *_unknown_losses(networks, runs)])
 
 
-def _unknown_losses(networks: Sequence[Network]) -> list[str]:
-    unknown = [(n, run) for n in networks for run in n.runs if run.train_loss is None]
-    return [f"training loss of {n.name} of {r.name}: {train_loss(Path(r.name), r.peer)[1]}" for n, r in unknown]
+def _unknown_losses(networks: Sequence[Network], runs: Sequence[ScoredRun]) -> list[str]:
+    heads = {str(run.folder): run.head for run in runs}
+    unknown = [(n.name, r.name, r.peer) for n in networks for r in n.runs if r.train_loss is None]
+    return [
+        f"training loss of {name} of {folder} unknown: {train_loss(Path(folder), peer, heads[folder])[1]}"
+        for name, folder, peer in unknown
+    ]
 
 
-def train_loss(run: Path, peer: str) -> tuple[float | None, str]:
+def train_loss(run: Path, peer: str, head: str = "") -> tuple[float | None, str]:
     """Loss against the labels of the last epoch, from `logs/metrics.csv` of a run or, of a measurement, of the run that
-    it measures; and why there is none."""
+    it measures; and why there is none.
+
+    Args:
+        head: of several, whose loss; "" of the only one.
+    """
+    suffix = f"_{head}" if head else ""
+    logged: Mapping[str, Any] = {}
     origin = mapping(mapping((read_result(run) or {}).get("peers")).get(peer)).get("origin")
     for folder in [run, *([Path(origin)] if isinstance(origin, str) and Path(origin).is_dir() else [])]:
         logged = curves(folder)
-        curve = logged.get(f"train/{peer}/ce") or logged.get(f"train/{peer}/bce")
+        curve = logged.get(f"train/{peer}/ce{suffix}") or logged.get(f"train/{peer}/bce{suffix}")
         if curve:
-            mix = mapping(_config(folder).get("mix"))
+            cfg = _config(folder)
+            mix = mapping(cfg.get("mix"))
             if mix.get("mixup") or mix.get("cutmix"):
                 return None, "its training videos were mixed (mix), which raises the loss"
-            return curve[-1][1], ""
-    return None, "there is no logs/metrics.csv; give the directory of the training run"
+            weight = mapping(cfg.get("objective")).get("supervised_weight", 1.0)  # what is logged is weighted
+            return (curve[-1][1] / weight, "") if weight else (None, "it did not learn from labels")
+    told = f"logs/metrics.csv has no train/{peer}/ce{suffix}" if logged else "there is no logs/metrics.csv"
+    return None, f"{told}; give the directory of the training run"
 
 
 def _config(run: Path) -> Mapping[str, Any]:
@@ -180,7 +195,7 @@ def _network(own: _Group, peer: str, seeds: Sequence[Any], name: str, inside: st
     for run in runs:
         if peer not in run.val.logits or (run.test and peer not in run.test.logits):
             raise UserError(f"{run.folder} has no scores of {peer}; it has {', '.join(run.val.logits)}")
-        loss, _ = train_loss(run.folder, peer)
+        loss, _ = train_loss(run.folder, peer, run.head)
         scores.append(RunScores(str(run.folder), peer, run.val, run.test, loss))
     return Network(name, str(told or peer), scores, inside)
 

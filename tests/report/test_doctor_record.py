@@ -44,6 +44,11 @@ def test_what_is_right_is_counted(record: Path) -> None:
     found = read_record(record)
     assert [row.right for row in found.rows] == [True, False, True, False, None]
     assert found.rates() == [("all", 5, 2, 3, 2), ("decided at 95 %", 3, 1, 3, 0)]
+    assert found.by_verdict() == [
+        ("data", "rgb", "yes", 2, 1, 1),
+        ("data", "quiet", "no", 2, 1, 1),
+        ("data", "untold", "?", 1, 1, 0),
+    ]
     assert "| gains " in found.markdown() and "one seed" in found.markdown()
 
 

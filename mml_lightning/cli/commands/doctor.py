@@ -86,7 +86,7 @@ def _scored(text: str) -> list[ScoredRun]:
             raise UserError(f"{val} has no peer {peer}; it has {', '.join(dump.logits)}")
         scores = predictions.load(test) if test else None
         home = folder if folder.is_dir() else folder.parent.parent
-        found.append(ScoredRun(home, label, peer, dump, scores))
+        found.append(ScoredRun(home, label, peer, dump, scores, val.stem.removeprefix("val").removeprefix("_")))
     return found
 
 

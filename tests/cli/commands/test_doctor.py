@@ -134,6 +134,22 @@ def test_mixed_videos_make_the_training_loss_another_one(runs: Path) -> None:
     assert any("mixed" in note for note in told("sweep/0_rgb", "sweep/0_flow")["notes"])
 
 
+def test_losses_are_divided_by_their_weight_and_heads_have_their_own(runs: Path) -> None:
+    run = Path("sweep/0_rgb")
+    (run / ".hydra").mkdir()
+    (run / ".hydra" / "config.yaml").write_text("objective: {supervised_weight: 0.5}\n")
+    assert told("sweep/0_rgb", "sweep/0_flow")["networks"][0]["train_loss"] == pytest.approx(0.4)
+    for split in ("val", "test"):
+        for name in ("0_rgb", "0_flow"):
+            file = Path("sweep") / name / "predictions" / f"{split}.npz"
+            file.rename(file.with_stem(f"{split}_verb"))
+    log = run / "logs" / "metrics.csv"
+    log.write_text(log.read_text().replace("rgb/ce", "rgb/ce_verb"))
+    found = told("sweep/0_rgb", "sweep/0_flow/predictions/val_verb.npz")
+    assert found["networks"][0]["train_loss"] == pytest.approx(0.4)
+    assert any("flow" in note and "has no train/flow/ce_verb" in note for note in found["notes"])
+
+
 def test_seeds_that_not_all_have_are_named(runs: Path) -> None:
     make("sweep/2_rgb", {"rgb": 0.6}, 2)
     assert any("seeds 2" in note for note in told("sweep")["notes"])
