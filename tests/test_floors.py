@@ -61,6 +61,7 @@ LIFTABLE = [
     *PURE,
     "modalities",
     *("training.epoch_means", "training.parameter_groups", "training.schedules"),
+    "evaluation.explain",
     *("utils.async_copy", "utils.gpu_idle", "utils.malloc", "report.statistics"),
 ]
 # Whoever lifts the one takes the other along.
