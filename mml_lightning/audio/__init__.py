@@ -2,8 +2,8 @@
 
 Legend: L samples of a window, F frequencies (rows), T columns in time.
 
-Two are built in, as published: `log_stft` (linear frequencies; AdaMML, Panda et al., ICCV 2021, supplement) and `log_mel`
-(mel scale; Radevski et al., Multimodal Distillation, ICCV 2023). Another is another :class:`Spectrogram`.
+Two are built in, as published: `log_stft` (linear frequencies; AdaMML, Panda et al., ICCV 2021, supplement) and
+`log_mel` (mel scale; Radevski et al., Multimodal Distillation, ICCV 2023). Another is another :class:`Spectrogram`.
 """
 
 from __future__ import annotations
@@ -69,10 +69,8 @@ class Spectrogram:
             power = spectrum.real.square() + spectrum.imag.square()
             if self.mels:
                 power = _mel_bank(self.rate, self.n_fft, self.mels).to(power.device) @ power
-            if self.log == "ln_plus":
-                image = (power + self.floor).log()
-            else:
-                image = 10 * power.clamp_min(self.floor).log10()
+            plus = self.log == "ln_plus"
+            image = (power + self.floor).log() if plus else 10 * power.clamp_min(self.floor).log10()
         return image.view(*waveform.shape[:-1], *image.shape[-2:])
 
 

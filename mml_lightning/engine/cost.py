@@ -169,7 +169,7 @@ def earlier_runs(root: Path, comparable: str) -> Iterator[tuple[str, Mapping[str
 
 
 def clip_shapes(cfg: Settings, cohort: Cohort) -> dict[str, tuple[int, ...]]:
-    """[T, C, ...] of the training clips of each modality as they are stored: [T, C, H, W] of images, [T, L] of sound."""
+    """Of the training clips of each modality as they are stored: [T, C, H, W] of images, [T, L] of sound."""
     frames, size, kinds = cfg.sampling.num_segments, (cfg.transforms.output,) * 2, data.sources(cfg)
     return {m.name: (frames, *kinds[m.source].segment(m, size)[0]) for m in cohort.modalities.values()}
 

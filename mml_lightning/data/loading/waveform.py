@@ -52,9 +52,9 @@ class OpenSound:
 class Waveform(Kind):
     """The sound of a video: of a file of its own where the record names one, else that of the video file.
 
-    Clips are int16 [V, T, L]: windows of the length that the modality's spectrogram takes, the item in the middle, moved
-    inside where they would reach beyond the sound, repeated where the sound is shorter (AdaMML). A record whose part
-    has sound in some places only lacks it: nothing is made up.
+    Clips are int16 [V, T, L]: windows of the length that the modality's spectrogram takes, the item in the middle,
+    moved inside where they would reach beyond the sound, repeated where the sound is shorter (AdaMML). A record whose
+    part has sound in some places only lacks it: nothing is made up.
     """
 
     made_of: ClassVar[str] = "frames"
@@ -66,14 +66,14 @@ class Waveform(Kind):
         sound = read_sound(media)
         if self.made_of not in record.media:
             count = max(1, round(sound.end * ITEMS_PER_SECOND))
-            seconds = np.arange(count) / ITEMS_PER_SECOND
-            return OpenSound(sound, count, ITEMS_PER_SECOND, seconds, seconds)
+            even = np.arange(count) / ITEMS_PER_SECOND
+            return OpenSound(sound, count, ITEMS_PER_SECOND, even, even)
         frames = opening.opened.get(self.made_of) or Frames().open(self.made_of, record, opening)
-        seconds = clock(frames)
-        if seconds is None:
+        shown = clock(frames)
+        if shown is None:
             raise DecodeError(f"{record.id}: unknown frame rate, its sound can't be placed")
-        _check_heard(sound, record, frames, seconds)
-        return OpenSound(sound, frames.count, frames.fps, frames.times, seconds)
+        _check_heard(sound, record, frames, shown)
+        return OpenSound(sound, frames.count, frames.fps, frames.times, shown)
 
     def cut(
         self,
@@ -106,7 +106,8 @@ def heard_by(modality: Modality) -> Spectrogram:
     spectrogram = modality.preparation.spectrogram
     if spectrogram is None:
         raise UserError(
-            f"modality {modality.name}: prepare={modality.prepare} is not made for sound; use one of {list(SPECTROGRAMS)}"
+            f"modality {modality.name}: prepare={modality.prepare} is not made for sound; use one of "
+            f"{list(SPECTROGRAMS)}"
         )
     return spectrogram
 
@@ -122,4 +123,6 @@ def _check_heard(sound: Sound, record: Record, frames: OpenSource, seconds: np.n
         raise NoSource(f"{record.id}: its sound lacks {sound.gap[1]:.2f} s at {sound.gap[0]:.2f} s")
     if sound.start > begin + SHORT or sound.end < end - SHORT:
         heard = f"from {max(0.0, sound.start):.2f} to {sound.end:.2f} s"
-        raise NoSource(f"{record.id}: it has sound {heard} only, its pictures are those from {begin:.2f} to {end:.2f} s")
+        raise NoSource(
+            f"{record.id}: it has sound {heard} only, its pictures are those from {begin:.2f} to {end:.2f} s"
+        )

@@ -25,7 +25,7 @@ class Sound:
     """Mono sound.
 
     Args:
-        samples: float32 [N], full scale is 1.
+        samples: int16 [N].
         rate: samples per second.
         start: seconds of the first sample after the first frame shown; negative where the sound begins earlier.
         gap: where a piece of it is missing first: seconds after the first frame shown, and how long; None if nowhere.
@@ -43,10 +43,12 @@ class Sound:
 
     def resampled(self, rate: int) -> np.ndarray:
         """Its samples int16 [N'] at `rate` per second."""
+        if rate == self.rate:
+            return self.samples
         import av
 
         resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
-        frame = av.AudioFrame.from_ndarray(self.samples[None], format="flt", layout="mono")
+        frame = av.AudioFrame.from_ndarray(self.samples[None], format="s16", layout="mono")
         frame.sample_rate = self.rate
         parts = [*resampler.resample(frame), *resampler.resample(None)]
         return np.concatenate([part.to_ndarray()[0] for part in parts])
@@ -97,7 +99,7 @@ def _pieces(stream: Any) -> tuple[int, float, list[np.ndarray], tuple[float, flo
     import av
 
     rate = int(stream.rate or 0)
-    mono = av.AudioResampler(format="flt", layout="mono", rate=rate)
+    mono = av.AudioResampler(format="s16", layout="mono", rate=rate)  # of floats the sum of channels would be louder
     pieces: list[np.ndarray] = []
     first = expected = 0.0
     gap = None
