@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import re
 from pathlib import Path
 
@@ -44,8 +43,7 @@ def test_files_and_imports_that_are_named_exist(page: Path) -> None:
     for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mml_lightning"):
-                module = importlib.import_module(str(node.module))
-                assert all(hasattr(module, name.name) for name in node.names), ast.unparse(node)
+                exec(ast.unparse(node), {})
 
 
 def test_citation_is_of_this_version() -> None:
