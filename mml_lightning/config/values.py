@@ -75,10 +75,16 @@ SWITCHES = (
     "callbacks.checkpoint",
     "callbacks.epoch_lines",
     "sampling.shared",
+    "pipeline.ahead",
 )
 
 
-ABSENT_SWITCHES = ("logger.wandb", "callbacks.checkpoint", "callbacks.epoch_lines")  # of some options only
+ABSENT_SWITCHES = (
+    "logger.wandb",
+    "callbacks.checkpoint",
+    "callbacks.epoch_lines",
+    "pipeline.ahead",
+)  # not in every config
 
 
 def check_values(cfg: Settings) -> None:
