@@ -77,12 +77,18 @@ SWITCHES = (
     "callbacks.checkpoint",
     "callbacks.epoch_lines",
     "sampling.shared",
+    "pipeline.ahead",
 )
 
 
 SHIFTS = (True, False, "online")  # of backbones of ours: mml_lightning.backbones.temporal_shift.shifts_online
 OURS = "mml_lightning.backbones."
-ABSENT_SWITCHES = ("logger.wandb", "callbacks.checkpoint", "callbacks.epoch_lines")  # of some options only
+ABSENT_SWITCHES = (
+    "logger.wandb",
+    "callbacks.checkpoint",
+    "callbacks.epoch_lines",
+    "pipeline.ahead",
+)  # not in every config
 
 
 def check_values(cfg: Settings) -> None:
