@@ -183,7 +183,7 @@ def _changes(against: Comparison | None) -> Mapping[str, str] | None:
 
 def _summary(found: Findings) -> list[str]:
     judged, dump = found.judged, found.dump
-    what = "with a label that is not predicted" if judged.several else "wrong"
+    what = "with a missed label" if judged.several else "wrong"
     suspect = len({case.video for case in found.suspects})
     videos = f"{judged.wrong} of {len(judged.ids)} videos of {dump.split}"
     return [f"{found.name}: {videos} {what}, {suspect} with a suspect label"]
