@@ -24,7 +24,7 @@ from tests.tiny import charades
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| ([^|]+) \| `([^`]+)` \|$", re.MULTILINE)
 ROWS = ROW.findall((ROOT / "docs" / "commands.md").read_text(encoding="utf-8"))
-COMMANDS = 36
+COMMANDS = 37
 DEMO_ONLY = ("data.videos.", "data.root=")
 
 
