@@ -52,8 +52,11 @@ IMPORTS: dict[str, list[str]] = {
     "benchmarks": [
         *("engine", "report", "runs", "config", "training", *DATA, "zoo", "evaluation", "modalities", *PURE, "utils"),
     ],
+    "serve": [
+        *("engine", "config", "training", "data.video", "data.records", "evaluation", "modalities", *PURE, "utils"),
+    ],
     "cli": [
-        *("benchmarks", "pipelines", "engine", "report", "runs", "config", "training", *DATA),
+        *("serve", "benchmarks", "pipelines", "engine", "report", "runs", "config", "training", *DATA),
         *("zoo", "evaluation", "modalities", *PURE, "utils"),
     ],
     "__main__": ["cli"],
