@@ -54,6 +54,7 @@ def cohort(
     """
     lessons = objective.lessons(cfg, list(nets))
     for one in lessons:
+        one.graph.supervised = objective.weighted_loss(cfg, one.graph.supervised, data)
         prepare_features(cfg, one.graph, nets, {spec.name: spec.modality for spec in specs})
     learn = {name for one in lessons for name in one.parts}
     _check_freeze(batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name in learn})

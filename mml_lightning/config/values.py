@@ -47,6 +47,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.missing": ("error", "mask"),
     "data.quarantine": ("use", "ignore"),
     "ema.weights": ("averaged", "trained"),
+    "loss.class_weights": ("none", "sqrt", "linear", "inverse"),
     "logger.mode": ("auto", "online", "offline"),
     "nonfinite.policy": ("skip", "stop", "ignore"),
     "optimizer.groups": ("tsn", "slowfast", "plain"),
