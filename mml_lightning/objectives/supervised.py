@@ -136,7 +136,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 SEVERAL = ("scaled_bce", "lsep", "wlsep", "warp", "bp_mll", "asymmetric")
 """Losses of several labels per video only."""
-CLASS_WEIGHTS = ("none", "sqrt", "linear", "inverse")
+CLASS_WEIGHTS = ("sqrt", "linear", "inverse")
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def weighs_classes(name: str) -> bool:
     return "weights" in inspect.signature(LOSSES[name]).parameters
 
 
-def class_weights(rule: str, counts: Tensor) -> Tensor | None:
+def class_weights(rule: str, counts: Tensor) -> Tensor:
     """Weights [K] from how many training videos have each class, [K].
 
     `linear` is N / mean N and `sqrt` its root: frequent classes count more (Multi-Moments in Time 2019); `inverse` is
@@ -168,8 +168,7 @@ def class_weights(rule: str, counts: Tensor) -> Tensor | None:
     if rule not in CLASS_WEIGHTS:
         raise ValueError(f"loss.class_weights={rule!r} is unknown; use one of {list(CLASS_WEIGHTS)}")
     shares = counts.double().clamp_min(1) / counts.double().mean()
-    made = {"none": None, "sqrt": shares.sqrt(), "linear": shares, "inverse": 1 / shares}
-    return made[rule]
+    return {"sqrt": shares.sqrt(), "linear": shares, "inverse": 1 / shares}[rule]
 
 
 @dataclass(frozen=True)
