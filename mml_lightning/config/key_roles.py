@@ -55,6 +55,7 @@ ROLES: dict[str, Role] = {
     "hydra": SAME_ROW,
     "init": WEIGHTS | RESUMABLE,
     "loading": COSMETIC,
+    "loss": WEIGHTS,
     "logger": SAME_ROW,
     "metrics": MEASUREMENT,
     "mix": WEIGHTS,

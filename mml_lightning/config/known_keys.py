@@ -31,7 +31,7 @@ MORE: dict[str, tuple[str, ...]] = {
     "statistics": ("mean", "std"),
 }
 """Keys of a group that neither a field of its dataclass nor a role of its own names."""
-OPEN = ("aliases", "catalogue", "hydra", "modality", "sources", "tables", "trainer")
+OPEN = ("aliases", "catalogue", "hydra", "loss", "modality", "sources", "tables", "trainer")
 """Tables whose names are the user's own, and those that somebody else checks."""
 
 

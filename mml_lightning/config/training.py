@@ -25,6 +25,7 @@ from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import SPLITS, Dataset, rows
 from mml_lightning.evaluation.metrics import ENSEMBLE, FUSED, Scoring
 from mml_lightning.fusion.fuse import FUSIONS, Fusion
+from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.training.batch_norm import NormSettings
 from mml_lightning.training.cohort import Cohort
@@ -54,7 +55,8 @@ def cohort(
     """
     lessons = objective.lessons(cfg, list(nets))
     for one in lessons:
-        prepare_features(cfg, one.graph, nets)
+        one.graph.supervised = objective.weighted_loss(cfg, one.graph.supervised, data)
+        prepare_features(cfg, one.graph, nets, {spec.name: spec.modality for spec in specs})
     learn = {name for one in lessons for name in one.parts}
     _check_freeze(batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name in learn})
     flow_peers = [spec.name for spec in specs if spec.modality.source == "flow"]
@@ -96,7 +98,7 @@ def mixing(cfg: Settings, specs: Sequence[PeerSpec]) -> Mixing | None:
     if made.get("cutmix") is not None:
         kinds = config_data.sources(cfg)
         for name, modality in ((spec.name, spec.modality) for spec in specs):
-            if len(kinds[modality.source].segment(modality, (side, side))[0]) != 3:  # [C, H, W]
+            if len(modality.input_shape(kinds[modality.source].segment(modality, (side, side))[0])) != 3:  # [C, H, W]
                 raise UserError(f"mix.cutmix cuts pictures, and {name} looks at none: leave it out, or use mix.mixup")
     return Mixing(**made, side=side)
 
@@ -149,7 +151,9 @@ def _modules(net: Peer, name: str, parts: Sequence[str]) -> tuple[str, ...]:
     return WHOLE if "" in found else tuple(dict.fromkeys(found))
 
 
-def prepare_features(cfg: Settings, graph: Objective, nets: Mapping[str, Peer]) -> None:
+def prepare_features(
+    cfg: Settings, graph: Objective, nets: Mapping[str, Peer], modalities: Mapping[str, Modality]
+) -> None:
     """Where networks differ, their features may too: told now, and not at the first step. Learned maps between them are
     made here.
 
@@ -161,7 +165,8 @@ def prepare_features(cfg: Settings, graph: Objective, nets: Mapping[str, Peer]) 
         return
     frames, side = int(cfg.sampling.num_segments), int(cfg.transforms.output)
     try:
-        shapes = {name: feature_shapes(net, frames, side) for name, net in nets.items()}
+        clips = {name: (frames, *modality.input_shape((0, side, side))) for name, modality in modalities.items()}
+        shapes = {name: feature_shapes(net, clips[name]) for name, net in nets.items()}
         graph.check_features(shapes)
         for name, learned in graph.projections(shapes, cfg.draw_seed).items():
             have = nets[name].projections  # another phase may have the same map: it goes on learning

@@ -27,6 +27,7 @@ Train = Callable[..., dict[str, Any]]
 Composed = Callable[..., tuple[Settings, list[str]]]
 Same = Callable[[Path, Path], None]
 STOPS = ("callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1", "optimizer.lr=0")
+MLFLOW = importlib.util.find_spec("mlflow") is not None
 TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
 
 
@@ -79,6 +80,23 @@ def test_early_stopping_lr_monitor_best_checkpoint_tensorboard_and_csv_in_one_ru
     )
     assert (run / "logs" / "metrics.csv").read_text() == log and resumed["checkpoint"] == result["checkpoint"]
     same_weights(run / "peers" / "rgb.pt", again / "peers" / "rgb.pt")
+
+
+@pytest.mark.skipif(not MLFLOW, reason="needs the extra mlflow")
+def test_mlflow_has_settings_and_metrics_and_a_resume_is_a_second_record(train: Train, tmp_path: Path) -> None:
+    words = ("logger=[csv,mlflow]", "trainer=smoke")
+    result, run = train(*words), tmp_path / "single" / "run"
+    train(*words, f"resume={run}", "resume_force=true", "trainer.limit_epochs=2")
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = client.search_experiments(filter_string="name = 'demo'")
+    second, first = client.search_runs([experiment.experiment_id])  # the newest first
+    assert [record.info.status for record in (first, second)] == ["FINISHED", "FINISHED"]
+    assert first.info.run_name == result["name"] and first.data.params["config/seed"] == "0"
+    assert first.data.metrics["val/rgb/top1"] == pytest.approx(result["metrics"]["val"]["rgb"]["top1"])
+    assert first.data.metrics["epoch"] == 1 and second.data.metrics["epoch"] == 2
+    assert not list(Path.cwd().glob("mlruns")), "nothing but the database"
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_validation_epoch_end"])
