@@ -81,4 +81,4 @@ def test_a_setting_of_another_reader_is_refused(composed: Composed) -> None:
     for key in ("data", "data.workers", "data.videos.train", "data.root", "data.reader.name", "data.reader._target_"):
         ignored.check(cfg, [f"{key}=3"])
     ignored.check(composed("+data.mine=4", "data.workers=${data.mine}")[0], ["+data.mine=4"])
-    ignored.check(compose("train", ["data=csv", "data.index=x.csv"]), ["+data.columns.id=x", "data.columns={id: x}"])
+    ignored.check(compose("train", ["data=jester", "data.root=x"]), ["data.columns.id=x", "data.fps=9"])
