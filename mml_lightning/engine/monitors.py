@@ -111,8 +111,10 @@ def _chosen(
         alike = difflib.get_close_matches(str(metric), known, n=1, cutoff=0.7)
         meant = f"did you mean {alike[0]}? " if alike else ""
         if not own:
-            raise UserError(f"{key}.monitor={metric} is no metric of this run; {meant}there are {_list(known)}")
-        log.warning("%s.monitor=%s is no metric of ours (%s): does %s log it?", key, metric, meant, " or ".join(own))
+            raise UserError(f"{key}.monitor={metric} is not a metric of this run; {meant}there are {_list(known)}")
+        log.warning(
+            "%s.monitor=%s is not a built-in metric (%s): does %s log it?", key, metric, meant, " or ".join(own)
+        )
     if mode is not None and mode != mode_of(metric):
         log.warning("%s.mode=%s: %s is usually better %s", key, mode, metric, "higher" if mode == "min" else "lower")
     return Monitored(str(metric), mode or mode_of(metric))

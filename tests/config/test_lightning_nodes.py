@@ -77,7 +77,7 @@ def test_loggers_stand_side_by_side(composed: Composed, monkeypatch: pytest.Monk
         (["+callbacks.early._target_=torch.optim.SGD"], r"callbacks\.early: .*lr|callbacks\.early: .*params"),
         (
             ["+callbacks.x._target_=pytorch_lightning.loggers.TensorBoardLogger", "+callbacks.x.save_dir=x"],
-            "no Callback",
+            "not a Callback",
         ),
         (["+callbacks.x._target_=pytorch_lightning.callbacks.ModelSummary"], "leave it out"),
         (["+logger.x._target_=pytorch_lightning.loggers.CSVLogger"], r"logs/metrics\.csv is always written"),

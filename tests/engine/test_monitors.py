@@ -120,7 +120,7 @@ def test_a_run_that_is_killed_goes_on_with_its_best_checkpoint_and_patience(
     [
         (
             ("checkpoint.monitor=val/rgb/top2",),
-            r"checkpoint\.monitor=val/rgb/top2 is no metric of this run; did you mean",
+            r"checkpoint\.monitor=val/rgb/top2 is not a metric of this run; did you mean",
         ),
         (("checkpoint.monitor=test/rgb/top1",), "the test split is not looked at while training"),
         (

@@ -49,7 +49,7 @@ class PortableNetwork(nn.Module):
         super().__init__()
         if modality.source != "frames" or modality.prepare not in PREPARED:
             raise UserError(
-                f"{modality.name} looks at {modality.source} ({modality.prepare}), which has to be computed first: "
+                f"{modality.name} looks at {modality.source} ({modality.prepare}), which must be computed first, as "
                 "mml predict does; networks of frames (rgb, rgbdiff) can be exported"
             )
         self.peer = copy.deepcopy(peer).cpu().float().eval().requires_grad_(False)
@@ -228,7 +228,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")
     if not 2 <= size <= min(HEADER_BYTES, len(content) - 8):
-        raise ValueError(f"{path} is no safetensors file")
+        raise ValueError(f"{path} is not a safetensors file")
     header, data = json.loads(content[8 : 8 + size]), bytearray(content[8 + size :])
     kinds, found = {name: kind for kind, name in KINDS.items()}, {}
     for name, one in header.items():
