@@ -76,7 +76,7 @@ def settle(cfg: Settings, cohort: Cohort, data: Dataset) -> Monitors:
                 filled[name].setdefault("check_on_train_epoch_end", True)  # when it is known
             told.append(f"{key} by {one}{'' if node.get('monitor') else ' (guessed)'}")
     if (kept or filled) and cfg.test and (same := _common(data)):
-        told.append(f"{same}: what is chosen by val is chosen by the numbers that are reported")
+        told.append(f"{same}: a choice by val is then a choice by the reported numbers")
     return Monitors(usual, usual if kept else None, filled, tuple(told))
 
 
@@ -105,7 +105,7 @@ def _chosen(
         return usual if usual is not None and mode is None else Monitored(known[0], mode or mode_of(known[0]))
     if str(metric).startswith("test/"):
         raise UserError(
-            f"{key}.monitor={metric}: the test split is not looked at while training; use one of {_list(known)}"
+            f"{key}.monitor={metric}: the test split is not evaluated during training; use one of {_list(known)}"
         )
     if metric not in known:
         alike = difflib.get_close_matches(str(metric), known, n=1, cutoff=0.7)

@@ -132,9 +132,9 @@ def test_a_callback_of_a_trusted_package(composed: Composed, tmp_path: Path, mon
         ("logger: {x: {_target_: pytorch_lightning.loggers.CometLogger}}", "type it yourself"),
         (
             "logger: {x: {_target_: pytorch_lightning.loggers.TensorBoardLogger, save_dir: /tmp/x}}",
-            "where a record goes",
+            "decides where logs go",
         ),
-        ("logger: {x: {_target_: pytorch_lightning.loggers.MLFlowLogger, tracking_uri: 'http://x'}}", "record goes"),
+        ("logger: {x: {_target_: pytorch_lightning.loggers.MLFlowLogger, tracking_uri: 'http://x'}}", "where logs go"),
         ("backbone: {net: {_target_: pytorch_lightning.loggers.TensorBoardLogger}}", "configs may only call"),
     ],
 )

@@ -122,7 +122,7 @@ def test_a_run_that_is_killed_goes_on_with_its_best_checkpoint_and_patience(
             ("checkpoint.monitor=val/rgb/top2",),
             r"checkpoint\.monitor=val/rgb/top2 is not a metric of this run; did you mean",
         ),
-        (("checkpoint.monitor=test/rgb/top1",), "the test split is not looked at while training"),
+        (("checkpoint.monitor=test/rgb/top1",), "the test split is not evaluated during training"),
         (
             (*STOPS, "callbacks.early_stopping.monitor=val/flow/top1"),
             r"callbacks\.early_stopping\.monitor=val/flow/top1 is",
