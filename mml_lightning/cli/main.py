@@ -17,7 +17,9 @@ from mml_lightning import __version__
 from mml_lightning.benchmarks import commands as bench
 from mml_lightning.cli.commands import (
     check,
+    doctor,
     ensemble,
+    errors,
     export,
     flow,
     graph,
@@ -69,7 +71,9 @@ COMMANDS = {
         lambda args: bench.run(args, compose_config),
     ),
     "check": Command("read every video of a dataset and report problems", check.declare, check.run),
+    "doctor": Command("will this modality help? compare networks by their scores", doctor.declare, doctor.run),
     "ensemble": Command("find good ensembles: pairs, triples, rank sums", ensemble.declare, ensemble.run),
+    "errors": Command("what a run gets wrong: a page with pictures, csv files", errors.declare, errors.run),
     "export": Command("one network as a folder for onnxruntime or torch, with infer.py", export.declare, export.run),
     "flow": Command(
         "precompute the optical flow of a dataset, export it as images",
