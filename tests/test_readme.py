@@ -24,7 +24,7 @@ from tests.tiny import charades
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| ([^|]+) \| `([^`]+)` \|$", re.MULTILINE)
 ROWS = ROW.findall((ROOT / "docs" / "commands.md").read_text(encoding="utf-8"))
-COMMANDS = 34
+COMMANDS = 35
 DEMO_ONLY = ("data.videos.", "data.root=")
 
 
