@@ -17,6 +17,7 @@ from mml_lightning import __version__
 from mml_lightning.benchmarks import commands as bench
 from mml_lightning.cli.commands import (
     check,
+    doctor,
     ensemble,
     errors,
     export,
@@ -70,6 +71,7 @@ COMMANDS = {
         lambda args: bench.run(args, compose_config),
     ),
     "check": Command("read every video of a dataset and report problems", check.declare, check.run),
+    "doctor": Command("will this modality help? compare networks by their scores", doctor.declare, doctor.run),
     "ensemble": Command("find good ensembles: pairs, triples, rank sums", ensemble.declare, ensemble.run),
     "errors": Command("what a run gets wrong: a page with pictures, csv files", errors.declare, errors.run),
     "export": Command("one network as a folder for onnxruntime or torch, with infer.py", export.declare, export.run),

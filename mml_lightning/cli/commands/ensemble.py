@@ -122,7 +122,7 @@ def _parts(text: str, args: argparse.Namespace) -> list[tuple[str, str, str, Pre
     from mml_lightning.evaluation import predictions
     from mml_lightning.evaluation.metrics import FUSED
 
-    name, place, peer = _split(text)
+    name, place, peer = split_name(text)
     file = dump_file(place, args.split)
     dump = predictions.load(file)
     held = None
@@ -136,7 +136,7 @@ def _parts(text: str, args: argparse.Namespace) -> list[tuple[str, str, str, Pre
     return [(names[one], folder, one, dump, held) for one in wanted]
 
 
-def _split(text: str) -> tuple[str, Path, str]:
+def split_name(text: str) -> tuple[str, Path, str]:
     """NAME, PATH and PEER of [NAME=]PATH[:PEER]. Paths may have = and : themselves, so what exists is a path."""
     for start in [0, *(found.end() for found in re.finditer("=", text))]:
         rest = text[start:]
