@@ -19,6 +19,7 @@ from mml_lightning.cli.commands import (
     check,
     doctor,
     ensemble,
+    errors,
     export,
     flow,
     graph,
@@ -72,6 +73,7 @@ COMMANDS = {
     "check": Command("read every video of a dataset and report problems", check.declare, check.run),
     "doctor": Command("will this modality help? compare networks by their scores", doctor.declare, doctor.run),
     "ensemble": Command("find good ensembles: pairs, triples, rank sums", ensemble.declare, ensemble.run),
+    "errors": Command("what a run gets wrong: a page with pictures, csv files", errors.declare, errors.run),
     "export": Command("one network as a folder for onnxruntime or torch, with infer.py", export.declare, export.run),
     "flow": Command(
         "precompute the optical flow of a dataset, export it as images",

@@ -92,6 +92,17 @@ def epochs(cfg: Settings) -> int:
     return planned if cfg.trainer.limit_epochs is None else min(planned, int(cfg.trainer.limit_epochs))
 
 
+def validation_interval(cfg: Settings) -> int:
+    """Epochs from one validation to the next: `trainer.validations` of them at most, the end among them."""
+    planned = epochs(cfg)
+    return math.ceil(planned / (cfg.trainer.validations or planned))
+
+
+def validations(cfg: Settings) -> int:
+    """How often a whole run measures val."""
+    return math.ceil(epochs(cfg) / validation_interval(cfg)) if measures(cfg, "val") else 0
+
+
 def batches(cfg: Settings, videos: int) -> int:
     """Batches of an epoch: all, or as many as `trainer.limit_train_batches` leaves."""
     every, limit = videos // int(cfg.data.batch_size), cfg.trainer.limit_train_batches

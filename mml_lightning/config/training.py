@@ -24,6 +24,7 @@ from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import SPLITS, Dataset, rows
 from mml_lightning.evaluation.metrics import ENSEMBLE, FUSED, Scoring
 from mml_lightning.fusion.fuse import FUSIONS, Fusion
+from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.training.batch_norm import NormSettings
 from mml_lightning.training.cohort import Cohort
@@ -53,7 +54,7 @@ def cohort(
     """
     lessons = objective.lessons(cfg, list(nets))
     for one in lessons:
-        prepare_features(cfg, one.graph, nets)
+        prepare_features(cfg, one.graph, nets, {spec.name: spec.modality for spec in specs})
     learn = {name for one in lessons for name in one.parts}
     _check_freeze(batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name in learn})
     flow_peers = [spec.name for spec in specs if spec.modality.source == "flow"]
@@ -131,7 +132,9 @@ def _modules(net: Peer, name: str, parts: Sequence[str]) -> tuple[str, ...]:
     return WHOLE if "" in found else tuple(dict.fromkeys(found))
 
 
-def prepare_features(cfg: Settings, graph: Objective, nets: Mapping[str, Peer]) -> None:
+def prepare_features(
+    cfg: Settings, graph: Objective, nets: Mapping[str, Peer], modalities: Mapping[str, Modality]
+) -> None:
     """Where networks differ, their features may too: told now, and not at the first step. Learned maps between them are
     made here.
 
@@ -143,7 +146,8 @@ def prepare_features(cfg: Settings, graph: Objective, nets: Mapping[str, Peer]) 
         return
     frames, side = int(cfg.sampling.num_segments), int(cfg.transforms.output)
     try:
-        shapes = {name: feature_shapes(net, frames, side) for name, net in nets.items()}
+        clips = {name: (frames, *modality.input_shape((0, side, side))) for name, modality in modalities.items()}
+        shapes = {name: feature_shapes(net, clips[name]) for name, net in nets.items()}
         graph.check_features(shapes)
         for name, learned in graph.projections(shapes, cfg.draw_seed).items():
             have = nets[name].projections  # another phase may have the same map: it goes on learning

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mml_lightning.config import backbones, known_keys, lightning_nodes, limits, phases
 from mml_lightning.config.settings import Settings
 from mml_lightning.utils.errors import UserError, check_choice
@@ -78,6 +80,8 @@ SWITCHES = (
 )
 
 
+SHIFTS = (True, False, "online")  # of backbones of ours: mml_lightning.backbones.temporal_shift.shifts_online
+OURS = "mml_lightning.backbones."
 ABSENT_SWITCHES = ("logger.wandb", "callbacks.checkpoint", "callbacks.epoch_lines")  # of some options only
 
 
@@ -116,6 +120,7 @@ def _check_values(cfg: Settings) -> None:
         value = cfg.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
             raise UserError(f"{key}={value} must be a number above 0, or null")
+    _check_shift(cfg)
     _check_mix(cfg)
     decay = cfg.ema.decay
     if decay is not None and (isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 < decay < 1):
@@ -133,6 +138,18 @@ def _check_values(cfg: Settings) -> None:
 def _check_averages(cfg: Settings) -> None:
     if cfg.ema.decay is not None and cfg.get("batch_norm.precise"):
         raise UserError("batch_norm.precise measures the trained weights, and ema.decay averages them: leave out one")
+
+
+def _check_shift(cfg: Settings) -> None:
+    for word in ("backbone", *(f"backbone.{name}" for name in backbones.own(cfg))):
+        net = cfg.get(f"{word}.net")
+        if not isinstance(net, Mapping) or not str(net.get("_target_")).startswith(OURS):
+            continue
+        if net.get("shift", True) not in SHIFTS:
+            raise UserError(f"{word}.net.shift={net['shift']} is unknown; use true, false or online")
+        for key in ("nonlocal_blocks", "temporal_pool"):
+            if net.get("shift") == "online" and net.get(key):
+                raise UserError(f"{word}.net.shift=online: {word}.net.{key} looks at later frames; set it to false")
 
 
 def _check_mix(cfg: Settings) -> None:

@@ -169,7 +169,7 @@ def earlier_runs(root: Path, comparable: str) -> Iterator[tuple[str, Mapping[str
 
 
 def clip_shapes(cfg: Settings, cohort: Cohort) -> dict[str, tuple[int, ...]]:
-    """[T, C, ...] of the training clips of each modality, [T, C, H, W] of images."""
+    """Of the training clips of each modality as they are stored: [T, C, H, W] of images, [T, L] of sound."""
     frames, size, kinds = cfg.sampling.num_segments, (cfg.transforms.output,) * 2, data.sources(cfg)
     return {m.name: (frames, *kinds[m.source].segment(m, size)[0]) for m in cohort.modalities.values()}
 
@@ -193,8 +193,8 @@ def needed_in(cfg: Settings, cohort: Cohort, phase: Phase) -> tuple[float, float
             fixed += 4 * parameters
             continue
         modality = cohort.modalities[name]
-        frames, _, *size = shapes[modality.name]
-        clip = (1, frames, modality.channels, *size)
+        frames, *segment = shapes[modality.name]
+        clip = (1, frames, *modality.input_shape(segment))
         kept = counted_or_none(functools.partial(kept_for_backward, peer, clip, in_phase(cohort, phase, name)))
         if kept is None:
             return None

@@ -76,6 +76,8 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
     limited = limits.declared(cfg, videos := len(datasets["train"]))
     speed = measured_speed(cfg)
     monitors = settle(cfg, cohort, data)
+    if resumed is not None and monitors.best is not None and cfg.checkpoint.export == "best":
+        best_checkpoint.require_all_epochs(monitors.best, resumed.best, resumed.path.parent, resumed.epochs)
     kept = [*training_callbacks(cfg, folder, data, monitors), speed]
     trainer = make_trainer(cfg, folder, kept, objectives=[one.objective for one in cohort.phases])
     sharing = check_shares(cfg, trainer, data, datasets)

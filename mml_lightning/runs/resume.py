@@ -20,6 +20,7 @@ from mml_lightning.runs.export import refuse_occupied
 from mml_lightning.runs.fingerprint import config_that_decides_weights
 from mml_lightning.runs.lineage import flat
 from mml_lightning.training import checkpoints
+from mml_lightning.training.best_checkpoint import BestCheckpoint
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.liveness import DIED, RUNNING
 from mml_lightning.utils.result_file import read_result
@@ -35,12 +36,15 @@ SHOWN = 3  # differences that a message names
 @dataclass(frozen=True)
 class Resumed:
     """Where a run goes on: the checkpoint, its step, the differences that `resume_force` lets pass, and another
-    schedule, which needs no force: with either the weights are no longer those of one config."""
+    schedule, which needs no force: with either the weights are no longer those of one config. Then the epochs that are
+    done, and by what the best of them was kept (None: none was)."""
 
     path: Path
     step: int
     forced: tuple[str, ...] = ()
     schedule: tuple[str, ...] = ()
+    epochs: int = 0
+    best: Mapping[str, Any] | None = None
 
     def fields(self) -> dict[str, Any]:
         told = {"checkpoint": self.path.name, "step": self.step, "forced": list(self.forced)}
@@ -93,7 +97,9 @@ def find_checkpoint(cfg: Settings, overrides: Sequence[str], data: Dataset, peer
         )
     for line in differ:
         log.warning("resume_force: %s", line)
-    return Resumed(path, content["global_step"], tuple(differ), tuple(schedule_differences(described, cfg)))
+    changed = (tuple(differ), tuple(schedule_differences(described, cfg)))
+    best = content.get("callbacks", {}).get(BestCheckpoint.__qualname__)
+    return Resumed(path, content["global_step"], *changed, epochs=checkpoints.epochs_of(content), best=best)
 
 
 def history(folder: Path, resumed: Resumed | None) -> list[dict[str, Any]]:

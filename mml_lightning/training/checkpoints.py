@@ -21,11 +21,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint
 
 from mml_lightning.training import lightning_internals
 from mml_lightning.training.csv_logger import MetricsLog
-from mml_lightning.training.monitored import stopped_early
+from mml_lightning.training.monitored import stays_stopped, stopped_early
 from mml_lightning.utils.distributed import gather_objects
 from mml_lightning.utils.errors import Preempted, UserError
 from mml_lightning.utils.files import check_archive, remove_leftovers, write_tensors
@@ -56,6 +56,11 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"state_dict", "loops", "hyper_parameters"} <= set(content):
         raise ValueError("it is not a checkpoint of a run")
     return content
+
+
+def epochs_of(content: Mapping[str, Any]) -> int:
+    """Epochs whose steps are done."""
+    return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
 
 def exist(run: Path) -> bool:
@@ -206,7 +211,7 @@ class Checkpoints(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._loaded = list(checkpoint.get("ranks") or [])
-        if "stopped_early" in checkpoint and any(isinstance(one, EarlyStopping) for one in trainer.callbacks):  # type: ignore[attr-defined]
+        if stays_stopped(trainer, checkpoint):
             trainer.should_stop = True  # as it did then: no epoch follows
         for rows in _rows(trainer):
             rows.continue_after(checkpoint.get("rows", 0))

@@ -93,7 +93,7 @@ def prepare(cfg: Settings, out: Path, wish: Wish, more: Sequence[str] = ()) -> P
     chosen = config_data.modalities(cfg)
     sources = {modality.source for modality in chosen.values()}
     if foreign := sorted(sources - set(SOURCES)):
-        raise UserError(f"mml pack packs {', '.join(SOURCES)} and sound, not {foreign[0]}: leave out its modality")
+        raise UserError(f"mml pack packs {', '.join(SOURCES)}, not {foreign[0]}: leave out its modality")
     found = config_data.records(cfg)
     file = config_data.check_folder(cfg) / check.FILE
     data = check.with_check(found, file, sources, config_data.leaves_out(cfg))

@@ -255,7 +255,7 @@ def _loss(seen: Seen, damage: Damage, count: int) -> tuple[int, str]:
         return count, ""
     promised = max(seen.packets - seen.left_out + cut, count)
     damaged = damage.packets + damage.gaps
-    what = [f"{damaged} damaged {'packet is' if damaged == 1 else 'packets are'} passed over"] if damaged else []
+    what = [f"{damaged} damaged {'packet is' if damaged == 1 else 'packets are'} skipped"] if damaged else []
     what += [f"the file ends {cut} {'picture' if cut == 1 else 'pictures'} early"] if cut else []
     return promised, f"{count} of {promised} pictures decode, {' and '.join(what)}"
 
