@@ -27,6 +27,7 @@ from mml_lightning.cli.commands import (
     report,
     rerun,
     score,
+    stream,
 )
 from mml_lightning.cli.compose import compose_config
 from mml_lightning.utils import console, program
@@ -95,6 +96,7 @@ COMMANDS = {
     "report": Command("table of runs, or a paired comparison of two of its rows", report.declare, report.run),
     "rerun": Command("repeat a run and compare every number", rerun.declare, rerun.run),
     "score": Command("recompute metrics from score dumps, ensembles, submission files", score.declare, score.run),
+    "stream": Command("classes of a video or a camera, frame by frame", stream.declare, stream.run),
     "version": Command("print the version", _no_arguments, _version),
 }
 
