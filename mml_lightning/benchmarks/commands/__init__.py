@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from mml_lightning.benchmarks.commands import data, end_to_end, ensemble, evaluation, flow, growth, records, step
+from mml_lightning.benchmarks.commands import (
+    data,
+    end_to_end,
+    ensemble,
+    evaluation,
+    flow,
+    growth,
+    records,
+    step,
+    stream,
+)
 from mml_lightning.benchmarks.commands.shape import Bench, Compose
 from mml_lightning.benchmarks.commands.suite import Suite
 
@@ -17,6 +27,7 @@ BENCHES: dict[str, Bench | Suite] = {
     "growth": growth.BENCH,
     "records": records.BENCH,
     "step": step.BENCH,
+    "stream": stream.BENCH,
     "suite": Suite(),
 }
 
