@@ -91,8 +91,8 @@ def _networks(found: Diagnosis) -> Grid:
 def _pairs(found: Diagnosis) -> Grid:
     rows: list[Mapping[str, Any]] = []
     for one in found.together:
-        only = ", ".join(f"{name} {share:.1f}" for name, share in one.only.items())
-        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(one.members, one.weights, strict=True))
+        only = " / ".join(f"{share:.1f}" for share in one.only.values())
+        weights = " / ".join(f"{weight:.2f}" for weight in one.weights)
         rows.append(
             {
                 "networks": " + ".join(one.members),
@@ -108,8 +108,8 @@ def _pairs(found: Diagnosis) -> Grid:
         )
     what = "labels" if found.metric == "map" else "videos"
     notes = [
-        f"right alone: {what} that just this network has right; none: that none has right; oracle: that at least one "
-        "has right",
+        f"right alone: {what} that just this network has right, in the order of the names, as the weights; none: that "
+        "none has right; oracle: that at least one has right",
         f"weights: found on {'half of val' if found.split == 'val' else 'val'}, mean over the seeds; gain: of fused "
         "over the network that is best there",
     ]

@@ -89,7 +89,29 @@ def compared(runs: Sequence[ScoredRun]) -> Compared:
         raise UserError(f"{one} alone can't be compared: give a run of another modality too, or one trained with it")
     if not alone:
         notes.append("no network was trained alone: give such runs too to see what training them together changed")
-    return Compared(networks, models, [*notes, *_unknown_losses(networks, runs)])
+    return Compared(networks, models, [*notes, *_unlike_training(networks, models), *_unknown_losses(networks, runs)])
+
+
+def _unlike_training(networks: Sequence[Network], models: Sequence[JointModel]) -> list[str]:
+    """Where a network inside a joint model differs from the one alone in more than its company."""
+    notes = []
+    for model in models:
+        for peer in model.peers:
+            inside = _training(peer)
+            for one in networks:
+                alone = _training(one)
+                if one.modality == peer.modality and not one.inside and None not in (alone, inside) and inside != alone:
+                    notes.append(f"{one.name} was trained {alone}, {peer.name} {inside}")
+    return notes
+
+
+def _training(network: Network) -> str | None:
+    """Where a network started, and its steps; None where its run does not tell."""
+    run = network.runs[0]
+    result = read_result(Path(run.name)) or {}
+    init = mapping(mapping(result.get("peers")).get(run.peer)).get("init")
+    steps = result.get("steps")
+    return None if init is None or steps is None else f"from {Path(str(init)).name} for {steps} steps"
 
 
 def _unknown_losses(networks: Sequence[Network], runs: Sequence[ScoredRun]) -> list[str]:
@@ -157,7 +179,8 @@ def _groups(runs: Sequence[ScoredRun], name_of: Any) -> list[_Group]:
         other = own.runs.get(seed) or next(iter(own.runs.values()), None)
         if seed in own.runs or (other is not None and not run.label and not _differ_by_seed(other, run)):
             assert other is not None
-            what = f"of seed {seed}" if seed in own.runs else "but differ in more than the seed"
+            same = "of one run or of unknown seeds" if seed is None else f"of seed {seed}"
+            what = same if seed in own.runs else "but differ in more than the seed"
             raise UserError(
                 f"{other.folder} and {run.folder} are both {name} {what}: leave one out, or name them to compare "
                 f"them, {name}={other.folder} {name}_2={run.folder}"

@@ -91,12 +91,13 @@ def _scored(text: str) -> list[ScoredRun]:
 
 
 def _runs(place: Path) -> list[Path]:
-    """The run of a directory or a file, or all completed runs below a directory that have scores."""
+    """The run of a directory or a file, or all completed runs of training below a directory that have scores."""
     from mml_lightning.report.collect import collect
 
     if not place.is_dir() or (place / "predictions").is_dir():
         return [place]
-    runs = [Path(run["path"]) for run in collect(place) if run["status"] == "completed"]
+    told = [run for run in collect(place) if run["status"] == "completed" and run.get("stage") != "eval"]
+    runs = [Path(run["path"]) for run in told]
     below = [run for run in runs if (run / "predictions").is_dir()]
     if not below and not (place / "result.json").is_file():
         raise UserError(

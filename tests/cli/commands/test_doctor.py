@@ -97,6 +97,18 @@ def test_networks_alone_and_inside_a_joint_model(runs: Path, capsys: pytest.Capt
     assert "the joint model is worse than flow alone" in text
 
 
+def test_other_starts_of_a_joint_model_are_said(runs: Path) -> None:
+    for folder, init in (("sweep", "scratch"), ("joint", "scratch"), ("joint", "ce")):
+        for file in Path(folder).glob("*/result.json"):
+            result = json.loads(file.read_text())
+            if "rgb" in result["peers"]:
+                result["peers"]["rgb"]["init"], result["steps"] = init, 360
+            file.write_text(json.dumps(result))
+        notes = told("sweep", "joint")["notes"]
+        said = "rgb was trained from scratch for 360 steps, mml_rgb+flow/rgb from ce for 360 steps"
+        assert notes == ([said] if init == "ce" else [])
+
+
 def test_peers_of_a_joint_run_stand_for_what_has_no_run(runs: Path) -> None:
     found = told("joint/0_mml")
     assert [one["inside"] for one in found["networks"]] == ["mml_rgb+flow"] * 2 and not found["joint"]
