@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mml_lightning.config import backbones
 from mml_lightning.config.instantiate import CALLED_BY_HYDRA, LIGHTNING, TARGET, TRUSTED, check_targets, lies_in
+from mml_lightning.config.lightning_nodes import STEERS
 from mml_lightning.config.resolve import explain
 from mml_lightning.config.saved_overrides import key_of
 from mml_lightning.config.targets import current
@@ -39,14 +40,7 @@ TABLES = (
     *("optimizer", "schedule", "trainer", "callbacks", "logger", "setup", "stage", "pipeline"),
 )
 RECORDS = ("callbacks", "logger")
-HARMLESS = tuple(
-    f"pytorch_lightning.callbacks.{name}"
-    for name in (
-        *("EarlyStopping", "LearningRateMonitor", "DeviceStatsMonitor", "GradientAccumulationScheduler"),
-        *("RichProgressBar", "TQDMProgressBar", "Timer"),
-    )
-)
-"""Callbacks of Lightning that write nothing."""
+HARMLESS = tuple(f"pytorch_lightning.callbacks.{name}" for name in STEERS)
 SHIPPED: dict[str, dict[str, Any]] = {
     "pytorch_lightning.loggers.TensorBoardLogger": {
         **{"save_dir": "${paths.output_dir}", "name": "tensorboard", "version": "", "default_hp_metric": False},

@@ -32,6 +32,14 @@ OURS = {
 }
 """Classes of Lightning whose part something of ours has."""
 
+STEERS = {
+    "EarlyStopping": True,
+    "GradientAccumulationScheduler": True,
+    "Timer": True,
+    **dict.fromkeys(("LearningRateMonitor", "DeviceStatsMonitor", "RichProgressBar", "TQDMProgressBar"), False),
+}
+"""Callbacks of Lightning that write nothing, so that files may name them, and whether they change weights."""
+
 
 def nodes(cfg: Settings, group: str) -> dict[str, dict[str, Any]]:
     """What a group calls, by name, as plain values."""

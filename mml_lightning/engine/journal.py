@@ -12,8 +12,9 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ class Journal:
         self.result, self.path = result, part_file(result)
         self.made = json.loads(json.dumps(made))
         self.batches: list[Batch] = []
-        self._handle: IO[bytes] | None = None
+        self._handle: FileIO | None = None
 
     @property
     def done(self) -> int:
@@ -100,7 +101,7 @@ class Journal:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = self.path.open("a+b")
+            self._handle = self.path.open("a+b", buffering=0)  # closing must not write, and fail, once more
         except OSError as error:
             raise UserError(f"can't write {self.path}: {error.strerror}; choose another place") from None
         with self._handle as handle:
@@ -109,7 +110,7 @@ class Journal:
             self._begin(handle, overwrite)
             yield
 
-    def _begin(self, handle: IO[bytes], overwrite: bool) -> None:
+    def _begin(self, handle: FileIO, overwrite: bool) -> None:
         handle.seek(0)
         whole = [line for line in handle.read().splitlines(keepends=True) if line.endswith(b"\n")]
         lines = [] if overwrite else whole
@@ -164,8 +165,9 @@ class Journal:
         handle, text = self._handle, json.dumps(line).encode() + b"\n"
 
         def write() -> None:
-            handle.write(text)
-            handle.flush()
+            rest = text
+            while rest:  # a disk that gets full takes a part
+                rest = rest[handle.write(rest) :]
 
         self._guarded(write)
 

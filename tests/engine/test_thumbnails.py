@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from mml_lightning.audio import SPECTROGRAMS
 from mml_lightning.config import data as config_data
 from mml_lightning.engine import load
-from mml_lightning.engine.thumbnails import Strip, thumbnails
+from mml_lightning.engine.thumbnails import Strip, _strip, thumbnails
 from mml_lightning.evaluation import predictions
+from mml_lightning.modalities import Modality
 from mml_lightning.optical_flow.colours import colour_wheel, fastest
 from mml_lightning.utils.errors import UserError
 
@@ -69,6 +71,18 @@ def test_other_modalities_have_their_own_pictures(trained: Path, ids: tuple[str,
     assert abs(float(np.median(image)) - 128) < 12 and image.std() > 1
     found = thumbnails(trained, "test", ids[:1], 10**7, ["modality=[liveflow]"])
     assert pixels(found.strips[ids[0]][0]).std() > 1
+
+
+@pytest.mark.parametrize("name", list(SPECTROGRAMS))
+def test_sound_is_shown_as_its_spectrogram(name: str) -> None:
+    spectrogram = SPECTROGRAMS[name]
+    heard = Modality("audio", "audio", 1, 1, prepare=name)
+    time = torch.arange(spectrogram.samples) / spectrogram.rate
+    tones = torch.stack([torch.sin(2 * torch.pi * hertz * time) for hertz in (500.0, 5000.0)])
+    image = pixels(_strip((tones * 20_000).to(torch.int16), heard)).mean(axis=2)
+    low, high = np.split(image, 2, axis=1)
+    rows = [int(part.mean(axis=1).argmax()) for part in (low, high)]
+    assert rows[0] > rows[1] and rows[0] > len(image) / 2  # high tones above
 
 
 @pytest.fixture

@@ -118,10 +118,10 @@ def write(network: PortableNetwork, form: str, folder: Path, shape: tuple[int, .
             else:
                 batch = torch.export.Dim("batch", min=1)
                 made = torch.export.export(network, (example,), dynamic_shapes={INPUT: {0: batch}})
-                torch.export.save(made, path, extra_files={f"{key}.json": text for key, text in told.items()})
-    except UserError:
-        raise
-    except OSError:
+                buffer = io.BytesIO()  # torch's own writer does not say why a disk refuses
+                torch.export.save(made, buffer, extra_files={f"{key}.json": text for key, text in told.items()})
+                path.write_bytes(buffer.getvalue())
+    except (UserError, OSError):
         raise
     except Exception as error:  # exporters raise many unrelated types
         reason = " ".join(str(error).split())[:200]
