@@ -29,6 +29,8 @@ from mml_lightning.cli.commands import (
     report,
     rerun,
     score,
+    serve,
+    stream,
 )
 from mml_lightning.cli.compose import compose_config
 from mml_lightning.utils import console, program
@@ -99,6 +101,8 @@ COMMANDS = {
     "report": Command("table of runs, or a paired comparison of two of its rows", report.declare, report.run),
     "rerun": Command("repeat a run and compare every number", rerun.declare, rerun.run),
     "score": Command("recompute metrics from score dumps, ensembles, submission files", score.declare, score.run),
+    "serve": Command("a local page for the networks of a run: drop a video, see its scores", serve.declare, serve.run),
+    "stream": Command("classes of a video or a camera, frame by frame", stream.declare, stream.run),
     "version": Command("print the version", _no_arguments, _version),
 }
 

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 MARGIN = 2**20  # bytes that are left free beside a checkpoint
-PATIENCE = 20  # looks at a loader after which one of several ranks that was asked to leave does so without saving
+PATIENCE = 20  # looks at a loader after which one of several ranks that received a signal exits without saving
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _not_plain(value: Any) -> str | None:
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """How Lightning writes checkpoints. A disk that can't take one is said aloud, and training goes on.
+    """How Lightning writes checkpoints. A failed write is logged, and training continues.
 
     Lightning's own writer goes through the system's temporary folder, which may lie on another disk.
     """
@@ -249,7 +249,8 @@ class Checkpoints(Checkpoint):
         leave, due = self._wishes(trainer)
         if trainer.is_last_batch and not lightning_internals.validates(trainer):
             return  # the end of the epoch follows at once
-        if leave or due:
+        ends_within = not trainer.is_last_batch and lightning_internals.ends(trainer)
+        if leave or due or ends_within:
             self._save(trainer, waits_for_validation=trainer.is_last_batch)
         self._leave(trainer, leave)
 
@@ -269,7 +270,8 @@ class Checkpoints(Checkpoint):
         self._leave(trainer, self._wishes(trainer)[0])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._save(trainer)
+        if trainer.is_last_batch:  # Lightning counts one that was cut as whole, and a resume would leave out its rest
+            self._save(trainer)
         self._leave(trainer, self._wishes(trainer)[0])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +77,7 @@ def _scored(text: str) -> list[ScoredRun]:
     from mml_lightning.report.doctor_runs import ScoredRun
 
     label, place, peer = split_name(text)
-    if not place.exists():
+    if not os.path.exists(place):  # nor where it is too long for a path
         raise UserError(f"there is no {place}; give the directory of a run")
     found = []
     for folder in _runs(place):
@@ -91,12 +92,13 @@ def _scored(text: str) -> list[ScoredRun]:
 
 
 def _runs(place: Path) -> list[Path]:
-    """The run of a directory or a file, or all completed runs below a directory that have scores."""
+    """The run of a directory or a file, or all completed runs of training below a directory that have scores."""
     from mml_lightning.report.collect import collect
 
     if not place.is_dir() or (place / "predictions").is_dir():
         return [place]
-    runs = [Path(run["path"]) for run in collect(place) if run["status"] == "completed"]
+    told = [run for run in collect(place) if run["status"] == "completed" and run.get("stage") != "eval"]
+    runs = [Path(run["path"]) for run in told]
     below = [run for run in runs if (run / "predictions").is_dir()]
     if not below and not (place / "result.json").is_file():
         raise UserError(
