@@ -47,6 +47,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.missing": ("error", "mask"),
     "data.quarantine": ("use", "ignore"),
     "ema.weights": ("averaged", "trained"),
+    "loss.class_weights": ("none", "sqrt", "linear", "inverse"),
     "logger.mode": ("auto", "online", "offline"),
     "nonfinite.policy": ("skip", "stop", "ignore"),
     "optimizer.groups": ("tsn", "slowfast", "plain"),
@@ -77,12 +78,18 @@ SWITCHES = (
     "callbacks.checkpoint",
     "callbacks.epoch_lines",
     "sampling.shared",
+    "pipeline.ahead",
 )
 
 
 SHIFTS = (True, False, "online")  # of backbones of ours: mml_lightning.backbones.temporal_shift.shifts_online
 OURS = "mml_lightning.backbones."
-ABSENT_SWITCHES = ("logger.wandb", "callbacks.checkpoint", "callbacks.epoch_lines")  # of some options only
+ABSENT_SWITCHES = (
+    "logger.wandb",
+    "callbacks.checkpoint",
+    "callbacks.epoch_lines",
+    "pipeline.ahead",
+)  # not in every config
 
 
 def check_values(cfg: Settings) -> None:
@@ -158,8 +165,6 @@ def _check_mix(cfg: Settings) -> None:
         value = cfg.get(key, 1.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
             raise UserError(f"{key}={value} must be a number above 0{' up to 1' if most == 1 else ', or null'}")
-    if used and cfg.data.missing == "mask":
-        raise UserError(f"{used[0]} can't be had with data.missing=mask yet: leave it out, or set data.missing=error")
 
 
 def check_job(cfg: Settings) -> None:

@@ -78,10 +78,16 @@ class Predictor:
                 wrong.
         """
         check_classes(entries, heads, str(cfg.data.name))
-        config_data.sources(cfg)  # their packages know how to prepare clips, and how to build networks
+        kinds = config_data.sources(cfg)  # their packages know how to prepare clips, and how to build networks
         chosen = {
             name: plugins.stored_modality(name, entry["modality"], cfg.trusted) for name, entry in entries.items()
         }
+        for name, modality in chosen.items():
+            if modality.source not in kinds:
+                raise UserError(
+                    f"{name} looks at {modality.source}, a kind of source that is not known here ({', '.join(kinds)}): "
+                    f"type sources.{modality.source} and trusted as for its training, docs/code.md"
+                )
         flow = config_data.flow_cache(cfg, chosen)
         networks = {
             name: rebuilt(name, entry, cfg.sampling.num_segments, cfg.trusted) for name, entry in entries.items()
