@@ -17,7 +17,9 @@ from mml_lightning import __version__
 from mml_lightning.benchmarks import commands as bench
 from mml_lightning.cli.commands import (
     check,
+    doctor,
     ensemble,
+    errors,
     export,
     flow,
     graph,
@@ -28,6 +30,7 @@ from mml_lightning.cli.commands import (
     rerun,
     score,
     serve,
+    stream,
 )
 from mml_lightning.cli.compose import compose_config
 from mml_lightning.utils import console, program
@@ -70,7 +73,9 @@ COMMANDS = {
         lambda args: bench.run(args, compose_config),
     ),
     "check": Command("read every video of a dataset and report problems", check.declare, check.run),
+    "doctor": Command("will this modality help? compare networks by their scores", doctor.declare, doctor.run),
     "ensemble": Command("find good ensembles: pairs, triples, rank sums", ensemble.declare, ensemble.run),
+    "errors": Command("what a run gets wrong: a page with pictures, csv files", errors.declare, errors.run),
     "export": Command("one network as a folder for onnxruntime or torch, with infer.py", export.declare, export.run),
     "flow": Command(
         "precompute the optical flow of a dataset, export it as images",
@@ -97,6 +102,7 @@ COMMANDS = {
     "rerun": Command("repeat a run and compare every number", rerun.declare, rerun.run),
     "score": Command("recompute metrics from score dumps, ensembles, submission files", score.declare, score.run),
     "serve": Command("a local page for the networks of a run: drop a video, see its scores", serve.declare, serve.run),
+    "stream": Command("classes of a video or a camera, frame by frame", stream.declare, stream.run),
     "version": Command("print the version", _no_arguments, _version),
 }
 

@@ -15,7 +15,7 @@ from mml_lightning.backbones.inflate import inflate_state
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.pretrained import imagenet_weights
 from mml_lightning.backbones.stem import convert_state
-from mml_lightning.backbones.temporal_shift import match_shift_names
+from mml_lightning.backbones.temporal_shift import ONLINE, match_shift_names
 from mml_lightning.utils.errors import UserError
 from mml_lightning.zoo.aliases import FRESH, IMAGENET, KINETICS, Origin
 from mml_lightning.zoo.files import (
@@ -80,6 +80,7 @@ def load_initial_weights(
             f"{origin.path} was trained for other classes ({have}) than the data have ({want}); "
             "use weights of this data, or init.new_head=true to keep its trunk only"
         )
+    _refuse_other_shift(net, entry, origin.path)
     _load(net, trunk | (heads if keep_head else {}), str(origin.path))
     warn_of_unfilled(origin.path, entry["provenance"])
     return {
@@ -112,6 +113,18 @@ def kinetics_file(file: str | None) -> Path:
     if not path.is_file():
         raise UserError(f"init=kinetics: no file {path}; give init.file=<a checkpoint trained on Kinetics>")
     return path
+
+
+def _refuse_other_shift(net: nn.Module, entry: Mapping[str, Any], path: Path) -> None:
+    """A shift has no tensors: all match while the channels mean other frames. A network without one may start any."""
+    theirs, ours = (arch.get("shift") for arch in (entry["arch"], getattr(net, "arch", {})))
+    if theirs and ours and (theirs == ONLINE) != (ours == ONLINE):
+        words = {True: "online", False: "bidirectional"}
+        raise UserError(
+            f"{path} has the {words[theirs == ONLINE]} temporal shift, this network the "
+            f"{words[ours == ONLINE]} one: set backbone.net.shift={ONLINE if theirs == ONLINE else 'true'}, or make a "
+            "start of it with mml import --other-shift"
+        )
 
 
 def _load(net: Any, state: Mapping[str, Any], source: str, from_images: bool = False) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mml_lightning.cli.commands.score import SHOWN, dump_file, weights_of
+from mml_lightning.cli.arguments import add_scoring
+from mml_lightning.cli.commands.score import SHOWN, dump_file
 from mml_lightning.utils import terminal
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.plain_text import some_videos
@@ -48,11 +50,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes", type=_sizes, metavar="2,3", help="without groups: ensemble sizes (default: pairs, and all)"
     )
-    parser.add_argument("--split", default="test", help="of run directories (default: test)")
+    add_scoring(parser)
     parser.add_argument("--metric", help="to sort by (default: top1, or map with several labels per video)")
-    parser.add_argument("--pooling", help="how views are pooled: logits, probs or max (default: as the run)")
-    parser.add_argument("--ensemble", help="what is averaged: probs or logits (default: as the run)")
-    parser.add_argument("--weights", type=weights_of, metavar="rgb=1,flow=2", help="of members or groups (default: 1)")
     parser.add_argument(
         "--search",
         choices=("val", "fold"),
@@ -122,7 +121,7 @@ def _parts(text: str, args: argparse.Namespace) -> list[tuple[str, str, str, Pre
     from mml_lightning.evaluation import predictions
     from mml_lightning.evaluation.metrics import FUSED
 
-    name, place, peer = _split(text)
+    name, place, peer = split_name(text)
     file = dump_file(place, args.split)
     dump = predictions.load(file)
     held = None
@@ -136,12 +135,12 @@ def _parts(text: str, args: argparse.Namespace) -> list[tuple[str, str, str, Pre
     return [(names[one], folder, one, dump, held) for one in wanted]
 
 
-def _split(text: str) -> tuple[str, Path, str]:
+def split_name(text: str) -> tuple[str, Path, str]:
     """NAME, PATH and PEER of [NAME=]PATH[:PEER]. Paths may have = and : themselves, so what exists is a path."""
     for start in [0, *(found.end() for found in re.finditer("=", text))]:
         rest = text[start:]
         for end in [len(rest), *(found.start() for found in re.finditer(":", rest))]:
-            if Path(rest[:end]).exists():
+            if os.path.exists(rest[:end]):
                 return text[: max(start - 1, 0)], Path(rest[:end]), rest[end + 1 :]
     return "", Path(text), ""
 
