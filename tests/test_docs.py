@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
-import importlib.util
 import re
 from pathlib import Path
 
@@ -45,10 +43,7 @@ def test_files_and_imports_that_are_named_exist(page: Path) -> None:
     for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mml_lightning"):
-                module = importlib.import_module(str(node.module))
-                for name in node.names:  # of a module, or a module of a folder
-                    path = f"{node.module}.{name.name}"
-                    assert hasattr(module, name.name) or importlib.util.find_spec(path) is not None, path
+                exec(ast.unparse(node), {})
 
 
 def test_citation_is_of_this_version() -> None:

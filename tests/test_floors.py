@@ -46,13 +46,17 @@ IMPORTS: dict[str, list[str]] = {
         *("runs", "config", "config.key_roles", "training", *DATA, "zoo", "evaluation", "modalities", *PURE, "utils"),
     ],
     "pipelines": [
-        *("engine", "report", "runs", "config", "config.key_roles", "training", "data.records", "zoo", "utils"),
+        *("engine", "report", "runs", "config", "config.key_roles", "training", "data.records", "data.flow"),
+        *("zoo", "utils"),
     ],
     "benchmarks": [
         *("engine", "report", "runs", "config", "training", *DATA, "zoo", "evaluation", "modalities", *PURE, "utils"),
     ],
+    "serve": [
+        *("engine", "config", "training", "data.video", "data.records", "evaluation", "modalities", *PURE, "utils"),
+    ],
     "cli": [
-        *("benchmarks", "pipelines", "engine", "report", "runs", "config", "training", *DATA),
+        *("serve", "benchmarks", "pipelines", "engine", "report", "runs", "config", "training", *DATA),
         *("zoo", "evaluation", "modalities", *PURE, "utils"),
     ],
     "__main__": ["cli"],

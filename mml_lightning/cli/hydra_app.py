@@ -129,6 +129,7 @@ def _resumed(given: Sequence[str], folder: Path, outcome: JobOutcome) -> list[st
         )
     check_links(folder)
     outcome.stash(folder)
+    outcome.brought = saved
     rest = [a for a in given if not a.startswith(("resume=", "hydra.run.dir="))]
     # an experiment may carry a sweep of its own; this continues one of its jobs
     return [*_together(saved, rest), quoted("resume", folder), quoted("hydra.run.dir", folder), "hydra.mode=RUN"]

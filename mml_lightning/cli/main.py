@@ -29,6 +29,7 @@ from mml_lightning.cli.commands import (
     report,
     rerun,
     score,
+    serve,
 )
 from mml_lightning.cli.compose import compose_config
 from mml_lightning.utils import console, program
@@ -99,6 +100,7 @@ COMMANDS = {
     "report": Command("table of runs, or a paired comparison of two of its rows", report.declare, report.run),
     "rerun": Command("repeat a run and compare every number", rerun.declare, rerun.run),
     "score": Command("recompute metrics from score dumps, ensembles, submission files", score.declare, score.run),
+    "serve": Command("a local page for the networks of a run: drop a video, see its scores", serve.declare, serve.run),
     "version": Command("print the version", _no_arguments, _version),
 }
 

@@ -14,7 +14,7 @@ import torch
 from mml_lightning.backbones.batch_norm import silenced
 from mml_lightning.backbones.cost import feature_shapes
 from mml_lightning.backbones.peer import Peer
-from mml_lightning.config import instantiate, objective
+from mml_lightning.config import instantiate, known_keys, objective
 from mml_lightning.config import phases as config_phases
 from mml_lightning.config.objective import Lessons
 from mml_lightning.config.peers import PeerSpec, describe_peers
@@ -54,6 +54,7 @@ def cohort(
     """
     lessons = objective.lessons(cfg, list(nets))
     for one in lessons:
+        one.graph.supervised = objective.weighted_loss(cfg, one.graph.supervised, data)
         prepare_features(cfg, one.graph, nets, {spec.name: spec.modality for spec in specs})
     learn = {name for one in lessons for name in one.parts}
     _check_freeze(batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name in learn})
@@ -74,7 +75,7 @@ def cohort(
         seed=cfg.draw_seed,
         max_views=cfg.data.eval_batch_size,
         fusion=fusion(cfg, list(nets)),
-        mixing=Mixing(**cfg.plain("mix"), side=int(cfg.transforms.output)) if cfg.get("mix") else None,
+        mixing=Mixing(**known_keys.taken(cfg, "mix"), side=int(cfg.transforms.output)) if cfg.get("mix") else None,
         description={
             "config": cfg.plain(),
             "peers": describe_peers(cfg, specs, nets, data),
@@ -172,7 +173,7 @@ def batch_norm_settings(cfg: Settings) -> NormSettings:
     Raises:
         UserError: a value of `batch_norm` is unknown or contradicts another, or `data.missing`.
     """
-    made = NormSettings(**cfg.plain("batch_norm"))
+    made = NormSettings(**known_keys.taken(cfg, "batch_norm"))
     if cfg.data.missing == "mask" and (made.sync or made.group_size is not None):
         raise UserError(
             "batch_norm.sync and batch_norm.group_size normalise over groups of one size, but with data.missing=mask a "
@@ -187,7 +188,7 @@ def execution_settings(cfg: Settings) -> StepSettings:
     Raises:
         UserError: a value of `step` is unknown.
     """
-    return StepSettings(**cfg.plain("step"))
+    return StepSettings(**known_keys.taken(cfg, "step"))
 
 
 def nonfinite_settings(cfg: Settings) -> NonFiniteSettings:
@@ -197,7 +198,7 @@ def nonfinite_settings(cfg: Settings) -> NonFiniteSettings:
         UserError: a value of `nonfinite` is unknown.
     """
     try:
-        return NonFiniteSettings(**cfg.plain("nonfinite"))
+        return NonFiniteSettings(**known_keys.taken(cfg, "nonfinite"))
     except TypeError as error:
         raise UserError(f"nonfinite: {error}") from None
 
@@ -225,7 +226,7 @@ def scoring(cfg: Settings) -> Scoring:
         UserError: a choice is unknown.
     """
     try:
-        return Scoring(cfg.views.pooling, cfg.views.ensemble, **cfg.plain("metrics"))
+        return Scoring(cfg.views.pooling, cfg.views.ensemble, **known_keys.taken(cfg, "metrics"))
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
 

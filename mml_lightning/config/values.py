@@ -47,6 +47,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.missing": ("error", "mask"),
     "data.quarantine": ("use", "ignore"),
     "ema.weights": ("averaged", "trained"),
+    "loss.class_weights": ("none", "sqrt", "linear", "inverse"),
     "logger.mode": ("auto", "online", "offline"),
     "nonfinite.policy": ("skip", "stop", "ignore"),
     "optimizer.groups": ("tsn", "slowfast", "plain"),
@@ -77,12 +78,18 @@ SWITCHES = (
     "callbacks.checkpoint",
     "callbacks.epoch_lines",
     "sampling.shared",
+    "pipeline.ahead",
 )
 
 
 SHIFTS = (True, False, "online")  # of backbones of ours: mml_lightning.backbones.temporal_shift.shifts_online
 OURS = "mml_lightning.backbones."
-ABSENT_SWITCHES = ("logger.wandb", "callbacks.checkpoint", "callbacks.epoch_lines")  # of some options only
+ABSENT_SWITCHES = (
+    "logger.wandb",
+    "callbacks.checkpoint",
+    "callbacks.epoch_lines",
+    "pipeline.ahead",
+)  # not in every config
 
 
 def check_values(cfg: Settings) -> None:

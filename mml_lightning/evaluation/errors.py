@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,6 +48,11 @@ class Judged:
         return arithmetic.predicted(self.scores, self.given)
 
     @cached_property
+    def plain(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Predictions and labels, bool, and probabilities, [N, K] each, for what looks at one video after the other."""
+        return self.predicted.numpy(), self.given.numpy(), self.scores.exp().numpy()
+
+    @cached_property
     def found(self) -> Tensor:
         """How many labels of each video are predicted, int64 [N]."""
         return (self.given & self.predicted).sum(dim=1)
@@ -61,6 +67,8 @@ class Judged:
 
     def on(self, ids: Sequence[str]) -> Judged:
         """The same for some of its videos, in the order of `ids`."""
+        if tuple(ids) == self.ids:
+            return self  # what it has computed stays
         place = {video: row for row, video in enumerate(self.ids)}
         rows = torch.tensor([place[video] for video in ids], dtype=torch.int64)
         return Judged(self.name, tuple(ids), self.classes, self.several, self.scores[rows], self.given[rows])

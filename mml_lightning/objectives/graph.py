@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from mml_lightning.objectives.lessons import LESSONS, Output, check_options, default_options, full_precision, options_of
 from mml_lightning.objectives.projection import Projection
-from mml_lightning.objectives.supervised import cross_entropy
+from mml_lightning.objectives.supervised import Supervised
 
 Terms = dict[str, dict[str, Tensor]]
 WORDS = ("all", "first", "rest", "others")
+CROSS_ENTROPY = Supervised()
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class Objective:
         supervised_weight: factor of the supervised term.
         frozen: peers that only teach (a word or a list, see :func:`choose`): they get no term.
         headed: peers whose supervised term trains their classifier alone (MERS): the trunk learns from edges only.
-        supervised: (logits [B, K], target) -> loss per sample [B].
+        supervised: how logits are compared with labels.
 
     Raises:
         ValueError: the graph names unknown peers or lessons, or freezes every peer.
@@ -192,7 +193,7 @@ class Objective:
         supervised_weight: float = 1.0,
         frozen: str | Sequence[str] = (),
         headed: str | Sequence[str] = (),
-        supervised: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        supervised: Supervised = CROSS_ENTROPY,
     ) -> None:
         self.peers = tuple(peers)
         self.frozen = frozenset(choose(frozen, peers))
@@ -293,7 +294,7 @@ class Objective:
         epoch: float,
         suffix: str,
     ) -> Iterator[Part]:
-        name = "bce" if labels.ndim > 1 else "ce"
+        name = self.supervised.term(labels)
         for peer in self.peers:
             if peer in self.frozen:
                 continue

@@ -1,4 +1,4 @@
-"""A confusion matrix, or a co-occurrence of labels and what is predicted, as a picture whose cells are links."""
+"""A confusion matrix, or a co-occurrence of labels and predictions, as a picture whose cells are links."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = 36  # characters of a class
 
 
 def worst_classes(counts: Tensor, most: int | None = CLASSES) -> list[int]:
-    """The classes with the most mistakes, in their order: in rows (labels) and columns (what is predicted) together."""
+    """The classes with the most mistakes, in their order: in rows (labels) and columns (predictions) together."""
     if most is None or len(counts) <= most:
         return list(range(len(counts)))
     off = counts.clone()
@@ -26,7 +26,7 @@ def worst_classes(counts: Tensor, most: int | None = CLASSES) -> list[int]:
 
 
 def matrix(counts: Tensor, names: Sequence[str], shown: Sequence[int], linked: set[tuple[int, int]]) -> Markup:
-    """The picture: a row per label, a column per class that is predicted, as dark as its share of the label's videos.
+    """The picture: a row per label, a column per predicted class, as dark as its share of the label's videos.
 
     Args:
         counts: int64 [K, K].

@@ -185,16 +185,16 @@ def confusion_rows(found: Findings) -> list[dict[str, Any]]:
 
 def _told(judged: Judged, row: int) -> dict[str, Any]:
     """What is predicted for a video."""
-    chosen = judged.predicted[row].nonzero()[:, 0]
-    predicted = chosen[judged.scores[row, chosen].argsort(descending=True, stable=True)].tolist()
-    told: dict[str, Any] = {
-        "predicted": "; ".join(judged.classes[k] for k in predicted),
-        "probability": "; ".join(f"{judged.probability(row, k):.4f}" for k in predicted),
+    predicted, given, probs = (values[row] for values in judged.plain)
+    chosen = sorted(predicted.nonzero()[0].tolist(), key=lambda k: -probs[k])
+    labels = given.nonzero()[0].tolist()
+    found = int(predicted[labels].sum())
+    return {
+        "predicted": "; ".join(judged.classes[k] for k in chosen),
+        "probability": "; ".join(f"{probs[k]:.4f}" for k in chosen),
+        "label probability": "; ".join(f"{probs[k]:.4f}" for k in labels),
+        "correct": f"{found} of {len(labels)}" if judged.several else found,
     }
-    given = judged.given[row].nonzero()[:, 0].tolist()
-    told["label probability"] = "; ".join(f"{judged.probability(row, k):.4f}" for k in given)
-    told["correct"] = f"{int(judged.found[row])} of {len(given)}" if judged.several else int(judged.found[row])
-    return told
 
 
 def _labels(target: Tensor) -> list[int]:

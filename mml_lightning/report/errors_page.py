@@ -91,8 +91,10 @@ class ErrorsPage:
         rows = []
         for name, judged in found.outputs.items():
             values = [found.metrics[name].get(key) for key in columns]
-            cells = [Td(v, "" if v is None else f"{v:.3f}" if key in ("loss", "ece") else f"{v:.2f}")
-                     for key, v in zip(columns, values, strict=True)]  # fmt: skip
+            cells = [
+                Td(v, "" if v is None else f"{v:.{3 if key in ('loss', 'ece') else 2}f}")
+                for key, v in zip(columns, values, strict=True)
+            ]
             count = [Td(len(judged.ids), str(len(judged.ids))), Td(judged.wrong, str(judged.wrong))]
             shown = Markup("<b>{}</b>").format(name) if name == found.name else name
             rows.append([Td(name, shown), *count, *cells])
@@ -104,8 +106,8 @@ class ErrorsPage:
         shown = worst_classes(self.found.counts, None if self.whole else CLASSES)
         linked = {(i, j) for i, j, *_ in self.found.confusions[:PAIRS]}
         notes = [
-            "Rows are labels, columns predictions; the darker, the larger the share of the label's videos. A cell leads to "
-            "its videos, one of the diagonal to its class."
+            "Rows are labels, columns predictions; the darker, the larger the share of the label's videos. A cell "
+            "leads to its videos, one of the diagonal to its class."
         ]
         if self.several:
             notes = [
@@ -222,11 +224,11 @@ class ErrorsPage:
         change = self.found.against
         assert change is not None
         what = "labels" if self.several else "videos"
+        moves = f"{change.only_second} {what} have become correct, {change.only_first} have become wrong"
         notes = [
-            f"{change.second} against {change.first} on {change.videos} videos that both have: {change.only_second} "
-            f"{what} are correct now and were wrong, {change.only_first} are wrong now and were correct, {change.both} are "
-            f"correct in both, {change.neither} in neither.",
-            f"{_p(change.p)}: {_test(self.several)}.",
+            f"{change.second} against {change.first} on {change.videos} videos that both have: {moves}, {change.both} "
+            f"are correct in both, {change.neither} in neither.",
+            f"p = {_p(change.p)}: {_test(self.several)}.",
             *self.found.notes,
         ]
         moved = [one for one in change.gained if one[1]]
@@ -237,8 +239,10 @@ class ErrorsPage:
         return Section("Changes", notes, picture, groups=self._contrasts(change))
 
     def _contrasts(self, pair: Comparison) -> list[dict[str, Any]]:
-        sides = ((pair.first, pair.second, pair.first_right, pair.only_first),
-                 (pair.second, pair.first, pair.second_right, pair.only_second))  # fmt: skip
+        sides = (
+            (pair.first, pair.second, pair.first_right, pair.only_first),
+            (pair.second, pair.first, pair.second_right, pair.only_second),
+        )
         return [
             self._group(
                 f"{right} correct, {wrong} wrong: {count}",
@@ -282,7 +286,7 @@ class ErrorsPage:
 
 
 def _p(value: float) -> str:
-    return f"p = {value:.3f}" if value >= 0.001 else f"p = {value:.1e}"
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
 def _test(several: bool) -> str:

@@ -176,6 +176,8 @@ def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
         kept.pop("mix", None)
     if (kept.get("ema") or {}).get("decay") is None:
         kept.pop("ema", None)
+    if kept.get("loss") in (None, {"name": "cross_entropy", "label_smoothing": 0.0}):
+        kept.pop("loss", None)
     if deciding := _callbacks_that_decide(values.get("callbacks") or {}):
         kept["callbacks"] = deciding
     if isinstance(edges := (kept.get("objective") or {}).get("edges"), list):

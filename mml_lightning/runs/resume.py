@@ -11,6 +11,7 @@ from typing import Any
 
 from mml_lightning.config import phases
 from mml_lightning.config.key_roles import LENGTH_OF_PHASE, RESUMABLE_KEYS
+from mml_lightning.config.limits import is_timer
 from mml_lightning.config.revisions import revisions
 from mml_lightning.config.settings import Settings
 from mml_lightning.data import check
@@ -173,11 +174,12 @@ def differences(
     then, here = (flat(config_that_decides_weights(values)) for values in (before, now))
     if not any(modality["source"] == "flow" for modality in now["modality"].values()):
         then, here = ({k: v for k, v in flat.items() if not k.startswith("flow.")} for flat in (then, here))
+    timers = tuple(f"callbacks.{key}.duration" for key, node in now.get("callbacks", {}).items() if is_timer(node))
     typed = [override.lstrip("+~").partition("=")[0] for override in overrides]
     found = []
     for key in sorted({*then, *here}):
         new = key not in then and not any(key == word or key.startswith(f"{word}.") for word in typed)
-        if new or then.get(key) == here.get(key) or _resumable(key):
+        if new or then.get(key) == here.get(key) or _resumable(key) or key.startswith(timers):
             continue
         found.append(f"{key} was {then.get(key)} and is {here.get(key)} now")
     return found

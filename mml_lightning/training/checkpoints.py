@@ -249,7 +249,8 @@ class Checkpoints(Checkpoint):
         leave, due = self._wishes(trainer)
         if trainer.is_last_batch and not lightning_internals.validates(trainer):
             return  # the end of the epoch follows at once
-        if leave or due:
+        ends_within = not trainer.is_last_batch and lightning_internals.ends(trainer)
+        if leave or due or ends_within:
             self._save(trainer, waits_for_validation=trainer.is_last_batch)
         self._leave(trainer, leave)
 
@@ -269,7 +270,8 @@ class Checkpoints(Checkpoint):
         self._leave(trainer, self._wishes(trainer)[0])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._save(trainer)
+        if trainer.is_last_batch:  # Lightning counts one that was cut as whole, and a resume would leave out its rest
+            self._save(trainer)
         self._leave(trainer, self._wishes(trainer)[0])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

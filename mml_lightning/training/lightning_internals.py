@@ -56,13 +56,18 @@ def validate_the_end(trainer: pl.Trainer) -> None:
     usual_epoch, usual_batch = loop._should_check_val_epoch, loop._should_check_val_fx
 
     def epoch() -> bool:
-        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs or _out_of_steps(trainer)
+        last = trainer.current_epoch + 1 == trainer.max_epochs or ends(trainer)
         return bool(usual_epoch() or (trainer.enable_validation and last))
 
     def batch(fetcher: Any) -> bool:
         return bool(usual_batch(fetcher) or (trainer.enable_validation and _out_of_steps(trainer)))
 
     loop._should_check_val_epoch, loop._should_check_val_fx = epoch, batch  # type: ignore[method-assign,assignment]
+
+
+def ends(trainer: pl.Trainer) -> bool:
+    """Whether the fit ends with this step, be it within an epoch."""
+    return bool(trainer.should_stop or _out_of_steps(trainer))
 
 
 def _out_of_steps(trainer: pl.Trainer) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import EarlyStopping, Timer
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
 from mml_lightning.evaluation.metrics import FUSED, measure, pool_peers
@@ -108,6 +108,13 @@ def stays_stopped(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> bool:
 
 def _early(trainer: pl.Trainer) -> list[EarlyStopping]:
     return [one for one in trainer.callbacks if isinstance(one, EarlyStopping)]  # type: ignore[attr-defined]
+
+
+def out_of_time(trainer: pl.Trainer) -> bool:
+    """Whether a timer (`trainer.max_time`, or a callback) has ended the training."""
+    timers = [one for one in trainer.callbacks if isinstance(one, Timer)]  # type: ignore[attr-defined]
+    left = [seconds for timer in timers if (seconds := timer.time_remaining()) is not None]
+    return trainer.should_stop and min(left, default=1.0) <= 0
 
 
 def stopped_early(trainer: pl.Trainer) -> str | None:

@@ -10,7 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mml_lightning.cli.commands.score import SHOWN, dump_file, weights_of
+from mml_lightning.cli.arguments import add_scoring
+from mml_lightning.cli.commands.score import SHOWN, dump_file
 from mml_lightning.utils import terminal
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.plain_text import some_videos
@@ -49,11 +50,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes", type=_sizes, metavar="2,3", help="without groups: ensemble sizes (default: pairs, and all)"
     )
-    parser.add_argument("--split", default="test", help="of run directories (default: test)")
+    add_scoring(parser)
     parser.add_argument("--metric", help="to sort by (default: top1, or map with several labels per video)")
-    parser.add_argument("--pooling", help="how views are pooled: logits, probs or max (default: as the run)")
-    parser.add_argument("--ensemble", help="what is averaged: probs or logits (default: as the run)")
-    parser.add_argument("--weights", type=weights_of, metavar="rgb=1,flow=2", help="of members or groups (default: 1)")
     parser.add_argument(
         "--search",
         choices=("val", "fold"),

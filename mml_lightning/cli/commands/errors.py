@@ -95,7 +95,7 @@ def _scores(path: Path, split: str) -> Path:
     if not path.exists():
         raise UserError(f"there is no {path}; give a run directory, or its predictions/<split>.npz")
     if steps := sorted(step.parent.name for step in path.glob("[0-9]*_*/predictions")):
-        raise UserError(f"{path} is a pipeline; give one of its steps: {', '.join(steps)}")
+        raise UserError(f"{path} holds several runs; give one of them: {', '.join(steps)}")
     try:
         return dump_file(path, split)
     except UserError as error:
@@ -164,6 +164,8 @@ def _texts(args: argparse.Namespace, found: Findings, pictures: Thumbnails, file
     from mml_lightning.report.errors_page import ErrorsPage
 
     told = [*_summary(found), *found.dump.notes(), *pictures.notes]
+    if lost := sorted(found.dump.unreadable):
+        told.append(f"without scores in the run: {some_videos(lost, SHOWN)}")
     if pictures.strips:
         told.append(f"{pictures.size / 1e6:.1f} MB of pictures, of at most {args.pictures_mb:g} (--pictures-mb)")
     page = ErrorsPage(found, pictures.strips, args.confusion)
@@ -183,7 +185,7 @@ def _changes(against: Comparison | None) -> Mapping[str, str] | None:
 
 def _summary(found: Findings) -> list[str]:
     judged, dump = found.judged, found.dump
-    what = "with a label that is not predicted" if judged.several else "wrong"
+    what = "with a missed label" if judged.several else "wrong"
     suspect = len({case.video for case in found.suspects})
     videos = f"{judged.wrong} of {len(judged.ids)} videos of {dump.split}"
     return [f"{found.name}: {videos} {what}, {suspect} with a suspect label"]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mml_lightning.cli.arguments import add_networks
 from mml_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,28 +25,27 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "preprocess.json, the classes, a model card, and infer.py, which needs numpy, PyAV and the runtime only. It is "
         "compared with the network here on real clips, and refused where it differs."
     )
-    parser.add_argument("--ckpt", required=True, help="run directory, checkpoint, zoo file or alias, as for eval.py")
+    add_networks(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="a new folder")
     parser.add_argument("--peer", help="which network; needed where there are several")
     parser.add_argument("--format", default="onnx", choices=FORMATS, help="onnx (default), torch or safetensors")
-    parser.add_argument("--views", help="clips and crops, an option of conf/views (default: the run's)")
     parser.add_argument(
         "--clips", nargs="+", metavar="SOURCE", help=f"videos to check with, {CLIPS} are taken (default: the run's val)"
     )
     parser.add_argument(
-        "--int8", action="store_true", help="of onnx: also in 8 bits, calibrated on the run's train and measured on val"
+        "--int8",
+        action="store_true",
+        help="of onnx: also in 8 bits, calibrated on the run's train and measured on val and test",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an exported network of this name")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of eval.py, such as views.crops=1"
-    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Raises:
     UserError: a wrong option, nothing to load or to check with, or the network can't be exported exactly.
     """
-    from mml_lightning.engine.portable import package
+    from mml_lightning.engine.portable import package, program
+    from mml_lightning.engine.portable.card import accuracy_lines
     from mml_lightning.engine.predict import Predictor, heads_of, networks_of
 
     if args.int8 and args.format != "onnx":
@@ -60,6 +60,11 @@ def run(args: argparse.Namespace) -> None:
     ((name, entry),) = entries.items()
     videos = _videos(cfg, args.clips)
     print(f"exporting {name} of {args.ckpt} as {args.format}, checked on {len(videos)} videos", flush=True)
+    if predictor.flow is not None:
+        flow = predictor.flow.settings
+        print(
+            f"it takes flow of {flow.algorithm} ({flow.preset}), as mml predict computes it; infer.py takes .npy files"
+        )
     data = _labelled(cfg) if args.int8 else None
     found = package.export(predictor, entry, args.format, args.out, videos, args.overwrite, data)
     print(
@@ -68,15 +73,13 @@ def run(args: argparse.Namespace) -> None:
     )
     print(f"one clip on one thread: {found['ms']:.1f} ms, as torch computes it here {found['eager_ms']:.1f} ms")
     if small := found.get("int8"):
-        print(
-            f"in 8 bits {small['bytes'] / 1e6:.1f} MB, {small['ms']:.1f} ms; top-1 on {small['videos']} videos of val "
-            f"{small['top1_int8']:.2f}, without {small['top1']:.2f}"
-        )
-    print(f"wrote {args.out} ({found['bytes'] / 1e6:.1f} MB); try it: python {args.out / package.INFER} <video>")
+        print(f"in 8 bits {small['bytes'] / 1e6:.1f} MB, {small['ms']:.1f} ms", *accuracy_lines(small), sep="; ")
+    example = program.EXAMPLE[predictor.distinct[0].source]
+    print(f"wrote {args.out} ({found['bytes'] / 1e6:.1f} MB); try it: python {args.out / program.FILE} {example}")
 
 
 def _labelled(cfg: Settings) -> Dataset:
-    """Training and validation videos of the run."""
+    """The videos of the run."""
     from mml_lightning.config import data as config_data
 
     try:

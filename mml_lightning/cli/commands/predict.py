@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mml_lightning.cli.arguments import add_networks
 from mml_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,9 +33,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="a video, a folder, a pattern ('*.mp4'), a CSV with a column of paths, or - for a list on standard input",
     )
-    parser.add_argument("--ckpt", required=True, help="run directory, checkpoint, zoo file or alias, as for eval.py")
+    add_networks(parser)
     parser.add_argument("--peer", type=_names, metavar="rgb,flow", help="which networks (default: all)")
-    parser.add_argument("--views", help="clips and crops, an option of conf/views (default: the run's)")
     parser.add_argument("--topk", type=int, default=5, metavar="N", help="classes that are named (default: 5)")
     parser.add_argument("--window", type=float, metavar="SECONDS", help="scores of every so many seconds of a video")
     parser.add_argument("--stride", type=float, metavar="SECONDS", help="from one window to the next (default: half)")
@@ -47,9 +47,6 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--npz", type=Path, metavar="FILE", help="all logits by view: a score dump, as mml score reads it"
     )
     parser.add_argument("--overwrite", action="store_true", help="make the file anew, whatever is there")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of eval.py, such as data.workers=4"
-    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -82,9 +79,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--topk {args.topk} must be 1 or more")
     if args.stride is not None and args.window is None:
         raise UserError("--stride goes with --window")
-    for word in args.set:
-        if "=" not in word:
-            raise UserError(f"--set {word}: write it as KEY=VALUE")
     if "-" in args.sources and len([one for one in args.sources if one == "-"]) > 1:
         raise UserError("standard input (-) can be read once")
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mml_lightning.cli.arguments import add_scoring
 from mml_lightning.utils import terminal
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.plain_text import some_videos
@@ -26,14 +27,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "dumps", nargs="+", type=Path, metavar="DUMP", help="predictions/<split>.npz, or a run directory"
     )
-    parser.add_argument("--split", default="test", help="of run directories (default: test)")
-    parser.add_argument("--pooling", help="how views are pooled: logits, probs or max")
-    parser.add_argument("--ensemble", help="what is averaged over peers: probs or logits")
+    add_scoring(parser)
     parser.add_argument("--ap", help="average precision: grouped, or sequential (the official Charades rule)")
     parser.add_argument("--empty-class", help="classes without videos: drop, nan or zero")
-    parser.add_argument(
-        "--weights", type=weights_of, metavar="rgb=1,flow=2", help="weights of the peers in the ensemble (default: 1)"
-    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics, as result.json holds them")
     parser.add_argument("--per-class", type=Path, metavar="FILE", help="also write a CSV with a line per class")
     parser.add_argument(
@@ -70,11 +66,6 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {args.per_class}")
     if args.submission:
         _submit(dump, args.submission, args.peer, args.out)
-
-
-def weights_of(text: str) -> dict[str, float]:
-    """rgb=1,flow=2 as a dictionary; a ValueError is the parser's to tell."""
-    return {name: float(value) for name, _, value in (part.rpartition("=") for part in text.split(","))}
 
 
 def dump_file(path: Path, split: str) -> Path:

@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from mml_lightning.data.records.records import Dataset, Record
+from mml_lightning.data.records.records import SPLITS, Dataset, Record
 from mml_lightning.engine.portable import network as networks
 from mml_lightning.engine.predict import Predictor
 from mml_lightning.utils.errors import UserError
 
 FILE = "model_int8.onnx"
+CALIBRATED_ON = "train"
 CALIBRATION, MEASURED = 64, 500  # videos at most
 
 
 def quantise(folder: Path, predictor: Predictor, data: Dataset) -> dict[str, Any]:
-    """Write :data:`FILE` beside the network of `folder`, calibrated on training clips; what was measured on val.
+    """Write :data:`FILE` beside the network of `folder`, calibrated on training clips; what was measured on the others.
 
     Raises:
         UserError: there are several heads or several labels per video, no videos, or the network can't be quantised.
@@ -31,7 +32,7 @@ def quantise(folder: Path, predictor: Predictor, data: Dataset) -> dict[str, Any
 
     if len(predictor.heads) > 1 or next(iter(predictor.heads.values())).multi_label:
         raise UserError("--int8 tells the accuracy of one label per video: leave it out for these networks")
-    calibration = [clips for clips, _ in _clips(predictor, data, "train", CALIBRATION)]
+    calibration = [clips for clips, _ in _clips(predictor, data, CALIBRATED_ON, CALIBRATION)]
     if not calibration:
         raise UserError("--int8 is calibrated on training videos, and none could be read")
     level = logging.getLogger().level
@@ -54,22 +55,35 @@ def quantise(folder: Path, predictor: Predictor, data: Dataset) -> dict[str, Any
     return {
         "calibration": len(calibration),
         "bytes": (folder / FILE).stat().st_size,
-        **_accuracy(folder, predictor, data),
+        "accuracy": _accuracies(folder, predictor, data),
     }
 
 
-def _accuracy(folder: Path, predictor: Predictor, data: Dataset) -> dict[str, Any]:
-    """Top-1 of both files on labelled videos of val, in percent; how often they say the same."""
+def _accuracies(folder: Path, predictor: Predictor, data: Dataset) -> dict[str, Any]:
+    """For each split with labelled videos that 8 bits were not calibrated on, what was measured.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = {split: _accuracy(folder, predictor, data, split) for split in SPLITS if split != CALIBRATED_ON}
+    measured = {split: one for split, one in found.items() if one["videos"]}
+    if not measured:
+        raise UserError("--int8 is measured on labelled videos of val or test, and none could be read")
+    return measured
+
+
+def _accuracy(folder: Path, predictor: Predictor, data: Dataset, split: str) -> dict[str, Any]:
+    """Top-1 of both files on labelled videos of a split, in percent; how often they say the same."""
     whole = networks.onnx_session(folder / networks.FILES["onnx"])
     small = networks.onnx_session(folder / FILE)
     right, same, count = np.zeros(2), 0, 0
-    for clips, label in _clips(predictor, data, "val", MEASURED):
+    for clips, label in _clips(predictor, data, split, MEASURED):
         best = [int(run(clips)[0].mean(0).argmax()) for run in (whole, small)]
         right += [choice == label for choice in best]
         same += best[0] == best[1]
         count += 1
     if not count:
-        raise UserError("--int8 is measured on labelled videos of val, and none could be read")
+        return {"videos": 0}
     top1 = (100 * right / count).tolist()
     return {"videos": count, "top1": top1[0], "top1_int8": top1[1], "same": 100 * same / count}
 

@@ -1,6 +1,6 @@
 """A peer with its preparation inside, as a file: uint8 clips in, logits of each head out.
 
-Legend: B clips, T frames, C stored channels of a step (window x 3), H W pixels, K classes of a head.
+Legend: B clips, T steps, C stored channels of a step (window x 3, of flow window x 2), H W pixels, K classes of a head.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from torch import Tensor, nn
 
 from mml_lightning.backbones.execution import set_memory_format
 from mml_lightning.backbones.peer import Peer
-from mml_lightning.backbones.registry import rebuild
+from mml_lightning.backbones.registry import BUILDERS, rebuild
 from mml_lightning.modalities import Modality
 from mml_lightning.utils.errors import UserError
 
 FORMATS = ("onnx", "torch", "safetensors")
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "model.safetensors"}
 INPUT = "clip"
-COLOURS = 3
+SOURCES = ("frames", "flow")
+"""What clips may be cut from: `infer.py` knows how."""
 PREPARED = ("normalise", "difference")
 """Preparations that a portable network does itself."""
 Run = Callable[[np.ndarray], list[np.ndarray]]
@@ -47,11 +48,7 @@ class PortableNetwork(nn.Module):
 
     def __init__(self, peer: Peer, modality: Modality) -> None:
         super().__init__()
-        if modality.source != "frames" or modality.prepare not in PREPARED:
-            raise UserError(
-                f"{modality.name} looks at {modality.source} ({modality.prepare}), which has to be computed first: "
-                "mml predict does; networks of frames (rgb, rgbdiff) can be exported"
-            )
+        check_modality(modality)
         self.peer = copy.deepcopy(peer).cpu().float().eval().requires_grad_(False)
         set_memory_format(self.peer, "contiguous")
         self.window, self.differs = modality.window, modality.prepare == "difference"
@@ -68,6 +65,36 @@ class PortableNetwork(nn.Module):
             steps = prepared.unflatten(2, (self.window, self.items))
             prepared = (steps[:, :, 1:] - steps[:, :, :-1]).flatten(2, 3)
         return tuple(self.peer(prepared).logits.values())
+
+
+def check_modality(modality: Modality) -> None:
+    """Raises:
+    UserError: clips of this modality are cut or prepared in a way that is not exported.
+    """
+    name, prepare = modality.name, modality.prepare
+    if modality.source not in SOURCES:
+        raise UserError(
+            f"{name} looks at {modality.source}, which infer.py can't read: use mml predict; networks of frames and "
+            "flow can be exported"
+        )
+    if prepare not in PREPARED:
+        how = f"prepare={prepare}" if isinstance(prepare, str) else "a function of another package"
+        raise UserError(
+            f"the clips of {name} are prepared by {how}, which is not exported: use mml predict; networks with "
+            f"prepare={' or '.join(PREPARED)} can be exported"
+        )
+
+
+def check_network(arch: Mapping[str, Any], form: str) -> None:
+    """Raises:
+    UserError: files of this format need their network built again, and this one is of another package.
+    """
+    builder = arch.get("builder")
+    if form == "safetensors" and builder not in BUILDERS:
+        raise UserError(
+            f"infer.py can't build {builder}, a network of another package, from safetensors: use --format onnx, or "
+            "torch"
+        )
 
 
 def write(network: PortableNetwork, form: str, folder: Path, shape: tuple[int, ...], told: Mapping[str, str]) -> Path:
@@ -163,7 +190,13 @@ def rebuilt(folder: Path) -> PortableNetwork:
     """
     told = json.loads((folder / "preprocess.json").read_text(encoding="utf-8"))
     modality = Modality(
-        told["modality"], "frames", told["window"], COLOURS, told["mean"], told["std"], prepare=told["prepare"]
+        told["modality"],
+        told["source"],
+        told["window"],
+        told["items"],
+        told["mean"],
+        told["std"],
+        prepare=told["prepare"],
     )
     made = PortableNetwork(rebuild(told["network"]), modality)
     made.peer.load_state_dict(read_safetensors(folder / FILES["safetensors"]))

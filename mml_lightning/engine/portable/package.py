@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
-from mml_lightning import __version__
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.data.records.records import Dataset, Record
-from mml_lightning.engine.portable import int8, preprocess
+from mml_lightning.data.video.decode import DecodeError
+from mml_lightning.engine.portable import int8, preprocess, program
 from mml_lightning.engine.portable import network as networks
-from mml_lightning.engine.portable.card import CALLS, model_card
+from mml_lightning.engine.portable.card import CALLS, Card
 from mml_lightning.engine.predict import Predictor
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import folder_atomically, temporary_name
 from mml_lightning.utils.foreign import Foreign, read_json
-from mml_lightning.utils.templates import FOLDER as TEMPLATES
 from mml_lightning.zoo.files import weights_hash
 
 BATCHES = (1, 2, 5)
@@ -35,42 +30,7 @@ TOLERANCE = 1e-4
 """By which a logit of the exported network may differ from that of ours, on the same clip."""
 TOLERANCE_OF_VIDEO = 1e-3
 """By which one of `infer.py` may differ from that of `mml predict`, on the same video file."""
-PREPROCESS, CLASSES, CARD, INFER = "preprocess.json", "classes.json", "README.md", "infer.py"
-NEEDS = {"onnx": "onnxruntime", "torch": "torch", "safetensors": "torch and mml_lightning"}
-LOAD = {
-    "onnx": """import onnxruntime
-
-MODEL = HERE / ("model_int8.onnx" if __name__ == "__main__" and "--int8" in sys.argv else "model.onnx")
-SESSION = onnxruntime.InferenceSession(str(MODEL), providers=["CPUExecutionProvider"])
-
-
-def network(made):
-    \"\"\"uint8 clips -> logits [views, classes] of each head.\"\"\"
-    return SESSION.run(None, {"clip": made})
-""",
-    "torch": """import torch
-
-MODULE = torch.export.load(HERE / "model.pt2").module()
-
-
-def network(made):
-    \"\"\"uint8 clips -> logits [views, classes] of each head.\"\"\"
-    with torch.no_grad():
-        return [one.numpy() for one in MODULE(torch.from_numpy(made))]
-""",
-    "safetensors": """import torch
-
-from mml_lightning.engine.portable.network import rebuilt
-
-MODULE = rebuilt(HERE)
-
-
-def network(made):
-    \"\"\"uint8 clips -> logits [views, classes] of each head.\"\"\"
-    with torch.no_grad():
-        return [one.numpy() for one in MODULE(torch.from_numpy(made))]
-""",
-}
+CARD = "README.md"
 
 
 def export(
@@ -96,6 +56,7 @@ def export(
     check_place(out, overwrite)
     networks.require(form)
     (name, peer), modality = next(iter(predictor.networks.items())), predictor.distinct[0]
+    networks.check_network(entry["arch"], form)
     told = preprocess.described(predictor.cfg, modality, predictor.heads)
     copied = networks.PortableNetwork(peer, modality)
     target = temporary_name(out) if out.exists() else out
@@ -106,9 +67,9 @@ def export(
                 told = {**told, "network": dict(entry["arch"])}
                 texts["preprocess"] = json.dumps(told, indent=1)
             path = networks.write(copied, form, folder, preprocess.clip_shape(told), texts)
-            (folder / PREPROCESS).write_text(texts["preprocess"] + "\n", encoding="utf-8")
-            (folder / CLASSES).write_text(texts["classes"] + "\n", encoding="utf-8")
-            (folder / INFER).write_text(infer(form), encoding="utf-8")
+            (folder / preprocess.FILE).write_text(texts["preprocess"] + "\n", encoding="utf-8")
+            (folder / preprocess.CLASSES).write_text(texts["classes"] + "\n", encoding="utf-8")
+            (folder / program.FILE).write_text(program.infer(form, modality.source), encoding="utf-8")
             found = _measured(predictor, peer, networks.load(form, path, copied), folder, videos)
             found |= {"format": form, "bytes": path.stat().st_size, "weights": weights_hash(peer.state_dict())}
             if data is not None:
@@ -116,8 +77,8 @@ def export(
                 small = networks.onnx_session(folder / int8.FILE)
                 clip = np.zeros((1, *preprocess.clip_shape(told)), np.uint8)
                 found["int8"]["ms"] = _best(lambda: small(clip))
-            card = model_card(name, entry, told, found, predictor.heads, __version__, CLASSES)
-            (folder / CARD).write_text(card, encoding="utf-8")
+            card = Card(name, entry, told, found, predictor.heads)
+            (folder / CARD).write_text(str(card), encoding="utf-8")
         if target != out:
             _replace(target, out)
     except OSError as error:
@@ -132,19 +93,13 @@ def check_place(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
     try:
-        told = read_json(out / PREPROCESS) if out.is_dir() else None
+        told = read_json(out / preprocess.FILE) if out.is_dir() else None
     except (OSError, Foreign):
         told = None
     if not isinstance(told, dict) or told.get("made_by") != preprocess.MADE_BY:
         raise UserError(f"{out} is there and was not made by mml export: choose another name")
     if not overwrite:
         raise UserError(f"{out} holds an exported network: choose another name, or --overwrite")
-
-
-def infer(form: str) -> str:
-    """The program that stands beside the network."""
-    text = (TEMPLATES / "portable" / "infer.txt").read_text(encoding="utf-8")
-    return text.replace("@@NEEDS@@", NEEDS[form]).replace("@@LOAD@@\n", LOAD[form])
 
 
 def _classes(predictor: Predictor) -> str:
@@ -161,6 +116,7 @@ def _measured(
     Raises:
         UserError: too far, or a video can't be read.
     """
+    videos = _as_infer_reads(predictor, videos)
     clips, ours = _ours(predictor, peer, videos)
     rows, worst = np.concatenate(clips), 0.0
     for size in BATCHES:
@@ -175,13 +131,13 @@ def _measured(
     found = {"worst": worst, "ms": _best(lambda: run(rows[:1]))}
     prepared = predictor.distinct[0](torch.from_numpy(rows[:1]))
     found["eager_ms"] = _best(lambda: peer(prepared))
-    program = _module(folder / INFER)
+    portable = program.load(folder / program.FILE)
     gap, pixels, same = 0.0, 0, 0
     for video, clip, logits in zip(videos, clips, ours, strict=True):
-        path = video.media["frames"]
-        theirs = program.clips(path)
+        path = _read_by_infer(predictor, video)
+        theirs = portable.clips(path)
         pixels = max(pixels, int(np.abs(theirs.astype(int) - clip).max())) if theirs.shape == clip.shape else 255
-        said = program.predict(path)
+        said = portable.predict(path)
         gap = max(gap, *(float(np.abs(said[head] - logits[head]).max()) for head in logits))
         same += all(_top(said[head]) == _top(logits[head]) for head in logits)
     if not gap <= TOLERANCE_OF_VIDEO:
@@ -207,12 +163,35 @@ def _best(work: Callable[[], object]) -> float:
     return 1000 * min(times)
 
 
+def _as_infer_reads(predictor: Predictor, videos: Sequence[Record]) -> list[Record]:
+    """Videos as a whole, decoded by PyAV; of flow, that of the engine, which lies in the cache afterwards.
+
+    Raises:
+        UserError: there is no flow of a video.
+    """
+    if predictor.flow is None:
+        return [Record(video.id, {"frames": video.media["frames"]}, {}, decoder="pyav") for video in videos]
+    found = [Record(video.id, {"frames": video.media["frames"]}, {}) for video in videos]
+    for video in found:
+        try:
+            predictor.flow.make(video)
+        except DecodeError as error:
+            raise UserError(f"{error}; give other videos: --clips") from None
+    return found
+
+
+def _read_by_infer(predictor: Predictor, video: Record) -> Path:
+    """The file that `infer.py` takes in place of a video."""
+    path = video.media["frames"] if predictor.flow is None else predictor.flow.path(video)
+    assert isinstance(path, Path), "videos to check with are files"
+    return path
+
+
 def _ours(
     predictor: Predictor, peer: Peer, videos: Sequence[Record]
 ) -> tuple[list[np.ndarray], list[dict[str, np.ndarray]]]:
-    """Of each video its clips, uint8 [views, T, C, H, W], and its logits by head, as `mml predict` has them, which
-    decodes with PyAV here as `infer.py` does."""
-    data = predictor.videos("export", [dataclasses.replace(video, decoder="pyav") for video in videos])
+    """Of each video its clips, uint8 [views, T, C, H, W], and its logits by head, as `mml predict` has them."""
+    data = predictor.videos("export", videos)
     dataset = predictor.clips(data)
     clips, logits = [], []
     for index in range(len(videos)):
@@ -230,19 +209,6 @@ def _ours(
 def _top(logits: np.ndarray) -> list[int]:
     best: list[int] = np.argsort(-logits, kind="stable")[:5].tolist()
     return best
-
-
-def _module(path: Path) -> ModuleType:
-    """`infer.py` as a module; it leaves nothing behind."""
-    spec = importlib.util.spec_from_file_location("mml_portable_infer", path)
-    assert spec is not None and spec.loader is not None
-    module, before = importlib.util.module_from_spec(spec), sys.dont_write_bytecode
-    sys.dont_write_bytecode = True
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = before
-    return module
 
 
 def _replace(new: Path, old: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from mml_lightning.backbones.temporal_shift import _joined, temporal_shift
 from mml_lightning.cli.main import main
 from mml_lightning.engine.portable import network as networks
-from mml_lightning.engine.portable import package
+from mml_lightning.engine.portable import program
 from mml_lightning.engine.predict import load_predictor
 from tests.conftest import environment
 from tests.patience import LONGEST
@@ -48,14 +48,14 @@ def test_the_folder_has_the_scores_of_predict(
     files = {"README.md", "classes.json", "infer.py", "preprocess.json", networks.FILES[form]}
     assert {path.name for path in out.iterdir()} == files and list(tmp_path.iterdir()) == [out]
     assert "the same five best classes for 3 of 3" in capsys.readouterr().out
-    program = package._module(out / "infer.py")
+    portable = program.load(out / "infer.py")
     predictor = load_predictor(trained, ["rgb"], overrides=["data.decoder=pyav"])
     for video in videos:
-        one, found = predictor.predict(video), program.predict(video)["label"]
+        one, found = predictor.predict(video), portable.predict(video)["label"]
         assert np.allclose(found, one.logits["rgb"].mean(0).numpy(), atol=1e-5)
         assert [name for name, _ in one.top(5)] == [one.classes[k] for k in np.argsort(-found, kind="stable")[:5]]
     told = json.loads((out / "preprocess.json").read_text())
-    assert (told["frames"], told["crop"], told["short_side"], told["colours"]) == (4, 32, 36, "RGB")
+    assert (told["frames"], told["crop"], told["short_side"]) == (4, 32, 36) and told["channels"] == "red, green, blue"
     card = (out / "README.md").read_text()
     assert "test/top1" in card and "fingerprint" in card and "setup: demo" in card
 
@@ -141,7 +141,7 @@ def test_eight_bits_stand_beside_with_their_accuracy(
     shown = capsys.readouterr().out
     with np.load(trained / "predictions" / "val.npz") as file:
         top1 = 100 * float((file["logits/rgb"].mean(1).argmax(1) == file["target"]).mean())
-    assert f"without {top1:.2f}" in shown and "on 11 videos of val" in shown
+    assert "on 11 videos of val" in shown and f", {top1:.2f} without" in shown and "videos of test" in shown
     sizes = [(out / name).stat().st_size for name in ("model_int8.onnx", "model.onnx")]
     assert sizes[0] < sizes[1]
     said = [
@@ -175,7 +175,7 @@ def fresh_environment(folder: Path, packages: tuple[str, ...]) -> str:
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--peer", "flow"], "flow looks at flow"),
+        (["--peer", "flow", "--int8"], "--int8 goes with"),
         ([], "choose one with --peer"),
         (["--peer", "audio"], "has no network audio"),
         (["--peer", "rgb", "--int8"], "--int8 goes with --format onnx"),
@@ -232,7 +232,7 @@ def test_a_copy_that_differs_is_refused_and_leaves_nothing(
     assert exported(trained, videos[:1], "torch", tmp_path / "model", "--peer", "rgb") == 2
     assert "differs from ours by 0.0002 in a logit (allowed 0.0001)" in capsys.readouterr().err
     monkeypatch.setattr(networks.PortableNetwork, "forward", forward)
-    monkeypatch.setattr(package, "infer", lambda form: "raise OSError(28, 'No space left on device')")
+    monkeypatch.setattr(program, "infer", lambda form, source: "raise OSError(28, 'No space left on device')")
     assert exported(trained, videos[:1], "torch", tmp_path / "model", "--peer", "rgb") == 2
     assert "No space left on device" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

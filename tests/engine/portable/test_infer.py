@@ -15,30 +15,32 @@ from hypothesis import strategies as st
 
 from mml_lightning import sampling, transforms
 from mml_lightning.data.video.decode import open_video
-from mml_lightning.engine.portable import package
+from mml_lightning.engine.portable import preprocess, program
 from mml_lightning.transforms import Crop, apply
 from tests.data.videos import moving, texture, with_matrix, write_video
 
 
-def program(folder: Path, **told: Any) -> ModuleType:
+def written(folder: Path, source: str = "frames", **told: Any) -> ModuleType:
     """`infer.py` of a network that gives nothing."""
-    usual = {"frames": 4, "window": 1, "short_side": 36, "crop": 32, "antialias": True, "clips": [["uniform", 1, 0]]}
+    usual = {"frames": 4, "window": 1, "short_side": 36, "crop": 32, "antialias": True, "clips": preprocess.spread(1)}
     (folder / "preprocess.json").write_text(json.dumps(usual | told))
     (folder / "classes.json").write_text('{"label": ["a", "b"]}')
-    text = package.infer("onnx").replace(package.LOAD["onnx"], "network = None\n")
-    (folder / "infer.py").write_text(text)
-    return package._module(folder / "infer.py")
+    text = program.infer("onnx", source).replace(program.LOAD["onnx"], "network = None\n")
+    (folder / "infer.py").write_text(text.replace("import onnxruntime", ""))
+    return program.load(folder / "infer.py")
 
 
 @pytest.fixture(scope="module")
 def scale(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made = program(tmp_path_factory.mktemp("infer"))
+    made = written(tmp_path_factory.mktemp("infer"))
 
     def run(pixels: np.ndarray, width: int, height: int, antialias: bool) -> np.ndarray:
+        """[h, w, c] -> [height, width, c]; a picture is cropped to a square, so each side is scaled in full alone."""
         made.P["antialias"] = antialias
-        wide = made.scale(pixels, width)
-        scaled: np.ndarray = made.scale(wide.swapaxes(1, 2), height).swapaxes(1, 2)
-        return scaled
+        for size in (width, height):
+            made.CROP = size
+            pixels = made.scaled(pixels, size)
+        return pixels
 
     return run
 
@@ -53,23 +55,20 @@ def scale(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_scaling_is_that_of_the_transforms_to_the_bit(
     scale: Any, size: tuple[int, int], wanted: tuple[int, int], antialias: bool, seed: int
 ) -> None:
-    pixels = np.random.default_rng(seed).integers(0, 256, (2, size[1], size[0], 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     crop = Crop(0, 0, *size, reference=size, output=wanted, antialias=antialias)
-    expected = apply(torch.from_numpy(pixels).permute(0, 3, 1, 2), crop).permute(0, 2, 3, 1).numpy()
+    expected = apply(torch.from_numpy(pixels[None]).permute(0, 3, 1, 2), crop)[0].permute(1, 2, 0).numpy()
     assert np.array_equal(scale(pixels, *wanted, antialias), expected)
 
 
 @pytest.mark.parametrize("size", [(1920, 1080), (340, 256), (176, 144), (320, 568)])
 @pytest.mark.parametrize("antialias", [True, False])
-def test_frames_of_usual_sizes(scale: Any, size: tuple[int, int], antialias: bool) -> None:
-    pixels = texture(*size)[None]
-    geometry = transforms.TestGeometry(224, 256, 1, antialias=antialias)
-    (crop,) = geometry.views(*size)
-    expected = apply(torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2), crop).permute(0, 2, 3, 1).numpy()
-    width, height = crop.resize or size
-    x, y = round((width - 224) / 2), round((height - 224) / 2)
-    found = scale(pixels, width, height, antialias)[:, y : y + 224, x : x + 224]
-    assert np.array_equal(found, expected)
+def test_frames_of_usual_sizes(tmp_path: Path, size: tuple[int, int], antialias: bool) -> None:
+    pixels = texture(*size)
+    (crop,) = transforms.TestGeometry(224, 256, 1, antialias=antialias).views(*size)
+    (expected,) = apply(torch.from_numpy(pixels.copy())[None].permute(0, 3, 1, 2), crop).numpy()
+    made = written(tmp_path, short_side=256, crop=224, antialias=antialias)
+    assert np.array_equal(made.cropped(pixels), expected)
 
 
 @given(
@@ -90,13 +89,14 @@ def test_clips_are_those_of_the_sampling(
 ) -> None:
     made = _module(tmp_path_factory)
     uniform, dense, strided = views
-    kinds = [("dense", dense, max(1, 32 // frames)), ("uniform", uniform, 0), ("strided", strided, stride)]
-    made.P["clips"] = [[kind, clips, step] for kind, clips, step in kinds if clips]
+    runs = preprocess.run(dense, max(1, 32 // frames), frames), preprocess.run(strided, stride, frames)
+    made.P["clips"] = [*runs[0], *preprocess.spread(uniform), *runs[1]]
     made.T, made.WINDOW = frames, window
     expected = sampling.test_starts(
         {"x": count}, {"x": window}, num_segments=frames, uniform=uniform, dense=dense, strided=strided, stride=stride
     )["x"]
-    assert np.array_equal(made.starts(count), expected)
+    shown = np.minimum(expected[..., None] + np.arange(window), count - 1)
+    assert np.array_equal(made.windows(count), shown)
 
 
 _made: list[ModuleType] = []
@@ -104,7 +104,7 @@ _made: list[ModuleType] = []
 
 def _module(factory: pytest.TempPathFactory) -> ModuleType:
     if not _made:
-        _made.append(program(factory.mktemp("starts")))
+        _made.append(written(factory.mktemp("starts")))
     return _made[0]
 
 
@@ -118,9 +118,36 @@ def test_pictures_are_turned_and_mirrored_as_they_are_shown(tmp_path: Path, a: i
     one = 1 << 16
     matrix = [a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30]
     video = with_matrix(plain, tmp_path / "turned.mp4", matrix)
-    made = program(tmp_path, short_side=80, crop=80)
+    made = written(tmp_path, short_side=80, crop=80)
     with open_video(video, "pyav") as reader:
         frames = reader.frames(sampling.test_starts({"x": 12}, {"x": 1}, num_segments=4)["x"][0].tolist())
     (crop,) = transforms.TestGeometry(80, 80, 1).views(*frames.shape[2:0:-1])
     expected = apply(torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2), crop).numpy()
     assert np.array_equal(made.clips(video)[0], expected)
+
+
+def test_flow_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
+    made = written(tmp_path, "flow")
+    files = {"x.mp4": b"", "empty.npy": b"", "text.npy": b"no array", "zip.npy": b"PK"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    np.save(tmp_path / "floats.npy", np.zeros((3, 8, 8, 2)))
+    np.save(tmp_path / "frames.npy", np.zeros((3, 8, 8, 3), np.uint8))
+    np.save(tmp_path / "none.npy", np.zeros((0, 8, 8, 2), np.uint8))
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    for name in (*files, "floats.npy", "frames.npy", "none.npy", "objects.npy", "absent.npy"):
+        with pytest.raises((ValueError, OSError, EOFError)):
+            made.clips(tmp_path / name)
+    np.save(tmp_path / "flow.npy", np.full((9, 40, 50, 2), 128, np.uint8))
+    assert made.clips(tmp_path / "flow.npy").shape == (1, 4, 2, 32, 32)
+
+
+@pytest.mark.parametrize("source", ["frames", "flow"])
+@pytest.mark.parametrize("form", program.NEEDS)
+def test_the_program_is_short_and_says_what_it_needs(form: str, source: str) -> None:
+    text = program.infer(form, source)
+    lines = [line for line in text.splitlines() if line.strip()]
+    assert len(lines) <= 71 and max(map(len, lines)) <= 120 and "@@" not in text
+    imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
+    usual = {"json", "sys", "pathlib", "numpy", *(["av"] if source == "frames" else [])}
+    assert imported == usual | set(program.NEEDS[form])
