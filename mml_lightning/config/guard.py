@@ -150,12 +150,12 @@ def _check_records(group: str, content: Mapping[str, Any], trusted: tuple[str, .
         if lies_in(target, trusted):
             continue
         if not _typed(f"{key}.{TARGET}", typed) and target not in (HARMLESS if group == "callbacks" else SHIPPED):
-            raise UserError(f"{key}.{TARGET}={target} stands in a file, and may write anywhere: type it yourself")
+            raise UserError(f"{key}.{TARGET}={target} is set in a file and may write anywhere: type it yourself")
         usual = SHIPPED.get(target, {})
         for word, value in node.items():
             own = group == "callbacks" or word == TARGET or (word in usual and value == usual[word])
             if not own and not _typed(f"{key}.{word}", typed):
-                raise UserError(f"{key}.{word}={value} says in a file where a record goes: type it yourself")
+                raise UserError(f"{key}.{word}={value} is set in a file and decides where logs go: type it yourself")
 
 
 def _trust(cfg: DictConfig, typed: Sequence[str]) -> list[str]:

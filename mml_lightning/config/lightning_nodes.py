@@ -121,5 +121,5 @@ def _made(cfg: Settings, key: str, node: Mapping[str, Any], kind: type[Any]) -> 
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
     if not isinstance(made, kind):
-        raise UserError(f"{key}.{TARGET}={node[TARGET]} is no {kind.__name__} of Lightning but a {type(made).__name__}")
+        raise UserError(f"{key}.{TARGET}={node[TARGET]} is a {type(made).__name__}, not a {kind.__name__} of Lightning")
     return made
