@@ -119,7 +119,7 @@ class Diagnosis:
     Args:
         metric: "top1" or "map".
         split: the reported one.
-        videos: of each split, those that all networks have.
+        videos: how many all networks have: "val", which the rule looks at, and "reported".
         seeds: S.
         notes: what else a reader should know.
     """
@@ -164,7 +164,7 @@ def diagnose(
     return Diagnosis(
         metric=held.metric,
         split=split,
-        videos={"val": len(held.ids), split: len(reported.ids)},
+        videos={"val": len(held.ids), "reported": len(reported.ids)},
         seeds=len(networks[0].runs),
         classes=next(iter(held.scores.values())).shape[2],
         networks=[_alone(network, held, reported) for network in each(networks)],
@@ -205,7 +205,8 @@ def _notes(held: AlignedScores, test: AlignedScores | None, networks: Sequence[N
         lacking = [f"{n.name} of {run.name}" for n in networks for run in n.runs if run.test is None]
         told = f"{lacking[0]} has no test scores" + (f", nor have {len(lacking) - 1} others" if lacking[1:] else "")
         notes.append(f"{told}: weights come from one half of the validation videos, what is reported from the other")
-    views = {str(dict(run.val.views).get("name")) for network in networks for run in network.runs}
+    # the validation of a training is of one central clip
+    views = {str(run.val.views.get("name", "center")) for network in networks for run in network.runs}
     if len(views) > 1:
         notes.append(f"views differ: {', '.join(sorted(views))}; scores of equal views compare better")
     return notes

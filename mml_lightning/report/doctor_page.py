@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from mml_lightning.evaluation.diagnosis import Alone, Diagnosis, Inside, Together
+from mml_lightning.evaluation.metrics import ENSEMBLE, FUSED
 from mml_lightning.evaluation.metrics.bootstrap import Interval
 from mml_lightning.evaluation.metrics.calibration import Reliability
 from mml_lightning.report.grid import Grid
@@ -80,9 +81,10 @@ def _networks(found: Diagnosis) -> Grid:
         for one in found.networks
     ]
     seeds = f"mean over {found.seeds} seeds, drawn again like the videos" if found.seeds > 1 else "one seed"
-    videos = ", ".join(f"{count} videos of {split}" for split, count in found.videos.items())
+    reported, val = found.videos["reported"], found.videos["val"]
     notes = [
-        f"{videos}; {found.metric}, ece and loss on {found.split}; percent, losses in nats; {seeds}",
+        f"{found.metric}, ece and loss on {reported} videos of {found.split}; val loss on {val} of val; percent, "
+        f"losses in nats; {seeds}",
         "in brackets the 95 % interval by drawing the videos again; gap: val loss less train loss",
     ]
     return Grid("Networks", list(rows[0]), rows, {"ece": 1}, notes)
@@ -126,11 +128,7 @@ def _students(found: Diagnosis) -> Grid:
             "guessed": 100 * one.evidence.guessed,
             "gap": span(one.evidence.gap, 2, sign="+"),
             "room": YES[one.verdict.room],
-            "at most": max(0.0, one.evidence.lead.value)
-            if one.verdict.room
-            else 0.0
-            if one.verdict.room is False
-            else None,
+            "at most": {True: one.evidence.lead.value, False: 0.0, None: None}[one.verdict.room],
         }
         for one in found.students
     ]
@@ -166,24 +164,13 @@ def _together(one: Together, found: Diagnosis) -> str:
 
 def _joint(one: Inside, found: Diagnosis) -> str:
     told = f"{found.metric} {span(one.inside)}, {one.network} alone {span(one.alone)}, {span(one.change, sign='+')}"
-    lost, won = one.change.high < 0, one.change.low > 0
-    if one.network == one.peer or (one.peer not in ("ensemble", "fused")):
-        end = (
-            "training them together costs it: train it alone"
-            if lost
-            else "it gains by it"
-            if won
-            else "no change beyond noise"
-        )
-        return f"{one.peer} inside {one.joint}: {told}: {end}."
-    end = (
-        f"the joint model is worse than {one.network} alone"
-        if lost
-        else "the joint model is better"
-        if won
-        else "no difference beyond noise"
-    )
-    return f"{one.joint} as a whole ({one.peer}): {told}: {end}."
+    place = 0 if one.change.low > 0 else 1 if one.change.high < 0 else 2
+    if one.peer in (ENSEMBLE, FUSED):
+        ends = ("the joint model is better", f"the joint model is worse than {one.network} alone")
+        end = (*ends, "no difference beyond noise")[place]
+        return f"{one.joint} as a whole ({one.peer}): {told}: {end}."
+    ends = ("training them together helps it", "training them together costs it: train it alone")
+    return f"{one.peer} inside {one.joint}: {told}: {(*ends, 'no change beyond noise')[place]}."
 
 
 def _reliability(one: Alone) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from mml_lightning.evaluation.aligned_scores import Network, RunScores
 from mml_lightning.evaluation.diagnosis import JointModel
 from mml_lightning.evaluation.metrics import ENSEMBLE, FUSED
 from mml_lightning.evaluation.predictions import Predictions
-from mml_lightning.report.collect import mapping
+from mml_lightning.report.collect import mapping, number
 from mml_lightning.report.details import curves
 from mml_lightning.report.rows import group
 from mml_lightning.utils.errors import UserError
@@ -133,7 +134,7 @@ def train_loss(run: Path, peer: str, head: str = "") -> tuple[float | None, str]
     suffix = f"_{head}" if head else ""
     logged: Mapping[str, Any] = {}
     origin = mapping(mapping((read_result(run) or {}).get("peers")).get(peer)).get("origin")
-    for folder in [run, *([Path(origin)] if isinstance(origin, str) and Path(origin).is_dir() else [])]:
+    for folder in [run, *([Path(origin)] if isinstance(origin, str) and os.path.isdir(origin) else [])]:
         logged = curves(folder)
         curve = logged.get(f"train/{peer}/ce{suffix}") or logged.get(f"train/{peer}/bce{suffix}")
         if curve:
@@ -141,7 +142,7 @@ def train_loss(run: Path, peer: str, head: str = "") -> tuple[float | None, str]
             mix = mapping(cfg.get("mix"))
             if mix.get("mixup") or mix.get("cutmix"):
                 return None, "its training videos were mixed (mix), which raises the loss"
-            weight = mapping(cfg.get("objective")).get("supervised_weight", 1.0)  # what is logged is weighted
+            weight = number(mapping(cfg.get("objective")).get("supervised_weight", 1.0))  # what is logged is weighted
             return (curve[-1][1] / weight, "") if weight else (None, "it did not learn from labels")
     told = f"logs/metrics.csv has no train/{peer}/ce{suffix}" if logged else "there is no logs/metrics.csv"
     return None, f"{told}; give the directory of the training run"
@@ -175,7 +176,7 @@ def _groups(runs: Sequence[ScoredRun], name_of: Any) -> list[_Group]:
             raise UserError(f"{name} is what networks make together; call {run.folder} something else")
         own = groups.setdefault(name, _Group(name, {}))
         result = read_result(run.folder) or {}
-        seed = result.get("seed")
+        seed = result["seed"] if isinstance(result.get("seed"), int) else None
         other = own.runs.get(seed) or next(iter(own.runs.values()), None)
         if seed in own.runs or (other is not None and not run.label and not _differ_by_seed(other, run)):
             assert other is not None

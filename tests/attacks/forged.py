@@ -48,6 +48,7 @@ def commands(world: World) -> list[Command]:
         ("train", *words[:-2], words[-1], f"init.all={zoo}"),
         ("mml", "score", run),
         ("mml", "ensemble", f"a={run}", f"b={run}", "--out", "report"),
+        ("mml", "doctor", f"a={run}", f"b={run}", "--html", "report/doctor.html"),
     ]
 
 

@@ -52,7 +52,7 @@ def test_numbers_are_those_of_the_house(several: bool) -> None:
         EnsembleMember(n.name, n.runs[0].test or n.runs[0].val, n.name, held_out=n.runs[0].val) for n in networks
     ]
     expected = measure_ensembles(members, [(0, 1), (0, 2), (1, 2), (0, 1, 2)], search="val")
-    assert (found.metric, found.split, found.videos) == (expected.metric, "test", {"val": 80, "test": 80})
+    assert (found.metric, found.split, found.videos) == (expected.metric, "test", {"val": 80, "reported": 80})
     for one, own in zip(found.networks, networks, strict=True):
         measured = (own.runs[0].test or own.runs[0].val).metrics()[own.name]
         assert one.quality.value == pytest.approx(measured[found.metric])
@@ -107,7 +107,7 @@ def test_nothing_is_tuned_on_what_is_reported() -> None:
 def test_without_a_test_split_weights_come_from_half_of_val() -> None:
     networks = [replace(one, runs=[replace(one.runs[0], test=None)]) for one in pair()]
     found = diagnose(networks)
-    assert found.split == "val" and 0 < found.videos["val"] < 80
+    assert found.split == "val" and 0 < found.videos["reported"] < found.videos["val"] == 80
     assert any("weights come from one half of the validation videos" in note for note in found.notes)
 
 
@@ -123,7 +123,7 @@ def test_networks_are_compared_on_their_common_videos() -> None:
     assert test is not None
     cut = replace(flow, runs=[replace(flow.runs[0], test=test.take(test.ids[:50]))])
     found = diagnose([rgb, cut])
-    assert found.videos["test"] == 50
+    assert found.videos["reported"] == 50
     assert any("rgb of run0 lacks" in n or "flow of run0 lacks 30 videos" in n for n in found.notes)
 
 

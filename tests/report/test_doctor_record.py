@@ -1,4 +1,4 @@
-"""The hit rate of the rule, counted right."""
+"""The hit rate of the rule: counted right, and the one that docs/doctor.md tells."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mml_lightning.evaluation.distillation_room import Evidence
 from mml_lightning.evaluation.metrics.bootstrap import Interval
 from mml_lightning.report.doctor_record import read_record
 from mml_lightning.utils.errors import UserError
+from tests.conftest import ROOT
 
 HEAD = "comparison,page,student,diagnosis,taught,alone\n"
 
@@ -71,3 +72,12 @@ def test_mistakes_are_one_line(record: Path, text: str, said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)) as error:
         read_record(record)
     assert "\n" not in str(error.value)
+
+
+def test_the_docs_tell_the_rate_that_is_counted() -> None:
+    """docs/doctor.md holds the table of `mml doctor --record docs/results/doctor`, to the digit."""
+    text = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
+    found = read_record(ROOT / "docs" / "results" / "doctor")
+    for row in [*found.rates(), *found.by_verdict()]:
+        assert f"| {' | '.join(map(str, row))} |" in text
+    assert len(found.rows) > 30 and all((ROOT / "docs" / "results" / row.page).is_file() for row in found.rows)

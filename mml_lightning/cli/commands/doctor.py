@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +77,7 @@ def _scored(text: str) -> list[ScoredRun]:
     from mml_lightning.report.doctor_runs import ScoredRun
 
     label, place, peer = split_name(text)
-    if not place.exists():
+    if not os.path.exists(place):  # nor where it is too long for a path
         raise UserError(f"there is no {place}; give the directory of a run")
     found = []
     for folder in _runs(place):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -139,7 +140,7 @@ def split_name(text: str) -> tuple[str, Path, str]:
     for start in [0, *(found.end() for found in re.finditer("=", text))]:
         rest = text[start:]
         for end in [len(rest), *(found.start() for found in re.finditer(":", rest))]:
-            if Path(rest[:end]).exists():
+            if os.path.exists(rest[:end]):
                 return text[: max(start - 1, 0)], Path(rest[:end]), rest[end + 1 :]
     return "", Path(text), ""
 

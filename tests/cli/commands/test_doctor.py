@@ -162,6 +162,23 @@ def test_losses_are_divided_by_their_weight_and_heads_have_their_own(runs: Path)
     assert any("flow" in note and "has no train/flow/ce_verb" in note for note in found["notes"])
 
 
+@pytest.mark.parametrize("what", [[1], {"a": 1}, "x" * 5000, "\x1b[2J<b>", -1.5, True])
+def test_a_forged_run_is_no_traceback_and_steers_no_terminal(runs: Path, what: Any, capsys: Any) -> None:
+    for folder in ("sweep/0_rgb", "joint/0_mml"):
+        file = Path(folder) / "result.json"
+        result = json.loads(file.read_text())
+        forged = {"init": what, "origin": what, "modality": what}
+        peers = {peer: forged for peer in result["peers"]}
+        file.write_text(json.dumps({**result, "seed": what, "steps": what, "peers": peers}))
+        (Path(folder) / ".hydra").mkdir()
+        text = f"objective: {json.dumps({'supervised_weight': what})}\nmix: {json.dumps(what)}\n"
+        (Path(folder) / ".hydra" / "config.yaml").write_text(text)
+    code = main(["doctor", "a=sweep/0_rgb", "sweep/0_flow", "joint/0_mml", "--html", "page.html"])
+    told = capsys.readouterr()
+    assert code in (0, 2) and "\x1b" not in told.out + told.err and "Traceback" not in told.err
+    assert not Path("page.html").is_file() or "<b>" not in Path("page.html").read_text()
+
+
 def test_seeds_that_not_all_have_are_named(runs: Path) -> None:
     make("sweep/2_rgb", {"rgb": 0.6}, 2)
     assert any("seeds 2" in note for note in told("sweep")["notes"])
@@ -191,6 +208,7 @@ def test_mistakes_are_one_line(runs: Path, capsys: pytest.CaptureFixture[str]) -
         capsys, rgb, str(make("again", {"rgb": 0.7})), flow
     )
     assert "there is no nowhere" in fails(capsys, rgb, "nowhere")
+    assert "there is no xxx" in fails(capsys, rgb, "x" * 5000)
     assert "has no peer audio; it has rgb" in fails(capsys, f"{rgb}:audio", flow)
     assert "no seed is in all of them" in fails(capsys, rgb, "sweep/1_rgb", str(make("seven", {"flow": 1.0}, 7)))
     assert "call sweep/0_rgb something else" in fails(capsys, f"ensemble={rgb}", flow)
