@@ -144,16 +144,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with console.guarded():
         try:
-            return _run(parse(argv))
+            return _run(argv)
         except MemoryError as error:  # there was too little to say what went wrong
             console.release_reserve()
             say_error(f"mml: error: {exhausted(error)}")
             return FAILURE
 
 
-def _run(args: argparse.Namespace) -> int:
-    log_visibly(logging.WARNING)
+def _run(argv: Sequence[str] | None) -> int:
     try:
+        args = parse(argv)
+        log_visibly(logging.WARNING)
         with contextlib.redirect_stdout(VisibleStream(sys.stdout)):  # type: ignore[type-var]  # names come from files
             args.run(args)
     except UserError as error:
