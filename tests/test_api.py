@@ -196,7 +196,17 @@ def test_plain_lightning_of_the_page(my_videos: Path, demo: Path, tmp_path: Path
         ("tsm_resnet18", "tiny"),
     )
     said = run_block(adapted(block, *less, ("default_root_dir", "accelerator='cpu', default_root_dir")), tmp_path)
-    assert "[(" in said and "test/rgbdiff/top1" in said and list(tmp_path.glob("lightning/**/*.ckpt"))
+    assert "[(" in said and "test/rgbdiff/top1" in said
+    (file,) = tmp_path.glob("lightning/**/*.ckpt")
+    own = ["data=csv", f"data.index={tmp_path / 'my_videos.csv'}", "data.workers=0", f"paths.root={tmp_path}"]
+    own.append("trainer.accelerator=cpu")
+    measured = mml.evaluate([*own, f"ckpt={file}"])
+    assert measured.content["limited"] == [] and set(measured.metrics["test"]) == {"rgb", "rgbdiff", "ensemble"}
+    frames = measured.content["evaluation"]["frames"]
+    assert (frames["num_segments"], frames["output"]) == (4, 32), "as it was trained"
+    again = ["backbone=tiny", "sampling.num_segments=4", "transforms.output=32", "transforms.short_side=37"]
+    longer = mml.train([*own, *again, f"init={file}", "schedule.epochs=1", "data.batch_size=8", "test=false"])
+    assert longer.content["peers"]["rgb"]["init"] == str(file)
 
 
 @pytest.mark.parametrize(

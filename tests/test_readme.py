@@ -99,6 +99,11 @@ def filled(word: str, demo: Path, root: Path) -> str:
     word = word.replace("/data/ssv2", str(demo / "data")).replace("/data/charades", str(root / "charades"))
     if "<run>" in word:
         word = word.replace("multirun/single/<run>", str(runs[0]))
+    if "<online_run>" in word:
+        (online,) = (one for one in runs if "shift=online" in (one / ".hydra" / "overrides.yaml").read_text())
+        word = word.replace("multirun/single/<online_run>", str(online))
+    if word == "clip.mp4":
+        word = str(min((demo / "data" / "videos").iterdir()))
     if "<flow_run>" in word:
         flow = sorted((root / "multirun" / "single").glob("*_ce_flow_from_scratch"))
         word = word.replace("multirun/single/<flow_run>", str(flow[0]))

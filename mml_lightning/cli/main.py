@@ -30,6 +30,7 @@ from mml_lightning.cli.commands import (
     rerun,
     score,
     serve,
+    stream,
 )
 from mml_lightning.cli.compose import compose_config
 from mml_lightning.utils import console, program
@@ -101,6 +102,7 @@ COMMANDS = {
     "rerun": Command("repeat a run and compare every number", rerun.declare, rerun.run),
     "score": Command("recompute metrics from score dumps, ensembles, submission files", score.declare, score.run),
     "serve": Command("a local page for the networks of a run: drop a video, see its scores", serve.declare, serve.run),
+    "stream": Command("classes of a video or a camera, frame by frame", stream.declare, stream.run),
     "version": Command("print the version", _no_arguments, _version),
 }
 
@@ -142,16 +144,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with console.guarded():
         try:
-            return _run(parse(argv))
+            return _run(argv)
         except MemoryError as error:  # there was too little to say what went wrong
             console.release_reserve()
             say_error(f"mml: error: {exhausted(error)}")
             return FAILURE
 
 
-def _run(args: argparse.Namespace) -> int:
-    log_visibly(logging.WARNING)
+def _run(argv: Sequence[str] | None) -> int:
     try:
+        args = parse(argv)
+        log_visibly(logging.WARNING)
         with contextlib.redirect_stdout(VisibleStream(sys.stdout)):  # type: ignore[type-var]  # names come from files
             args.run(args)
     except UserError as error:

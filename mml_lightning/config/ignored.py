@@ -132,7 +132,7 @@ UNREAD_BY_EVAL = (
 )
 """Settings of a training that no measurement asks for."""
 UNREAD_OF_FILES = (
-    *("batch_norm", "checkpoint", "data.batch_size", "ema", "init", "mix", "objective", "optimizer", "phases"),
+    *("batch_norm", "checkpoint", "data.batch_size", "ema", "init", "loss", "mix", "objective", "optimizer", "phases"),
     *("repeat", "schedule", "stage"),
 )
 """And those by which an alias finds the networks that were trained with them: a file is what it is."""

@@ -24,13 +24,13 @@ MORE: dict[str, tuple[str, ...]] = {
     "step": ("memory_format",),
     "transforms": ("flip", "jitter", "mode", "per_modality", "policy", "scales"),
     "batch_norm": ("freeze", "group_size", "precise", "sync"),
-    "flow": ("algorithm", "bound", "decoder", "device", "on_the_fly", "parameters", "preset"),
+    "flow": ("algorithm", "bound", "decoder", "device", "parameters", "preset"),
     "metrics": ("ap", "empty_class"),
     "mix": ("cutmix", "mixup", "probability"),
     "nonfinite": ("keep_batch", "policy", "stop_after"),
     "statistics": ("mean", "std"),
 }
-"""Keys of a group beside the fields of its dataclass."""
+"""Keys of a group that neither a field of its dataclass nor a role of its own names."""
 OPEN = ("aliases", "catalogue", "hydra", "loss", "modality", "sources", "tables", "trainer")
 """Tables whose names are the user's own, and those that somebody else checks."""
 

@@ -14,6 +14,7 @@ import torch
 from mml_lightning.backbones.batch_norm import silenced
 from mml_lightning.backbones.cost import feature_shapes
 from mml_lightning.backbones.peer import Peer
+from mml_lightning.config import data as config_data
 from mml_lightning.config import instantiate, known_keys, objective
 from mml_lightning.config import phases as config_phases
 from mml_lightning.config.objective import Lessons
@@ -75,7 +76,7 @@ def cohort(
         seed=cfg.draw_seed,
         max_views=cfg.data.eval_batch_size,
         fusion=fusion(cfg, list(nets)),
-        mixing=Mixing(**known_keys.taken(cfg, "mix"), side=int(cfg.transforms.output)) if cfg.get("mix") else None,
+        mixing=mixing(cfg, specs),
         description={
             "config": cfg.plain(),
             "peers": describe_peers(cfg, specs, nets, data),
@@ -83,6 +84,23 @@ def cohort(
             "revisions": revisions(cfg.plain(), data),
         },
     )
+
+
+def mixing(cfg: Settings, specs: Sequence[PeerSpec]) -> Mixing | None:
+    """Mixup and CutMix; None where the config has no `mix`.
+
+    Raises:
+        UserError: CutMix, and a network looks at no pictures.
+    """
+    if not cfg.get("mix"):
+        return None
+    side, made = int(cfg.transforms.output), known_keys.taken(cfg, "mix")
+    if made.get("cutmix") is not None:
+        kinds = config_data.sources(cfg)
+        for name, modality in ((spec.name, spec.modality) for spec in specs):
+            if len(modality.input_shape(kinds[modality.source].segment(modality, (side, side))[0])) != 3:  # [C, H, W]
+                raise UserError(f"mix.cutmix cuts pictures, and {name} looks at none: leave it out, or use mix.mixup")
+    return Mixing(**made, side=side)
 
 
 def phases(

@@ -165,8 +165,6 @@ def _check_mix(cfg: Settings) -> None:
         value = cfg.get(key, 1.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
             raise UserError(f"{key}={value} must be a number above 0{' up to 1' if most == 1 else ', or null'}")
-    if used and cfg.data.missing == "mask":
-        raise UserError(f"{used[0]} can't be had with data.missing=mask yet: leave it out, or set data.missing=error")
 
 
 def check_job(cfg: Settings) -> None:

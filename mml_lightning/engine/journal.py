@@ -12,8 +12,9 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ class Journal:
         self.result, self.path = result, part_file(result)
         self.made = json.loads(json.dumps(made))
         self.batches: list[Batch] = []
-        self._handle: IO[bytes] | None = None
+        self._handle: FileIO | None = None
 
     @property
     def done(self) -> int:
@@ -79,13 +80,15 @@ class Journal:
         if overwrite or self.path.exists() or not self.result.exists():
             return None
         if not self.result.is_file():
-            raise UserError(f"{self.result} is there and no file; choose another name")
+            raise UserError(f"{self.result} exists and is not a file; choose another name")
         try:
             told = read_json(made_file(self.result))
         except (OSError, Foreign):
             told = None
         if not isinstance(told, dict) or not isinstance(told.get("made"), dict):
-            raise UserError(f"{self.result} is there and tells not what made it; choose another name, or --overwrite")
+            raise UserError(
+                f"{self.result} exists, but not the record of what made it; choose another name, or --overwrite"
+            )
         self._require_same(told["made"], self.result)
         return told
 
@@ -98,7 +101,7 @@ class Journal:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = self.path.open("a+b")
+            self._handle = self.path.open("a+b", buffering=0)  # closing must not write, and fail, once more
         except OSError as error:
             raise UserError(f"can't write {self.path}: {error.strerror}; choose another place") from None
         with self._handle as handle:
@@ -107,7 +110,7 @@ class Journal:
             self._begin(handle, overwrite)
             yield
 
-    def _begin(self, handle: IO[bytes], overwrite: bool) -> None:
+    def _begin(self, handle: FileIO, overwrite: bool) -> None:
         handle.seek(0)
         whole = [line for line in handle.read().splitlines(keepends=True) if line.endswith(b"\n")]
         lines = [] if overwrite else whole
@@ -162,8 +165,9 @@ class Journal:
         handle, text = self._handle, json.dumps(line).encode() + b"\n"
 
         def write() -> None:
-            handle.write(text)
-            handle.flush()
+            rest = text
+            while rest:  # a disk that gets full takes a part
+                rest = rest[handle.write(rest) :]
 
         self._guarded(write)
 
@@ -180,7 +184,7 @@ class Journal:
         different = _difference(told, self.made)
         if different:
             raise UserError(
-                f"{where} was made with other {different}: choose another name, or --overwrite to make it anew"
+                f"{where} was made with other {different}: choose another name, or --overwrite to make it again"
             )
 
 

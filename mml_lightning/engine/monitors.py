@@ -78,7 +78,7 @@ def settle(cfg: Settings, cohort: Cohort, data: Dataset) -> Monitors:
             told.append(f"{key} by {one}{'' if node.get('monitor') else ' (guessed)'}")
             _check_pace(cfg, key, filled[name], takes, usual if kept else None)
     if (kept or filled) and cfg.test and (same := _common(data)):
-        told.append(f"{same}: what is chosen by val is chosen by the numbers that are reported")
+        told.append(f"{same}: a choice by val is then a choice by the reported numbers")
     return Monitors(usual, usual if kept else None, filled, tuple(told))
 
 
@@ -135,14 +135,16 @@ def _chosen(
         return usual if usual is not None and mode is None else Monitored(known[0], mode or mode_of(known[0]))
     if str(metric).startswith("test/"):
         raise UserError(
-            f"{key}.monitor={metric}: the test split is not looked at while training; use one of {_list(known)}"
+            f"{key}.monitor={metric}: the test split is not evaluated during training; use one of {_list(known)}"
         )
     if metric not in known:
         alike = difflib.get_close_matches(str(metric), known, n=1, cutoff=0.7)
         meant = f"did you mean {alike[0]}? " if alike else ""
         if not own:
-            raise UserError(f"{key}.monitor={metric} is no metric of this run; {meant}there are {_list(known)}")
-        log.warning("%s.monitor=%s is no metric of ours (%s): does %s log it?", key, metric, meant, " or ".join(own))
+            raise UserError(f"{key}.monitor={metric} is not a metric of this run; {meant}there are {_list(known)}")
+        log.warning(
+            "%s.monitor=%s is not a built-in metric (%s): does %s log it?", key, metric, meant, " or ".join(own)
+        )
     if mode is not None and mode != mode_of(metric):
         log.warning("%s.mode=%s: %s is usually better %s", key, mode, metric, "higher" if mode == "min" else "lower")
     return Monitored(str(metric), mode or mode_of(metric))

@@ -78,10 +78,16 @@ class Predictor:
                 wrong.
         """
         check_classes(entries, heads, str(cfg.data.name))
-        config_data.sources(cfg)  # their packages know how to prepare clips, and how to build networks
+        kinds = config_data.sources(cfg)  # their packages know how to prepare clips, and how to build networks
         chosen = {
             name: plugins.stored_modality(name, entry["modality"], cfg.trusted) for name, entry in entries.items()
         }
+        for name, modality in chosen.items():
+            if modality.source not in kinds:
+                raise UserError(
+                    f"{name} looks at {modality.source}, a kind of source that is not known here ({', '.join(kinds)}): "
+                    f"type sources.{modality.source} and trusted as for its training, docs/code.md"
+                )
         flow = config_data.flow_cache(cfg, chosen)
         networks = {
             name: rebuilt(name, entry, cfg.sampling.num_segments, cfg.trusted) for name, entry in entries.items()
@@ -160,14 +166,7 @@ class Predictor:
         Raises:
             UserError: there is no such device here.
         """
-        settings, loading = self.cfg.trainer, config_data.loader_settings(self.cfg)
-        try:
-            fabric = Fabric(accelerator=settings.accelerator, devices=1, precision=settings.precision)  # type: ignore[arg-type]  # as it was typed
-        except (MisconfigurationException, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise UserError(
-                f"trainer.accelerator={settings.accelerator}: {reason}; use trainer.accelerator=cpu"
-            ) from None
+        loading, fabric = config_data.loader_settings(self.cfg), self.fabric()
         cohort.eval()
         fabric.setup_module(cohort)  # on the device and in the precision of the run
         if workers is not None:
@@ -178,6 +177,21 @@ class Predictor:
             with torch.inference_mode(), fabric.autocast():
                 cohort.test_step(fabric.to_device(batch), number)
             yield batch
+
+    def fabric(self) -> Fabric:
+        """One device in the precision of the run.
+
+        Raises:
+            UserError: there is no such device here.
+        """
+        settings = self.cfg.trainer
+        try:
+            return Fabric(accelerator=settings.accelerator, devices=1, precision=settings.precision)  # type: ignore[arg-type]  # as it was typed
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(
+                f"trainer.accelerator={settings.accelerator}: {reason}; use trainer.accelerator=cpu"
+            ) from None
 
     def predict(self, videos: str | Path | Sequence[str | Path]) -> Any:
         """What the networks say of a video file: a :class:`~mml_lightning.engine.prediction.Prediction`; of several

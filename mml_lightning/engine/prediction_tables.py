@@ -13,7 +13,7 @@ from mml_lightning.engine.predict_files import Part
 from mml_lightning.engine.prediction import Prediction, Scores, main_output
 from mml_lightning.utils.progress import format_duration
 
-UNSEEN = "it lacks what this network looks at"
+UNSEEN = "it lacks the input of this network"
 DIGITS = 6  # of a probability
 
 

@@ -87,7 +87,7 @@ def thumbnails(
     """
     made = Thumbnails()
     try:
-        clips, strange = _clips(run, split, videos, words)
+        clips, strange, changed = _clips(run, split, videos, words)
     except UserError as error:
         if words:
             raise
@@ -95,12 +95,17 @@ def thumbnails(
         return made
     if strange:
         made.notes.append(f"not in the data any more, without a picture: {some_videos(strange)}")
+    if changed:
+        made.notes.append(
+            "the data are not those of the run any more (videos, labels or file sizes): pictures may be of others"
+        )
     made.notes += _read(made, clips, most, watched)
     return made
 
 
-def _clips(run: Path, split: str, videos: Sequence[str], words: Sequence[str]) -> tuple[ClipDataset, list[str]]:
-    """How these videos become clips, and the ids that the data don't have.
+def _clips(run: Path, split: str, videos: Sequence[str], words: Sequence[str]) -> tuple[ClipDataset, list[str], bool]:
+    """How these videos become clips, the ids that the data don't have, and whether the data are others than those of
+    the run.
 
     Raises:
         UserError: nothing tells the data of the run, or they can't be had.
@@ -119,7 +124,8 @@ def _clips(run: Path, split: str, videos: Sequence[str], words: Sequence[str]) -
     if not by_id:
         raise UserError(f"data={data.name} has none of the videos in its {split} split; say where they are with --set")
     found = [by_id[video] for video in videos if video in by_id]
-    return _dataset(cfg, data, found, modalities), [video for video in videos if video not in by_id]
+    changed = (result.get("data_fingerprint") or data.fingerprint()) != data.fingerprint()
+    return _dataset(cfg, data, found, modalities), [video for video in videos if video not in by_id], changed
 
 
 def _dataset(cfg: Settings, data: Dataset, found: Sequence[Record], modalities: Mapping[str, Modality]) -> ClipDataset:
@@ -133,7 +139,7 @@ def _dataset(cfg: Settings, data: Dataset, found: Sequence[Record], modalities: 
 def _read(made: Thumbnails, clips: ClipDataset, most: int, watched: Callable[[Sequence[str]], Any]) -> list[str]:
     """Fill in the strips; returns what is to be said."""
     notes: list[str] = []
-    seen = [m for m in clips.modalities if clips.kinds[m.name].pictured and (_is_flow(m) or m.item_channels == 3)]
+    seen = [m for m in clips.modalities if _is_sound(m) or (clips.kinds[m.name].pictured and _has_colours(m))]
     blind = [modality.name for modality in clips.modalities if modality not in seen]
     if blind:
         notes.append(f"no pictures of {', '.join(blind)}")
@@ -163,15 +169,24 @@ def _described(clips: ClipDataset) -> str:
     flow = any(_is_flow(modality) for modality in clips.modalities)
     wheel = "; flow: hue is direction, full colour the fastest motion of the clip" if flow else ""
     grey = "; differences around grey" if any(m.prepare == "difference" for m in clips.modalities) else ""
-    return f"pictures are {shown} that the networks are given, cropped as they see it{wheel}{grey}"
+    sound = "; sound: its spectrogram, high tones above" if any(map(_is_sound, clips.modalities)) else ""
+    return f"pictures are {shown} that the networks are given, cropped as they see it{wheel}{grey}{sound}"
 
 
 def _is_flow(modality: Modality) -> bool:
     return modality.prepare == "tvl1" or (modality.item_channels == 2 and modality.prepare == "normalise")
 
 
+def _has_colours(modality: Modality) -> bool:
+    return _is_flow(modality) or modality.item_channels == 3
+
+
+def _is_sound(modality: Modality) -> bool:
+    return modality.preparation.spectrogram is not None
+
+
 def _strip(clip: Tensor, modality: Modality) -> Strip:
-    """A clip [T, C, H, W] as it is stored."""
+    """A clip [T, ...] as it is stored."""
     picked = np.linspace(0, len(clip) - 1, min(len(clip), FRAMES)).round().astype(int)
     images = _images(clip[torch.from_numpy(picked)], modality)
     height, width = images.shape[1:3]
@@ -184,7 +199,7 @@ def _strip(clip: Tensor, modality: Modality) -> Strip:
 
 
 def _images(clip: Tensor, modality: Modality) -> np.ndarray:
-    """RGB uint8 [T, H, W, 3]: of each window the middle item, pair or difference."""
+    """RGB uint8 [T, H, W, 3]: of each window the middle item, pair or difference, or the spectrogram."""
     if _is_flow(modality):
         whole = modality(clip).unflatten(1, (-1, 2))  # [T, pairs, 2, H, W]
         std, mean = modality.std, modality.mean
@@ -194,6 +209,10 @@ def _images(clip: Tensor, modality: Modality) -> np.ndarray:
     elif modality.prepare == "difference":
         whole = modality(clip).unflatten(1, (-1, 3)) * _column(modality.std)
         picture = ((whole[:, whole.shape[1] // 2] / 2 + 0.5) * 255).round().clamp(0, 255).to(torch.uint8)
+    elif _is_sound(modality):
+        loudness = modality(clip).flip(-2)  # [T, 1, F, time], low tones first
+        low, high = loudness.amin(), loudness.amax()
+        picture = (255 * (loudness - low) / (high - low).clamp(min=1e-6)).to(torch.uint8).expand(-1, 3, -1, -1)
     else:
         whole = clip.unflatten(1, (-1, 3))
         picture = whole[:, whole.shape[1] // 2]

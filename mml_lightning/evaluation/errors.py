@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mml_lightning.evaluation.metrics import labelled
 from mml_lightning.evaluation.metrics import mistakes as arithmetic
+from mml_lightning.evaluation.metrics.per_video import labels, named_classes
 from mml_lightning.evaluation.predictions import Predictions, common
 from mml_lightning.utils.errors import UserError
 
@@ -45,7 +46,7 @@ class Judged:
     @cached_property
     def predicted(self) -> Tensor:
         """bool [N, K]: the best classes of each video, as many as it has labels."""
-        return arithmetic.predicted(self.scores, self.given)
+        return named_classes(self.scores, self.given)
 
     @cached_property
     def plain(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -143,10 +144,9 @@ def judge(dump: Predictions, name: str) -> Judged:
             f"no video of {dump.split} has both a label and scores of {name}: there is nothing to be wrong about; "
             "give another --split or --peer"
         )
-    target, several = dump.target[rows], dump.multi_label
-    given = target > 0 if several else torch.nn.functional.one_hot(target, len(dump.classes)).bool()
+    given = labels(dump.target[rows], len(dump.classes))
     ids = tuple(dump.ids[row] for row in rows.tolist())
-    return Judged(name, ids, dump.classes, several, scores[rows], given)
+    return Judged(name, ids, dump.classes, dump.multi_label, scores[rows], given)
 
 
 def judge_all(dump: Predictions) -> dict[str, Judged]:

@@ -17,7 +17,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mml_lightning.objectives.lessons import LESSONS, Output, check_options, default_options, full_precision, options_of
+from mml_lightning.objectives.lessons import (
+    LABEL_FREE,
+    LESSONS,
+    Output,
+    check_options,
+    default_options,
+    full_precision,
+    options_of,
+)
 from mml_lightning.objectives.projection import Projection
 from mml_lightning.objectives.supervised import Supervised
 
@@ -267,6 +275,7 @@ class Objective:
         target: Mapping[str, Tensor],
         present: Mapping[str, Tensor] | None = None,
         epoch: float = 0.0,
+        by_others: Sequence[Part] = (),
     ) -> list[Part]:
         """The summands of the loss.
 
@@ -276,13 +285,15 @@ class Objective:
             present: per peer, [B] bool: samples that have its modality. A part is the mean over samples whose student
                 and teachers are all present, 0 where there is none; None means all are.
             epoch: for edges whose weight grows.
+            by_others: the same by other labels; a lesson that looks at no label is not given a second time.
         """
+        known = iter(by_others)
         device = next(iter(target.values())).device.type
         with torch.autocast(device, enabled=False):
             return [
                 part
                 for head, labels in target.items()
-                for part in self._of_head(outputs, head, labels, present, epoch, "" if len(target) == 1 else f"_{head}")
+                for part in self._of_head(outputs, head, labels, present, epoch, known, len(target) > 1)
             ]
 
     def _of_head(
@@ -292,17 +303,23 @@ class Objective:
         labels: Tensor,
         present: Mapping[str, Tensor] | None,
         epoch: float,
-        suffix: str,
+        known: Iterator[Part],
+        several: bool,
     ) -> Iterator[Part]:
-        name = self.supervised.term(labels)
+        name, suffix = self.supervised.term(labels), f"_{head}" if several else ""
         for peer in self.peers:
             if peer in self.frozen:
                 continue
             group = frozenset((peer,))
+            next(known, None)
             seen, own = _present(group, outputs, labels, present)
             loss = self.supervised(full_precision(seen[peer].logits[head]), own)
             yield Part(peer, name + suffix, group, self.supervised_weight * _mean(loss), len(own))
         for edge in self.edges:
+            same = next(known, None)
+            if same is not None and edge.lesson in LABEL_FREE:
+                yield same
+                continue
             seen, own = _present(edge.peers, outputs, labels, present)
             # what compares the samples of a batch is not asked about none
             loss = edge(seen, head, own) if len(own) else full_precision(seen[edge.student].logits[head])

@@ -70,10 +70,10 @@ class ErrorsPage:
         """Args:
         told: lines under the title.
         """
-        cards = [self._mistakes(), self._suspects(), self._peers()]
-        changes = [self._changes()] if self.found.against is not None else []
-        tables = [self._outputs(), self._matrix(), self._confused(), self._classes()]
-        sections = [part for part in [*tables, *cards, *changes] if part is not None]
+        changes = self._changes() if self.found.against is not None else None
+        cards = [self._mistakes(), self._suspects(), self._peers(), changes]  # before what links to them
+        every = [self._outputs(), self._matrix(), *cards, self._confused(), self._classes()]
+        sections = [part for part in every if part is not None]
         return str(render("errors.html", title=title, told=told, sections=sections, strips=self.files))
 
     def _strip(self, video: str, strip: Strip) -> dict[str, Any]:
@@ -106,8 +106,8 @@ class ErrorsPage:
         shown = worst_classes(self.found.counts, None if self.whole else CLASSES)
         linked = {(i, j) for i, j, *_ in self.found.confusions[:PAIRS]}
         notes = [
-            "Rows are labels, columns predictions; the darker, the larger the share of the label's videos. A cell "
-            "leads to its videos, one of the diagonal to its class."
+            "Rows are labels, columns predictions; the stronger the colour, the larger the share of the label's "
+            "videos. A cell leads to its videos, one on the diagonal to its class."
         ]
         if self.several:
             notes = [
@@ -186,7 +186,8 @@ class ErrorsPage:
     def _suspects(self) -> Section:
         found = self.found
         groups = [
-            self._group(what, [self._case(case) for case in cases]) for what, cases in found.shown_suspects.items()
+            self._group(what, [self._case(case, "suggested") for case in cases])
+            for what, cases in found.shown_suspects.items()
         ]
         videos = len({case.video for case in found.suspects})
         rule = (
@@ -256,10 +257,10 @@ class ErrorsPage:
     def _group(self, title: str, cards: Sequence[dict[str, Any]], opened: bool = True) -> dict[str, Any]:
         return {"title": title, "open": opened, "cards": cards}
 
-    def _case(self, case: Case) -> dict[str, Any]:
+    def _case(self, case: Case, verb: str = "predicted") -> dict[str, Any]:
         parts = []
         if case.predicted is not None:
-            parts.append(Markup("predicted {} {:.3f}").format(self._class(case.predicted), case.p_predicted))
+            parts.append(Markup("{} {} {:.3f}").format(verb, self._class(case.predicted), case.p_predicted))
         if case.given is not None:
             parts.append(Markup("label {} {:.3f}").format(self._class(case.given), case.p_given))
         return self._card(case.video, Markup(" · ").join(parts))
@@ -277,6 +278,9 @@ class ErrorsPage:
         anchor = None
         if video not in self.anchors:
             anchor = self.anchors[video] = f"video{len(self.anchors)}"
+        if self.several:
+            given = [self._class(k) for k in self.found.labels(video)]
+            text += Markup("<br><small>labels: {}</small>").format(Markup(", ").join(given) if given else "none")
         if len(self.found.outputs) > 1:
             text += Markup("<br><small>{}</small>").format(self.found.right_about(video))
         return {"video": video, "text": text, "strips": self.strips.get(video, ()), "anchor": anchor}

@@ -38,7 +38,6 @@ from mml_lightning.utils.errors import UserError
 
 WINDOWS = 120  # of a timeline
 PART_OF_VIDEO = 4  # windows that lie side by side in a video, of window=auto
-LISTED = 100  # videos of an answer
 UNKNOWN_RATE = 25.0  # frames per second of a video that tells none
 
 
@@ -80,14 +79,9 @@ class Analyst:
             "no_test_videos": self.untold,
         }
 
-    def videos(self, search: str, first: int) -> dict[str, Any]:
-        """Videos of the test split whose id or labels contain `search`, from number `first` of those on."""
-        words, found = search.casefold(), []
-        for number, row in enumerate(rows(self.test)):
-            labels = self._labels(row.target)
-            if any(words in text.casefold() for text in (row.id, *labels)):
-                found.append({"number": number, "id": row.id, "labels": labels})
-        return {"total": len(found), "videos": found[first : first + LISTED]}
+    def test_videos(self) -> list[tuple[str, list[str]]]:
+        """(id, labels) of each video of the test split."""
+        return [(row.id, self._labels(row.target)) for row in rows(self.test)]
 
     def analyse(self, asked: Asked, upload: Path | None) -> dict[str, Any]:
         """The answer to a request, plain values.
@@ -204,7 +198,8 @@ def _unreadable(text: str, record: Record, name: str) -> Refused:
     """What was wrong with a video, by the name that whoever sent it knows."""
     for path in (record.media.get("frames"), record.id):
         text = text.replace(str(path), name)
-    return Refused(HTTPStatus.UNPROCESSABLE_ENTITY, text if name in text else f"{name}: {text}")
+    reason = text.removeprefix(f"{name}: ")
+    return Refused(HTTPStatus.UNPROCESSABLE_ENTITY, f"{name} can't be scored: {reason}")
 
 
 def _measured(predictor: Predictor, record: Record) -> tuple[Cohort, Batch, Prediction]:

@@ -160,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
             search, first = query.get("search", [""])[0][:200], query.get("first", ["0"])[0]
             if not (first.isascii() and first.isdigit() and len(first) < 10):
                 raise Refused(HTTPStatus.BAD_REQUEST, f"first={first} must be a whole number")
-            self._json(service.videos(search, int(first), self._gone))
+            self._json(service.videos(search, int(first)))
         else:
             raise Refused(HTTPStatus.NOT_FOUND, "there is nothing at this address")
 
@@ -247,7 +247,7 @@ class Handler(BaseHTTPRequestHandler):
             return True
 
     def _json(self, value: Mapping[str, Any], status: int = HTTPStatus.OK) -> None:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(value, allow_nan=False) + "\n"
         self._send(text.encode(), "application/json; charset=utf-8", status)
 
     def _send(self, content: bytes, kind: str, status: int = HTTPStatus.OK) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -16,6 +15,7 @@ from mml_lightning.serve.asked import Asked, Limits, Refused
 from mml_lightning.serve.turns import Turns
 
 PREFIX = "mml_serve_"
+LISTED = 100  # videos of an answer
 
 
 class Workplace(Protocol):
@@ -28,35 +28,37 @@ class Service:
     """Args:
     workplace: asked by one request at a time.
     folder: where uploads lie while they are looked at.
+
+    :meth:`describe` comes first.
     """
 
     def __init__(self, workplace: Workplace, limits: Limits, folder: Path) -> None:
         self.workplace, self.limits, self.folder = workplace, limits, folder
         self.turns = Turns(limits.queue)
-        self._lookups = threading.Lock()
         self._described: dict[str, Any] | None = None
+        self._test: list[tuple[str, list[str]]] = []
 
     def describe(self) -> dict[str, Any]:
-        """What is served, and the limits."""
-        with self._lookups:
-            if self._described is None:
-                told = self.workplace.ask("describe")
-                most = self.limits
-                told["limits"] = {
-                    **{"max_mb": most.max_mb, "max_seconds": most.max_seconds, "timeout": most.timeout},
-                    "queue": most.queue,
-                }
-                self._described = told
+        """What is served, and the limits. The first time it is asked of the networks, so before anything else."""
+        if self._described is None:
+            told, most = self.workplace.ask("describe"), self.limits
+            told["limits"] = {
+                **{"max_mb": most.max_mb, "max_seconds": most.max_seconds, "timeout": most.timeout},
+                "queue": most.queue,
+            }
+            self._test = self.workplace.ask("test_videos")
+            self._described = told
         return self._described
 
-    def videos(self, search: str, first: int, gone: Callable[[], bool]) -> dict[str, Any]:
-        """Videos of the test split; arguments as of `Analyst.videos`.
-
-        Raises:
-            Gone: nobody waits for them.
-        """
-        with self.turns.turn(gone):
-            return dict(self.workplace.ask("videos", search, first, timeout=self.limits.timeout))
+    def videos(self, search: str, first: int) -> dict[str, Any]:
+        """Videos of the test split whose id or labels contain `search`, from number `first` of those on."""
+        words = search.casefold()
+        found = [
+            {"number": number, "id": name, "labels": labels}
+            for number, (name, labels) in enumerate(self._test)
+            if any(words in text.casefold() for text in (name, *labels))
+        ]
+        return {"total": len(found), "videos": found[first : first + LISTED]}
 
     def predict(
         self, asked: Asked, upload: Callable[[], Iterable[bytes]] | None, gone: Callable[[], bool]

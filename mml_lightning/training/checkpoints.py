@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 MARGIN = 2**20  # bytes that are left free beside a checkpoint
-PATIENCE = 20  # looks at a loader after which one of several ranks that was asked to leave does so without saving
+PATIENCE = 20  # looks at a loader after which one of several ranks that received a signal exits without saving
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _not_plain(value: Any) -> str | None:
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """How Lightning writes checkpoints. A disk that can't take one is said aloud, and training goes on.
+    """How Lightning writes checkpoints. A failed write is logged, and training continues.
 
     Lightning's own writer goes through the system's temporary folder, which may lie on another disk.
     """

@@ -233,7 +233,7 @@ def _made(content: Mapping[str, Any]) -> dict[str, Any]:
     """How long a checkpoint was trained: whole epochs and steps, and whether it is that of a run's end."""
     if "loops" not in content:
         return {"epochs": content["epoch"] + 1}
-    epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"])
+    epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])  # completed after it is saved
     planned = int(content["hyper_parameters"]["config"]["schedule"]["epochs"])
     cut = [] if epochs >= planned else [f"a checkpoint after {epochs} of {planned} epochs"]
     return {"epochs": epochs, "steps": int(content["global_step"]), "planned_epochs": planned, "limited": cut}

@@ -71,7 +71,7 @@ def load_initial_weights(
         net.load_state_dict(trunk, strict=False)
         return {"init": KINETICS, "path": file, "fresh_head": True, "provenance": told}
     assert origin.path is not None
-    entry = load_entry(origin.path, peer, modality)
+    entry = _entry_of_the_same_shift(net, origin.path, peer, modality)
     trunk, heads = split_heads(entry["state_dict"])
     keep_head = same_classes(entry, classes)
     if not keep_head and not new_head:
@@ -80,7 +80,6 @@ def load_initial_weights(
             f"{origin.path} was trained for other classes ({have}) than the data have ({want}); "
             "use weights of this data, or init.new_head=true to keep its trunk only"
         )
-    _refuse_other_shift(net, entry, origin.path)
     _load(net, trunk | (heads if keep_head else {}), str(origin.path))
     warn_of_unfilled(origin.path, entry["provenance"])
     return {
@@ -115,8 +114,9 @@ def kinetics_file(file: str | None) -> Path:
     return path
 
 
-def _refuse_other_shift(net: nn.Module, entry: Mapping[str, Any], path: Path) -> None:
+def _entry_of_the_same_shift(net: nn.Module, path: Path, peer: str, modality: str) -> dict[str, Any]:
     """A shift has no tensors: all match while the channels mean other frames. A network without one may start any."""
+    entry = load_entry(path, peer, modality)
     theirs, ours = (arch.get("shift") for arch in (entry["arch"], getattr(net, "arch", {})))
     if theirs and ours and (theirs == ONLINE) != (ours == ONLINE):
         words = {True: "online", False: "bidirectional"}
@@ -125,6 +125,7 @@ def _refuse_other_shift(net: nn.Module, entry: Mapping[str, Any], path: Path) ->
             f"{words[ours == ONLINE]} one: set backbone.net.shift={ONLINE if theirs == ONLINE else 'true'}, or make a "
             "start of it with mml import --other-shift"
         )
+    return entry
 
 
 def _load(net: Any, state: Mapping[str, Any], source: str, from_images: bool = False) -> int:

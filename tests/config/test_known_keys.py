@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig
 
-from mml_lightning.config import known_keys, values
+from mml_lightning.config import groups, known_keys, values
 from mml_lightning.config.compose import compose
 from mml_lightning.config.key_roles import ROLES
 from mml_lightning.config.settings import Settings
@@ -59,6 +60,12 @@ def test_what_is_made_of_a_group_does_not_see_a_key_that_only_a_config_looks_up(
     values.check_job(cfg)
     assert cfg.get(f"{group}.mine") == 8 and "mine" not in known_keys.taken(cfg, group)
     assert known_keys.taken(cfg, group) == composed()[0].plain(group)
+
+
+def test_no_key_is_listed_twice() -> None:
+    for group, names in known_keys.MORE.items():
+        own = {field.name for field in dataclasses.fields(groups.GROUPS[group])} if group in groups.GROUPS else set()
+        assert not set(names) & (own | {key.partition(".")[2] for key in ROLES if key.startswith(f"{group}.")}), group
 
 
 def test_the_key_that_was_meant_is_named(composed: Composed) -> None:

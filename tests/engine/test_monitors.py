@@ -230,9 +230,9 @@ def test_what_would_stop_where_val_is_not_measured_is_refused(composed: Composed
     [
         (
             ("checkpoint.monitor=val/rgb/top2",),
-            r"checkpoint\.monitor=val/rgb/top2 is no metric of this run; did you mean",
+            r"checkpoint\.monitor=val/rgb/top2 is not a metric of this run; did you mean",
         ),
-        (("checkpoint.monitor=test/rgb/top1",), "the test split is not looked at while training"),
+        (("checkpoint.monitor=test/rgb/top1",), "the test split is not evaluated during training"),
         (
             (*STOPS, "callbacks.early_stopping.monitor=val/flow/top1"),
             r"callbacks\.early_stopping\.monitor=val/flow/top1 is",

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from mml_lightning.audio import SPECTROGRAMS
 from mml_lightning.config import data as config_data
 from mml_lightning.engine import load
-from mml_lightning.engine.thumbnails import Strip, thumbnails
+from mml_lightning.engine.thumbnails import Strip, _strip, thumbnails
 from mml_lightning.evaluation import predictions
+from mml_lightning.modalities import Modality
 from mml_lightning.optical_flow.colours import colour_wheel, fastest
 from mml_lightning.utils.errors import UserError
 
@@ -34,7 +36,8 @@ def pixels(strip: Strip) -> np.ndarray:
 
 def test_strips_show_the_clips_of_the_test_split(trained: Path, ids: tuple[str, ...]) -> None:
     found = thumbnails(trained, "test", ids[2:4], 10**7)
-    assert list(found.strips) == list(ids[2:4]) and "hue is direction" in found.notes[0]
+    assert list(found.strips) == list(ids[2:4])
+    assert len(found.notes) == 1 and "hue is direction" in found.notes[0]  # the data are those of the run
     cfg, _, _ = load.settings(str(trained), [], None)
     modalities = config_data.modalities(cfg)
     data = config_data.dataset(cfg, ["test"])
@@ -71,6 +74,18 @@ def test_other_modalities_have_their_own_pictures(trained: Path, ids: tuple[str,
     assert pixels(found.strips[ids[0]][0]).std() > 1
 
 
+@pytest.mark.parametrize("name", list(SPECTROGRAMS))
+def test_sound_is_shown_as_its_spectrogram(name: str) -> None:
+    spectrogram = SPECTROGRAMS[name]
+    heard = Modality("audio", "audio", 1, 1, prepare=name)
+    time = torch.arange(spectrogram.samples) / spectrogram.rate
+    tones = torch.stack([torch.sin(2 * torch.pi * hertz * time) for hertz in (500.0, 5000.0)])
+    image = pixels(_strip((tones * 20_000).to(torch.int16), heard)).mean(axis=2)
+    low, high = np.split(image, 2, axis=1)
+    rows = [int(part.mean(axis=1).argmax()) for part in (low, high)]
+    assert rows[0] > rows[1] and rows[0] > len(image) / 2  # high tones above
+
+
 @pytest.fixture
 def of_a_table(trained: Path, demo: Path, tmp_path: Path) -> Path:
     """The run as if its videos were those of a table in a folder of this test."""
@@ -95,6 +110,7 @@ def test_videos_that_are_gone_or_broken_are_said(of_a_table: Path, ids: tuple[st
     broken.write_text("no video")
     found = thumbnails(of_a_table, "test", [*ids[:4], "never"], 10**7, [f"paths.cache={tmp_path / 'cache'}"])
     assert list(found.strips) == list(ids[2:4]) and len(found.strips[ids[2]]) == 2
+    assert any("the data are not those of the run any more" in note for note in found.notes)
     assert any("not in the data any more, without a picture: 1 video (never)" in note for note in found.notes)
     assert any(f"can't be read any more, without a picture: 2 videos ({ids[0]}, {ids[1]})" in n for n in found.notes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,11 @@ from mml_lightning.backbones.execution import set_memory_format
 from mml_lightning.backbones.peer import Peer, PeerOutput
 from mml_lightning.backbones.recognizer import tsm_efficientnet_lite0, tsm_mobilenet_v2, tsm_resnet
 from mml_lightning.backbones.recognizer3d import video_resnet
+from mml_lightning.data.demo.scenes import plan
+from mml_lightning.engine.predict import load_predictor
 from mml_lightning.evaluation.explain import GradCam, grad_cam, occlusion
+from tests.conftest import SIZES
+from tests.evaluation.cam_on_demo import measured, things
 
 CLASSES = {"label": 3}
 
@@ -137,3 +142,46 @@ def test_what_can_not_be_explained_is_refused() -> None:
 def test_nothing_that_speaks_for_a_class_is_zero_and_no_nan() -> None:
     found = GradCam(torch.zeros(1), torch.zeros(1, 2, 3, 3), -torch.ones(1, 2))
     assert found.heat(4, 8, 8).sum() == 0 and found.shares().sum() == 0
+
+
+def test_a_trained_network_looks_at_what_tells_the_class() -> None:
+    """Noise, and in one of four corners a patch whose colour is the class: after some steps the cam of the right class
+    lies on it, far more than its area would have."""
+    torch.manual_seed(3)
+    colours = torch.tensor([[6.0, 0, 0], [0, 6, 0], [0, 0, 6]])
+
+    def batch(count: int) -> tuple[Tensor, Tensor, Tensor]:
+        clip, places = torch.randn(count, 2, 3, 64, 64), torch.zeros(count, 2, 64, 64, dtype=torch.bool)
+        labels = torch.randint(0, 3, (count,))
+        for n, (row, column) in enumerate(torch.randint(0, 2, (count, 2)).tolist()):
+            places[n, :, 32 * row + 8 : 32 * row + 24, 32 * column + 8 : 32 * column + 24] = True
+            clip[n] += colours[labels[n]].view(3, 1, 1) * places[n][:, None]
+        return clip, labels, places.float().flatten(1)
+
+    network = tsm_resnet("tiny", width=8, dropout=0.0, num_classes=CLASSES)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(50):
+        clip, labels, _ = batch(16)
+        loss = nn.functional.cross_entropy(network(clip).logits["label"], labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    clip, labels, places = batch(64)
+    network.eval()
+    assert (network(clip).logits["label"].argmax(1) == labels).float().mean() > 0.9
+    heat = grad_cam(network, clip, labels, "label").heat(2, 64, 64).flatten(1)
+    some = heat.sum(1) > 0  # a class may be told by what speaks against the others alone
+    share = (heat * places).sum(1)[some] / heat.sum(1)[some]
+    assert some.sum() > 32 and share.mean() > 1.5 * places.mean()
+    assert (share > places.mean()).float().mean() > 0.75
+
+
+def test_the_measurement_on_the_demo_finds_the_things(trained: Path, demo: Path) -> None:
+    videos = [video for video in plan(0, **SIZES) if video.split == "test"][:2]
+    mask = things(videos[0])
+    assert mask.shape == (videos[0].frames, videos[0].height, videos[0].width) and 0.01 < mask.mean() < 0.4
+    overrides = ["data.cache=none", f"paths.cache={demo / 'cache'}"]
+    found = measured(load_predictor(trained, overrides=overrides), videos, demo / "data")
+    assert set(found) == {"rgb", "flow"}
+    for one in found.values():
+        assert one["videos"] <= 2 and 0 < one["area_of_things"] < 40 and 0 <= one["on_things"] <= 100

@@ -90,7 +90,10 @@ def serving(tmp_path: Path) -> Callable[..., AbstractContextManager[Client]]:
     def run(workplace: Any, limits: Limits = MOST) -> Iterator[Client]:
         folder = tmp_path / "uploads"
         folder.mkdir()
-        with Server(("127.0.0.1", 0), Service(workplace, limits, folder)) as server:
+        service = Service(workplace, limits, folder)
+        if hasattr(workplace.made, "describe"):
+            service.describe()
+        with Server(("127.0.0.1", 0), service) as server:
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
             thread.start()
             try:

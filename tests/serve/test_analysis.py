@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from mml_lightning.backbones.registry import rebuild
 from mml_lightning.cli.main import main
 from mml_lightning.data.records.records import Record
 from mml_lightning.engine.predict import load_predictor
@@ -59,9 +60,7 @@ def test_a_test_video_has_the_scores_of_the_run(analyst: Analyst, trained: Path)
     assert answer["video"] == ids[4] and len(answer["labels"]) == 1
     expected = logits[4].double().mean(0).softmax(0).max().item()
     assert answer["heads"]["label"]["rgb"][0]["score"] == pytest.approx(expected, abs=1e-6)  # in other company
-    listed = analyst.videos(answer["labels"][0].upper(), 0)
-    assert {"number": 4, "id": ids[4], "labels": answer["labels"]} in listed["videos"]
-    assert analyst.videos("", 10) == {"total": 11, "videos": [analyst.videos("", 0)["videos"][10]]}
+    assert analyst.test_videos()[4] == (ids[4], answer["labels"]) and len(analyst.test_videos()) == 11
     with pytest.raises(Refused, match="no test video 11"):
         analyst.analyse(Asked(video=11), None)
 
@@ -93,7 +92,10 @@ def test_a_video_of_one_frame(analyst: Analyst, trained: Path, words: list[str],
     path = write_video(tmp_path / "one" / "upload.mp4", counted(1))
     with pytest.raises(Refused, match=r"one frame and flow needs two") as refused:
         analyst.analyse(Asked(name="one.mp4"), path)
-    assert refused.value.message.startswith("one.mp4") and str(tmp_path) not in refused.value.message
+    assert (
+        refused.value.message.startswith("one.mp4 can't be scored: it has one frame")
+        and str(tmp_path) not in refused.value.message
+    )
     alone = analyst.analyse(Asked(peers=("rgb",), pictures=True), path)
     assert list(alone["heads"]["label"]) == ["rgb"] and alone["without"] == {}
     masked = Analyst(str(trained), None, None, [*words, "data.missing=mask"], 60)
@@ -165,4 +167,24 @@ def test_without_the_data_of_the_run_uploads_remain(trained: Path, clips: list[P
     assert alone.describe()["test_videos"] == 0 and "--set data.root=" in alone.describe()["no_test_videos"]
     assert not (tmp_path / "nothing").exists()  # a demo is not made for it
     assert alone.analyse(Asked(), upload(clips[0], tmp_path))["heads"]["label"]["rgb"]
-    assert alone.videos("", 0) == {"total": 0, "videos": []}
+    assert alone.test_videos() == []
+
+
+def test_several_heads_and_labels(trained: Path, clips: list[Path], tmp_path: Path) -> None:
+    """A weight file that lies alone, with a head of one label and one of several."""
+    torch.manual_seed(0)
+    entry = torch.load(trained / "peers" / "rgb.pt", weights_only=True)
+    entry["arch"] = entry["arch"] | {"num_classes": {"verb": 3, "noun": 4}}
+    entry["state_dict"] = rebuild(entry["arch"]).state_dict()
+    entry["classes"] = {"verb": ["cut", "open", "wash"], "noun": ["cup", "door", "knife", "open"]}
+    entry["multi_label"] = {"verb": False, "noun": True}
+    torch.save(entry, tmp_path / "rgb.pt")
+    alone = Analyst(str(tmp_path / "rgb.pt"), None, None, [f"data.root={tmp_path / 'nothing'}"], 60)
+    answer = alone.analyse(Asked(pictures=True, window=0.5), upload(clips[0], tmp_path))
+    assert {head: len(told["rgb"]) for head, told in answer["heads"].items()} == {"verb": 3, "noun": 4}
+    assert sum(one["score"] for one in answer["heads"]["verb"]["rgb"]) == pytest.approx(1)
+    assert sum(one["score"] for one in answer["heads"]["noun"]["rgb"]) > 1.1  # probabilities of their own
+    assert answer["main"] == {"verb": "rgb", "noun": "rgb"} and answer["without"] == {}
+    assert answer["seen"]["head"] == "verb" and set(answer["windows"][0]["heads"]) == {"verb", "noun"}
+    chosen = alone.analyse(Asked(pictures=True, of_class="knife"), upload(clips[0], tmp_path))["seen"]
+    assert (chosen["head"], chosen["class"]) == ("noun", "knife")

@@ -41,6 +41,10 @@ def test_test_videos_are_listed_and_scored(client: Client) -> None:
     assert model["limits"] == {"max_mb": 1, "max_seconds": 60, "timeout": LONGEST, "queue": 2}
     listed = client("GET", "/api/videos?search=&first=9").json
     assert listed["total"] == 11 and [one["number"] for one in listed["videos"]] == [9, 10]
+    word = listed["videos"][0]["labels"][0].upper().replace(" ", "+")
+    assert listed["videos"][0] in client("GET", f"/api/videos?search={word}").json["videos"]
+    assert client("GET", "/api/videos?search=nothing").json == {"total": 0, "videos": []}
+    assert client("GET", "/api/videos?first=-1").status == 400
     answer = client("POST", f"/api/predict?video={listed['videos'][0]['number']}&peer=rgb").json
     assert answer["video"] == listed["videos"][0]["id"] and answer["labels"] == listed["videos"][0]["labels"]
     assert client("GET", "/api/status").json == {"inside": 0}
@@ -49,7 +53,7 @@ def test_test_videos_are_listed_and_scored(client: Client) -> None:
 @pytest.mark.parametrize(
     "query, body, status, message",
     [
-        ("name=text.mp4", b"this is no video\n" * 99, 422, "text.mp4: "),
+        ("name=text.mp4", b"this is no video\n" * 99, 422, "text.mp4 can't be scored: "),
         ("name=%1b[31m.mp4", b"text", 422, "\\x1b[31m.mp4"),
         ("", b"", 400, "upload is empty"),
         ("peer=audio", b"text", 400, "peer=audio must name some of flow, rgb"),
@@ -197,7 +201,7 @@ def test_a_video_that_is_gone_is_named(
     gone = Record("seen-yesterday", {"frames": tmp_path / "gone.mp4"}, {})
     monkeypatch.setattr(analyst, "test", [*analyst.test, gone])
     answer = client("POST", "/api/predict?video=11")
-    assert answer.status == 422 and answer.json["error"].startswith("seen-yesterday: "), answer.body
+    assert answer.status == 422 and answer.json["error"].startswith("seen-yesterday can't be scored: "), answer.body
     assert str(tmp_path) not in answer.json["error"]
 
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-from mml_lightning.benchmarks.commands import data, end_to_end, ensemble, evaluation, flow, growth, records, step
+from mml_lightning.benchmarks.commands import (
+    data,
+    end_to_end,
+    ensemble,
+    evaluation,
+    export,
+    flow,
+    growth,
+    records,
+    step,
+    stream,
+)
 from mml_lightning.benchmarks.commands.shape import Bench, Compose
 from mml_lightning.benchmarks.commands.suite import Suite
 
@@ -13,10 +24,12 @@ BENCHES: dict[str, Bench | Suite] = {
     "ensemble": ensemble.BENCH,
     "end_to_end": end_to_end.BENCH,
     "eval": evaluation.BENCH,
+    "export": export.BENCH,
     "flow": flow.BENCH,
     "growth": growth.BENCH,
     "records": records.BENCH,
     "step": step.BENCH,
+    "stream": stream.BENCH,
     "suite": Suite(),
 }
 

@@ -1,6 +1,6 @@
 """An exported ONNX network in whole numbers of 8 bits, with its accuracy beside that of the one it is made of.
 
-Legend: B clips, K classes.
+Legend: B clips, T steps, C channels of a step, H W pixels.
 """
 
 from __future__ import annotations
@@ -28,35 +28,47 @@ def quantise(folder: Path, predictor: Predictor, data: Dataset) -> dict[str, Any
     Raises:
         UserError: there are several heads or several labels per video, no videos, or the network can't be quantised.
     """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
     if len(predictor.heads) > 1 or next(iter(predictor.heads.values())).multi_label:
         raise UserError("--int8 tells the accuracy of one label per video: leave it out for these networks")
     calibration = [clips for clips, _ in _clips(predictor, data, CALIBRATED_ON, CALIBRATION)]
     if not calibration:
         raise UserError("--int8 is calibrated on training videos, and none could be read")
-    level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # it advises on the root logger
-    try:
-        quantize_static(
-            str(folder / networks.FILES["onnx"]),
-            str(folder / FILE),
-            _Reader(calibration),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-    except Exception as error:  # of many unrelated types
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"this network can't be quantised ({type(error).__name__}: {reason})") from None
-    finally:
-        logging.getLogger().setLevel(level)
+    convert(folder / networks.FILES["onnx"], folder / FILE, calibration)
     return {
         "calibration": len(calibration),
         "bytes": (folder / FILE).stat().st_size,
         "accuracy": _accuracies(folder, predictor, data),
     }
+
+
+def convert(network: Path, out: Path, batches: Sequence[np.ndarray]) -> None:
+    """Write the ONNX file `network` in 8 bits, calibrated on clips uint8 [B, T, C, H, W].
+
+    Raises:
+        UserError: it can't be quantised.
+        OSError: it can't be written.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)  # it advises on the root logger
+    try:
+        quantize_static(
+            str(network),
+            str(out),
+            _Reader(batches),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+    except OSError:
+        raise
+    except Exception as error:  # of many unrelated types
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"this network can't be quantised ({type(error).__name__}: {reason})") from None
+    finally:
+        logging.getLogger().setLevel(level)
 
 
 def _accuracies(folder: Path, predictor: Predictor, data: Dataset) -> dict[str, Any]:

@@ -118,10 +118,10 @@ def write(network: PortableNetwork, form: str, folder: Path, shape: tuple[int, .
             else:
                 batch = torch.export.Dim("batch", min=1)
                 made = torch.export.export(network, (example,), dynamic_shapes={INPUT: {0: batch}})
-                torch.export.save(made, path, extra_files={f"{key}.json": text for key, text in told.items()})
-    except UserError:
-        raise
-    except OSError:
+                buffer = io.BytesIO()  # torch's own writer does not say why a disk refuses
+                torch.export.save(made, buffer, extra_files={f"{key}.json": text for key, text in told.items()})
+                path.write_bytes(buffer.getvalue())
+    except (UserError, OSError):
         raise
     except Exception as error:  # exporters raise many unrelated types
         reason = " ".join(str(error).split())[:200]
@@ -261,7 +261,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")
     if not 2 <= size <= min(HEADER_BYTES, len(content) - 8):
-        raise ValueError(f"{path} is no safetensors file")
+        raise ValueError(f"{path} is not a safetensors file")
     header, data = json.loads(content[8 : 8 + size]), bytearray(content[8 + size :])
     kinds, found = {name: kind for kind, name in KINDS.items()}, {}
     for name, one in header.items():

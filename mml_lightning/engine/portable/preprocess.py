@@ -16,8 +16,9 @@ FORMAT = 2
 MADE_BY = "mml export"
 CLIPS_ARE = (
     "[span, part, of]: step i of a clip begins at item i * min(span, last) // (frames - 1) + part * "
-    "max(0, last - span) // of; without a span at (i * of + part) * (last + 1) // (frames * of); last = max(0, items of the video - "
-    "window). Items behind the end are the last one. Scores are the mean of the clips' logits."
+    "max(0, last - span) // of; without a span at (i * of + part) * (last + 1) // (frames * of); "
+    "last = max(0, items of the video - window). Items behind the end are the last one. "
+    "Scores are the mean of the clips' logits."
 )
 
 

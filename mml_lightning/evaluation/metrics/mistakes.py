@@ -1,8 +1,7 @@
 """What a network gets wrong, and labels that may be wrong themselves. Legend: N videos, K classes.
 
-Labels are `given` bool [N, K], one or several per video. What is `predicted` for a video are its best classes,
-as many as it has labels: with one label the class of the highest score, with several the set whose precision and recall
-are equal, for which no threshold has to be chosen.
+Labels are `given` and classes `predicted`, bool [N, K] each. Predicted are the best classes of a video, as many as it
+has labels (:func:`.per_video.named_classes`): no threshold has to be chosen.
 """
 
 from __future__ import annotations
@@ -12,17 +11,6 @@ from torch import Tensor
 
 Entries = tuple[Tensor, Tensor]
 """Rows and classes, int64 [D] each."""
-
-
-def predicted(scores: Tensor, given: Tensor) -> Tensor:
-    """The best classes of each video, as many as it has labels, bool [N, K]; of tied ones the first.
-
-    Args:
-        scores: [N, K], without NaN.
-    """
-    order = scores.sort(dim=1, descending=True, stable=True).indices
-    places = torch.arange(scores.shape[1]).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places) < given.sum(dim=1, keepdim=True)
 
 
 def co_occurrence(given: Tensor, predicted: Tensor) -> Tensor:

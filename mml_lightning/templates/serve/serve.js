@@ -66,6 +66,7 @@ function choose(what) {
   chosen = what;
   if (preview) URL.revokeObjectURL(preview);
   preview = what.file ? URL.createObjectURL(what.file) : null;
+  if (what.file) $("videos").selectedIndex = -1;
   ask();
 }
 
@@ -193,20 +194,17 @@ function without(answer, head) {
   const [whole] = answer.heads[head][answer.main[head]];
   const lines = Object.entries(answer.without).filter(([, heads]) => head in heads);
   if (!lines.length || !whole) return [];
-  const rows = lines.map(([modality, heads]) => {
+  const cards = lines.map(([modality, heads]) => {
     const { classes, of_best: left } = heads[head];
-    const change = 100 * (left - whole.score);
-    return make(
-      "tr",
-      {},
-      make("th", { scope: "row" }, `without ${modality}`),
-      make("td", {}, classes[0].class),
-      make("td", { className: "number" }, percent(classes[0].score)),
-      make("td", { className: "number" }, `${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(1)}`),
-    );
+    const points = 100 * (left - whole.score);
+    const change = `${points < 0 ? "−" : "+"}${Math.abs(points).toFixed(1)} points`;
+    const same = classes[0].class === whole.class;
+    const note = same ? change : `${whole.class}: ${percent(left)}, ${change}`;
+    const card = output(`without ${modality}`, classes.slice(0, 1), false);
+    card.append(make("p", { className: "faint" }, note));
+    return card;
   });
-  const columns = ["", "best class", "probability", `${whole.class}, points`];
-  return [make("h3", {}, "Without a modality"), table(columns, rows, 2)];
+  return [make("h3", {}, "Without a modality"), make("div", { className: "outputs" }, ...cards)];
 }
 
 function table(columns, rows, numbersFrom) {

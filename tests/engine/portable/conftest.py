@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mml_lightning.backbones.registry import rebuild
+from mml_lightning.config.plugins import network
 from mml_lightning.zoo.files import export_peer
 
 RGB = {"name": "rgb", "source": "frames", "window": 1, "item_channels": 3, "mean": [0.485, 0.456, 0.406]}
@@ -26,15 +26,17 @@ def untrained(tmp_path: Path) -> Callable[..., Path]:
         torch.manual_seed(0)
         looked_at = {**RGB, **(modality or {})}
         channels = looked_at["item_channels"] * (looked_at["window"] - (looked_at.get("prepare") == "difference"))
-        net = rebuild({"in_channels": channels, "num_classes": {"label": len(CLASSES)}, **arch})
+        shape = {"in_channels": channels, "num_classes": {"label": len(CLASSES)}}
+        net = network({**shape, **arch}, trusted=[arch["builder"].partition(".")[0]])
         for module in net.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
                 torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
         torch.nn.init.normal_(net.heads["label"].weight, 0.0, 0.2)
+        told = getattr(net, "arch", {**shape, **arch})  # a builder of another package does not tell it
         entry = {
             "state_dict": net.state_dict(),
-            "arch": {"builder": arch["builder"], **net.arch},
+            "arch": {"builder": arch["builder"], **told},
             "modality": looked_at,
             "classes": {"label": CLASSES},
             "provenance": {

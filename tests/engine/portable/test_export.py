@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ import torch
 
 from mml_lightning.backbones.temporal_shift import _joined, temporal_shift
 from mml_lightning.cli.main import main
+from mml_lightning.data.records.records import Record
 from mml_lightning.engine.portable import network as networks
 from mml_lightning.engine.portable import program
 from mml_lightning.engine.predict import load_predictor
+from mml_lightning.modalities import Modality, Preparation
+from mml_lightning.utils.errors import UserError
 from tests.conftest import environment
 from tests.patience import LONGEST
 
@@ -27,6 +30,7 @@ ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "o
 needs_onnx = pytest.mark.skipif(not ONNX, reason="onnx, onnxruntime and onnxscript are not installed (extra: export)")
 TINY = {"builder": "tsm_resnet", "depth": "tiny", "width": 8}
 DIFFERENCE = {"name": "rgbdiff", "window": 3, "prepare": "difference"}
+FLOW = {"name": "flow", "source": "flow", "window": 5, "item_channels": 2, "mean": [0.5], "std": [0.226]}
 
 
 @pytest.fixture
@@ -58,6 +62,130 @@ def test_the_folder_has_the_scores_of_predict(
     assert (told["frames"], told["crop"], told["short_side"]) == (4, 32, 36) and told["channels"] == "red, green, blue"
     card = (out / "README.md").read_text()
     assert "test/top1" in card and "fingerprint" in card and "setup: demo" in card
+    if form == "onnx":
+        check_onnx(out / "model.onnx")
+
+
+def check_onnx(file: Path) -> None:
+    """It names its axis and tells what it takes; the shift is no chain of scattered writes."""
+    import onnx
+
+    model = onnx.load(file)
+    (clip,), (label,) = model.graph.input, model.graph.output
+    assert clip.name == "clip" and label.name == "label"
+    assert [d.dim_param or d.dim_value for d in clip.type.tensor_type.shape.dim] == ["batch", 4, 3, 32, 32]
+    told = {one.key: json.loads(one.value) for one in model.metadata_props if one.key in ("preprocess", "classes")}
+    assert told["preprocess"]["frames"] == 4 and len(told["classes"]["label"]) == 10
+    assert not [node for node in model.graph.node if node.op_type.startswith("Scatter")]
+
+
+def test_a_network_of_flow_takes_flow(
+    trained: Path, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "model"
+    assert exported(trained, videos[:2], "safetensors", out, "--peer", "flow") == 0
+    said = capsys.readouterr().out
+    assert "it takes flow of dis (medium)" in said and "infer.py flow.npy" in said
+    told = json.loads((out / "preprocess.json").read_text())
+    assert (told["source"], told["channels"], told["flow"]["algorithm"]) == ("flow", "x, y", "dis")
+    assert "`infer.py` does not compute flow" in (out / "README.md").read_text()
+    portable, predictor = program.load(out / "infer.py"), load_predictor(trained, ["flow"])
+    assert predictor.flow is not None
+    for video in videos[:3]:
+        file = predictor.flow.path(Record(video.stem, {"frames": video}, {}))
+        expected = predictor.predict(video).logits["flow"].mean(0).numpy()
+        assert np.allclose(portable.predict(file)["label"], expected, atol=1e-5)
+    with pytest.raises(ValueError, match=r"is no \.npy file of optical flow"):
+        portable.predict(videos[0])
+
+
+PLUGIN = """
+import torch
+from mml_lightning.backbones import Peer, PeerOutput
+from mml_lightning.modalities import normalise
+
+class Plain(Peer):
+    def forward(self, clip):
+        maps = self.net(clip.flatten(0, 1)).unflatten(0, clip.shape[:2])
+        pooled = maps.mean(dim=(1, 3, 4))
+        return PeerOutput(self.classify(pooled), {"pooled": pooled})
+
+class Trunk(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.feature_dim = 8
+        self.conv = torch.nn.Conv2d(channels, 8, 3, stride=2)
+    def forward(self, frames):
+        return torch.relu(self.conv(frames))
+
+def net(in_channels, num_classes):
+    return Plain(Trunk(in_channels), num_classes, dropout=0.1)
+
+def dimmed(clip, modality):
+    return normalise(clip, modality) * 0.5
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+    """A package of somebody else, and the words that trust it."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    (folder / "portable_plugin.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(folder))
+    yield "--set", "trusted=[portable_plugin]"
+    sys.modules.pop("portable_plugin", None)
+
+
+@pytest.mark.parametrize("form", networks.FORMATS)
+def test_a_preparation_of_another_package_is_refused(
+    untrained: Callable[..., Path],
+    videos: list[Path],
+    tmp_path: Path,
+    plugin: tuple[str, str],
+    form: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = untrained(**TINY, modality={"prepare": {"_target_": "portable_plugin.dimmed", "_partial_": True}})
+    assert exported(file, videos[:1], form, tmp_path / "model", *plugin) == 2
+    error = capsys.readouterr().err
+    assert "the clips of rgb are prepared by a function of another package, which is not exported" in error
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("form", ["torch", "safetensors"])
+def test_a_network_of_another_package_is_carried_or_refused(
+    untrained: Callable[..., Path],
+    videos: list[Path],
+    tmp_path: Path,
+    plugin: tuple[str, str],
+    form: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file, out = untrained(builder="portable_plugin.net"), tmp_path / "model"
+    code = exported(file, videos[:2], form, out, *plugin)
+    if form == "safetensors":
+        assert code == 2 and "infer.py can't build portable_plugin.net" in capsys.readouterr().err
+        assert not out.exists()
+        return
+    assert code == 0
+    clean = {**environment(), "PYTHONPATH": ""}
+    call = [sys.executable, str(out / "infer.py"), str(videos[0])]
+    run = subprocess.run(call, capture_output=True, text=True, env=clean, timeout=LONGEST)
+    assert run.returncode == 0 and len(run.stdout.splitlines()) == 5, run.stderr
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"source": "sensor", "item_channels": 1},
+        {"source": "frames", "item_channels": 3, "window": 6, "prepare": "tvl1"},
+        {"source": "frames", "item_channels": 3, "prepare": Preparation(lambda clip, modality: clip)},
+    ],
+)
+def test_what_clips_are_made_of_is_known_or_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="use mml predict"):
+        networks.check_modality(Modality(**{"name": "mine", "window": 1, **values}))
 
 
 @pytest.mark.parametrize(
@@ -67,9 +195,13 @@ def test_the_folder_has_the_scores_of_predict(
         pytest.param({**TINY, "shift": False}, id="tsn"),
         pytest.param({**TINY, "temporal_pool": True}, id="tsm_pool", marks=pytest.mark.slow),
         pytest.param({**TINY, "modality": DIFFERENCE}, id="rgbdiff"),
+        pytest.param({**TINY, "nonlocal_blocks": True, "depth": 50}, id="non_local", marks=pytest.mark.slow),
+        pytest.param({**TINY, "modality": FLOW}, id="flow", marks=pytest.mark.slow),
         pytest.param({"builder": "tsm_mobilenet_v2"}, id="mobilenet_v2", marks=pytest.mark.slow),
         pytest.param({"builder": "tsm_efficientnet_lite0"}, id="efficientnet_lite0", marks=pytest.mark.slow),
+        pytest.param({"builder": "tsm_efficientnet_lite0", "shift": False}, id="tsn_lite0", marks=pytest.mark.slow),
         pytest.param({"builder": "video_resnet", "depth": "tiny", "frames": 4}, id="i3d"),
+        pytest.param({"builder": "video_resnet", "depth": "tiny", "kind": "slow"}, id="slow", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("form", ["torch", pytest.param("onnx", marks=[needs_onnx, pytest.mark.slow])])
@@ -77,34 +209,18 @@ def test_every_network_is_equal_on_batches_of_any_size(
     untrained: Callable[..., Path], videos: list[Path], tmp_path: Path, arch: dict[str, Any], form: str
 ) -> None:
     file, out = untrained(**arch), tmp_path / "model"
-    assert exported(file, videos[:2], form, out) == 0
+    assert exported(file, videos[:2], form, out, "--set", f"paths.cache={tmp_path}") == 0
     predictor = load_predictor(file)
     ((name, peer),) = predictor.networks.items()
     modality = predictor.modalities[name]
     run = networks.load(form, out / networks.FILES[form], networks.PortableNetwork(peer, modality))
-    for size in (1, 2, 3, 7):
-        clips = torch.randint(0, 256, (size, 4, 3 * modality.window, 32, 32), dtype=torch.uint8)
+    for size in (1, 2, 5):
+        clips = torch.randint(0, 256, (size, 4, modality.item_channels * modality.window, 32, 32), dtype=torch.uint8)
         with torch.no_grad():
             expected = peer.eval()(modality(clips)).logits["label"].numpy()
         (made,) = run(clips.numpy())
         assert made.shape == expected.shape and np.abs(made - expected).max() < 1e-4
         assert expected.std() > 1e-3  # or nothing would be compared
-
-
-@needs_onnx
-def test_onnx_names_its_axis_and_tells_what_it_takes(
-    untrained: Callable[..., Path], videos: list[Path], tmp_path: Path
-) -> None:
-    import onnx
-
-    assert exported(untrained(**TINY), videos[:1], "onnx", tmp_path / "model") == 0
-    model = onnx.load(tmp_path / "model" / "model.onnx")
-    (clip,), (label,) = model.graph.input, model.graph.output
-    assert clip.name == "clip" and label.name == "label"
-    assert [d.dim_param or d.dim_value for d in clip.type.tensor_type.shape.dim] == ["batch", 4, 3, 32, 32]
-    told = {one.key: json.loads(one.value) for one in model.metadata_props if one.key in ("preprocess", "classes")}
-    assert told["preprocess"]["frames"] == 4 and len(told["classes"]["label"]) == 10
-    assert not [node for node in model.graph.node if node.op_type.startswith("Scatter")]
 
 
 @needs_onnx

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mml_lightning.evaluation.metrics import confusion_matrix, mistakes
+from mml_lightning.evaluation.metrics.per_video import named_classes
 
 
 def drawn(seed: int, videos: int, classes: int, ties: bool = False) -> torch.Tensor:
@@ -24,7 +25,7 @@ def test_with_one_label_it_is_the_confusion_matrix(seed: int, videos: int, class
     scores = drawn(seed, videos, classes, ties)
     target = torch.randint(classes, (videos,), generator=torch.Generator().manual_seed(seed + 1))
     hot = torch.nn.functional.one_hot(target, classes).bool()
-    predicted = mistakes.predicted(scores, hot)
+    predicted = named_classes(scores, hot)
     assert torch.equal(predicted.int().argmax(dim=1), scores.argmax(dim=1)) and torch.equal(
         predicted.sum(dim=1), hot.sum(dim=1)
     )
@@ -42,7 +43,7 @@ def test_with_one_label_it_is_the_confusion_matrix(seed: int, videos: int, class
 def test_several_labels_by_hand(seed: int, videos: int, classes: int, ties: bool) -> None:
     scores = drawn(seed, videos, classes, ties)
     hot = torch.rand(videos, classes, generator=torch.Generator().manual_seed(seed + 2)) > 0.6
-    predicted = mistakes.predicted(scores, hot)
+    predicted = named_classes(scores, hot)
     both, swapped = mistakes.co_occurrence(hot, predicted), mistakes.swapped(hot, predicted)
     for i in range(classes):
         for j in range(classes):
