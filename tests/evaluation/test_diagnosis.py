@@ -148,6 +148,14 @@ def test_a_video_in_both_splits_is_in_one_half_only() -> None:
     assert other.together[0].fused.value < 40 < found.together[0].fused.value
 
 
+def test_a_network_that_diverged_is_refused() -> None:
+    rgb, flow = pair()
+    val = rgb.runs[0].val
+    infinite = replace(val, logits={"rgb": torch.full_like(val.logits["rgb"], torch.inf)})
+    with pytest.raises(UserError, match="rgb has infinite scores of val"):
+        diagnose([replace(rgb, runs=[replace(rgb.runs[0], val=infinite)]), flow])
+
+
 def test_one_video_has_no_halves() -> None:
     one = [replace(n, runs=[replace(n.runs[0], val=n.runs[0].val.take(["val000"]), test=None)]) for n in pair()]
     with pytest.raises(UserError, match="too few videos"):
