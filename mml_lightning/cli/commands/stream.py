@@ -132,7 +132,7 @@ class Told:
             return
         late = f"; {dropped} late steps were dropped, so the network saw wider spacing" if dropped else ""
         print(
-            f"{steps} steps in {seconds:.1f} s, {rate:.1f} a second; latency {half:.1f} ms (p50), {most:.1f} ms (p95)"
-            + late,
+            f"{steps} step{'s' if steps > 1 else ''} in {seconds:.1f} s, {rate:.1f} a second; "
+            f"latency {half:.1f} ms (p50), {most:.1f} ms (p95){late}",
             flush=True,
         )
