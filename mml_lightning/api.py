@@ -124,7 +124,7 @@ def train(config: Config | Sequence[str] = ()) -> Result:
     """
     config = config if isinstance(config, Config) else compose(config)
     if config.program != "train":
-        raise UserError("ckpt=... is measured and not trained: call evaluate")
+        raise UserError("ckpt=... is for evaluation: call evaluate")
     return _run(config)
 
 
@@ -136,7 +136,7 @@ def evaluate(config: Config | Sequence[str]) -> Result:
     """
     config = config if isinstance(config, Config) else compose(config)
     if config.program != "eval":
-        raise UserError("evaluate needs ckpt=<run directory | zoo file | alias> among its words")
+        raise UserError("evaluate needs ckpt=<run directory | zoo file | alias> among its arguments")
     return _run(config)
 
 

@@ -4,19 +4,20 @@ Legend: B batch, V views, T frames (segments), W window, c channels of one sourc
 
 A *source* is decoded once per sample and may serve several modalities (`rgb` and `rgbdiff` share `frames`). Clips of
 images travel as uint8 with the W items of a window side by side in the channel axis; normalising and differencing
-happen on the device.
+happen on the device. Sound travels as int16, a window of L samples per segment; the network sees its spectrogram.
 """
 
 from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from mml_lightning.audio import SPECTROGRAMS, Spectrogram
 from mml_lightning.optical_flow import PRESETS, tvl1_pairs
 
 FLOW_BOUND = 20.0  # pixels of motion at the ends of 0..1, as in the flow cache
@@ -62,17 +63,28 @@ class Preparation:
         function: (stored clip, modality) -> input of the network.
         least_window: items that a window must have.
         channels: (window, item channels) -> channels of the input, which stand behind the segments: [..., T, C, ...].
+        spectrogram: what is made of a waveform; None of other clips.
     """
 
     function: Callable[[Tensor, Modality], Tensor]
     least_window: int = 1
     channels: Callable[[int, int], int] = operator.mul
+    spectrogram: Spectrogram | None = None
+
+
+def hear(clip: Tensor, modality: Modality) -> Tensor:
+    """int16 [..., L] -> float [..., 1, F, T]: the spectrogram of the modality, normalised by `mean` and `std`."""
+    spectrogram = modality.preparation.spectrogram
+    if spectrogram is None:
+        raise ValueError(f"modality {modality.name}: its preparation has no spectrogram")
+    return ((spectrogram(clip) - modality.mean[0]) / modality.std[0]).unsqueeze(-3)
 
 
 PREPARE: dict[str, Preparation] = {
     "normalise": Preparation(normalise),
     "difference": Preparation(difference, 2, lambda window, channels: (window - 1) * channels),
     "tvl1": Preparation(tvl1, 2, lambda window, channels: (window - 1) * 2),
+    **{name: Preparation(hear, spectrogram=spectrogram) for name, spectrogram in SPECTROGRAMS.items()},
 }
 FLIPS = ("mirror", "mirror_negate_x")
 
@@ -116,18 +128,25 @@ class Modality:
         for key in ("mean", "std"):
             if len(getattr(self, key)) not in (1, self.item_channels):
                 raise ValueError(f"modality {self.name}: {key} needs 1 or {self.item_channels} numbers")
+        if self.preparation.spectrogram is not None and (self.window, self.item_channels) != (1, 1):
+            raise ValueError(f"modality {self.name}: prepare={self.prepare} takes sound: window=1 and item_channels=1")
         if min(self.std) <= 0:
             raise ValueError(f"modality {self.name}: std={list(self.std)} must be positive")
 
     @property
     def channels(self) -> int:
-        """Channels the network sees: 3 for rgb, 10 for flow and liveflow, 15 for rgbdiff."""
+        """Channels the network sees: 3 for rgb, 10 for flow and liveflow, 15 for rgbdiff, 1 for audio."""
         return self.preparation.channels(self.window, self.item_channels)
 
     def __call__(self, clip: Tensor) -> Tensor:
         """A stored clip -> float [..., channels, ...], on the device of `clip`: of images uint8 [..., W*c, H, W] ->
         float [..., channels, H, W]."""
         return self.preparation.function(clip, self)
+
+    def input_shape(self, segment: Sequence[int]) -> tuple[int, ...]:
+        """What the network sees of a segment, [C, ...], of one that is stored as `segment`: [C, H, W] of pictures."""
+        spectrogram = self.preparation.spectrogram
+        return (self.channels, *(segment[1:] if spectrogram is None else spectrogram.shape))
 
     @property
     def preparation(self) -> Preparation:

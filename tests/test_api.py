@@ -1,4 +1,4 @@
-"""The Python interface: the code of docs/python.md, and what a call leaves of itself in the process: nothing."""
+"""The Python interface: the code of docs/python.md and README; what a call leaves of itself in the process: nothing."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tests.conftest import ROOT, environment
 from tests.patience import LONGEST
 from tests.test_readme import my_videos  # noqa: F401  # a fixture
 
-PAGE = (ROOT / "docs/python.md").read_text(encoding="utf-8")
-BLOCKS = dict(re.findall(r"<!-- run: (\w+) -->\n```python\n(.*?)```", PAGE, re.DOTALL))
+PAGES = [(ROOT / name).read_text(encoding="utf-8") for name in ("docs/python.md", "README.md")]
+BLOCKS = dict(re.findall(r"<!-- run: (\w+) -->\n```python\n(.*?)```", "\n".join(PAGES), re.DOTALL))
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_an_error_of_the_run_is_raised_as_it_is(words: list[str], monkeypatch: p
 
 def adapted(block: str, *changes: tuple[str, str]) -> str:
     for old, new in changes:
-        assert old in block, f"{old!r} is no longer in docs/python.md"
+        assert old in block, f"{old!r} is no longer in the block"
         block = block.replace(old, new)
     return block
 
@@ -178,10 +178,12 @@ def run_block(code: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_page_trains_measures_and_predicts(small: list[str], demo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["train", "readme"])
+def test_the_pages_train_and_predict(small: list[str], demo: Path, tmp_path: Path, name: str) -> None:
+    assert len([line for line in BLOCKS["readme"].splitlines() if line]) <= 10
     (tmp_path / "clip.mp4").symlink_to(next((demo / "data/videos").iterdir()))
     kept = [word for word in small if not word.startswith("paths.")]
-    code = adapted(BLOCKS["train"], ('"schedule.epochs=2"]', f'"schedule.epochs=2", *{kept!r}]'))
+    code = adapted(BLOCKS[name], ('"schedule.epochs=2"]', f'"schedule.epochs=2", *{kept!r}]'))
     assert "[(" in run_block(code, tmp_path) and (tmp_path / "multirun/single").is_dir()
 
 
@@ -194,7 +196,17 @@ def test_plain_lightning_of_the_page(my_videos: Path, demo: Path, tmp_path: Path
         ("tsm_resnet18", "tiny"),
     )
     said = run_block(adapted(block, *less, ("default_root_dir", "accelerator='cpu', default_root_dir")), tmp_path)
-    assert "[(" in said and "test/rgbdiff/top1" in said and list(tmp_path.glob("lightning/**/*.ckpt"))
+    assert "[(" in said and "test/rgbdiff/top1" in said
+    (file,) = tmp_path.glob("lightning/**/*.ckpt")
+    own = ["data=csv", f"data.index={tmp_path / 'my_videos.csv'}", "data.workers=0", f"paths.root={tmp_path}"]
+    own.append("trainer.accelerator=cpu")
+    measured = mml.evaluate([*own, f"ckpt={file}"])
+    assert measured.content["limited"] == [] and set(measured.metrics["test"]) == {"rgb", "rgbdiff", "ensemble"}
+    frames = measured.content["evaluation"]["frames"]
+    assert (frames["num_segments"], frames["output"]) == (4, 32), "as it was trained"
+    again = ["backbone=tiny", "sampling.num_segments=4", "transforms.output=32", "transforms.short_side=37"]
+    longer = mml.train([*own, *again, f"init={file}", "schedule.epochs=1", "data.batch_size=8", "test=false"])
+    assert longer.content["peers"]["rgb"]["init"] == str(file)
 
 
 @pytest.mark.parametrize(

@@ -134,13 +134,14 @@ def test_a_run_is_trained_measured_reported_resumed_and_repeated(user: Shell) ->
 
 
 def test_the_python_page_and_a_plug_in_work_from_it(user: Shell) -> None:
-    """The blocks of docs/python.md and docs/plugins.md, by an installed package."""
+    """The blocks of README, docs/python.md and docs/plugins.md, by an installed package."""
     user("mml", "train", *WORDS, "name=data")  # whoever comes first makes the demo
     clip = next((user.folder / "multirun/data/demo/videos").iterdir())
     (user.folder / "clip.mp4").symlink_to(clip)
-    code = PYTHON["train"].replace('"schedule.epochs=2"]', f'"schedule.epochs=2", *{WORDS!r}]')
-    (user.folder / "script.py").write_text(code)
-    assert "[(" in user("python", "script.py")
+    for name in ("train", "readme"):
+        code = PYTHON[name].replace('"schedule.epochs=2"]', f'"schedule.epochs=2", *{WORDS!r}]')
+        (user.folder / "script.py").write_text(code)
+        assert "[(" in user("python", "script.py")
     write_page(user.folder)
     own = ["hydra.searchpath=[my_conf]", "trusted=[my_package]"]
     small = [word for word in WORDS if not word.startswith("backbone.")]

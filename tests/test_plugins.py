@@ -105,6 +105,18 @@ def test_a_package_trains_is_killed_resumed_and_measured(
     assert refused.returncode == 2 and "type trusted=[my_package]" in refused.stdout + refused.stderr
 
 
+def test_an_own_graph_of_lessons_trains(
+    own: list[str], tmp_path: Path, shell: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """With the command that stands below its yaml."""
+    (line,) = re.findall(r"`mml train (.*objective=one_way)`", PAGE)
+    folder = next(word for word in own if word.startswith("hydra.searchpath="))
+    words = [word for word in line.split() if not word.startswith("hydra.searchpath=")]
+    done = shell("train", folder, *words)
+    assert done.returncode == 0, done.stderr
+    assert "rgb/kd" in done.stdout + done.stderr and "flow/kd" not in done.stdout + done.stderr
+
+
 def module(*words: str) -> subprocess.CompletedProcess[str]:
     """`mml` in a process of its own."""
     command = [sys.executable, "-m", "mml_lightning", *words]

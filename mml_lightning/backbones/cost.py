@@ -9,7 +9,7 @@ are left out.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -87,12 +87,11 @@ def kept_for_backward(
     return kept_bytes(lambda: ghost(torch.empty(shape, device="meta")), ghost)
 
 
-def feature_shapes(net: Peer, frames: int, side: int) -> dict[str, tuple[int, ...]]:
-    """{feature: shape for one clip} of what `net` returns for clips of `frames` and `side` x `side`; nothing is
-    computed."""
+def feature_shapes(net: Peer, clip: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """{feature: shape for one clip} of what `net` returns for clips [T, C, H, W]; nothing is computed."""
     ghost = copy.deepcopy(net).to("meta").train()
     with torch.no_grad():
-        output = ghost(torch.empty((2, frames, net.in_channels, side, side), device="meta"))
+        output = ghost(torch.empty((2, *clip), device="meta"))
     return {name: tuple(value.shape[1:]) for name, value in output.features.items()}
 
 

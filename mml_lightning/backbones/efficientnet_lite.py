@@ -110,9 +110,14 @@ class EfficientNetLite0(nn.Module):
         return F.relu6(out, inplace=True)
 
 
-def add_mbconv_shift(trunk: EfficientNetLite0, n_segments: int = 8, n_div: int = 8) -> list[TemporalShift]:
+def add_mbconv_shift(
+    trunk: EfficientNetLite0, n_segments: int = 8, n_div: int = 8, online: bool = False
+) -> list[TemporalShift]:
     """Shift the input of the expansion inside every block that has one and a shortcut (blocks 2, 4, 6, 7, 9, 10, 12, 13
     and 14), in place: the rule of Lin et al., "TSM", ICCV 2019, for MobileNetV2.
+
+    Args:
+        online: shift from the previous frame alone.
 
     Returns: the inserted modules in network order.
 
@@ -124,7 +129,7 @@ def add_mbconv_shift(trunk: EfficientNetLite0, n_segments: int = 8, n_div: int =
     shifts = []
     for block in trunk._blocks:
         if isinstance(block, MBConv) and block.expands and block.has_shortcut:
-            shift = TemporalShift(block._expand_conv, n_segments, n_div)
+            shift = TemporalShift(block._expand_conv, n_segments, n_div, online)
             block._expand_conv = shift  # type: ignore[assignment]
             shifts.append(shift)
     return shifts

@@ -83,9 +83,14 @@ class MobileNetV2(nn.Module):
         return out
 
 
-def add_inverted_residual_shift(trunk: MobileNetV2, n_segments: int = 8, n_div: int = 8) -> list[TemporalShift]:
+def add_inverted_residual_shift(
+    trunk: MobileNetV2, n_segments: int = 8, n_div: int = 8, online: bool = False
+) -> list[TemporalShift]:
     """Shift the input of the expansion inside every block that has one and a shortcut (features 3, 5, 6, 8, 9, 10, 12,
     13, 15 and 16), in place. Source: Lin et al., "TSM", ICCV 2019, and its online demonstration.
+
+    Args:
+        online: shift from the previous frame alone.
 
     Returns: the inserted modules in network order.
 
@@ -97,7 +102,7 @@ def add_inverted_residual_shift(trunk: MobileNetV2, n_segments: int = 8, n_div: 
     shifts = []
     for block in trunk.features:
         if isinstance(block, InvertedResidual) and block.expands and block.has_shortcut:
-            shift = TemporalShift(block.conv[0], n_segments, n_div)
+            shift = TemporalShift(block.conv[0], n_segments, n_div, online)
             block.conv[0] = shift
             shifts.append(shift)
     return shifts

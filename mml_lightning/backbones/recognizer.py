@@ -36,7 +36,7 @@ from mml_lightning.backbones.temporal_2d import (
     set_frames,
     timed_modules,
 )
-from mml_lightning.backbones.temporal_shift import add_temporal_shift
+from mml_lightning.backbones.temporal_shift import add_temporal_shift, shifts_online
 
 HEAD_STD = 0.001  # of TSN and TSM
 
@@ -70,9 +70,7 @@ class Recognizer(Peer):
         self.check_clip(clip)
         batch, frames = clip.shape[:2]
         frames = set_frames(self._timed, frames)
-        feature_map = self.net(clip.flatten(0, 1))
-        pooled = self.pool(feature_map).flatten(1)
-        by_frame = self.classify(self.dropout(pooled))
+        feature_map, pooled, by_frame = self.by_frame(clip.flatten(0, 1))
         logits = {name: value.unflatten(0, (batch, frames)).mean(1) for name, value in by_frame.items()}
         features = {
             "pooled": pooled.unflatten(0, (batch, frames)).mean(1),
@@ -80,10 +78,17 @@ class Recognizer(Peer):
         }
         return PeerOutput(logits, features)
 
+    def by_frame(self, rows: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Frames [B*T, C, H, W] -> their last maps [B*T', D, h, w], pooled features [B*T', D] and logits {head: [B*T',
+        K]}; how many frames a video has, the trunk must have been told."""
+        feature_map = self.net(rows)
+        pooled = self.pool(feature_map).flatten(1)
+        return feature_map, pooled, self.classify(self.dropout(pooled))
+
 
 def tsm_resnet(
     depth: int | str = 50,
-    shift: bool = True,
+    shift: bool | str = True,
     shift_div: int = 8,
     shift_place: str = "blockres",
     dropout: float = 0.5,
@@ -100,6 +105,7 @@ def tsm_resnet(
 
     Args:
         depth: 18, 34, 50, 101, 152 or 'tiny'.
+        shift: 'online' shifts from the previous frame alone, see :mod:`~mml_lightning.backbones.streaming`.
         shift_div: the share of channels shifted each way is 1 / shift_div.
         shift_place: `blockres` or `block`.
         num_classes: {head: K}.
@@ -114,9 +120,13 @@ def tsm_resnet(
         builder="tsm_resnet", depth=depth, shift=shift, shift_div=shift_div, shift_place=shift_place
     )
     arch |= dict(dropout=dropout, width=width, nonlocal_blocks=nonlocal_blocks, temporal_pool=temporal_pool)
+    online = shifts_online(shift)
+    if online and (nonlocal_blocks or temporal_pool):
+        name = "nonlocal_blocks" if nonlocal_blocks else "temporal_pool"
+        raise ValueError(f"{name} looks at later frames, which shift=online does without: leave one of them out")
     trunk = resnet(depth, width, STEM_CHANNELS)
     if shift:
-        add_temporal_shift(trunk.stages, n_div=shift_div, place=shift_place)
+        add_temporal_shift(trunk.stages, n_div=shift_div, place=shift_place, online=online)
     if temporal_pool:
         trunk.temporal_pool = TemporalPool()
     if nonlocal_blocks:
@@ -128,7 +138,7 @@ def tsm_resnet(
 
 
 def tsm_mobilenet_v2(
-    shift: bool = True,
+    shift: bool | str = True,
     shift_div: int = 8,
     dropout: float = 0.5,
     in_channels: int = 3,
@@ -142,14 +152,15 @@ def tsm_mobilenet_v2(
         ValueError: an argument is out of range.
     """
     arch = dict(builder="tsm_mobilenet_v2", shift=shift, shift_div=shift_div, dropout=dropout)
+    online = shifts_online(shift)
     trunk = MobileNetV2(STEM_CHANNELS)
     if shift:
-        add_inverted_residual_shift(trunk, n_div=shift_div)
+        add_inverted_residual_shift(trunk, n_div=shift_div, online=online)
     return _recognizer(trunk, num_classes, dropout, arch, in_channels)
 
 
 def tsm_efficientnet_lite0(
-    shift: bool = True,
+    shift: bool | str = True,
     shift_div: int = 8,
     dropout: float = 0.5,
     in_channels: int = 3,
@@ -163,9 +174,10 @@ def tsm_efficientnet_lite0(
         ValueError: an argument is out of range.
     """
     arch = dict(builder="tsm_efficientnet_lite0", shift=shift, shift_div=shift_div, dropout=dropout)
+    online = shifts_online(shift)
     trunk = EfficientNetLite0(STEM_CHANNELS)
     if shift:
-        add_mbconv_shift(trunk, n_div=shift_div)
+        add_mbconv_shift(trunk, n_div=shift_div, online=online)
     return _recognizer(trunk, num_classes, dropout, arch, in_channels)
 
 

@@ -276,7 +276,7 @@ def fresh_cohort(cfg: Settings, peers: Mapping[str, Modality], ids: Sequence[str
     """
     process.set_up_process(cfg)
     nets, graph = networks(cfg, peers), objective.objective(cfg, list(peers))
-    training.prepare_features(cfg, graph, nets)
+    training.prepare_features(cfg, graph, nets, peers)
     training.execution_settings(cfg).apply(nets)
     return Cohort(
         peers=nets,
@@ -290,16 +290,14 @@ def fresh_cohort(cfg: Settings, peers: Mapping[str, Modality], ids: Sequence[str
 
 
 def random_clips(cfg: Settings, videos: int, views: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Noise, uint8 [videos, views, T, C, H, W] of every modality of a config."""
-    frames, side = cfg.sampling.num_segments, cfg.transforms.output
-    return {
-        m.name: torch.randint(
-            *(0, 256, (videos, views, frames, m.window * m.item_channels, side, side)),
-            dtype=torch.uint8,
-            generator=generator,
-        )
-        for m in data.modalities(cfg).values()
-    }
+    """Noise [videos, views, T, ...] of every modality of a config, as its clips are stored."""
+    frames, size, kinds = cfg.sampling.num_segments, (cfg.transforms.output,) * 2, data.sources(cfg)
+    clips = {}
+    for modality in data.modalities(cfg).values():
+        shape, dtype = kinds[modality.source].segment(modality, size)
+        # of uint8 all values, of sound soft noise
+        clips[modality.name] = torch.randint(0, 256, (videos, views, frames, *shape), dtype=dtype, generator=generator)
+    return clips
 
 
 def random_batches(cfg: Settings, count: int, device: torch.device) -> list[Batch]:

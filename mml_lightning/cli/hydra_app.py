@@ -24,6 +24,7 @@ from mml_lightning.utils.plain_text import visible
 from mml_lightning.utils.terminal import say_error
 from mml_lightning.utils.threads import wait_briefly
 
+OF_FILE = re.compile(r"\+*(ckpt|resume|init(\.\w+)?)")  # settings that name a file
 MULTIRUN = ("-m", "--multirun")
 
 
@@ -129,6 +130,7 @@ def _resumed(given: Sequence[str], folder: Path, outcome: JobOutcome) -> list[st
         )
     check_links(folder)
     outcome.stash(folder)
+    outcome.brought = saved
     rest = [a for a in given if not a.startswith(("resume=", "hydra.run.dir="))]
     # an experiment may carry a sweep of its own; this continues one of its jobs
     return [*_together(saved, rest), quoted("resume", folder), quoted("hydra.run.dir", folder), "hydra.mode=RUN"]
@@ -171,10 +173,13 @@ def _is_sweep(given: Sequence[str]) -> bool:
 
 
 def _home(argument: str) -> str:
-    """The shell leaves the ~ of key=~/file alone, and Hydra reads it as a deletion."""
+    """The shell leaves the ~ of key=~/file alone, and Hydra reads it as a deletion. Nor does it read a second equals
+    sign, which names of Lightning's checkpoints have (epoch=1-step=6.ckpt)."""
     key, equals, value = argument.partition("=")
     if equals and value.startswith("~/"):
         return f"{key}='{os.path.expanduser(value)}'"
+    if OF_FILE.fullmatch(key) and "=" in value and value[0] not in "'\"" and Path(value).exists():
+        return quoted(key, value)
     return argument
 
 

@@ -17,7 +17,9 @@ from mml_lightning import __version__
 from mml_lightning.benchmarks import commands as bench
 from mml_lightning.cli.commands import (
     check,
+    doctor,
     ensemble,
+    errors,
     export,
     flow,
     graph,
@@ -27,6 +29,8 @@ from mml_lightning.cli.commands import (
     report,
     rerun,
     score,
+    serve,
+    stream,
 )
 from mml_lightning.cli.compose import compose_config
 from mml_lightning.utils import console, program
@@ -69,7 +73,9 @@ COMMANDS = {
         lambda args: bench.run(args, compose_config),
     ),
     "check": Command("read every video of a dataset and report problems", check.declare, check.run),
+    "doctor": Command("will this modality help? compare networks by their scores", doctor.declare, doctor.run),
     "ensemble": Command("find good ensembles: pairs, triples, rank sums", ensemble.declare, ensemble.run),
+    "errors": Command("what a run gets wrong: a page with pictures, csv files", errors.declare, errors.run),
     "export": Command("one network as a folder for onnxruntime or torch, with infer.py", export.declare, export.run),
     "flow": Command(
         "precompute the optical flow of a dataset, export it as images",
@@ -95,6 +101,8 @@ COMMANDS = {
     "report": Command("table of runs, or a paired comparison of two of its rows", report.declare, report.run),
     "rerun": Command("repeat a run and compare every number", rerun.declare, rerun.run),
     "score": Command("recompute metrics from score dumps, ensembles, submission files", score.declare, score.run),
+    "serve": Command("a local page for the networks of a run: drop a video, see its scores", serve.declare, serve.run),
+    "stream": Command("classes of a video or a camera, frame by frame", stream.declare, stream.run),
     "version": Command("print the version", _no_arguments, _version),
 }
 
@@ -136,16 +144,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with console.guarded():
         try:
-            return _run(parse(argv))
+            return _run(argv)
         except MemoryError as error:  # there was too little to say what went wrong
             console.release_reserve()
             say_error(f"mml: error: {exhausted(error)}")
             return FAILURE
 
 
-def _run(args: argparse.Namespace) -> int:
-    log_visibly(logging.WARNING)
+def _run(argv: Sequence[str] | None) -> int:
     try:
+        args = parse(argv)
+        log_visibly(logging.WARNING)
         with contextlib.redirect_stdout(VisibleStream(sys.stdout)):  # type: ignore[type-var]  # names come from files
             args.run(args)
     except UserError as error:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from mml_lightning.config import instantiate, plugins
+from mml_lightning.config import instantiate, known_keys, plugins
 from mml_lightning.config.settings import Settings
 from mml_lightning.data import check
 from mml_lightning.data.flow.cache import FlowCache, FlowSettings
@@ -179,7 +179,7 @@ def flow_store(cfg: Settings) -> FlowCache:
         UserError: `flow` is wrong.
     """
     root = Path(cfg.paths.cache) / "flow" / cfg.data.name
-    return FlowCache(root, FlowSettings(**cfg.plain("flow")), indexes(cfg))
+    return FlowCache(root, FlowSettings(**known_keys.taken(cfg, "flow")), indexes(cfg))
 
 
 def indexes(cfg: Settings) -> IndexStore:

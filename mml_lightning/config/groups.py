@@ -259,6 +259,7 @@ class Pipeline:
     runs: Sequence[Mapping[str, Any]]
     jobs: int
     dry: bool
+    ahead: bool = True
 
 
 GROUPS: dict[str, type[Any]] = {

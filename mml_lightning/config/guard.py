@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mml_lightning.config import backbones
 from mml_lightning.config.instantiate import CALLED_BY_HYDRA, LIGHTNING, TARGET, TRUSTED, check_targets, lies_in
+from mml_lightning.config.lightning_nodes import STEERS
 from mml_lightning.config.resolve import explain
 from mml_lightning.config.saved_overrides import key_of
 from mml_lightning.config.targets import current
@@ -39,14 +40,7 @@ TABLES = (
     *("optimizer", "schedule", "trainer", "callbacks", "logger", "setup", "stage", "pipeline"),
 )
 RECORDS = ("callbacks", "logger")
-HARMLESS = tuple(
-    f"pytorch_lightning.callbacks.{name}"
-    for name in (
-        *("EarlyStopping", "LearningRateMonitor", "DeviceStatsMonitor", "GradientAccumulationScheduler"),
-        *("RichProgressBar", "TQDMProgressBar", "Timer"),
-    )
-)
-"""Callbacks of Lightning that write nothing."""
+HARMLESS = tuple(f"pytorch_lightning.callbacks.{name}" for name in STEERS)
 SHIPPED: dict[str, dict[str, Any]] = {
     "pytorch_lightning.loggers.TensorBoardLogger": {
         **{"save_dir": "${paths.output_dir}", "name": "tensorboard", "version": "", "default_hp_metric": False},
@@ -156,12 +150,12 @@ def _check_records(group: str, content: Mapping[str, Any], trusted: tuple[str, .
         if lies_in(target, trusted):
             continue
         if not _typed(f"{key}.{TARGET}", typed) and target not in (HARMLESS if group == "callbacks" else SHIPPED):
-            raise UserError(f"{key}.{TARGET}={target} stands in a file, and may write anywhere: type it yourself")
+            raise UserError(f"{key}.{TARGET}={target} is set in a file and may write anywhere: type it yourself")
         usual = SHIPPED.get(target, {})
         for word, value in node.items():
             own = group == "callbacks" or word == TARGET or (word in usual and value == usual[word])
             if not own and not _typed(f"{key}.{word}", typed):
-                raise UserError(f"{key}.{word}={value} says in a file where a record goes: type it yourself")
+                raise UserError(f"{key}.{word}={value} is set in a file and decides where logs go: type it yourself")
 
 
 def _trust(cfg: DictConfig, typed: Sequence[str]) -> list[str]:

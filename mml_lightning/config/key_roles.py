@@ -36,7 +36,14 @@ ROLES: dict[str, Role] = {
     "aliases": COSMETIC,
     "backbone": WEIGHTS | SPEED,
     "batch_norm": WEIGHTS,
-    "callbacks": SAME_ROW,
+    "callbacks": COSMETIC,
+    "callbacks.checkpoint": SAME_ROW,
+    "callbacks.checkpoint_every_minutes": SAME_ROW,
+    "callbacks.checkpoint_every_steps": SAME_ROW,
+    "callbacks.epoch_lines": SAME_ROW,
+    "callbacks.lr_monitor": SAME_ROW,
+    "callbacks.progress_bar": SAME_ROW,
+    "callbacks.speed_every_steps": SAME_ROW,
     "catalogue": COSMETIC,
     "checkpoint": WEIGHTS | RESUMABLE,
     "ckpt": MEASUREMENT,
@@ -48,6 +55,7 @@ ROLES: dict[str, Role] = {
     "hydra": SAME_ROW,
     "init": WEIGHTS | RESUMABLE,
     "loading": COSMETIC,
+    "loss": WEIGHTS,
     "logger": SAME_ROW,
     "metrics": MEASUREMENT,
     "mix": WEIGHTS,
@@ -137,6 +145,7 @@ ROLES: dict[str, Role] = {
     "trainer.limit_test_batches": MEASUREMENT,
     "trainer.limit_train_batches": WEIGHTS | MACHINE,
     "trainer.limit_val_batches": MEASUREMENT,
+    "trainer.max_time": WEIGHTS | RESUMABLE | MACHINE,
     "trainer.num_nodes": WEIGHTS | RESUMABLE | MACHINE,
     "trainer.num_threads": SAME_ROW,
     "trainer.precision": WEIGHTS,
@@ -180,5 +189,7 @@ SPEED_KEYS = tuple(name for key, name in _names("") if SPEED in ROLES[key])
 SPEED_DATA = tuple(name for key, name in _names("data") if SPEED in ROLES[key])
 MACHINE_KEYS = tuple(key for key in keys_with(MACHINE) if not key.startswith("trainer."))
 TRAINER_OF_RECIPE = tuple(n for key, n in _names("trainer") if WEIGHTS in ROLES[key] and MACHINE not in ROLES[key])
+WATCHING = ("default", "lr_monitor", "none", "throughput")
+"""Options of conf/callbacks that change no number."""
 COSMETIC_OVERRIDES = re.compile(rf"({'|'.join(map(re.escape, keys_with(SAME_ROW)))})([./@].*)?$")
 """Overrides that set no row of a table apart. (The fingerprint of the data tells which files they were.)"""

@@ -24,14 +24,14 @@ MORE: dict[str, tuple[str, ...]] = {
     "step": ("memory_format",),
     "transforms": ("flip", "jitter", "mode", "per_modality", "policy", "scales"),
     "batch_norm": ("freeze", "group_size", "precise", "sync"),
-    "flow": ("algorithm", "bound", "decoder", "device", "on_the_fly", "parameters", "preset"),
+    "flow": ("algorithm", "bound", "decoder", "device", "parameters", "preset"),
     "metrics": ("ap", "empty_class"),
     "mix": ("cutmix", "mixup", "probability"),
     "nonfinite": ("keep_batch", "policy", "stop_after"),
     "statistics": ("mean", "std"),
 }
-"""Keys of a group beside the fields of its dataclass."""
-OPEN = ("aliases", "catalogue", "experiment", "hydra", "modality", "sources", "tables", "trainer")
+"""Keys of a group that neither a field of its dataclass nor a role of its own names."""
+OPEN = ("aliases", "catalogue", "hydra", "loss", "modality", "sources", "tables", "trainer")
 """Tables whose names are the user's own, and those that somebody else checks."""
 
 
@@ -47,12 +47,20 @@ def check(cfg: Settings) -> None:
             known = keys_of(group)
             own = cfg.resolved[group]
             unknown += [(f"{group}.{key}", known) for key in map(str, own) if not _read(cfg, group, key, known)]
-    if not unknown:
-        return
     looked_up = _looked_up(OmegaConf.to_container(cfg.node, resolve=False))
+    unknown += [(key, top) for key in _of_readers(cfg, looked_up)]
     for key, known in unknown:
-        if not re.search(rf"(?<![\w.]){re.escape(key)}\b", looked_up):
-            raise UserError(_line(key, known))
+        last = re.escape(key.rpartition(".")[2])
+        if not re.search(rf"(?<![\w.]){re.escape(key)}\b|\$\{{\.+{last}\b", looked_up):
+            raise UserError(_line(cfg, key, known))
+
+
+def _of_readers(cfg: Settings, looked_up: str) -> list[str]:
+    """Settings one level below `data`, of which a reader may take one by one (`${data.videos.train}`) or the table."""
+    tables = {key: table for key, table in cfg.resolved["data"].items() if isinstance(table, Mapping)}
+    tables.pop("reader", None)
+    whole = [key for key in tables if re.search(rf"(?<![\w.])data\.{re.escape(str(key))}(?![\w.])", looked_up)]
+    return [f"data.{key}.{name}" for key, table in tables.items() if key not in whole for name in table]
 
 
 def keys_of(group: str) -> set[str]:
@@ -62,10 +70,17 @@ def keys_of(group: str) -> set[str]:
     return (own | roles | set(MORE.get(group, ()))) - {"peers"}
 
 
+def taken(cfg: Settings, group: str) -> dict[str, Any]:
+    """A group as what is made of it takes it: without a key that only a config of the user's looks up."""
+    return {key: value for key, value in cfg.plain(group).items() if key in keys_of(group)}
+
+
 def _read(cfg: Settings, group: str, key: str, known: set[str]) -> bool:
     value = cfg.resolved[group][key]
     if group == "init":
         return key in known or key in cfg.modality
+    if group == "data":  # readers take what is looked up in their node; `known` has the settings of all of them
+        return key in {field.name for field in fields(GROUPS[group])}
     if group == "backbone":
         return key in known or (isinstance(value, Mapping) and "option" in value)
     if group in ("callbacks", "logger"):
@@ -73,8 +88,17 @@ def _read(cfg: Settings, group: str, key: str, known: set[str]) -> bool:
     return key in known
 
 
-def _line(key: str, known: set[str]) -> str:
+def _line(cfg: Settings, key: str, known: set[str]) -> str:
     group, _, last = key.rpartition(".")
+    if group == "experiment":
+        return (
+            f"unknown setting {key}: an experiment has no settings of its own; type the setting that it is to change, "
+            "and begin a file of conf/experiment/ with # @package _global_"
+        )
+    if key.startswith("data.") and (last in known or group != "data"):
+        return f"{key} is no setting of data={cfg.data.name}: its reader does not ask for it; leave it out"
+    if not known:
+        return f"unknown setting {key}: nothing reads it; leave it out"
     alike = difflib.get_close_matches(last, sorted(known), n=1, cutoff=0.75)
     meant = (
         f"did you mean {f'{group}.' if group else ''}{alike[0]}?" if alike else f"there are {', '.join(sorted(known))}"

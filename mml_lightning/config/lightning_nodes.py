@@ -32,6 +32,14 @@ OURS = {
 }
 """Classes of Lightning whose part something of ours has."""
 
+STEERS = {
+    "EarlyStopping": True,
+    "GradientAccumulationScheduler": True,
+    "Timer": True,
+    **dict.fromkeys(("LearningRateMonitor", "DeviceStatsMonitor", "RichProgressBar", "TQDMProgressBar"), False),
+}
+"""Callbacks of Lightning that write nothing, so that files may name them, and whether they change weights."""
+
 
 def nodes(cfg: Settings, group: str) -> dict[str, dict[str, Any]]:
     """What a group calls, by name, as plain values."""
@@ -113,5 +121,5 @@ def _made(cfg: Settings, key: str, node: Mapping[str, Any], kind: type[Any]) -> 
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
     if not isinstance(made, kind):
-        raise UserError(f"{key}.{TARGET}={node[TARGET]} is no {kind.__name__} of Lightning but a {type(made).__name__}")
+        raise UserError(f"{key}.{TARGET}={node[TARGET]} is a {type(made).__name__}, not a {kind.__name__} of Lightning")
     return made

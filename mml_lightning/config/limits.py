@@ -6,6 +6,7 @@ A limited run shows that something works. Its networks stay in its own directory
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mml_lightning.config.settings import Settings
@@ -92,6 +93,17 @@ def epochs(cfg: Settings) -> int:
     return planned if cfg.trainer.limit_epochs is None else min(planned, int(cfg.trainer.limit_epochs))
 
 
+def validation_interval(cfg: Settings) -> int:
+    """Epochs from one validation to the next: `trainer.validations` of them at most, the end among them."""
+    planned = epochs(cfg)
+    return math.ceil(planned / (cfg.trainer.validations or planned))
+
+
+def validations(cfg: Settings) -> int:
+    """How often a whole run measures val."""
+    return math.ceil(epochs(cfg) / validation_interval(cfg)) if measures(cfg, "val") else 0
+
+
 def batches(cfg: Settings, videos: int) -> int:
     """Batches of an epoch: all, or as many as `trainer.limit_train_batches` leaves."""
     every, limit = videos // int(cfg.data.batch_size), cfg.trainer.limit_train_batches
@@ -124,11 +136,14 @@ def declared(cfg: Settings, videos: int) -> list[str]:
     return found
 
 
-def trained(cfg: Settings, trainer: pl.Trainer, videos: int, stopped: bool = False) -> list[str]:
+def trained(
+    cfg: Settings, trainer: pl.Trainer, videos: int, stopped: bool = False, out_of_time: bool = False
+) -> list[str]:
     """What has cut a training short that has ended, in words; nothing of a whole one.
 
     Args:
         stopped: by early stopping, which is a part of the recipe.
+        out_of_time: whether a timer of Lightning's has run out.
 
     Raises:
         UserError: no step was made.
@@ -139,8 +154,21 @@ def trained(cfg: Settings, trainer: pl.Trainer, videos: int, stopped: bool = Fal
         )
     found = declared(cfg, videos)
     if not found and not stopped and (trainer.should_stop or trainer.current_epoch < int(cfg.schedule.epochs)):
-        found = [f"trainer.max_time={cfg.trainer.max_time}" if cfg.trainer.max_time else "stopped early"]
+        found = [time_limit(cfg) if out_of_time else "stopped early"]
     return found
+
+
+def time_limit(cfg: Settings) -> str:
+    """The setting that limits the time of a training: `trainer.max_time`, or a timer among the callbacks."""
+    if cfg.trainer.max_time:
+        return f"trainer.max_time={cfg.trainer.max_time}"
+    callbacks = {key: node for key, node in cfg.plain("callbacks").items() if is_timer(node)}
+    return next((f"callbacks.{key}.duration={node.get('duration')}" for key, node in callbacks.items()), "its timer")
+
+
+def is_timer(node: Any) -> bool:
+    """Whether a node of `callbacks` calls Lightning's timer."""
+    return isinstance(node, Mapping) and str(node.get("_target_")).endswith(".callbacks.Timer")
 
 
 def measures(cfg: Settings, split: str) -> bool:

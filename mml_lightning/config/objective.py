@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+
 from mml_lightning.config import phases, plugins
 from mml_lightning.config.settings import Settings
-from mml_lightning.objectives.graph import Objective
+from mml_lightning.data.records.records import Dataset, rows
+from mml_lightning.objectives.graph import CROSS_ENTROPY, Objective
+from mml_lightning.objectives.supervised import SEVERAL, Supervised, class_weights, weighs_classes
 from mml_lightning.utils.errors import UserError
 
 
@@ -43,11 +48,48 @@ def objective(cfg: Settings, names: Sequence[str], resting: Sequence[str] = ()) 
         declared = cfg.plain("objective")
         graph = {key: declared[key] for key in ("edges", "supervised_weight", "frozen", "headed") if key in declared}
         graph["edges"] = plugins.edges(graph.get("edges", ()), cfg.trusted)
-        return Objective(names, **(graph | ({"frozen": [*resting]} if resting else {})))
+        return Objective(names, supervised=loss(cfg), **(graph | ({"frozen": [*resting]} if resting else {})))
     except UserError:
         raise
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def loss(cfg: Settings) -> Supervised:
+    """How logits are compared with labels; all classes count alike.
+
+    Raises:
+        ValueError: the loss or one of its options is unknown.
+    """
+    declared = cfg.plain("loss") if cfg.get("loss") else {}  # a run of an earlier version has none
+    options = {key: value for key, value in declared.items() if key not in ("name", "class_weights")}
+    return Supervised(str(declared["name"]), options) if declared else CROSS_ENTROPY
+
+
+def weighted_loss(cfg: Settings, made: Supervised, data: Dataset) -> Supervised:
+    """A loss that weighs classes as `loss.class_weights` says, by the training list.
+
+    Raises:
+        UserError: it is one of several labels per video and the data have one, or it takes no weights.
+    """
+    single = [name for name, head in data.heads.items() if not head.multi_label]
+    if made.name in SEVERAL and single:
+        raise UserError(
+            f"loss={made.name} is for several labels per video, data={data.name} has one: use loss=cross_entropy or "
+            "loss=focal"
+        )
+    rule = str(cfg.get("loss.class_weights") or "none")
+    if rule == "none":
+        return made
+    if not weighs_classes(made.name):
+        raise UserError(f"loss={made.name} takes no weights of classes: leave out loss.class_weights")
+    weights = {}
+    for name, head in data.heads.items():
+        counts = torch.zeros(len(head.classes), dtype=torch.int64)
+        for row in rows(data.splits["train"]):
+            counts[list(row.target[name])] += 1  # type: ignore[arg-type]  # several labels
+        weights[len(head.classes)] = class_weights(rule, counts)
+    return dataclasses.replace(made, weights=weights)
 
 
 def lessons(cfg: Settings, names: Sequence[str]) -> list[Lessons]:

@@ -58,7 +58,7 @@ def shared_out(declared: Sequence[int | None], epochs: int) -> list[int]:
         least = epochs - left + waiting
         more = f", or null for the epochs of one of them{' too' if waiting else ''}" if least <= epochs else ""
         raise UserError(
-            f"phases: their epochs ({told}) don't make the schedule.epochs={epochs} of the run: use "
+            f"phases: their epochs ({told}) don't add up to the schedule.epochs={epochs} of the run: use "
             f"schedule.epochs={least}{' or more' if waiting else ''}, phases.<n>.epochs=<number>{more}"
         )
     shares = iter(left // waiting + (number < left % waiting) for number in range(waiting))
@@ -104,7 +104,7 @@ def check(cfg: Settings) -> None:
         if not isinstance(phase.name, str) or not FOLDER_NAME.fullmatch(phase.name):
             raise UserError(f"{where}.name={phase.name!r} must be a word: letters, digits and any of . _ + = , @ -")
         if names.index(phase.name) != number:
-            raise UserError(f"{where}.name={phase.name} is that of another phase: give each a name of its own")
+            raise UserError(f"{where}.name={phase.name} is already the name of another phase: give each its own name")
         if phase.epochs is not None and not _is_number(phase.epochs):
             raise UserError(f"{where}.epochs={phase.epochs} must be a whole number from 1, or null for what is left")
         if not _is_list_of_words(phase.train):
@@ -135,7 +135,7 @@ def of_peer(cfg: Settings, word: str, where: str) -> tuple[list[str], str]:
     chosen = {"all": peers, "first": peers[:1], "rest": peers[1:]}.get(who, [who] if who in peers else [])
     if not chosen:
         raise UserError(
-            f"{where}: {word} is of no peer; the run has {', '.join(peers)}: use one of those or {', '.join(WHO)}, "
+            f"{where}: {word} matches no peer; the run has {', '.join(peers)}: use one of those or {', '.join(WHO)}, "
             "with a part of it after a dot, such as all.head"
         )
     return chosen, part

@@ -105,7 +105,7 @@ def _key(override: Override) -> str | None:
     if parts[0] == "trusted":  # one of the list: all of it is in ONCE
         return "gives trust"
     if parts[0] == "aliases":
-        return "makes up commands"
+        return "defines an alias"
     if not all(re.fullmatch(r"[\w-]+", part) for part in parts):
         return "is not a plain key=value"
     return _reserved(parts)
@@ -113,15 +113,15 @@ def _key(override: Override) -> str | None:
 
 def _reserved(keys: Sequence[str]) -> str | None:
     named = next((key for key in keys if key.startswith("_") and key.endswith("_")), None)
-    return f"says with {visible(named[:40])} what is called, or how" if named else None
+    return f"chooses with {visible(named[:40])} what is called, or how" if named else None
 
 
 def _value(override: Override, source: Source) -> str | None:
     group = "." not in override.key_or_group
     if override.is_delete() and override.key_or_group in PLACES:
-        return "takes away where files are written"
+        return "removes the place where files are written"
     if override.key_or_group.startswith("logger.") and (override.is_delete() or override.key_or_group.count(".") > 1):
-        return "may say where the record of the run goes"
+        return "may redirect the record of the run"
     for key, value in _leaves(override.key_or_group, override.value()):
         why = _reserved(key.split("."))
         if why is None and (key in WRITTEN or not isinstance(value, dict | list | None)):
@@ -145,20 +145,20 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _text(key: str, value: str, source: Source, group: bool) -> str | None:
     if "${" in value or "${" in key:
-        return "looks something up (${...})"
+        return "contains an interpolation (${...})"
     parts = value.replace("\\", "/").split("/")
     if group and (".." in parts or (parts[0] in ("", "~") and len(parts) > 1)):
-        return "leads out of the folder of its group"
+        return "points outside the folder of its group"
     if key.rpartition(".")[2] == "name" and not FOLDER_NAME.fullmatch(value):
-        return "is a name that can't name a folder"
+        return "is not a valid folder name"
     if key == "logger.entity":
         return "sends the record of the run to somebody's account"
     if key.startswith("logger.") and key.count(".") > 1:
-        return "may say where the record of the run goes"
+        return "may redirect the record of the run"
     if key in WRITTEN and not _writes_at_home(key, value, source.folder):
-        return "leads to another place than that of the run, and files would be written there"
+        return "points outside the place of the run, and files would be written there"
     if key in DATA and not _holds_data(value, source.folder):
-        return "is no folder that holds anything, and files might be written there"
+        return "is an empty or missing folder, and files might be written there"
     return None
 
 

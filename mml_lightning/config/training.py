@@ -14,7 +14,8 @@ import torch
 from mml_lightning.backbones.batch_norm import silenced
 from mml_lightning.backbones.cost import feature_shapes
 from mml_lightning.backbones.peer import Peer
-from mml_lightning.config import instantiate, objective
+from mml_lightning.config import data as config_data
+from mml_lightning.config import instantiate, known_keys, objective
 from mml_lightning.config import phases as config_phases
 from mml_lightning.config.objective import Lessons
 from mml_lightning.config.peers import PeerSpec, describe_peers
@@ -24,6 +25,7 @@ from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import SPLITS, Dataset, rows
 from mml_lightning.evaluation.metrics import ENSEMBLE, FUSED, Scoring
 from mml_lightning.fusion.fuse import FUSIONS, Fusion
+from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.training.batch_norm import NormSettings
 from mml_lightning.training.cohort import Cohort
@@ -53,7 +55,8 @@ def cohort(
     """
     lessons = objective.lessons(cfg, list(nets))
     for one in lessons:
-        prepare_features(cfg, one.graph, nets)
+        one.graph.supervised = objective.weighted_loss(cfg, one.graph.supervised, data)
+        prepare_features(cfg, one.graph, nets, {spec.name: spec.modality for spec in specs})
     learn = {name for one in lessons for name in one.parts}
     _check_freeze(batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name in learn})
     flow_peers = [spec.name for spec in specs if spec.modality.source == "flow"]
@@ -73,7 +76,7 @@ def cohort(
         seed=cfg.draw_seed,
         max_views=cfg.data.eval_batch_size,
         fusion=fusion(cfg, list(nets)),
-        mixing=Mixing(**cfg.plain("mix"), side=int(cfg.transforms.output)) if cfg.get("mix") else None,
+        mixing=mixing(cfg, specs),
         description={
             "config": cfg.plain(),
             "peers": describe_peers(cfg, specs, nets, data),
@@ -81,6 +84,23 @@ def cohort(
             "revisions": revisions(cfg.plain(), data),
         },
     )
+
+
+def mixing(cfg: Settings, specs: Sequence[PeerSpec]) -> Mixing | None:
+    """Mixup and CutMix; None where the config has no `mix`.
+
+    Raises:
+        UserError: CutMix, and a network looks at no pictures.
+    """
+    if not cfg.get("mix"):
+        return None
+    side, made = int(cfg.transforms.output), known_keys.taken(cfg, "mix")
+    if made.get("cutmix") is not None:
+        kinds = config_data.sources(cfg)
+        for name, modality in ((spec.name, spec.modality) for spec in specs):
+            if len(modality.input_shape(kinds[modality.source].segment(modality, (side, side))[0])) != 3:  # [C, H, W]
+                raise UserError(f"mix.cutmix cuts pictures, and {name} looks at none: leave it out, or use mix.mixup")
+    return Mixing(**made, side=side)
 
 
 def phases(
@@ -131,7 +151,9 @@ def _modules(net: Peer, name: str, parts: Sequence[str]) -> tuple[str, ...]:
     return WHOLE if "" in found else tuple(dict.fromkeys(found))
 
 
-def prepare_features(cfg: Settings, graph: Objective, nets: Mapping[str, Peer]) -> None:
+def prepare_features(
+    cfg: Settings, graph: Objective, nets: Mapping[str, Peer], modalities: Mapping[str, Modality]
+) -> None:
     """Where networks differ, their features may too: told now, and not at the first step. Learned maps between them are
     made here.
 
@@ -143,7 +165,8 @@ def prepare_features(cfg: Settings, graph: Objective, nets: Mapping[str, Peer]) 
         return
     frames, side = int(cfg.sampling.num_segments), int(cfg.transforms.output)
     try:
-        shapes = {name: feature_shapes(net, frames, side) for name, net in nets.items()}
+        clips = {name: (frames, *modality.input_shape((0, side, side))) for name, modality in modalities.items()}
+        shapes = {name: feature_shapes(net, clips[name]) for name, net in nets.items()}
         graph.check_features(shapes)
         for name, learned in graph.projections(shapes, cfg.draw_seed).items():
             have = nets[name].projections  # another phase may have the same map: it goes on learning
@@ -168,7 +191,7 @@ def batch_norm_settings(cfg: Settings) -> NormSettings:
     Raises:
         UserError: a value of `batch_norm` is unknown or contradicts another, or `data.missing`.
     """
-    made = NormSettings(**cfg.plain("batch_norm"))
+    made = NormSettings(**known_keys.taken(cfg, "batch_norm"))
     if cfg.data.missing == "mask" and (made.sync or made.group_size is not None):
         raise UserError(
             "batch_norm.sync and batch_norm.group_size normalise over groups of one size, but with data.missing=mask a "
@@ -183,7 +206,7 @@ def execution_settings(cfg: Settings) -> StepSettings:
     Raises:
         UserError: a value of `step` is unknown.
     """
-    return StepSettings(**cfg.plain("step"))
+    return StepSettings(**known_keys.taken(cfg, "step"))
 
 
 def nonfinite_settings(cfg: Settings) -> NonFiniteSettings:
@@ -193,7 +216,7 @@ def nonfinite_settings(cfg: Settings) -> NonFiniteSettings:
         UserError: a value of `nonfinite` is unknown.
     """
     try:
-        return NonFiniteSettings(**cfg.plain("nonfinite"))
+        return NonFiniteSettings(**known_keys.taken(cfg, "nonfinite"))
     except TypeError as error:
         raise UserError(f"nonfinite: {error}") from None
 
@@ -221,7 +244,7 @@ def scoring(cfg: Settings) -> Scoring:
         UserError: a choice is unknown.
     """
     try:
-        return Scoring(cfg.views.pooling, cfg.views.ensemble, **cfg.plain("metrics"))
+        return Scoring(cfg.views.pooling, cfg.views.ensemble, **known_keys.taken(cfg, "metrics"))
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
 

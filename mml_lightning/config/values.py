@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mml_lightning.config import backbones, known_keys, lightning_nodes, limits, phases
 from mml_lightning.config.settings import Settings
 from mml_lightning.utils.errors import UserError, check_choice
@@ -45,6 +47,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.missing": ("error", "mask"),
     "data.quarantine": ("use", "ignore"),
     "ema.weights": ("averaged", "trained"),
+    "loss.class_weights": ("none", "sqrt", "linear", "inverse"),
     "logger.mode": ("auto", "online", "offline"),
     "nonfinite.policy": ("skip", "stop", "ignore"),
     "optimizer.groups": ("tsn", "slowfast", "plain"),
@@ -75,10 +78,18 @@ SWITCHES = (
     "callbacks.checkpoint",
     "callbacks.epoch_lines",
     "sampling.shared",
+    "pipeline.ahead",
 )
 
 
-ABSENT_SWITCHES = ("logger.wandb", "callbacks.checkpoint", "callbacks.epoch_lines")  # of some options only
+SHIFTS = (True, False, "online")  # of backbones of ours: mml_lightning.backbones.temporal_shift.shifts_online
+OURS = "mml_lightning.backbones."
+ABSENT_SWITCHES = (
+    "logger.wandb",
+    "callbacks.checkpoint",
+    "callbacks.epoch_lines",
+    "pipeline.ahead",
+)  # not in every config
 
 
 def check_values(cfg: Settings) -> None:
@@ -116,6 +127,7 @@ def _check_values(cfg: Settings) -> None:
         value = cfg.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
             raise UserError(f"{key}={value} must be a number above 0, or null")
+    _check_shift(cfg)
     _check_mix(cfg)
     decay = cfg.ema.decay
     if decay is not None and (isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 < decay < 1):
@@ -135,14 +147,24 @@ def _check_averages(cfg: Settings) -> None:
         raise UserError("batch_norm.precise measures the trained weights, and ema.decay averages them: leave out one")
 
 
+def _check_shift(cfg: Settings) -> None:
+    for word in ("backbone", *(f"backbone.{name}" for name in backbones.own(cfg))):
+        net = cfg.get(f"{word}.net")
+        if not isinstance(net, Mapping) or not str(net.get("_target_")).startswith(OURS):
+            continue
+        if net.get("shift", True) not in SHIFTS:
+            raise UserError(f"{word}.net.shift={net['shift']} is unknown; use true, false or online")
+        for key in ("nonlocal_blocks", "temporal_pool"):
+            if net.get("shift") == "online" and net.get(key):
+                raise UserError(f"{word}.net.shift=online: {word}.net.{key} looks at later frames; set it to false")
+
+
 def _check_mix(cfg: Settings) -> None:
     used = [key for key in ("mix.mixup", "mix.cutmix") if cfg.get(key) is not None]
     for key, most in [*((key, float("inf")) for key in used), ("mix.probability", 1.0)]:
         value = cfg.get(key, 1.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
             raise UserError(f"{key}={value} must be a number above 0{' up to 1' if most == 1 else ', or null'}")
-    if used and cfg.data.missing == "mask":
-        raise UserError(f"{used[0]} can't be had with data.missing=mask yet: leave it out, or set data.missing=error")
 
 
 def check_job(cfg: Settings) -> None:

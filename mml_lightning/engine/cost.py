@@ -169,7 +169,7 @@ def earlier_runs(root: Path, comparable: str) -> Iterator[tuple[str, Mapping[str
 
 
 def clip_shapes(cfg: Settings, cohort: Cohort) -> dict[str, tuple[int, ...]]:
-    """[T, C, ...] of the training clips of each modality, [T, C, H, W] of images."""
+    """Of the training clips of each modality as they are stored: [T, C, H, W] of images, [T, L] of sound."""
     frames, size, kinds = cfg.sampling.num_segments, (cfg.transforms.output,) * 2, data.sources(cfg)
     return {m.name: (frames, *kinds[m.source].segment(m, size)[0]) for m in cohort.modalities.values()}
 
@@ -193,8 +193,8 @@ def needed_in(cfg: Settings, cohort: Cohort, phase: Phase) -> tuple[float, float
             fixed += 4 * parameters
             continue
         modality = cohort.modalities[name]
-        frames, _, *size = shapes[modality.name]
-        clip = (1, frames, modality.channels, *size)
+        frames, *segment = shapes[modality.name]
+        clip = (1, frames, *modality.input_shape(segment))
         kept = counted_or_none(functools.partial(kept_for_backward, peer, clip, in_phase(cohort, phase, name)))
         if kept is None:
             return None
@@ -204,12 +204,20 @@ def needed_in(cfg: Settings, cohort: Cohort, phase: Phase) -> tuple[float, float
     return fixed, per_clip
 
 
+def disk_needed(cfg: Settings, learns: int) -> int:
+    """Bytes of the files that a run of so many parameters that learn leaves: its checkpoints, the best one among them,
+    and its networks, in its directory and in the zoo."""
+    best = cfg.checkpoint.monitor is not None or cfg.checkpoint.export == "best"
+    numbers = 2 if cfg.ema.decay is None else 3  # per parameter: itself, its momentum, its average
+    checkpoints = 4 * numbers * (GENERATIONS + best) * learns if cfg.callbacks.checkpoint else 0
+    return checkpoints + 4 * 2 * learns
+
+
 def _disk(cfg: Settings, cohort: Cohort) -> str:
-    learns = sum(map(parameter_count, cohort.learners.values()))
-    checkpoints = 4 * 2 * GENERATIONS * learns if cfg.callbacks.checkpoint else 0
+    needed = disk_needed(cfg, sum(map(parameter_count, cohort.learners.values())))
     place = Path(cfg.paths.root).absolute()
     free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
-    return f"{_size(checkpoints + 4 * 2 * learns)} of disk ({_size(free)} free)"
+    return f"{_size(needed)} of disk ({_size(free)} free)"
 
 
 def _size(count: float) -> str:

@@ -10,9 +10,11 @@ from typing import Any
 
 from mml_lightning.config import data as config_data
 from mml_lightning.config import limits, values
+from mml_lightning.config.made_by import overrides_beside
 from mml_lightning.config.settings import Settings
 from mml_lightning.engine import flow, process, train
 from mml_lightning.engine import trainer as engine_trainer
+from mml_lightning.engine.load import as_trained
 from mml_lightning.engine.predict import Predictor, backbone_label, load_entries
 from mml_lightning.runs import export, fingerprint, next_steps, tracking
 from mml_lightning.runs import result as runs_result
@@ -22,6 +24,7 @@ from mml_lightning.training.datamodule import VideoData
 from mml_lightning.utils import distributed, ranks
 from mml_lightning.utils import process as utils_process
 from mml_lightning.utils.errors import UserError
+from mml_lightning.zoo.files import CHECKPOINT
 
 
 def evaluate(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[str, Any]:
@@ -39,6 +42,11 @@ def evaluate(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dic
         raise UserError(f"{folder} holds a training run, whose results would be overwritten: choose another directory")
     read = functools.cache(lambda: config_data.dataset(cfg, [cfg.split]))
     entries = load_entries(cfg, overrides, read)
+    if (
+        Path(str(cfg.ckpt)).suffix == CHECKPOINT
+        and overrides_beside(Path(str(cfg.ckpt)).expanduser(), overrides) is None
+    ):
+        cfg = as_trained(cfg, entries, overrides)  # no run tells how: of a Trainer of the user's, or copied away
     data = read()
     predictor = Predictor.of(cfg, entries, data.heads)
     datasets = {"test": predictor.clips(data, cfg.split)}

@@ -15,7 +15,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mml_lightning.config import values
+from mml_lightning.config import ignored, values
+from mml_lightning.config.made_by import overrides_beside
 from mml_lightning.config.resolve import explain
 from mml_lightning.config.settings import Settings, settings_of
 from mml_lightning.engine.run_lock import InUse, alone
@@ -48,6 +49,8 @@ def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object], out
         check_address_space()
         cfg = settings_of(config)
         values.check_job(cfg)
+        if is_first_rank():
+            _refuse_ignored(cfg, overrides, outcome)
         with LISTENER.listen(), alone(folder):
             return _objective(do(cfg, overrides))
     except Preempted as error:
@@ -85,6 +88,19 @@ def job(config: DictConfig, do: Callable[[Settings, Sequence[str]], object], out
         elif isinstance(failed, UserError) and not isinstance(failed, InUse):
             result.discard_unstarted(folder)
     return None
+
+
+def _refuse_ignored(cfg: Settings, overrides: Sequence[str], outcome: JobOutcome) -> None:
+    """Of what was typed, not of what `resume=` and `ckpt=` have brought along.
+
+    Raises:
+        UserError: a setting does nothing here.
+    """
+    earlier = outcome.brought
+    if cfg.measures_only:  # maybe a job of a sweep, in another process than that of the command line
+        earlier = overrides_beside(Path(str(cfg.ckpt)).expanduser(), overrides) or []
+    typed = [word for word in overrides if word not in earlier]
+    ignored.check(cfg, typed, HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
 def _objective(result: object) -> float | None:

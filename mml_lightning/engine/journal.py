@@ -80,13 +80,15 @@ class Journal:
         if overwrite or self.path.exists() or not self.result.exists():
             return None
         if not self.result.is_file():
-            raise UserError(f"{self.result} is there and no file; choose another name")
+            raise UserError(f"{self.result} exists and is not a file; choose another name")
         try:
             told = read_json(made_file(self.result))
         except (OSError, Foreign):
             told = None
         if not isinstance(told, dict) or not isinstance(told.get("made"), dict):
-            raise UserError(f"{self.result} is there and tells not what made it; choose another name, or --overwrite")
+            raise UserError(
+                f"{self.result} exists, but not the record of what made it; choose another name, or --overwrite"
+            )
         self._require_same(told["made"], self.result)
         return told
 
@@ -182,7 +184,7 @@ class Journal:
         different = _difference(told, self.made)
         if different:
             raise UserError(
-                f"{where} was made with other {different}: choose another name, or --overwrite to make it anew"
+                f"{where} was made with other {different}: choose another name, or --overwrite to make it again"
             )
 
 

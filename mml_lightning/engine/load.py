@@ -53,7 +53,7 @@ def settings(ckpt: str, typed: Sequence[str], peers: Sequence[str] | None) -> tu
     except ComposeErrors as error:
         reason = " ".join(str(error).split())[:200]
         of_run = f" or in the settings of {ckpt}" if saved else ""
-        raise UserError(f"{reason}; mend what is typed{of_run}") from None
+        raise UserError(f"{reason}; fix the overrides{of_run}") from None
     check_values(cfg)
     return cfg, words, saved is not None
 
@@ -85,7 +85,7 @@ def as_trained(cfg: Settings, entries: Mapping[str, Mapping[str, Any]], typed: S
             told = entry["provenance"].get(group)
             if not isinstance(told, Mapping):
                 log.warning(
-                    "%s does not tell its %s: that of %s.yaml is used", name, group, cfg.plain(group).get("mode")
+                    "%s does not store its %s: using that of %s.yaml", name, group, cfg.plain(group).get("mode")
                 )
                 continue
             for key in cfg.plain(group).keys() & told.keys():

@@ -17,6 +17,7 @@ from mml_lightning.data.records.records import Dataset, rows
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.monitored import Monitored, metrics_of, mode_of
 from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.progress import counted
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +76,9 @@ def settle(cfg: Settings, cohort: Cohort, data: Dataset) -> Monitors:
             if one.metric.startswith("train/") and "check_on_train_epoch_end" in takes:
                 filled[name].setdefault("check_on_train_epoch_end", True)  # when it is known
             told.append(f"{key} by {one}{'' if node.get('monitor') else ' (guessed)'}")
+            _check_pace(cfg, key, filled[name], takes, usual if kept else None)
     if (kept or filled) and cfg.test and (same := _common(data)):
-        told.append(f"{same}: what is chosen by val is chosen by the numbers that are reported")
+        told.append(f"{same}: a choice by val is then a choice by the reported numbers")
     return Monitors(usual, usual if kept else None, filled, tuple(told))
 
 
@@ -86,6 +88,34 @@ def _common(data: Dataset) -> str:
     if not val & test:
         return ""
     return "val is the test split" if val == test else f"{len(val & test)} of {len(val)} videos of val are in test too"
+
+
+def _check_pace(cfg: Settings, key: str, node: Mapping[str, Any], takes: set[str], best: Monitored | None) -> None:
+    """Say of what stops a run early if it can't.
+
+    Args:
+        node: with its monitor. takes: what it may have. best: the metric of the best checkpoint, if one is kept.
+
+    Raises:
+        UserError: it looks where nothing is measured, or ends a run where what is best is not.
+    """
+    every, metric = limits.validation_interval(cfg), node["monitor"]
+    after_epochs = "check_on_train_epoch_end" in takes and bool(node.get("check_on_train_epoch_end"))
+    seldom = f"val is measured after every {counted(every, 'epoch')} only: set trainer.validations=null"
+    if after_epochs and every > 1 and metric.startswith("val/"):
+        raise UserError(f"{key}.check_on_train_epoch_end=true asks for {metric} after every epoch, and {seldom}")
+    if after_epochs and every > 1 and best is not None and best.metric.startswith("val/"):
+        raise UserError(f"{key} by {metric} may end the run where {best.metric} is not known, and {seldom}")
+    patience = node.get("patience", 3)  # Lightning's own
+    measured = limits.validations(cfg) if metric.startswith("val/") else limits.epochs(cfg)
+    if "patience" in takes and isinstance(patience, int) and measured < patience + 2:
+        few = f"trainer.validations={cfg.trainer.validations}" if measured < limits.epochs(cfg) else "its epochs"
+        log.warning(
+            "%s can't end this run early: patience=%d needs at least %d measurements of %s for that, and there are %d "
+            "(%s); lower the patience%s",
+            *(key, patience, patience + 2, metric, measured, few),
+            ", or set trainer.validations=null" if measured < limits.epochs(cfg) else "",
+        )
 
 
 def _stops(node: Mapping[str, Any]) -> bool:
@@ -105,14 +135,16 @@ def _chosen(
         return usual if usual is not None and mode is None else Monitored(known[0], mode or mode_of(known[0]))
     if str(metric).startswith("test/"):
         raise UserError(
-            f"{key}.monitor={metric}: the test split is not looked at while training; use one of {_list(known)}"
+            f"{key}.monitor={metric}: the test split is not evaluated during training; use one of {_list(known)}"
         )
     if metric not in known:
         alike = difflib.get_close_matches(str(metric), known, n=1, cutoff=0.7)
         meant = f"did you mean {alike[0]}? " if alike else ""
         if not own:
-            raise UserError(f"{key}.monitor={metric} is no metric of this run; {meant}there are {_list(known)}")
-        log.warning("%s.monitor=%s is no metric of ours (%s): does %s log it?", key, metric, meant, " or ".join(own))
+            raise UserError(f"{key}.monitor={metric} is not a metric of this run; {meant}there are {_list(known)}")
+        log.warning(
+            "%s.monitor=%s is not a built-in metric (%s): does %s log it?", key, metric, meant, " or ".join(own)
+        )
     if mode is not None and mode != mode_of(metric):
         log.warning("%s.mode=%s: %s is usually better %s", key, mode, metric, "higher" if mode == "min" else "lower")
     return Monitored(str(metric), mode or mode_of(metric))

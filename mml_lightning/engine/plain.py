@@ -149,7 +149,7 @@ def settings(words: Sequence[str]) -> Settings:
     UserError: a word or a value is wrong.
     """
     if ours := next((word for word in words if key_of(word).partition(".")[0] in OF_RUNS), None):
-        raise UserError(f"{ours}: that is the Trainer's here: give it to pl.Trainer, or train with mml_lightning.train")
+        raise UserError(f"{ours} belongs to the Trainer here: give it to pl.Trainer, or train with mml_lightning.train")
     with apart():
         try:
             cfg = compose("train", words)

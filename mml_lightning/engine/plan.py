@@ -98,7 +98,8 @@ def _training(cfg: Settings, videos: int) -> str:
     norm = "not clipped" if clip is None else f"gradient norm of a peer <= {clip:g}"
     if cfg.phases:
         return f"{batch}, in {counted(len(cfg.phases), 'phase')}"
-    return f"{batch}; lr {cfg.optimizer.lr:g}, {norm}"
+    loss = cfg.get("loss.name", "cross_entropy")
+    return f"{batch}; lr {cfg.optimizer.lr:g}, {norm}" + ("" if loss == "cross_entropy" else f"; loss {loss}")
 
 
 def _views(cfg: Settings) -> str:

@@ -166,14 +166,7 @@ class Predictor:
         Raises:
             UserError: there is no such device here.
         """
-        settings, loading = self.cfg.trainer, config_data.loader_settings(self.cfg)
-        try:
-            fabric = Fabric(accelerator=settings.accelerator, devices=1, precision=settings.precision)  # type: ignore[arg-type]  # as it was typed
-        except (MisconfigurationException, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise UserError(
-                f"trainer.accelerator={settings.accelerator}: {reason}; use trainer.accelerator=cpu"
-            ) from None
+        loading, fabric = config_data.loader_settings(self.cfg), self.fabric()
         cohort.eval()
         fabric.setup_module(cohort)  # on the device and in the precision of the run
         if workers is not None:
@@ -184,6 +177,21 @@ class Predictor:
             with torch.inference_mode(), fabric.autocast():
                 cohort.test_step(fabric.to_device(batch), number)
             yield batch
+
+    def fabric(self) -> Fabric:
+        """One device in the precision of the run.
+
+        Raises:
+            UserError: there is no such device here.
+        """
+        settings = self.cfg.trainer
+        try:
+            return Fabric(accelerator=settings.accelerator, devices=1, precision=settings.precision)  # type: ignore[arg-type]  # as it was typed
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(
+                f"trainer.accelerator={settings.accelerator}: {reason}; use trainer.accelerator=cpu"
+            ) from None
 
     def predict(self, videos: str | Path | Sequence[str | Path]) -> Any:
         """What the networks say of a video file: a :class:`~mml_lightning.engine.prediction.Prediction`; of several

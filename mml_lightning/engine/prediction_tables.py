@@ -13,7 +13,7 @@ from mml_lightning.engine.predict_files import Part
 from mml_lightning.engine.prediction import Prediction, Scores, main_output
 from mml_lightning.utils.progress import format_duration
 
-UNSEEN = "it lacks what this network looks at"
+UNSEEN = "it lacks the input of this network"
 DIGITS = 6  # of a probability
 
 
@@ -41,21 +41,25 @@ def to_csv(parts: Sequence[Part], found: Sequence[Prediction], count: int, sever
 
 def to_json_lines(parts: Sequence[Part], found: Sequence[Prediction], count: int) -> str:
     """A JSON object a line: video, start and end of a part, per head and output the best `count` classes, error."""
-    lines = []
-    for part, one in zip(parts, found, strict=True):
-        told: dict[str, Any] = {"video": part.video}
-        if part.span is not None:
-            told |= dict(zip(_names(part), _ends(part), strict=True))
-        told["heads"] = {
-            head: {
-                output: [{"class": label, "score": score} for label, score in scores.top(count, output)]
-                for output in scores.log_scores
-            }
-            for head, scores in one.heads.items()
-        }
-        told |= {key: value for key, value in (("error", one.error), ("damage", one.damage)) if value}
-        lines.append(json.dumps(told, ensure_ascii=False) + "\n")
-    return "".join(lines)
+    told = [as_dict(part, one, count) for part, one in zip(parts, found, strict=True)]
+    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in told)
+
+
+def as_dict(part: Part, one: Prediction, count: int) -> dict[str, Any]:
+    """A line of :func:`to_json_lines`."""
+    told: dict[str, Any] = {"video": part.video}
+    if part.span is not None:
+        told |= dict(zip(_names(part), _ends(part), strict=True))
+    told["heads"] = {
+        head: {output: best_of(scores, count, output) for output in scores.log_scores}
+        for head, scores in one.heads.items()
+    }
+    return told | {key: value for key, value in (("error", one.error), ("damage", one.damage)) if value}
+
+
+def best_of(scores: Scores, count: int, output: str) -> list[dict[str, Any]]:
+    """The best `count` classes of an output, best first; none where the video lacks its modality."""
+    return [{"class": label, "score": score} for label, score in scores.top(count, output)]
 
 
 def lines(part: Part, one: Prediction, count: int) -> Iterator[str]:

@@ -44,7 +44,7 @@ from mml_lightning.training import (
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.csv_logger import MetricsLog
 from mml_lightning.training.datamodule import VideoData
-from mml_lightning.training.monitored import stopped_early
+from mml_lightning.training.monitored import out_of_time, stopped_early
 from mml_lightning.training.throughput import Throughput
 from mml_lightning.utils import ranks
 from mml_lightning.utils.distributed import is_first_rank
@@ -76,6 +76,8 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
     limited = limits.declared(cfg, videos := len(datasets["train"]))
     speed = measured_speed(cfg)
     monitors = settle(cfg, cohort, data)
+    if resumed is not None and monitors.best is not None and cfg.checkpoint.export == "best":
+        best_checkpoint.require_all_epochs(monitors.best, resumed.best, resumed.path.parent, resumed.epochs)
     kept = [*training_callbacks(cfg, folder, data, monitors), speed]
     trainer = make_trainer(cfg, folder, kept, objectives=[one.objective for one in cohort.phases])
     sharing = check_shares(cfg, trainer, data, datasets)
@@ -91,7 +93,7 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
         video = VideoData(datasets, config_data.loader_settings(cfg), flow_filler(cache, datasets, cfg.data.workers))
         metrics, measured = fit_and_measure(cfg, trainer, cohort, video, resumed.path if resumed else None)
         steered = best_checkpoint.steered(trainer, cfg.checkpoint.export)
-        limited = limits.trained(cfg, trainer, videos, steered["stopped_early"] is not None)
+        limited = limits.trained(cfg, trainer, videos, steered["stopped_early"] is not None, out_of_time(trainer))
         told = speed.summary(trainer, cohort)
         result.fields |= {
             "epochs": trainer.current_epoch,
@@ -243,6 +245,8 @@ def fit_and_measure(
         if (why := stopped_early(trainer)) is not None:
             lightning_internals.complete_epoch(trainer)  # of a run that had ended and was resumed
             say([f"stopped early after epoch {trainer.current_epoch}: {why}"])
+        elif out_of_time(trainer):
+            say([_of_time(cfg, trainer)])
         if (averaged := weight_average.of(trainer)) is not None:  # val was measured with them already
             weight_average.put(cohort, averaged.averages)
         others = cfg.checkpoint.export == "best" and best_checkpoint.restore(trainer, cohort) != trainer.global_step
@@ -255,6 +259,15 @@ def fit_and_measure(
             trainer.test(cohort, datamodule=video, verbose=False)
             metrics |= keep("test")
     return metrics, told
+
+
+def _of_time(cfg: Settings, trainer: pl.Trainer) -> str:
+    """That a run has been cut by a limit on its time, and how it goes on."""
+    cut = f"stopped by {limits.time_limit(cfg)} in epoch {trainer.current_epoch}, at step {trainer.global_step}"
+    if not cfg.callbacks.checkpoint:
+        return f"{cut}; no checkpoint is kept, so only a new run with more time gets further"
+    more = "+trainer.max_time=<more>" if cfg.trainer.max_time else "a longer timer"
+    return f"{cut}; it goes on with resume={cfg.paths.output_dir} and {more}"
 
 
 def _of_split(trainer: pl.Trainer, split: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,7 +93,7 @@ def make_trainer(
     try:
         trainer = pl.Trainer(
             max_epochs=epochs,
-            check_val_every_n_epoch=math.ceil(epochs / (cfg.trainer.validations or epochs)),
+            check_val_every_n_epoch=limits.validation_interval(cfg),
             logger=tracking.loggers(cfg, folder, job_type or cfg.stage.name),
             callbacks=[*own, *callbacks],
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
@@ -109,6 +108,7 @@ def make_trainer(
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from None
+    lightning_internals.validate_the_end(trainer)
     if len(objectives) > 1 and not lightning_internals.renews_optimizers(trainer.strategy):
         raise UserError(f"trainer.strategy={cfg.trainer.strategy} can't go over to another phase: use auto or ddp")
     if lightning_internals.hand_ranks_to(ranks.CHILDREN, trainer):

@@ -17,12 +17,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mml_lightning.objectives.lessons import LESSONS, Output, check_options, default_options, full_precision, options_of
+from mml_lightning.objectives.lessons import (
+    LABEL_FREE,
+    LESSONS,
+    Output,
+    check_options,
+    default_options,
+    full_precision,
+    options_of,
+)
 from mml_lightning.objectives.projection import Projection
-from mml_lightning.objectives.supervised import cross_entropy
+from mml_lightning.objectives.supervised import Supervised
 
 Terms = dict[str, dict[str, Tensor]]
 WORDS = ("all", "first", "rest", "others")
+CROSS_ENTROPY = Supervised()
 
 
 @dataclass(frozen=True)
@@ -179,7 +188,7 @@ class Objective:
         supervised_weight: factor of the supervised term.
         frozen: peers that only teach (a word or a list, see :func:`choose`): they get no term.
         headed: peers whose supervised term trains their classifier alone (MERS): the trunk learns from edges only.
-        supervised: (logits [B, K], target) -> loss per sample [B].
+        supervised: how logits are compared with labels.
 
     Raises:
         ValueError: the graph names unknown peers or lessons, or freezes every peer.
@@ -192,7 +201,7 @@ class Objective:
         supervised_weight: float = 1.0,
         frozen: str | Sequence[str] = (),
         headed: str | Sequence[str] = (),
-        supervised: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        supervised: Supervised = CROSS_ENTROPY,
     ) -> None:
         self.peers = tuple(peers)
         self.frozen = frozenset(choose(frozen, peers))
@@ -266,6 +275,7 @@ class Objective:
         target: Mapping[str, Tensor],
         present: Mapping[str, Tensor] | None = None,
         epoch: float = 0.0,
+        by_others: Sequence[Part] = (),
     ) -> list[Part]:
         """The summands of the loss.
 
@@ -275,13 +285,15 @@ class Objective:
             present: per peer, [B] bool: samples that have its modality. A part is the mean over samples whose student
                 and teachers are all present, 0 where there is none; None means all are.
             epoch: for edges whose weight grows.
+            by_others: the same by other labels; a lesson that looks at no label is not given a second time.
         """
+        known = iter(by_others)
         device = next(iter(target.values())).device.type
         with torch.autocast(device, enabled=False):
             return [
                 part
                 for head, labels in target.items()
-                for part in self._of_head(outputs, head, labels, present, epoch, "" if len(target) == 1 else f"_{head}")
+                for part in self._of_head(outputs, head, labels, present, epoch, known, len(target) > 1)
             ]
 
     def _of_head(
@@ -291,17 +303,23 @@ class Objective:
         labels: Tensor,
         present: Mapping[str, Tensor] | None,
         epoch: float,
-        suffix: str,
+        known: Iterator[Part],
+        several: bool,
     ) -> Iterator[Part]:
-        name = "bce" if labels.ndim > 1 else "ce"
+        name, suffix = self.supervised.term(labels), f"_{head}" if several else ""
         for peer in self.peers:
             if peer in self.frozen:
                 continue
             group = frozenset((peer,))
+            next(known, None)
             seen, own = _present(group, outputs, labels, present)
             loss = self.supervised(full_precision(seen[peer].logits[head]), own)
             yield Part(peer, name + suffix, group, self.supervised_weight * _mean(loss), len(own))
         for edge in self.edges:
+            same = next(known, None)
+            if same is not None and edge.lesson in LABEL_FREE:
+                yield same
+                continue
             seen, own = _present(edge.peers, outputs, labels, present)
             # what compares the samples of a batch is not asked about none
             loss = edge(seen, head, own) if len(own) else full_precision(seen[edge.student].logits[head])

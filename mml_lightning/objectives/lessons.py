@@ -180,6 +180,10 @@ LESSONS: dict[str, Lesson] = {
 }
 
 
+LABEL_FREE = frozenset(LESSONS) - {"decoupled"}
+"""Lessons of ours that say the same whatever the labels are."""
+
+
 def options_of(lesson: str) -> tuple[str, ...]:
     """Names of the options of a lesson.
 

@@ -17,6 +17,7 @@ from mml_lightning.config.settings import Settings
 from mml_lightning.config.values import check_values
 from mml_lightning.engine.recipe import warn_of_toy
 from mml_lightning.pipelines import process_pool, reuse
+from mml_lightning.pipelines.ahead import Ahead
 from mml_lightning.pipelines.plan import PlannedRun, plan_runs, require_origins, seeds_of
 from mml_lightning.pipelines.progress import BLOCKED, DONE, FAILED, REUSED, RUNNING, WAITING, PipelineState, duration
 from mml_lightning.pipelines.reuse import Reuse
@@ -65,7 +66,7 @@ def pipeline(cfg: Settings, overrides: Sequence[str]) -> dict[str, Any]:
         with RunResult(root, is_first_rank(), **fields, overrides=list(overrides)) as parent:
             for number, result in before.items():
                 take_over(state.runs[number], result)
-            execute(state, root, known)
+            execute(state, root, known, cfg.pipeline.ahead)
             complain(root, state)
     finally:  # the table shows how the pipeline itself has ended
         if is_first_rank():
@@ -156,13 +157,19 @@ def plan_lines(cfg: Settings, state: PipelineState) -> list[str]:
     return lines
 
 
-def execute(state: PipelineState, root: Path, known: Reuse) -> None:
-    """Do the runs in an order that lets each start from the others' networks; a failed one blocks those it is for."""
+def execute(state: PipelineState, root: Path, known: Reuse, prepared: bool) -> None:
+    """Do the runs in an order that lets each start from the others' networks; a failed one blocks those it is for.
+
+    Args:
+        prepared: what later runs read is made while one runs, where runs do not stand side by side.
+    """
     if state.jobs == 1:
         quiet = len(state.runs) >= QUIET
-        while (number := state.ready()) is not None:
-            if not begin(state, number, root, known):
-                end(state, number, root, attempt(state.runs[number], quiet))
+        with Ahead(state, known, prepared) as ahead:
+            while (number := state.ready()) is not None:
+                if not begin(state, number, root, known):
+                    ahead.before(number)
+                    end(state, number, root, attempt(state.runs[number], quiet))
         return
     for planned in state.runs:
         if planned.cfg.trainer.num_threads is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mml_lightning.config.key_roles import COSMETIC_OVERRIDES
+from mml_lightning.config.key_roles import COSMETIC_OVERRIDES, WATCHING
 from mml_lightning.report.collect import Run, mapping
 
 # What a row is called by, in the order of the columns.
@@ -84,6 +84,10 @@ def parse_overrides(items: Iterable[str] | None) -> dict[str, str]:
         key, _, text = str(item).partition("=")
         deleted = key.startswith("~")
         key = key.lstrip("+~")
+        if key == "callbacks":  # of a list of options those that steer a run
+            text = ",".join(name for name in re.findall(r"[\w-]+", text) if name not in WATCHING)
+            if not text and not deleted:
+                continue
         if not COSMETIC_OVERRIDES.match(key):
             found[key] = "~" if deleted else _seedless(text.strip("'\""))
     return found

@@ -16,6 +16,7 @@ from mml_lightning.config.key_roles import (
     MACHINE_KEYS,
     TRAINER_OF_RECIPE,
 )
+from mml_lightning.config.lightning_nodes import STEERS
 from mml_lightning.config.peers import COPY
 from mml_lightning.config.revisions import revisions
 from mml_lightning.config.settings import Settings
@@ -176,6 +177,8 @@ def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
         kept.pop("mix", None)
     if (kept.get("ema") or {}).get("decay") is None:
         kept.pop("ema", None)
+    if kept.get("loss") in (None, {"name": "cross_entropy", "label_smoothing": 0.0}):
+        kept.pop("loss", None)
     if deciding := _callbacks_that_decide(values.get("callbacks") or {}):
         kept["callbacks"] = deciding
     if isinstance(edges := (kept.get("objective") or {}).get("edges"), list):
@@ -185,10 +188,7 @@ def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-WATCHERS = tuple(
-    f"lightning.pytorch.callbacks.{name}"
-    for name in ("LearningRateMonitor", "DeviceStatsMonitor", "RichProgressBar", "TQDMProgressBar")
-)
+WATCHERS = tuple(f"lightning.pytorch.callbacks.{name}" for name, steers in STEERS.items() if not steers)
 """Callbacks of Lightning that change no weight, by their first names."""
 
 

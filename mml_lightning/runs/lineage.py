@@ -246,7 +246,7 @@ def _of(fit: Sequence[Entry], chosen: Entry) -> str:
 def _old(entry: Entry, making: Sequence[str]) -> str:
     then = {str(item) for item in entry.told.get("overrides") or ()}
     typed = sorted(item for item in then - set(making) if not item.startswith(("seed=", "init=", *key_roles.COSMETIC)))
-    was = f"; typed for it: {' '.join(typed)[:200]}" if typed else ""
+    was = f"; its overrides: {' '.join(typed)[:200]}" if typed else ""
     return f"it was made by an earlier version and its hash differs from that of these settings{was}"
 
 

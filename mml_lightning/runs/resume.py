@@ -11,6 +11,7 @@ from typing import Any
 
 from mml_lightning.config import phases
 from mml_lightning.config.key_roles import LENGTH_OF_PHASE, RESUMABLE_KEYS
+from mml_lightning.config.limits import is_timer
 from mml_lightning.config.revisions import revisions
 from mml_lightning.config.settings import Settings
 from mml_lightning.data import check
@@ -20,6 +21,7 @@ from mml_lightning.runs.export import refuse_occupied
 from mml_lightning.runs.fingerprint import config_that_decides_weights
 from mml_lightning.runs.lineage import flat
 from mml_lightning.training import checkpoints
+from mml_lightning.training.best_checkpoint import BestCheckpoint
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.liveness import DIED, RUNNING
 from mml_lightning.utils.result_file import read_result
@@ -35,12 +37,15 @@ SHOWN = 3  # differences that a message names
 @dataclass(frozen=True)
 class Resumed:
     """Where a run goes on: the checkpoint, its step, the differences that `resume_force` lets pass, and another
-    schedule, which needs no force: with either the weights are no longer those of one config."""
+    schedule, which needs no force: with either the weights are no longer those of one config. Then the epochs that are
+    done, and by what the best of them was kept (None: none was)."""
 
     path: Path
     step: int
     forced: tuple[str, ...] = ()
     schedule: tuple[str, ...] = ()
+    epochs: int = 0
+    best: Mapping[str, Any] | None = None
 
     def fields(self) -> dict[str, Any]:
         told = {"checkpoint": self.path.name, "step": self.step, "forced": list(self.forced)}
@@ -93,7 +98,9 @@ def find_checkpoint(cfg: Settings, overrides: Sequence[str], data: Dataset, peer
         )
     for line in differ:
         log.warning("resume_force: %s", line)
-    return Resumed(path, content["global_step"], tuple(differ), tuple(schedule_differences(described, cfg)))
+    changed = (tuple(differ), tuple(schedule_differences(described, cfg)))
+    best = content.get("callbacks", {}).get(BestCheckpoint.__qualname__)
+    return Resumed(path, content["global_step"], *changed, epochs=checkpoints.epochs_of(content), best=best)
 
 
 def history(folder: Path, resumed: Resumed | None) -> list[dict[str, Any]]:
@@ -167,11 +174,12 @@ def differences(
     then, here = (flat(config_that_decides_weights(values)) for values in (before, now))
     if not any(modality["source"] == "flow" for modality in now["modality"].values()):
         then, here = ({k: v for k, v in flat.items() if not k.startswith("flow.")} for flat in (then, here))
+    timers = tuple(f"callbacks.{key}.duration" for key, node in now.get("callbacks", {}).items() if is_timer(node))
     typed = [override.lstrip("+~").partition("=")[0] for override in overrides]
     found = []
     for key in sorted({*then, *here}):
         new = key not in then and not any(key == word or key.startswith(f"{word}.") for word in typed)
-        if new or then.get(key) == here.get(key) or _resumable(key):
+        if new or then.get(key) == here.get(key) or _resumable(key) or key.startswith(timers):
             continue
         found.append(f"{key} was {then.get(key)} and is {here.get(key)} now")
     return found

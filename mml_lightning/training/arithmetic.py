@@ -43,8 +43,8 @@ def operations_in(cohort: Cohort, phase: Phase, shapes: dict[str, tuple[int, ...
     total = 0.0
     for name, peer in cohort.peers.items():
         modality = cohort.modalities[name]
-        frames, _, *size = shapes[modality.name]
-        clip = (1, frames, modality.channels, *size)
+        frames, *segment = shapes[modality.name]
+        clip = (1, frames, *modality.input_shape(segment))
         if name in phase.trains and not phase.whole(name):
             total += 2 * training_multiply_adds(peer, clip, in_phase(cohort, phase, name))
         else:

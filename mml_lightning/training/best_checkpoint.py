@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mml_lightning.training import checkpoints, lightning_internals, weight_aver
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.monitored import Monitored, stopped_early
 from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.progress import counted
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,32 @@ class BestCheckpoint(Checkpoint):
     def described(self) -> dict[str, Any] | None:
         """What a result says of it; None before there is one."""
         return {"metric": self.monitored.metric, "mode": self.monitored.mode, **self.best} if self.best else None
+
+
+def require_all_epochs(monitored: Monitored, before: Mapping[str, Any] | None, folder: Path, epochs: int) -> None:
+    """Args:
+        before: the callback's state in the checkpoint that a run goes on from; None where the run had none.
+        folder: of its checkpoints.
+        epochs: that it has done.
+
+    Raises:
+        UserError: the best weights are to be exported, and those of the epochs that are done can't be among them.
+    """
+    if before is None or (before["metric"], before["mode"]) != (monitored.metric, monitored.mode):
+        if not epochs:
+            return
+        kept = "the run has kept no best checkpoint"
+        kept = kept if before is None else f"it was kept by {before['metric']} ({before['mode']})"
+        mend = "" if before is None else f"checkpoint.monitor={before['metric']} checkpoint.mode={before['mode']}, or "
+        raise UserError(
+            f"checkpoint.export=best by {monitored.metric} ({monitored.mode}): in the {counted(epochs, 'epoch')} that "
+            f"{'is' if epochs == 1 else 'are'} done {kept}, so the best of all is not known; "
+            f"resume with {mend}checkpoint.export=last"
+        )
+    if before["best"] and not (folder / BEST).is_file():
+        raise UserError(
+            f"{folder / BEST} is gone, and checkpoint.export=best may need it: resume with checkpoint.export=last"
+        )
 
 
 def of(trainer: pl.Trainer) -> BestCheckpoint | None:

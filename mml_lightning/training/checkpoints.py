@@ -21,11 +21,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint
 
 from mml_lightning.training import lightning_internals
 from mml_lightning.training.csv_logger import MetricsLog
-from mml_lightning.training.monitored import stopped_early
+from mml_lightning.training.monitored import stays_stopped, stopped_early
 from mml_lightning.utils.distributed import gather_objects
 from mml_lightning.utils.errors import Preempted, UserError
 from mml_lightning.utils.files import check_archive, remove_leftovers, write_tensors
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 MARGIN = 2**20  # bytes that are left free beside a checkpoint
-PATIENCE = 20  # looks at a loader after which one of several ranks that was asked to leave does so without saving
+PATIENCE = 20  # looks at a loader after which one of several ranks that received a signal exits without saving
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -56,6 +56,11 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"state_dict", "loops", "hyper_parameters"} <= set(content):
         raise ValueError("it is not a checkpoint of a run")
     return content
+
+
+def epochs_of(content: Mapping[str, Any]) -> int:
+    """Epochs whose steps are done."""
+    return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
 
 def exist(run: Path) -> bool:
@@ -123,7 +128,7 @@ def _not_plain(value: Any) -> str | None:
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """How Lightning writes checkpoints. A disk that can't take one is said aloud, and training goes on.
+    """How Lightning writes checkpoints. A failed write is logged, and training continues.
 
     Lightning's own writer goes through the system's temporary folder, which may lie on another disk.
     """
@@ -206,7 +211,7 @@ class Checkpoints(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._loaded = list(checkpoint.get("ranks") or [])
-        if "stopped_early" in checkpoint and any(isinstance(one, EarlyStopping) for one in trainer.callbacks):  # type: ignore[attr-defined]
+        if stays_stopped(trainer, checkpoint):
             trainer.should_stop = True  # as it did then: no epoch follows
         for rows in _rows(trainer):
             rows.continue_after(checkpoint.get("rows", 0))
@@ -244,7 +249,8 @@ class Checkpoints(Checkpoint):
         leave, due = self._wishes(trainer)
         if trainer.is_last_batch and not lightning_internals.validates(trainer):
             return  # the end of the epoch follows at once
-        if leave or due:
+        ends_within = not trainer.is_last_batch and lightning_internals.ends(trainer)
+        if leave or due or ends_within:
             self._save(trainer, waits_for_validation=trainer.is_last_batch)
         self._leave(trainer, leave)
 
@@ -264,7 +270,8 @@ class Checkpoints(Checkpoint):
         self._leave(trainer, self._wishes(trainer)[0])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._save(trainer)
+        if trainer.is_last_batch:  # Lightning counts one that was cut as whole, and a resume would leave out its rest
+            self._save(trainer)
         self._leave(trainer, self._wishes(trainer)[0])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -154,8 +154,7 @@ class Cohort(pl.LightningModule):
         together, divided = self._micro_batches(batch_idx)
         presence = self._presence_of(batch, batch_idx, 1 if placed is not None else self.trainer.world_size)
         seen = None if presence is None else presence.mask
-        rank = 0 if placed is not None else self.global_rank
-        self._mix = self.mixing.draw(len(batch["index"]), self.seed, self.current_epoch, batch_idx, rank)
+        self._mix = self._drawn(len(batch["index"]), batch_idx)
         outputs = {
             name: self._output(name, batch, batch_idx, None if seen is None else seen[name])
             for name in self.peers
@@ -166,7 +165,7 @@ class Cohort(pl.LightningModule):
         epoch = self.current_epoch - self.phase.first + batch_idx / max(1, int(self.trainer.num_training_batches))
         parts = self.objective.parts(outputs, batch["target"], seen, epoch)
         if self._mix is not None:
-            others = self.objective.parts(outputs, self._mix.partners(batch["target"]), seen, epoch)
+            others = self.objective.parts(outputs, self._mix.partners(batch["target"]), seen, epoch, parts)
             parts = self._mix.parts(parts, others)
         terms = self.objective.summed(parts, presence.weight if presence is not None else None)
         loss = total(terms)
@@ -190,11 +189,13 @@ class Cohort(pl.LightningModule):
             if not len(rows):
                 blank = torch.full((len(clips), 1), torch.nan, device=clips.device).to(self.dtype)
                 return PeerOutput({head: blank.expand(-1, k) for head, k in peer.num_classes.items()}, {})
-            clips = clips[rows]
+            clips = clips if self._mix is not None else clips[rows]
         self._seed_forward(name, batch_idx)
         with torch.set_grad_enabled(name in self.phase.trains):
             prepared = modality(clips).to(self.dtype)
-            output: PeerOutput = peer.project(peer(prepared if self._mix is None else self._mix.clips(prepared)))
+            if self._mix is not None:
+                prepared = self._mix.clips(prepared, None if seen is None else rows)
+            output: PeerOutput = peer.project(peer(prepared))
         if seen is None:
             return output
         return PeerOutput(*({k: spread(v, rows, len(seen)) for k, v in values.items()} for values in output))
@@ -219,11 +220,22 @@ class Cohort(pl.LightningModule):
             raise ValueError("samples lack a modality: read them with `presence.by_step`, as VideoData does")
         else:
             step, place = [{name: seen.cpu().numpy() for name, seen in batch["present"].items()}], 0
+        step = [self._mixed(seen, batch_idx - place + number) for number, seen in enumerate(step)]
         if self._counter is None:
             self._counter = Counter({name: m.name for name, m in self.modalities.items()}, self.objective.groups)
         presence = self._counter.presence(step, place, ranks)
         self._idle = presence.idle(self.trained_peers)
         return presence
+
+    def _drawn(self, size: int, batch_idx: int) -> Mix | None:
+        """What happens to a batch of `size` samples of this rank."""
+        rank = 0 if one_peer(self.trainer) is not None else self.global_rank
+        return self.mixing.draw(size, self.seed, self.current_epoch, batch_idx, rank)
+
+    def _mixed(self, seen: Mapping[str, Any], batch_idx: int) -> Mapping[str, Any]:
+        """Samples of a batch that have a modality when it is mixed, {modality: bool [B]}."""
+        mix = self._drawn(len(next(iter(seen.values()))), batch_idx) if seen else None
+        return seen if mix is None else mix.seen(seen)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """A peer that has seen no sample of the step takes none: no momentum, no decay."""

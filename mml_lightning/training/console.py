@@ -69,7 +69,8 @@ class EpochLines(pl.Callback):
             for key, value in metrics.items()
             if key.startswith("val/") and key.endswith(("/top1", "/map"))
         ]
-        val = f"  |  val {'  '.join(scores) or '-'}" if done % (trainer.check_val_every_n_epoch or 1) == 0 else ""
+        validated = done % (trainer.check_val_every_n_epoch or 1) == 0 or done == epochs
+        val = f"  |  val {'  '.join(scores) or '-'}" if validated else ""
         self._say(
             trainer,
             f"epoch {done}/{epochs}  {'  '.join(terms)}{val}"

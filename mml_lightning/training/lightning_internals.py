@@ -46,6 +46,34 @@ def validates(trainer: pl.Trainer) -> bool:
     return bool(epoch and trainer.enable_validation and sum(trainer.num_val_batches))
 
 
+def validate_the_end(trainer: pl.Trainer) -> None:
+    """Have a validation follow the last step of a fit too, whatever ends it: the last epoch, a limit on steps or on
+    time. Lightning validates in every n-th epoch only, and what is best is chosen among what was validated.
+
+    A callback that ends the fit after its epoch comes too late for it.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    usual_epoch, usual_batch = loop._should_check_val_epoch, loop._should_check_val_fx
+
+    def epoch() -> bool:
+        last = trainer.current_epoch + 1 == trainer.max_epochs or ends(trainer)
+        return bool(usual_epoch() or (trainer.enable_validation and last))
+
+    def batch(fetcher: Any) -> bool:
+        return bool(usual_batch(fetcher) or (trainer.enable_validation and _out_of_steps(trainer)))
+
+    loop._should_check_val_epoch, loop._should_check_val_fx = epoch, batch  # type: ignore[method-assign,assignment]
+
+
+def ends(trainer: pl.Trainer) -> bool:
+    """Whether the fit ends with this step, be it within an epoch."""
+    return bool(trainer.should_stop or _out_of_steps(trainer))
+
+
+def _out_of_steps(trainer: pl.Trainer) -> bool:
+    return trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+
+
 def steps_per_epoch(trainer: pl.Trainer) -> int:
     """Steps of the optimiser in an epoch."""
     _ = trainer.estimated_stepping_batches  # Lightning counts the batches for it

@@ -34,13 +34,18 @@ class Mix:
     share: float
     box: tuple[float, float, float, float] | None = None
 
-    def clips(self, clips: Tensor) -> Tensor:
+    def clips(self, clips: Tensor, rows: Tensor | None = None) -> Tensor:
         """Prepared clips [B, ...], of CutMix [B, T, C, H, W], mixed.
+
+        Args:
+            rows: the samples of the batch that are asked for, [n]; all by default.
 
         Raises:
             UserError: CutMix of something else than pictures.
         """
         partner = clips.roll(self.shift, 0)
+        if rows is not None:
+            clips, partner = clips[rows], partner[rows]
         if self.box is None:
             return self.share * clips + (1 - self.share) * partner
         if clips.ndim != 5:
@@ -52,6 +57,10 @@ class Mix:
         mixed[..., top:bottom, left:right] = partner[..., top:bottom, left:right]
         return mixed
 
+    def seen(self, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Samples that have a modality, as their partners do, {modality: bool [B]}: a mixed clip is made of both."""
+        return {name: seen & np.roll(seen, self.shift) for name, seen in own.items()}
+
     def partners(self, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The labels of the partners, {head: [B] or [B, K]}."""
         return {head: labels.roll(self.shift, 0) for head, labels in target.items()}
@@ -59,7 +68,7 @@ class Mix:
     def parts(self, own: Sequence[Part], partners: Sequence[Part]) -> list[Part]:
         """The summands of the loss from those by the labels of the samples and by those of their partners."""
         return [
-            one._replace(value=self.share * one.value + (1 - self.share) * other.value)
+            one if one is other else one._replace(value=self.share * one.value + (1 - self.share) * other.value)
             for one, other in zip(own, partners, strict=True)
         ]
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import EarlyStopping, Timer
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
 from mml_lightning.evaluation.metrics import FUSED, measure, pool_peers
 from mml_lightning.training.cohort import Cohort
+
+log = logging.getLogger(__name__)
 
 HIGHER = ("top1", "top5", "mean_class", "map", "map_weighted", "map_samples")
 """Last words of metrics of which more is better; of all others (losses, calibration errors) less is."""
@@ -78,10 +82,45 @@ def _of_train(cohort: Cohort) -> Iterator[str]:
     yield from dict.fromkeys(names)
 
 
+def stays_stopped(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> bool:
+    """Whether early stopping had ended the run of a checkpoint, and would by the settings of now.
+
+    The patience is that of now: Lightning's callback would go on with the one of the checkpoint, which is changed here.
+    """
+    stopped = False
+    for callback in _early(trainer):
+        state = checkpoint.get("callbacks", {}).get(callback.state_key)
+        if state is None:
+            continue
+        reason = state.get("stopping_reason", EarlyStoppingReason.PATIENCE_EXHAUSTED.value)  # of earlier Lightnings
+        ended = "stopped_early" in checkpoint and reason != EarlyStoppingReason.NOT_STOPPED.value
+        if state["patience"] != callback.patience:
+            told = (callback.monitor, state["patience"], callback.patience, state["wait_count"])
+            log.warning("early stopping by %s had patience %s and has %s now; %s measurements brought nothing", *told)
+            state["patience"] = callback.patience
+            if ended and reason == EarlyStoppingReason.PATIENCE_EXHAUSTED.value:
+                ended = state["wait_count"] >= callback.patience
+                if not ended:
+                    state |= {"stopping_reason": EarlyStoppingReason.NOT_STOPPED.value, "stopping_reason_message": None}
+        stopped |= ended
+    return stopped
+
+
+def _early(trainer: pl.Trainer) -> list[EarlyStopping]:
+    return [one for one in trainer.callbacks if isinstance(one, EarlyStopping)]  # type: ignore[attr-defined]
+
+
+def out_of_time(trainer: pl.Trainer) -> bool:
+    """Whether a timer (`trainer.max_time`, or a callback) has ended the training."""
+    timers = [one for one in trainer.callbacks if isinstance(one, Timer)]  # type: ignore[attr-defined]
+    left = [seconds for timer in timers if (seconds := timer.time_remaining()) is not None]
+    return trainer.should_stop and min(left, default=1.0) <= 0
+
+
 def stopped_early(trainer: pl.Trainer) -> str | None:
     """Why early stopping has ended the training, in Lightning's words; None where it has not."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, EarlyStopping) and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
+    for callback in _early(trainer):
+        if callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
             told = str(callback.stopping_reason_message or callback.stopping_reason.name.lower())
             return told.removesuffix(" Signaling Trainer to stop.")
     return None

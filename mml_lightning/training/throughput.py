@@ -26,6 +26,7 @@ from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.csv_logger import MetricsLog
 from mml_lightning.utils.device import arithmetic_peak, device_name, gain, instructions, peak_memory, precision_type
 from mml_lightning.utils.gpu_idle import Idle
+from mml_lightning.utils.helpers import HELPERS
 from mml_lightning.utils.progress import position
 from mml_lightning.utils.threads import cores, idle_seconds
 
@@ -42,14 +43,14 @@ class Mark(NamedTuple):
 
 
 class Cores:
-    """What the cores of this machine do from now on: this process's threads, others, nothing."""
+    """What the cores of this machine do from now on: this process's threads and helpers, others, nothing."""
 
     def __init__(self) -> None:
         self._since = self._now()
 
     @staticmethod
     def _now() -> tuple[float, float | None, float]:
-        return time.monotonic(), idle_seconds(), time.process_time()
+        return time.monotonic(), idle_seconds(), time.process_time() + HELPERS.seconds()
 
     def used(self) -> tuple[float, float] | None:
         """How many of them, on average, have had nothing to do and were this process's; None where that is unknown."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+if TYPE_CHECKING:  # who only names boxes, as readers of files do, imports no torch
+    from torch import Tensor
 
 Policy = Literal["code", "paper", "fixed"]
 Size = tuple[int, int]
@@ -154,6 +153,8 @@ def apply(clip: Tensor, crop: Crop) -> Tensor:
 
 def apply_views(clip: Tensor, crops: Sequence[Crop]) -> list[Tensor]:
     """:func:`apply` for several crops of one clip, resizing the whole frames only once per size."""
+    import torch
+
     if clip.dtype != torch.uint8 or clip.ndim != 4:
         raise ValueError(f"clip is {clip.dtype} with {clip.ndim} dimensions: pass uint8 [T, C, H, W]")
     height, width = clip.shape[-2:]
@@ -182,6 +183,8 @@ def invert_x(clip: Tensor) -> Tensor:
     Raises:
         ValueError: not uint8, or an odd number of channels.
     """
+    import torch
+
     if clip.dtype != torch.uint8 or clip.ndim < 3 or clip.shape[-3] % 2:
         raise ValueError(
             f"flow is {clip.dtype} of shape {tuple(clip.shape)}: pass uint8 [..., C, H, W], channels x, y, x, y, ..."
@@ -192,6 +195,8 @@ def invert_x(clip: Tensor) -> Tensor:
 
 
 def _resize(clip: Tensor, size: Size, antialias: bool) -> Tensor:
+    from torch.nn.functional import interpolate
+
     width, height = size
     if tuple(clip.shape[-2:]) == (height, width):
         return clip
@@ -199,7 +204,7 @@ def _resize(clip: Tensor, size: Size, antialias: bool) -> Tensor:
     if channels > 4:
         # Same bytes either way; torch takes a path less than half as fast for more than four channels.
         clip = clip.reshape(-1, 1, *clip.shape[-2:])
-    return F.interpolate(clip, size=(height, width), mode="bilinear", antialias=antialias).reshape(
+    return interpolate(clip, size=(height, width), mode="bilinear", antialias=antialias).reshape(
         -1, channels, height, width
     )
 

@@ -17,12 +17,14 @@ class JobOutcome:
     Args:
         failures: exit codes of the failed jobs: a failed job does not end a sweep, so the process fails at its end.
         stashed: files of a run that goes on, as they were before Hydra wrote this start's settings over them.
+        brought: overrides of the run that goes on, which nobody has typed for this start.
         tracebacks: whether errors of libraries are shown whole: HYDRA_FULL_ERROR=1.
         error: of the last job that failed.
     """
 
     failures: list[int] = field(default_factory=list)
     stashed: dict[Path, bytes] = field(default_factory=dict)
+    brought: list[str] = field(default_factory=list)
     tracebacks: bool = False
     error: BaseException | None = None
 

@@ -1,5 +1,5 @@
-"""A run that is asked to leave (SIGTERM, SIGHUP, SIGUSR1 or 2) saves at the next step and leaves with a code: start me
-again. Asked by SIGTERM or SIGHUP a second time it ends at once, whatever it is doing.
+"""A run that receives SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2 saves at the next step and exits with a code that asks for a
+restart. A second SIGTERM or SIGHUP ends it at once, whatever it is doing.
 
 The signal itself only sets a flag. What saves is a step boundary that all ranks reach together; what was begun outside
 of training (data, flow, tables) leaves nothing half-written and ends at once.
@@ -74,7 +74,7 @@ class Listener:
                 signal.signal(number, self._hear)
 
     def pause(self) -> None:
-        """Called by the main thread while it waits for data: who was asked to leave need not wait for the next step."""
+        """Called by the main thread while it waits for data: after a signal it need not wait for the next step."""
         if self.deferring and self.wants_to_leave and self.leave is not None:
             self.leave()
 

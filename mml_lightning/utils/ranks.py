@@ -98,7 +98,7 @@ def blamed() -> Iterator[None]:
 
     Raises:
         RankDied: a rank has ended that should not have.
-        Preempted: a rank was asked to leave and could not wait for the others.
+        Preempted: a rank received a signal and could not wait for the others.
     """
     try:
         yield

@@ -126,6 +126,8 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
 
 
 CHECKPOINT = ".ckpt"
+AVERAGES = "AverageWeights"
+"""The state of the callback of this name in a checkpoint has the averages of weights."""
 
 
 def load_entry(path: Path, peer: str, modality: str) -> dict[str, Any]:
@@ -146,19 +148,24 @@ def load_entry(path: Path, peer: str, modality: str) -> dict[str, Any]:
 
 
 def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
-    """The peers inside a checkpoint of a run, each as in a zoo file.
+    """The peers inside a checkpoint of a run, each as in a zoo file: with the averages of its weights where the run
+    exports those.
 
     Raises:
-        UserError: no such file, or not a checkpoint of a run.
+        UserError: no such file, not a checkpoint of a run, or one without the averages.
     """
     try:
         check_unpacked(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         described, config = content["hyper_parameters"]["peers"], content["hyper_parameters"]["config"]
-        state = content["state_dict"]
+        state, averaged = _measured(content, path)
         fingerprint = file_hash(path)[:16]
+        if averaged:  # earlier versions took the trained weights of the same file
+            fingerprint = hashlib.sha256(f"{fingerprint} averaged".encode()).hexdigest()[:16]
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
+    except UserError:
+        raise
     except Exception as error:  # torch.load raises many unrelated types for damaged files
         raise UserError(f"{path} is not a readable checkpoint of a run ({type(error).__name__})") from None
     try:
@@ -179,6 +186,7 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
                     "seed": config["seed"],
                     **_backbone(config, entry["modality"]["name"]),
                     **_made(content),
+                    **averaged,
                     "fingerprint": fingerprint,
                     "sampling": config["sampling"],
                     "transforms": config["transforms"],
@@ -191,6 +199,25 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
     for entry in entries.values():
         check_fields(path, entry)
     return entries
+
+
+def _measured(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights in a checkpoint that its run measures and exports, and what their provenance says of them.
+
+    Raises:
+        UserError: they are averages, which the checkpoint does not have.
+    """
+    state, wanted = dict(content["state_dict"]), content["hyper_parameters"]["config"].get("ema") or {}
+    decay = wanted.get("decay")
+    if decay is None or wanted.get("weights", "averaged") != "averaged":
+        return state, {}
+    averages = (content.get("callbacks") or {}).get(AVERAGES, {}).get("averages")
+    if not averages:
+        raise UserError(
+            f"{path} is of a run that exports averaged weights (ema.decay={decay:g}) and holds only the trained ones: "
+            "use last.ckpt or peers/<peer>.pt of the run"
+        )
+    return state | averages, {"averaged": decay}
 
 
 def _backbone(config: Mapping[str, Any], modality: str) -> dict[str, str]:
@@ -206,7 +233,7 @@ def _made(content: Mapping[str, Any]) -> dict[str, Any]:
     """How long a checkpoint was trained: whole epochs and steps, and whether it is that of a run's end."""
     if "loops" not in content:
         return {"epochs": content["epoch"] + 1}
-    epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"])
+    epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])  # completed after it is saved
     planned = int(content["hyper_parameters"]["config"]["schedule"]["epochs"])
     cut = [] if epochs >= planned else [f"a checkpoint after {epochs} of {planned} epochs"]
     return {"epochs": epochs, "steps": int(content["global_step"]), "planned_epochs": planned, "limited": cut}

@@ -15,7 +15,7 @@ from mml_lightning.backbones.inflate import inflate_state
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.pretrained import imagenet_weights
 from mml_lightning.backbones.stem import convert_state
-from mml_lightning.backbones.temporal_shift import match_shift_names
+from mml_lightning.backbones.temporal_shift import ONLINE, match_shift_names
 from mml_lightning.utils.errors import UserError
 from mml_lightning.zoo.aliases import FRESH, IMAGENET, KINETICS, Origin
 from mml_lightning.zoo.files import (
@@ -71,7 +71,7 @@ def load_initial_weights(
         net.load_state_dict(trunk, strict=False)
         return {"init": KINETICS, "path": file, "fresh_head": True, "provenance": told}
     assert origin.path is not None
-    entry = load_entry(origin.path, peer, modality)
+    entry = _entry_of_the_same_shift(net, origin.path, peer, modality)
     trunk, heads = split_heads(entry["state_dict"])
     keep_head = same_classes(entry, classes)
     if not keep_head and not new_head:
@@ -112,6 +112,20 @@ def kinetics_file(file: str | None) -> Path:
     if not path.is_file():
         raise UserError(f"init=kinetics: no file {path}; give init.file=<a checkpoint trained on Kinetics>")
     return path
+
+
+def _entry_of_the_same_shift(net: nn.Module, path: Path, peer: str, modality: str) -> dict[str, Any]:
+    """A shift has no tensors: all match while the channels mean other frames. A network without one may start any."""
+    entry = load_entry(path, peer, modality)
+    theirs, ours = (arch.get("shift") for arch in (entry["arch"], getattr(net, "arch", {})))
+    if theirs and ours and (theirs == ONLINE) != (ours == ONLINE):
+        words = {True: "online", False: "bidirectional"}
+        raise UserError(
+            f"{path} has the {words[theirs == ONLINE]} temporal shift, this network the "
+            f"{words[ours == ONLINE]} one: set backbone.net.shift={ONLINE if theirs == ONLINE else 'true'}, or make a "
+            "start of it with mml import --other-shift"
+        )
+    return entry
 
 
 def _load(net: Any, state: Mapping[str, Any], source: str, from_images: bool = False) -> int:

@@ -48,6 +48,7 @@ def commands(world: World) -> list[Command]:
         ("train", *words[:-2], words[-1], f"init.all={zoo}"),
         ("mml", "score", run),
         ("mml", "ensemble", f"a={run}", f"b={run}", "--out", "report"),
+        ("mml", "doctor", f"a={run}", f"b={run}", "--html", "report/doctor.html"),
     ]
 
 
@@ -434,7 +435,7 @@ def pack_commands(world: World) -> list[Command]:
     place, small = f"data.root={world.foreign / 'pack'}", world.ground.words()[1:-3]
     return [
         ("train", "data=pack", place, *small),
-        ("eval", "data=pack", place, *small, f"ckpt={world.foreign / 'rgb.pt'}"),
+        ("eval", "data=pack", place, *_measuring(small), f"ckpt={world.foreign / 'rgb.pt'}"),
         ("mml", "check", "data=pack", place, *small, "--no-timing"),
         ("mml", "pack", "data=pack", place, *small, "--out", "report/pack"),
         ("mml", "flow", "data=pack", place, *small, "--export", "report/flow"),
@@ -583,8 +584,13 @@ def config_commands(world: World) -> list[Command]:
         ("train", f"--config-dir={place}", *words, "experiment=evil"),
         ("train", f"hydra.searchpath=[{place}]", *words, "experiment=evil"),
         ("train", "-m", f"--config-dir={place}", *words, "experiment=evil", "seed=0,1"),
-        ("eval", f"--config-dir={place}", *index, "experiment=evil", f"ckpt={world.good / 'peers/rgb.pt'}"),
+        ("eval", f"--config-dir={place}", *_measuring(index), "experiment=evil", f"ckpt={world.good / 'peers/rgb.pt'}"),
     ]
+
+
+def _measuring(words: list[str]) -> list[str]:
+    """Those that an evaluation takes."""
+    return [word for word in words if not word.startswith(("schedule.", "data.batch_size"))]
 
 
 def tables(world: World) -> None:

@@ -24,39 +24,53 @@ def test_published_vectors(vector, grad):
     assert out[:, :, 0, 0].tolist() == vector["out"]
 
 
-def slow_shift(x, n, n_div):
+def test_golden_values_of_the_online_shift():
+    """By hand: frames 0x, 1x, 2x of one video, then a single 3x, 4x, 5x; a quarter of 8 channels moves."""
+    x = (10 * torch.arange(6.0)[:, None] + torch.arange(8.0))[:, :, None, None]
+    assert temporal_shift(x, 3, 4, online=True)[:, :, 0, 0].int().tolist() == [
+        [0, 0, 2, 3, 4, 5, 6, 7],
+        [0, 1, 12, 13, 14, 15, 16, 17],
+        [10, 11, 22, 23, 24, 25, 26, 27],
+        [0, 0, 32, 33, 34, 35, 36, 37],
+        [30, 31, 42, 43, 44, 45, 46, 47],
+        [40, 41, 52, 53, 54, 55, 56, 57],
+    ]
+
+
+def slow_shift(x, n, n_div, online=False):
     out = torch.zeros_like(x)
     fold = x.shape[1] // n_div
     for row in range(x.shape[0]):
         t = row % n
         for c in range(x.shape[1]):
-            offset = 1 if c < fold else -1 if c < 2 * fold else 0
+            offset = (-1 if c < fold else 0) if online else 1 if c < fold else -1 if c < 2 * fold else 0
             if 0 <= t + offset < n:
                 out[row, c] = x[row + offset, c]
     return out
 
 
 @settings(max_examples=40, deadline=None)
-@given(b=st.integers(1, 3), n=st.integers(1, 5), c=st.integers(1, 20), n_div=st.integers(2, 9))
-def test_equals_the_slow_reference(b, n, c, n_div):
+@given(b=st.integers(1, 3), n=st.integers(1, 5), c=st.integers(1, 20), n_div=st.integers(2, 9), online=st.booleans())
+def test_equals_the_slow_reference(b, n, c, n_div, online):
     x = torch.randn(b * n, c, 2, 1)
-    assert torch.equal(temporal_shift(x, n, n_div), slow_shift(x, n, n_div))
+    assert torch.equal(temporal_shift(x, n, n_div, online), slow_shift(x, n, n_div, online))
 
 
 @settings(max_examples=20, deadline=None)
-@given(b=st.integers(1, 2), n=st.integers(1, 4), c=st.integers(2, 17), n_div=st.integers(2, 8))
-def test_backward_is_the_adjoint(b, n, c, n_div):
+@given(b=st.integers(1, 2), n=st.integers(1, 4), c=st.integers(2, 17), n_div=st.integers(2, 8), online=st.booleans())
+def test_backward_is_the_adjoint(b, n, c, n_div, online):
     x = torch.randn(b * n, c, 2, 2, dtype=torch.float64, requires_grad=True)
     y = torch.randn_like(x)
-    (temporal_shift(x, n, n_div) * y).sum().backward()
-    torch.testing.assert_close((x.detach() * x.grad).sum(), (temporal_shift(x.detach(), n, n_div) * y).sum())
+    (temporal_shift(x, n, n_div, online) * y).sum().backward()
+    torch.testing.assert_close((x.detach() * x.grad).sum(), (temporal_shift(x.detach(), n, n_div, online) * y).sum())
 
 
-def test_first_and_second_derivative():
+@pytest.mark.parametrize("online", [False, True])
+def test_first_and_second_derivative(online):
     x = torch.randn(6, 9, 1, 2, dtype=torch.float64, requires_grad=True)
 
     def cubed(x):
-        return temporal_shift(x, 3, 4) ** 3
+        return temporal_shift(x, 3, 4, online) ** 3
 
     assert gradcheck(cubed, (x,))
     assert gradgradcheck(cubed, (x,))
@@ -80,10 +94,14 @@ def test_input_is_not_touched():
     assert torch.equal(x, before)
 
 
-def slices_and_convolution(x, conv, n):
+def slices_and_convolution(x, conv, n, online=False):
     """A plain shift of slices under plain autograd, then the convolution."""
     videos, fold = x.unflatten(0, (-1, n)), x.shape[1] // 8
     out = torch.zeros_like(videos)
+    if online:
+        out[:, 1:, :fold] = videos[:, :-1, :fold]
+        out[:, :, fold:] = videos[:, :, fold:]
+        return conv(out.flatten(0, 1))
     out[:, :-1, :fold] = videos[:, 1:, :fold]
     out[:, 1:, fold : 2 * fold] = videos[:, :-1, fold : 2 * fold]
     out[:, :, 2 * fold :] = videos[:, :, 2 * fold :]
@@ -102,11 +120,15 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("half", [False, True])
-def test_shifted_convolution_equals_slices_to_the_bit(layout, kernel, half):
+@pytest.mark.parametrize("online", [False, True])
+def test_shifted_convolution_equals_slices_to_the_bit(layout, kernel, half, online):
     conv = nn.Conv2d(16, 16, kernel, padding=kernel // 2, bias=False).to(memory_format=layout)
     x = torch.randn(8, 16, 6, 6).to(memory_format=layout).requires_grad_()
     results = []
-    for convolve in (lambda v: slices_and_convolution(v, conv, 4), lambda v: shifted_convolution(v, conv, 4)):
+    for convolve in (
+        lambda v: slices_and_convolution(v, conv, 4, online),
+        lambda v: shifted_convolution(v, conv, 4, online=online),
+    ):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             out = block(x.bfloat16() if half else x, convolve)
         grads = torch.autograd.grad(out.float().pow(2).sum(), [x, conv.weight])
@@ -123,10 +145,13 @@ def test_shifted_convolution_keeps_no_second_copy():
     assert set(kept) == {x.data_ptr(), conv.weight.data_ptr()}
 
 
-def test_shifted_convolution_has_the_right_derivative():
+@pytest.mark.parametrize("online", [False, True])
+def test_shifted_convolution_has_the_right_derivative(online):
     conv = nn.Conv2d(9, 2, 3, padding=1, stride=2, bias=False).double()
     x = torch.randn(6, 9, 3, 4, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(lambda v, _: shifted_convolution(v, conv, 3, 4), (x, conv.weight))  # it changes the weight itself
+    assert gradcheck(
+        lambda v, _: shifted_convolution(v, conv, 3, 4, online), (x, conv.weight)
+    )  # it changes the weight itself
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

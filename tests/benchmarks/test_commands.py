@@ -104,3 +104,20 @@ def test_wrong_words_show_the_usage(arguments: list[str], capsys: pytest.Capture
     with pytest.raises(SystemExit) as left:
         main(["bench", *arguments])
     assert left.value.code == 2 and "usage: mml bench" in capsys.readouterr().err
+
+
+def test_stream_tells_both_ways_of_each_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "stream", "--networks", "tiny,tsm_mobilenet_v2", "--rounds", "1", "sampling.num_segments=3"]
+    words += ["transforms.output=32", "transforms.short_side=36", "--json", str(tmp_path / "rows.json")]
+    assert main(words) == 0
+    (table,) = json.loads((tmp_path / "rows.json").read_text())["tables"]
+    assert [row["way"] for row in table["rows"]] == [
+        f"{name}, {way}"
+        for name in ("tiny", "tsm_mobilenet_v2")
+        for way in ("a frame at a time", "a clip of 3 per frame")
+    ]
+    assert all(row["frame_ms"] > 0 and row["logit_difference"] < 1e-4 for row in table["rows"])
+    capsys.readouterr()
+    for network, message in (("tsn_nothing", "tsn_nothing"), ("tsm_pool_resnet50", "looks at later frames")):
+        assert main(["bench", "stream", "--networks", network]) == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]

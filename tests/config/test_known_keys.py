@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig
 
-from mml_lightning.config import known_keys, values
+from mml_lightning.config import groups, known_keys, values
 from mml_lightning.config.compose import compose
 from mml_lightning.config.key_roles import ROLES
 from mml_lightning.config.settings import Settings
@@ -36,6 +37,35 @@ def test_a_callback_or_logger_without_a_target_is_refused(composed: Composed, gr
         UserError, match=rf"^unknown setting {group}\.early: nothing reads it; .*{group}\.early\._target_="
     ):
         values.check_job(composed(f"+{group}.{word}")[0])
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("+experiment.lr=1", r"^unknown setting experiment\.lr: an experiment has no settings of its own"),
+        ("+resume.x=1", r"^unknown setting resume\.x: nothing reads it; leave it out"),
+        ("+data.fps=5", r"^data\.fps is no setting of data=demo"),
+        ("+data.columns.id=x", r"^data\.columns is no setting of data=demo"),
+        ("+data.videos.more=5", r"^data\.videos\.more is no setting of data=demo"),
+    ],
+)
+def test_a_key_of_something_else_is_refused(composed: Composed, word: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        values.check_job(composed(word)[0])
+
+
+@pytest.mark.parametrize("group", ["mix", "step", "batch_norm", "metrics", "nonfinite", "flow"])
+def test_what_is_made_of_a_group_does_not_see_a_key_that_only_a_config_looks_up(composed: Composed, group: str) -> None:
+    cfg, _ = composed(f"+{group}.mine=8", f"data.eval_batch_size=${{{group}.mine}}")
+    values.check_job(cfg)
+    assert cfg.get(f"{group}.mine") == 8 and "mine" not in known_keys.taken(cfg, group)
+    assert known_keys.taken(cfg, group) == composed()[0].plain(group)
+
+
+def test_no_key_is_listed_twice() -> None:
+    for group, names in known_keys.MORE.items():
+        own = {field.name for field in dataclasses.fields(groups.GROUPS[group])} if group in groups.GROUPS else set()
+        assert not set(names) & (own | {key.partition(".")[2] for key in ROLES if key.startswith(f"{group}.")}), group
 
 
 def test_the_key_that_was_meant_is_named(composed: Composed) -> None:

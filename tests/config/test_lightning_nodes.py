@@ -77,7 +77,7 @@ def test_loggers_stand_side_by_side(composed: Composed, monkeypatch: pytest.Monk
         (["+callbacks.early._target_=torch.optim.SGD"], r"callbacks\.early: .*lr|callbacks\.early: .*params"),
         (
             ["+callbacks.x._target_=pytorch_lightning.loggers.TensorBoardLogger", "+callbacks.x.save_dir=x"],
-            "no Callback",
+            "not a Callback",
         ),
         (["+callbacks.x._target_=pytorch_lightning.callbacks.ModelSummary"], "leave it out"),
         (["+logger.x._target_=pytorch_lightning.loggers.CSVLogger"], r"logs/metrics\.csv is always written"),
@@ -132,9 +132,9 @@ def test_a_callback_of_a_trusted_package(composed: Composed, tmp_path: Path, mon
         ("logger: {x: {_target_: pytorch_lightning.loggers.CometLogger}}", "type it yourself"),
         (
             "logger: {x: {_target_: pytorch_lightning.loggers.TensorBoardLogger, save_dir: /tmp/x}}",
-            "where a record goes",
+            "decides where logs go",
         ),
-        ("logger: {x: {_target_: pytorch_lightning.loggers.MLFlowLogger, tracking_uri: 'http://x'}}", "record goes"),
+        ("logger: {x: {_target_: pytorch_lightning.loggers.MLFlowLogger, tracking_uri: 'http://x'}}", "where logs go"),
         ("backbone: {net: {_target_: pytorch_lightning.loggers.TensorBoardLogger}}", "configs may only call"),
     ],
 )

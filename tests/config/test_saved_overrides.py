@@ -57,9 +57,9 @@ def test_places_of_the_run_itself(source: Source, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     assert admitted(["paths.root=root"], source) == ["paths.root=root"]
     for word in (f"paths.root={other}", "paths.root=/", f"paths.zoo={other}", f"paths.cache={other}", "paths.root=~/x"):
-        with pytest.raises(UserError, match=r"overrides\.yaml: paths\..* leads to another place than that of the run"):
+        with pytest.raises(UserError, match=r"overrides\.yaml: paths\..* points outside the place of the run"):
             admitted([word.replace("~/x", "'~/x'")], source)
-    with pytest.raises(UserError, match=r"data\.root=.*demo is no folder that holds anything"):
+    with pytest.raises(UserError, match=r"data\.root=.*demo is an empty or missing folder"):
         admitted([f"data.root={other}/demo"], source)
     (other / "demo/videos").mkdir()
     (other / "flow/demo/key").mkdir(parents=True)

@@ -36,6 +36,8 @@ WRONG = {
     **{key: f"{key}='a/b'" for key in values.NAMES},
     **{key: f"{key}=abc" for key in values.SWITCHES},
     **{f"{key} unknown": f"{key}=abc" for key in values.CHOICES},
+    "shift": "backbone.net.shift=abc",
+    "shift and pooling": "backbone.net.shift=online backbone.net.temporal_pool=true backbone=tsm_pool_resnet50",
     "max_steps": "+trainer.max_steps=0",
     "max_epochs": "+trainer.max_epochs=3",
     "no setting": "+trainer.nothing=3",

@@ -15,7 +15,7 @@ from mml_lightning.backbones import tsm_resnet
 from mml_lightning.backbones.cost import kept_bytes, kept_for_backward
 from mml_lightning.config.compose import changed, compose
 from mml_lightning.config.data import cheap, modalities, packed
-from mml_lightning.engine.cost import conditions, earlier_runs, suggest_batch
+from mml_lightning.engine.cost import conditions, disk_needed, earlier_runs, suggest_batch
 from mml_lightning.training.advice import MEASURE, more_workers, of_speed, waiting
 from mml_lightning.training.throughput import Cores
 from mml_lightning.utils.result_file import write_json
@@ -50,6 +50,22 @@ def test_the_second_run_is_told_by_the_first(
     caplog.clear()
     train(*short, "data.batch_size=4", run="third")
     assert "estimated at MFU" in next(line for line in caplog.messages if line.startswith("cost"))
+
+
+@pytest.mark.parametrize("words", [(), ("ema.decay=0.9", "checkpoint.export=best")])
+def test_disk_is_told_as_it_is_used(
+    train: Callable[..., dict[str, Any]],
+    composed: Callable[..., tuple[Any, list[str]]],
+    tmp_path: Path,
+    words: tuple[str, ...],
+) -> None:
+    words = (*words, "schedule.epochs=2", "test=false", "backbone.net.width=32")
+    result = train(*words)
+    files = [*tmp_path.rglob("*.ckpt"), *tmp_path.rglob("*.pt")]
+    kept = 3 if "checkpoint.export=best" in words else 2
+    assert len(files) == kept + 2
+    used = sum(file.stat().st_size for file in files)
+    assert disk_needed(composed(*words)[0], result["peers"]["rgb"]["parameters"]) == pytest.approx(used, rel=0.15)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mml_lightning.cli.main import main
+from mml_lightning.config.compose import compose
 from mml_lightning.config.settings import Settings
 from mml_lightning.engine.evaluate import evaluate
 from mml_lightning.utils.errors import UserError
@@ -44,6 +45,24 @@ def test_the_views_of_training_give_the_numbers_of_training(
     assert measured["metrics"] == {"val": result["metrics"]["val"]}
     one = measure(f"ckpt='{run / 'peers/flow.pt'}'", "views=uniform2")
     assert one["metrics"]["test"] == {"flow": result["metrics"]["test"]["flow"]}
+
+
+def test_a_checkpoint_that_no_run_stands_beside_is_measured_as_its_networks_were_trained(
+    trained: Path, small: list[str], hydra: None, tmp_path: Path
+) -> None:
+    """As one of a Trainer of the user's: it is whole, and the crops and segments are its own, not those of conf/."""
+    file = tmp_path / "alone.ckpt"
+    file.write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes())
+    of_training = ("sampling.", "transforms.", "schedule.", "backbone.", "data.batch_size")
+    words = [word for word in small if not word.startswith(of_training)]
+    words += [f"paths.root={tmp_path}", f"ckpt={file}", "modality=[rgb,flow]"]
+    measured = evaluate(compose("eval", [*words, f"paths.output_dir={tmp_path / 'eval'}"]), words)
+    assert measured["limited"] == []
+    before, again = logits(trained), logits(tmp_path / "eval")
+    assert all(np.array_equal(before[f"logits/{peer}"], again[f"logits/{peer}"]) for peer in ("rgb", "flow"))
+    chosen = [*words, "sampling.num_segments=2"]
+    measured = evaluate(compose("eval", [*chosen, f"paths.output_dir={tmp_path / 'two'}"]), chosen)
+    assert measured["evaluation"]["frames"]["num_segments"] == 2
 
 
 def test_more_views(train: Train, measure: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

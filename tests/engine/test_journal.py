@@ -79,7 +79,7 @@ def test_what_was_made_otherwise_is_refused(tmp_path: Path, other: dict[str, obj
 def test_files_of_others_stay(tmp_path: Path) -> None:
     result = tmp_path / "out.csv"
     result.write_text("mine")
-    with pytest.raises(UserError, match="tells not what made it"):
+    with pytest.raises(UserError, match="not the record of what made it"):
         Journal(result, MADE).finished(False)
     part_file(result).write_text("{}\n{]\n")
     with pytest.raises(UserError, match="damaged"), Journal(result, MADE).open(False):

@@ -14,16 +14,20 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from mml_lightning.config.compose import changed
 from mml_lightning.config.settings import Settings
 from mml_lightning.engine import train as engine_train
+from mml_lightning.engine.monitors import settle
 from mml_lightning.training.best_checkpoint import BEST
 from mml_lightning.utils.errors import UserError
 from tests.runs.test_resume import Cut, assert_equal_runs
+from tests.training import test_cohort as lab
 
 Train = Callable[..., dict[str, Any]]
 Composed = Callable[..., tuple[Settings, list[str]]]
 Same = Callable[[Path, Path], None]
 STOPS = ("callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1", "optimizer.lr=0")
+MLFLOW = importlib.util.find_spec("mlflow") is not None
 TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
 
 
@@ -78,6 +82,23 @@ def test_early_stopping_lr_monitor_best_checkpoint_tensorboard_and_csv_in_one_ru
     same_weights(run / "peers" / "rgb.pt", again / "peers" / "rgb.pt")
 
 
+@pytest.mark.skipif(not MLFLOW, reason="needs the extra mlflow")
+def test_mlflow_has_settings_and_metrics_and_a_resume_is_a_second_record(train: Train, tmp_path: Path) -> None:
+    words = ("logger=[csv,mlflow]", "trainer=smoke")
+    result, run = train(*words), tmp_path / "single" / "run"
+    train(*words, f"resume={run}", "resume_force=true", "trainer.limit_epochs=2")
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = client.search_experiments(filter_string="name = 'demo'")
+    second, first = client.search_runs([experiment.experiment_id])  # the newest first
+    assert [record.info.status for record in (first, second)] == ["FINISHED", "FINISHED"]
+    assert first.info.run_name == result["name"] and first.data.params["config/seed"] == "0"
+    assert first.data.metrics["val/rgb/top1"] == pytest.approx(result["metrics"]["val"]["rgb"]["top1"])
+    assert first.data.metrics["epoch"] == 1 and second.data.metrics["epoch"] == 2
+    assert not list(Path.cwd().glob("mlruns")), "nothing but the database"
+
+
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_validation_epoch_end"])
 def test_a_run_that_is_killed_goes_on_with_its_best_checkpoint_and_patience(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_weights: Same, hook: str
@@ -98,13 +119,120 @@ def test_a_run_that_is_killed_goes_on_with_its_best_checkpoint_and_patience(
 
 
 @pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        (("schedule.epochs=3", "trainer.validations=2"), [6, 9]),
+        pytest.param(
+            *(("schedule.epochs=4", "trainer.validations=2", "+trainer.max_steps=8"), [6, 8]), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            *(("schedule.epochs=4", "trainer.validations=2", "+callbacks.out._target_=habits_out.Out"), [6, 8]),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["epochs", "steps", "time"],
+)
+def test_the_best_is_chosen_among_all_that_was_validated_the_end_included(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], steps: list[int]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "habits_out.py").write_text(  # what ends a run as a timer does
+        "import pytorch_lightning as pl\n\n\nclass Out(pl.Callback):\n"
+        "    def on_train_batch_end(self, trainer, *_):\n        trainer.should_stop = trainer.global_step >= 8\n"
+    )
+    ends = []
+    for mode in ("min", "max"):  # by one of the two the end is the best
+        kept = ("checkpoint.monitor=val/rgb/loss", f"checkpoint.mode={mode}", "trusted=[habits_out]", "test=false")
+        result = train(*words, *kept, run=mode)
+        found = [row for row in rows(tmp_path / "single" / mode) if row["val/rgb/loss"]]
+        assert [int(row["step"]) + 1 for row in found] == steps
+        losses = [float(row["val/rgb/loss"]) for row in found]
+        best = result["checkpoint"]["best"]
+        assert best["value"] == pytest.approx(min(losses) if mode == "min" else max(losses))
+        ends.append(best["step"])
+    assert sorted(ends) == steps
+
+
+def test_a_resume_that_can_not_know_the_best_epoch_is_refused_before_it_trains(train: Train, tmp_path: Path) -> None:
+    by_top1, by_loss = "checkpoint.monitor=val/rgb/top1", "checkpoint.monitor=val/rgb/loss"
+    best, run = "checkpoint.export=best", tmp_path / "single/run"
+    small = ("schedule.epochs=1", "test=false")
+    train(*small, run="none")
+    with pytest.raises(UserError, match=r"in the 1 epoch that is done the run has kept no best.*export=last"):
+        train(*small, best, f"resume={tmp_path / 'single/none'}", run="none")
+    train(*small, by_top1)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    for words in ((by_loss,), (by_top1, "checkpoint.mode=min"), (by_loss, "schedule.epochs=2")):
+        with pytest.raises(UserError, match=r"it was kept by val/rgb/top1 \(max\).*checkpoint\.monitor=val/rgb/top1"):
+            train(*small, *words, best, f"resume={run}")
+    (run / "checkpoints" / BEST).rename(run / "checkpoints" / "away")
+    with pytest.raises(UserError, match=r"best\.ckpt is gone.*checkpoint\.export=last"):
+        train(*small, by_top1, best, f"resume={run}")
+    (run / "checkpoints" / "away").rename(run / "checkpoints" / BEST)
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+    assert train(*small, by_top1, best, f"resume={run}")["checkpoint"]["exported"] == "best"
+    assert train(*small, by_loss, f"resume={run}")["checkpoint"]["exported"] == "last"
+
+
+def test_a_patience_that_is_changed_counts_after_a_resume(
+    train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    never = ("callbacks.early_stopping.min_delta=1000", "trainer.validations=null")  # nothing is as much better
+    words, run = (*STOPS, *never, "schedule.epochs=6", "test=false"), tmp_path / "single/run"
+    assert train(*words)["epochs"] == 2
+    longer = train(*words, "callbacks.early_stopping.patience=3", "resume_force=true", f"resume={run}")
+    assert "had patience 1 and has 3 now" in caplog.text
+    assert longer["epochs"] == 4 and "in the last 3 records" in longer["stopped_early"]
+    assert train(*words, "callbacks.early_stopping.patience=2", "resume_force=true", f"resume={run}")["epochs"] == 4
+
+
+@pytest.mark.parametrize(
+    ("epochs", "validations", "metric", "measured"),
+    [
+        (36, "3", "val/rgb/top1", 3),
+        (5, "null", "val/rgb/top1", 5),
+        (5, "3", "val/rgb/top1", 3),
+        (6, "2", "train/loss", 6),
+    ],
+)
+def test_a_patience_that_can_not_run_out_is_told(
+    composed: Composed, caplog: pytest.LogCaptureFixture, epochs: int, validations: str, metric: str, measured: int
+) -> None:
+    """The first measurement improves on nothing; the last ends a run that has ended."""
+    cohort = lab.make_cohort({"rgb": lab.RGB})
+    data: Any = type("Data", (), {"splits": {}})()
+    stopping = ("callbacks=[default,early_stopping]", f"callbacks.early_stopping.monitor={metric}")
+    cfg, _ = composed(*stopping, f"schedule.epochs={epochs}", f"trainer.validations={validations}")
+    for patience in range(1, 8):
+        caplog.clear()
+        settle(changed(cfg, {"callbacks.early_stopping.patience": patience}), cohort, data)
+        assert ("can't end this run early" in caplog.text) is (patience + 1 >= measured), patience
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("callbacks.early_stopping.monitor=train/loss", "checkpoint.monitor=val/rgb/top1"),
+        ("+callbacks.early_stopping.check_on_train_epoch_end=true",),
+    ],
+)
+def test_what_would_stop_where_val_is_not_measured_is_refused(composed: Composed, words: tuple[str, ...]) -> None:
+    cohort = lab.make_cohort({"rgb": lab.RGB})
+    data: Any = type("Data", (), {"splits": {}})()
+    cfg, _ = composed("callbacks=[default,early_stopping]", "schedule.epochs=6", "trainer.validations=3", *words)
+    with pytest.raises(UserError, match=r"val is measured after every 2 epochs only: set trainer\.validations=null"):
+        settle(cfg, cohort, data)
+    settle(changed(cfg, {"trainer.validations": None}), cohort, data)
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (
             ("checkpoint.monitor=val/rgb/top2",),
-            r"checkpoint\.monitor=val/rgb/top2 is no metric of this run; did you mean",
+            r"checkpoint\.monitor=val/rgb/top2 is not a metric of this run; did you mean",
         ),
-        (("checkpoint.monitor=test/rgb/top1",), "the test split is not looked at while training"),
+        (("checkpoint.monitor=test/rgb/top1",), "the test split is not evaluated during training"),
         (
             (*STOPS, "callbacks.early_stopping.monitor=val/flow/top1"),
             r"callbacks\.early_stopping\.monitor=val/flow/top1 is",

@@ -205,7 +205,7 @@ def test_it_stands_beside_frames_and_may_be_absent(
 
 def test_it_is_not_packed(own: list[str], tmp_path: Path, composed: Composed) -> None:
     cfg, _ = composed(*own, "modality=[pace]")
-    with pytest.raises(UserError, match="mml pack packs frames, flow and sound, not numbers"):
+    with pytest.raises(UserError, match="mml pack packs frames, flow, audio, not numbers"):
         prepare(cfg, tmp_path / "pack", Wish((), Coding()))
 
 
@@ -218,7 +218,7 @@ def test_it_is_not_packed(own: list[str], tmp_path: Path, composed: Composed) ->
         ("+sources.other._target_=own_numbers.OpenNumbers", "values"),
         ("+sources.other._target_=subprocess.Popen", r"trusted=\[subprocess\]"),
         ("sources=3", "sources=3 must be a table"),
-        ("modality.rgb.source=numbers", r"source 'numbers' is unknown; use one of \['frames', 'flow'\]"),
+        ("modality.rgb.source=numbers", r"source 'numbers' is unknown; use one of \['frames', 'flow', 'audio'\]"),
     ],
 )
 def test_a_wrong_source_is_one_line(own: list[str], word: str, message: str, composed: Composed) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from mml_lightning import report
 from mml_lightning.config import peers
 from mml_lightning.config.compose import changed
 from mml_lightning.config.settings import Settings
+from mml_lightning.engine import flow as engine_flow
 from mml_lightning.engine import train as engine_train
 from mml_lightning.pipelines import plan
 from mml_lightning.pipelines.plan import plan_runs
 from mml_lightning.pipelines.reuse import Reuse
 from mml_lightning.pipelines.run_pipeline import pipeline
-from mml_lightning.utils.errors import RunsFailed, UserError
+from mml_lightning.utils.errors import Preempted, RunsFailed, UserError
+from mml_lightning.utils.helpers import HELPERS
+from tests.patience import wait_for
 
 Composed = Callable[..., tuple[Settings, list[str]]]
 QUICK = ("schedule.epochs=1",)
@@ -240,3 +244,80 @@ def test_dry_writes_nothing(composed: Composed, trained: list[str], tmp_path: Pa
 def test_jobs_are_a_number(composed: Composed, jobs: str) -> None:
     with pytest.raises(UserError, match=r"pipeline\.jobs"):
         pipeline(*composed("pipeline=mml", f"pipeline.jobs={jobs}"))
+
+
+def flow_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "flow").rglob("*.npy")}
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether flow was computed beside the first stage, which waits for it to begin where it does."""
+    found: list[bool] = []
+    stage = engine_train.stage
+
+    def waiting(cfg: Settings, overrides: list[str], alone: bool = True) -> dict[str, Any]:
+        if cfg.stage.name == "ce":
+            found.append(bool(HELPERS._working))
+            if found[-1]:
+                wait_for(lambda: flow_of(Path(cfg.paths.cache)), "flow of a video")
+        return stage(cfg, overrides, alone)
+
+    monkeypatch.setattr(engine_train, "stage", waiting)
+    monkeypatch.setattr(engine_flow, "cores", lambda: 2)
+    return found
+
+
+def test_flow_of_a_later_run_is_computed_while_one_trains(
+    composed: Composed, beside: list[bool], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    found = []
+    for ahead in (True, False):
+        own = [f"paths.{key}={tmp_path / str(ahead) / key}" for key in ("cache", "zoo")]
+        pipeline(*composed("pipeline=reduced_mml", *QUICK, *own, f"pipeline.ahead={ahead}", run=str(ahead)))
+        steps = results(tmp_path / "single" / str(ahead))
+        found.append(({k: v["metrics"] for k, v in steps.items()}, flow_of(tmp_path / str(ahead) / "cache")))
+        said = [line for line in caplog.messages if line.startswith("ahead ")]
+    assert beside == [True, False] and not HELPERS._working
+    assert found[0] == found[1] and found[0][1], "the same numbers, and the same files of flow"
+    started, ended = said
+    assert started == (
+        "ahead     dis flow for reduced_mml_rgb+flow_from_ce seed 0 is computed meanwhile, on idle cores"
+    )
+    assert ended.startswith("ahead     dis flow: ")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Preempted])
+def test_what_ends_a_pipeline_ends_what_helps_it(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    pids: list[int] = []
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        pids.extend(HELPERS._working)
+        raise error
+
+    monkeypatch.setattr(engine_train, "stage", interrupted)
+    monkeypatch.setattr(engine_flow, "cores", lambda: 2)
+    with pytest.raises(error):
+        pipeline(*composed("pipeline=reduced_mml", f"paths.cache={tmp_path / 'cache'}"))
+    assert len(pids) == 1 and not HELPERS._working
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+    assert not list((tmp_path / "cache").rglob(".*.tmp"))
+
+
+def test_data_of_a_later_run_that_are_wrong_are_told_by_it(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preparing is no way to fail."""
+
+    def broken(said: str) -> Callable[..., None]:
+        def fail(*args: object, **kwargs: object) -> None:
+            raise UserError(said)
+
+        return fail
+
+    monkeypatch.setattr(engine_flow, "begin_ahead", broken("no such data"))
+    monkeypatch.setattr(engine_train, "stage", broken("the first run has begun"))
+    with pytest.raises(RunsFailed, match="the first run has begun"):
+        pipeline(*composed("pipeline=reduced_mml"))

@@ -187,6 +187,17 @@ def test_overrides_that_differ_split_rows_and_cosmetic_ones_do_not(tmp_path: Pat
     assert [row["name"] for row in table.rows] == ["ce_rgb_from_scratch", "ce_rgb_from_scratch [objective.weight=2]"]
 
 
+def test_runs_that_differ_in_early_stopping_only_are_two_rows(tmp_path: Path) -> None:
+    words = ["callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=2"]
+    words += ["+callbacks.mine._target_=my_package.Mine"]
+    quiet = ["callbacks=[default,lr_monitor]", "callbacks=none", "callbacks.epoch_lines=false", "callbacks=default"]
+    for number, more in enumerate([[], words[:1], words[:2], words[2:], *([word] for word in quiet)]):
+        make_run(tmp_path / str(number), seed=number, overrides=["stage=ce", "modality=[rgb]", *more])
+    rows = tabulate(collect(tmp_path)).rows
+    assert sorted(row["rgb/top1/n"] for row in rows) == [1, 1, 1, 1 + len(quiet)]
+    assert len({row["name"] for row in rows}) == 4 and any("early_stopping" in row["name"] for row in rows)
+
+
 def test_init_per_peer_decoder_and_data_are_part_of_a_row(tmp_path: Path) -> None:
     peers = {"rgb": {"init": "ce"}, "flow": {"init": "zoo/seed0/flow.pt"}}
     other = {**peers, "flow": {"init": "zoo/seed1/flow.pt"}}

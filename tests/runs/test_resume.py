@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import signal
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Timer
 
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.loading.dataset import ClipDataset
@@ -382,3 +384,39 @@ def test_networks_of_two_kinds_go_on_as_well(
         train(*own, "backbone.flow.net.width=4", "resume=auto", run="cut")
     train(*own, "resume=auto", run="cut")
     assert_equal_runs(tmp_path / "single/whole", tmp_path / "single/cut", same_weights)
+
+
+@pytest.mark.parametrize("by", ["max_time", "callback"])
+def test_a_run_that_time_has_stopped_within_an_epoch_goes_on_as_if_it_had_not(
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    by: str,
+    whole: dict[str, Path],
+    same_weights: Same,
+) -> None:
+    """Lightning's own timer, with a clock that counts steps."""
+    caplog.set_level(logging.INFO)
+    settings = (*(word for word in CE if "every_steps" not in word), "checkpoint.monitor=val/rgb/loss")
+    timer = "+trainer.max_time" if by == "max_time" else "+callbacks.timer.duration"
+    called = () if by == "max_time" else ("+callbacks.timer._target_=lightning.pytorch.callbacks.Timer",)
+    plain, clock = Timer.on_train_batch_end, [0]
+
+    def ticks(timer: Timer, trainer: pl.Trainer, *given: Any, **named: Any) -> None:
+        clock[0] = trainer.global_step
+        plain(timer, trainer, *given, **named)
+
+    monkeypatch.setattr(Timer, "on_train_batch_end", ticks)
+    monkeypatch.setattr(Timer, "time_elapsed", lambda timer, stage="train": float(clock[0]))
+    cut = train(*settings, *called, f"{timer}={{seconds: 8}}", "test=false")
+    run = tmp_path / "single/run"
+    limit = "trainer.max_time={'seconds': 8}" if by == "max_time" else "callbacks.timer.duration={'seconds': 8}"
+    assert (cut["steps"], cut["limited"]) == (8, [limit]) and not (tmp_path / "zoo").exists()
+    assert f"stopped by {limit} in epoch 2, at step 8; it goes on with resume={run}" in caplog.text
+    train(*settings, *called, f"{timer}={{hours: 9}}", f"resume={run}")
+    told = json.loads((run / "result.json").read_text())
+    assert told["limited"] == [] and not told["resumed"][0]["forced"] and (tmp_path / "zoo").exists()
+    assert told["steps"] == 12
+    same_weights(whole["ce"] / "peers/rgb.pt", run / "peers/rgb.pt")
+    assert (whole["ce"] / "logs/metrics.csv").read_text() == (run / "logs/metrics.csv").read_text()

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from mml_lightning.engine import train as engine_train
 from mml_lightning.training.weight_average import AverageWeights, own_tensors
 from mml_lightning.utils.errors import UserError
+from mml_lightning.zoo.files import checkpoint_entries, load_entry
 from tests.runs.test_resume import Cut, assert_equal_runs
 from tests.training import test_cohort as lab
 
@@ -54,6 +55,7 @@ def test_what_is_exported_is_the_average_and_a_cut_run_has_the_same(
     told = torch.load(tmp_path / "single/whole/peers/rgb.pt", weights_only=True)
     averages = content["callbacks"]["AverageWeights"]["averages"]
     assert told["provenance"]["averaged"] == 0.9
+    assert_loads_everywhere(tmp_path / "single/whole/checkpoints/last.ckpt", told["state_dict"])
     for key, value in told["state_dict"].items():
         assert torch.equal(value, averages[f"peers.rgb.{key}"])
     assert any(not torch.equal(value, content["state_dict"][name]) for name, value in averages.items())
@@ -66,6 +68,47 @@ def test_what_is_exported_is_the_average_and_a_cut_run_has_the_same(
             train(*words, run="cut")
     train(*words, "resume=auto", run="cut")
     assert_equal_runs(tmp_path / "single/whole", tmp_path / "single/cut", same_weights)
+
+
+def assert_loads_everywhere(file: Path, expected: dict[str, torch.Tensor]) -> None:
+    """By the two readers of networks: that of eval, predict, export and `mml_lightning.load`, and that of `init=`."""
+    for entry in (checkpoint_entries(file)["rgb"], load_entry(file, "rgb", "rgb")):
+        equal = [torch.equal(value, expected[key]) for key, value in entry["state_dict"].items()]
+        assert len(equal) == len(expected) and all(equal)
+        assert entry["provenance"]["averaged"] == 0.9
+
+
+def test_a_checkpoint_gives_the_weights_that_its_run_exports(trained: Path, tmp_path: Path) -> None:
+    """Averages or trained ones, and never the ones in place of the others."""
+    content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    plain = {name: value for name, value in content["state_dict"].items() if name.startswith("peers.")}
+    averages = {name: value + 1 for name, value in plain.items() if name.startswith("peers.rgb.")}
+    prefix = "peers.rgb."
+
+    def written(name: str, ema: dict[str, Any] | None, kept: bool = True) -> Path:
+        config = {key: value for key, value in content["hyper_parameters"]["config"].items() if key != "ema"}
+        changed = {**content, "hyper_parameters": {**content["hyper_parameters"], "config": config}}
+        if ema is not None:
+            config["ema"] = ema
+        changed["callbacks"] = {"AverageWeights": {"updates": 3, "averages": averages}} if kept else {}
+        torch.save(changed, tmp_path / name)
+        return tmp_path / name
+
+    def of(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+    used = {"decay": 0.9, "weights": "averaged"}
+    averaged = written("averaged.ckpt", used)
+    assert_loads_everywhere(averaged, of(averages))
+    others = checkpoint_entries(averaged)["flow"]["state_dict"]
+    assert all(torch.equal(value, plain[f"peers.flow.{key}"]) for key, value in others.items()), "it is frozen"
+    for name, ema in (("trained", {**used, "weights": "trained"}), ("none", {**used, "decay": None}), ("old", None)):
+        file = written(f"{name}.ckpt", ema)
+        found = checkpoint_entries(file)["rgb"]
+        assert all(torch.equal(value, plain[prefix + key]) for key, value in found["state_dict"].items())
+        assert "averaged" not in found["provenance"]
+    with pytest.raises(UserError, match=r"bare\.ckpt is of a run that exports averaged weights \(ema\.decay=0\.9\)"):
+        checkpoint_entries(written("bare.ckpt", used, kept=False))
 
 
 @pytest.mark.parametrize("word", ["ema.decay=1", "ema.decay=0", "ema.decay=much", "ema.weights=both"])

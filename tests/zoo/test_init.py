@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from mml_lightning.backbones import Recognizer, resnet, tsm_resnet, video_resnet
+from mml_lightning.backbones import Recognizer, rebuild, resnet, tsm_resnet, video_resnet
 from mml_lightning.utils.errors import UserError
 from mml_lightning.zoo.aliases import Alias, Origin, require_file, resolve
 from mml_lightning.zoo.files import checkpoint_entries, export_peer, load_entry
+from mml_lightning.zoo.importers import zoo_entry
 from mml_lightning.zoo.init import kinetics_file, load_initial_weights
 
 ALIASES = {
@@ -21,8 +23,8 @@ ALIASES = {
 CLASSES = {"label": ["a", "b"]}
 
 
-def net(**changes: int) -> Recognizer:
-    return tsm_resnet("tiny", num_classes={"label": 2}, **{"width": 8, **changes})  # type: ignore[arg-type]
+def net(**changes: Any) -> Recognizer:
+    return tsm_resnet("tiny", **{"num_classes": {"label": 2}, "width": 8, **changes})
 
 
 def entry(peer: Recognizer, **changes: object) -> dict[str, object]:
@@ -172,6 +174,34 @@ def theirs(tmp_path: Path, **changes: int) -> tuple[Path, Recognizer]:
     }
     torch.save({"state_dict": state, "epoch": 50}, tmp_path / "kinetics.pth.tar")
     return tmp_path / "kinetics.pth.tar", source
+
+
+@pytest.mark.parametrize("theirs, ours", [(True, "online"), ("online", True)])
+def test_the_other_shift_is_refused_by_what_mends_it(tmp_path: Path, theirs: Any, ours: Any) -> None:
+    file = export_peer(tmp_path / "rgb.pt", entry(net(shift=theirs)))
+    fix = "online" if theirs == "online" else "true"
+    with pytest.raises(UserError, match=rf"temporal shift.*backbone\.net\.shift={fix}, or .*--other-shift"):
+        load_initial_weights(net(shift=ours), Origin(str(file), file), "rgb", "rgb", CLASSES, "tiny", None)
+    with pytest.raises(UserError, match=r"along time: the \w+ shift in the file, .* --other-shift"):
+        load_initial_weights(net(shift=ours), given("kinetics"), "rgb", "rgb", CLASSES, "tiny", str(file))
+
+
+@pytest.mark.parametrize("theirs, ours", [("online", "online"), (False, "online")])
+def test_the_same_shift_and_none_are_taken(tmp_path: Path, theirs: Any, ours: Any) -> None:
+    source, target = net(shift=theirs), net(shift=ours)
+    file = export_peer(tmp_path / "rgb.pt", entry(source))
+    load_initial_weights(target, Origin(str(file), file), "rgb", "rgb", CLASSES, "tiny", None)
+    assert torch.equal(target.net.layer4[0].conv2.weight, source.net.layer4[0].conv2.weight)
+    assert rebuild(target.arch).net.layer1[0].conv1.online
+
+
+def test_a_start_of_the_other_shift_is_made_by_import(tmp_path: Path) -> None:
+    file = export_peer(tmp_path / "rgb.pt", entry(source := net()))
+    made = zoo_entry(file, lambda heads: net(shift="online", num_classes=heads), {"name": "rgb"}, other_shift=True)
+    start = export_peer(tmp_path / "start.pt", made.entry)
+    target = net(shift="online")
+    load_initial_weights(target, Origin(str(start), start), "rgb", "rgb", CLASSES, "tiny", None, new_head=True)
+    assert torch.equal(target.net.layer4[0].conv2.weight, source.net.layer4[0].conv2.weight)
 
 
 def test_kinetics_takes_the_trunk_of_any_known_scheme(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from mml_lightning.benchmarks.commands import (
     growth,
     records,
     step,
+    stream,
 )
 from mml_lightning.benchmarks.commands.shape import Bench, Compose
 from mml_lightning.benchmarks.commands.suite import Suite
@@ -28,6 +29,7 @@ BENCHES: dict[str, Bench | Suite] = {
     "growth": growth.BENCH,
     "records": records.BENCH,
     "step": step.BENCH,
+    "stream": stream.BENCH,
     "suite": Suite(),
 }
 

@@ -43,7 +43,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exact",
         action="store_true",
-        help="instead: milliseconds of 8 sparse frames by codec and container, and what judging a file costs once",
+        help="instead: milliseconds of 8 sparse frames by codec and container, and the cost of analysing a file once",
     )
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to make the videos (default: temporary)")
 
@@ -128,8 +128,8 @@ BENCH = Bench(
     help="clips per second from a pack, from loose JPEG files and from videos",
     description="Clips per second of one core, read from packs, from loose JPEG files (the layout of TSN) and from "
     "videos: 8 frames and 8 x 5 pairs of flow of synthetic videos; and by how many of 256 levels frames differ from "
-    "those that OpenCV decodes whole. All ways run alternately, so that whatever else the machine does meets them "
-    "alike: trust the ratios.",
+    "those that OpenCV decodes whole. All variants alternate, so that other load affects them alike: trust the "
+    "ratios.",
     run=_run,
     declare=_declare,
     rounds=5,

@@ -14,7 +14,9 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--groups", type=numbers, default=[13, 11, 6], metavar="N,N", help="networks (13,11,6)")
     parser.add_argument("--videos", type=int, default=24_777, metavar="N", help="videos (default: 24777)")
     parser.add_argument("--classes", type=int, default=174, metavar="N", help="classes (default: 174)")
-    parser.add_argument("--plain", type=int, default=5, metavar="N", help="ensembles made the plain way (default: 5)")
+    parser.add_argument(
+        "--plain", type=int, default=5, metavar="N", help="ensembles made one by one, to compare (default: 5)"
+    )
 
 
 def _run(args: argparse.Namespace, compose: Compose) -> Iterator[BenchTable]:
@@ -31,7 +33,7 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[BenchTable]:
 BENCH = Bench(
     help="all ensembles of one network per modality, synthetic scores of the size of SSv2",
     description="Time and memory of enumerating every ensemble of one network per group, on random scores, with one "
-    "thread; beside it the plain way (`mml score`, one ensemble after the other) on a few of them. Trust the ratio.",
+    "thread; for comparison, a few of them one by one, as `mml score` does. Trust the ratio.",
     run=_run,
     declare=_declare,
     rounds=None,

@@ -89,13 +89,13 @@ def _choice(found: Sequence[Row]) -> str:
     switch = f"flow={algorithm} flow.preset={preset}" if preset and algorithm != "mv" else f"flow={algorithm}"
     told = f"the engine is the bottleneck: {switch} takes {cheapest.milliseconds:.3g} ms a pair"
     if len(engines) == 1:
-        return f"{told} and errs by {errors[best.engine]:.3f} px"
+        return f"{told} with an error of {errors[best.engine]:.3f} px"
     if best is cheapest:
-        return f"{told} and errs least of these ({errors[best.engine]:.3f} px)"
+        return f"{told} with the lowest error of these ({errors[best.engine]:.3f} px)"
     ratio = best.milliseconds / cheapest.milliseconds
     return (
-        f"{told} and errs by {errors[cheapest.engine]:.3f} px, {best.engine} takes {ratio:.2g} times as long and errs "
-        f"by {errors[best.engine]:.3f}"
+        f"{told} with an error of {errors[cheapest.engine]:.3f} px, {best.engine} takes {ratio:.2g} times as long "
+        f"with {errors[best.engine]:.3f}"
     )
 
 

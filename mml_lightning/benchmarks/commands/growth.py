@@ -28,7 +28,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=int, default=1, metavar="N", help="per round (default: 1), 8 times with workers"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the curves there, too")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the curves there")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -72,7 +72,7 @@ def _run(args: argparse.Namespace, compose: Compose) -> Iterator[BenchTable]:
 
 BENCH = Bench(
     help="clips/s against frames, size, peers, workers and views",
-    description="Clips per second as one thing at a time grows: frames, size and equal peers of training steps on "
+    description="Clips per second as one quantity grows at a time: frames, size and equal peers of training steps on "
     "random clips; workers of training from packed videos (on the wall); views of evaluation.",
     run=_run,
     check=_check,

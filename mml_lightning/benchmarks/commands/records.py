@@ -19,7 +19,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
         metavar="1e3,1e4",
         help="numbers of records (default: 1e3,1e4,1e5)",
     )
-    told = "csv, pack, frame_lists, several with commas between them (default: csv)"
+    told = "csv, pack, frame_lists, separated by commas (default: csv)"
     parser.add_argument("--kinds", type=names, default=["csv"], metavar="A,B", help=told)
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="of the loader (default: 2)")
     parser.add_argument("--samples", type=int, default=640, metavar="N", help="at most half an epoch (default: 640)")

@@ -67,7 +67,7 @@ class Bench:
         if self.devices:
             parser.add_argument("--threads", type=int, metavar="N", help="of torch (default: 1)")
             parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cpu")
-        parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
+        parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
 
     def __call__(self, args: argparse.Namespace, compose: Compose) -> None:
         """Measure, print and write.

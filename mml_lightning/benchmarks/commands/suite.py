@@ -109,18 +109,18 @@ def _list(values: Sequence[int]) -> str:
 class Suite:
     """As a :class:`Bench`, of several of them."""
 
-    help = "training, reading, flow and growth within a time budget, most important first"
+    help = "training, reading, flow and growth within a time budget, the most important first"
 
     def arguments(self, parser: argparse.ArgumentParser) -> None:
         names = [part.name for part in parts("cpu")]
         parser.description = (
-            f"One measurement after another ({', '.join(names)}), each a process of its own, until the time is over. "
-            f"Each leaves NAME.json, NAME.md and NAME.log; {PAGE} has all tables and is printed. Words as for train.py "
-            "come after those of each measurement."
+            f"One measurement after another ({', '.join(names)}), each in its own process, until the time is up. "
+            f"Each leaves NAME.json, NAME.md and NAME.log; {PAGE} has all tables and is printed. Overrides of train.py "
+            "are appended to those of each measurement."
         )
         parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="the config, as for train.py")
         parser.add_argument("--minutes", type=float, default=10.0, metavar="M", help="in all (default: 10)")
-        parser.add_argument("--parts", metavar="A,B", help="some of them (default: all)")
+        parser.add_argument("--parts", metavar="A,B", help="some of these parts (default: all)")
         parser.add_argument("--device", choices=tuple(SIZES), help="default: cuda where there is a GPU")
         parser.add_argument(
             "--out", type=Path, default=Path("multirun/bench"), metavar="DIR", help="default: multirun/bench"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -120,7 +121,7 @@ def _parts(text: str, args: argparse.Namespace) -> list[tuple[str, str, str, Pre
     from mml_lightning.evaluation import predictions
     from mml_lightning.evaluation.metrics import FUSED
 
-    name, place, peer = _split(text)
+    name, place, peer = split_name(text)
     file = dump_file(place, args.split)
     dump = predictions.load(file)
     held = None
@@ -134,12 +135,12 @@ def _parts(text: str, args: argparse.Namespace) -> list[tuple[str, str, str, Pre
     return [(names[one], folder, one, dump, held) for one in wanted]
 
 
-def _split(text: str) -> tuple[str, Path, str]:
+def split_name(text: str) -> tuple[str, Path, str]:
     """NAME, PATH and PEER of [NAME=]PATH[:PEER]. Paths may have = and : themselves, so what exists is a path."""
     for start in [0, *(found.end() for found in re.finditer("=", text))]:
         rest = text[start:]
         for end in [len(rest), *(found.start() for found in re.finditer(":", rest))]:
-            if Path(rest[:end]).exists():
+            if os.path.exists(rest[:end]):
                 return text[: max(start - 1, 0)], Path(rest[:end]), rest[end + 1 :]
     return "", Path(text), ""
 

@@ -22,9 +22,9 @@ LISTED = 20  # videos that are named on the terminal; the manifest names all
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Encoded frames and flow of a dataset in a few ZIP files, with its labels and splits, for fast random access: "
-        "train on it with data=pack data.root=DIR. The words are those of train.py; the modalities say what is packed: "
-        "modality=[rgb,flow]. Flow comes from its files, from the flow cache, or is computed. An interrupted call "
-        "continues when the same command is run again. Videos that can't be read are listed and skipped. "
+        "train on it with data=pack data.root=DIR. Overrides are those of train.py; the modalities decide what is "
+        "packed: modality=[rgb,flow]. Flow comes from its files, from the flow cache, or is computed. An interrupted "
+        "call continues when the same command is run again. Videos that can't be read are listed and skipped. "
         "Exit code 1 if --verify finds a difference, 2 for a wrong command."
     )
     parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE", help="data and modalities, as for train.py")
@@ -44,7 +44,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="files written at a time (default: cores)"
     )
-    parser.add_argument("--keep-flow", action="store_true", help="keep computed flow in the flow cache, too")
+    parser.add_argument("--keep-flow", action="store_true", help="also keep computed flow in the flow cache")
     parser.add_argument("--verify", action="store_true", help="then compare every image with its source")
 
 
@@ -93,7 +93,7 @@ def prepare(cfg: Settings, out: Path, wish: Wish, more: Sequence[str] = ()) -> P
     chosen = config_data.modalities(cfg)
     sources = {modality.source for modality in chosen.values()}
     if foreign := sorted(sources - set(SOURCES)):
-        raise UserError(f"mml pack packs {', '.join(SOURCES)} and sound, not {foreign[0]}: leave out its modality")
+        raise UserError(f"mml pack packs {', '.join(SOURCES)}, not {foreign[0]}: leave out its modality")
     found = config_data.records(cfg)
     file = config_data.check_folder(cfg) / check.FILE
     data = check.with_check(found, file, sources, config_data.leaves_out(cfg))

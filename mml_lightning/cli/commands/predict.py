@@ -46,7 +46,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     into.add_argument(
         "--npz", type=Path, metavar="FILE", help="all logits by view: a score dump, as mml score reads it"
     )
-    parser.add_argument("--overwrite", action="store_true", help="make the file anew, whatever is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -152,16 +152,16 @@ def _into_file(predictor: Predictor, parts: Sequence[Part], out: Path, args: arg
     if told is not None:
         failed = dict(told.get("failed") or {})
         _say_failed(failed)
-        print(f"{out} is there already, of the same videos and made in the same way; --overwrite makes it anew")
+        print(f"{out} already exists, with the same videos and settings; --overwrite makes it again")
         return failed
     with journal.open(args.overwrite):
         if journal.done:
-            print(f"going on after {journal.done} of {len(parts)}, which are in {journal.path}", file=sys.stderr)
+            print(f"continuing after {journal.done} of {len(parts)}, which are in {journal.path}", file=sys.stderr)
         try:
             for batch, *_ in _measured(predictor, parts, journal.done, args) if journal.done < len(parts) else ():
                 journal.append(batch)
         except KeyboardInterrupt:
-            print(f"{journal.done} of {len(parts)} are in {journal.path}: the same command goes on", file=sys.stderr)
+            print(f"{journal.done} of {len(parts)} are in {journal.path}: the same command continues", file=sys.stderr)
             raise
         found = predict_files.predictions(predictor, parts, journal.batches)
         failed = {one.video: one.error for one in found if one.error}

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mml_lightning import optical_flow
 from mml_lightning.data.flow.engine_names import ALGORITHMS, FARNEBACK, TVL1_OPENCV
 from mml_lightning.utils.errors import UserError
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mml_lightning.data.flow.micro_batch import MicroBatcher
+    from mml_lightning.optical_flow import TVL1Settings
 
 Parameters = Mapping[str, Any]
 NONE: Parameters = MappingProxyType({})
@@ -110,6 +110,8 @@ def _pairwise(
 def _own_tvl1(preset: str, parameters: Parameters, device: str) -> Engine:
     import torch
 
+    from mml_lightning import optical_flow  # it imports torch, which the other engines do not need
+
     try:
         settings = replace(optical_flow.PRESETS[preset], **parameters)
     except TypeError:
@@ -146,10 +148,11 @@ def _own_tvl1(preset: str, parameters: Parameters, device: str) -> Engine:
 
 
 @functools.cache
-def together(settings: optical_flow.TVL1Settings) -> MicroBatcher:
+def together(settings: TVL1Settings) -> MicroBatcher:
     """:func:`motion.tvl1_clip` for the threads of this process: their pairs are solved in common batches."""
     import torch
 
+    from mml_lightning import optical_flow
     from mml_lightning.data.flow.micro_batch import MicroBatcher
 
     def solve(clips: Sequence[Tensor]) -> list[Tensor]:
@@ -163,6 +166,8 @@ def together(settings: optical_flow.TVL1Settings) -> MicroBatcher:
 
 def tvl1_code() -> str:
     """Hash of the files that make our TV-L1."""
+    from mml_lightning import optical_flow
+
     folder = Path(optical_flow.__file__).parent
     content = b"".join((folder / name).read_bytes() for name in ("tvl1.py", "warping.py"))
     content = content.replace(b"mml_lightning.optical_flow", b"mml_lightning.motion")  # its name in older caches

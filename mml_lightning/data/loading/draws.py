@@ -148,10 +148,9 @@ def training_crop(settings: Mapping[str, Any], modalities: Sequence[str]) -> Ran
     """
     special: Mapping[str, Mapping[str, Any]] = settings["per_modality"] or {}
     for name, changes in special.items():
-        if set(changes) - {"scales", "jitter", "flip"}:
-            raise ValueError(
-                f"transforms.per_modality.{name} has {sorted(changes)}: it may set scales, jitter and flip"
-            )
+        if not isinstance(changes, Mapping) or set(changes) - {"scales", "jitter", "flip"}:
+            told = sorted(changes) if isinstance(changes, Mapping) else changes
+            raise ValueError(f"transforms.per_modality.{name} has {told}: it may set scales, jitter and flip")
     chosen = [{**settings, **special.get(name, {})} for name in modalities] or [dict(settings)]
     if any(other != chosen[0] for other in chosen[1:]):
         raise ValueError(

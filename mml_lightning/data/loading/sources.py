@@ -10,11 +10,12 @@ from mml_lightning.data.flow.cache import FlowCache
 from mml_lightning.data.loading.images import Flow, Frames
 from mml_lightning.data.loading.kinds import Kind, Opening, OpenSource
 from mml_lightning.data.loading.ram_cache import RamCache
+from mml_lightning.data.loading.waveform import Waveform
 from mml_lightning.data.records.records import Record
 from mml_lightning.data.video.decode import IN_MEMORY, NoSource, check_decoder
 from mml_lightning.data.video.index_store import IndexStore
 
-SOURCES: dict[str, Kind] = {"frames": Frames(), "flow": Flow()}
+SOURCES: dict[str, Kind] = {"frames": Frames(), "flow": Flow(), "audio": Waveform()}
 """In the order they are opened: what is made of others comes behind them."""
 
 

@@ -103,9 +103,9 @@ def _why_decode(seen: Seen) -> str:
     shown = [one.shown for one in seen.looked]
     pts = [stamp for stamp in seen.pts if stamp is not None]
     for reason, holds in (
-        (f"{_family(seen)} keeps no time of each picture", _family(seen) not in TIMED),
+        (f"{_family(seen)} stores no timestamp per picture", _family(seen) not in TIMED),
         ("it is damaged", seen.damage.gaps > 0 or not all(one.whole for one in seen.looked)),
-        (f"{seen.codec} does not say what it shows", min(shown, default=-1) < 0),
+        (f"{seen.codec} does not mark which pictures are shown", min(shown, default=-1) < 0),
         ("it is cut off", seen.listed > seen.packets or _seconds_missing(seen) > 0),
         ("an edit list hides pictures", seen.left_out > 0),
         ("packets are marked as damaged or as another stream", len(seen.odd) > seen.left_out),
@@ -162,8 +162,8 @@ def _why_not_decord(seen: Seen, places: list[int], orientation: Orientation) -> 
         ("key frames of uneven delay", _family(seen) == "mov" and len(lags) > 1),
         ("key frames closer than their delay", _family(seen) == "mov" and _overtaken(seen, places)),
         ("hidden pictures", not all(one.shown for one in seen.looked)),
-        ("a picture that changes its form", len({one.parameters for one in seen.looked if one.parameters}) > 1),
-        ("a picture that is turned or mirrored", orientation.code != 0),
+        ("coding parameters that change", len({one.parameters for one in seen.looked if one.parameters}) > 1),
+        ("rotated or mirrored pictures", orientation.code != 0),
     ):
         if holds:
             return reason
@@ -255,7 +255,7 @@ def _loss(seen: Seen, damage: Damage, count: int) -> tuple[int, str]:
         return count, ""
     promised = max(seen.packets - seen.left_out + cut, count)
     damaged = damage.packets + damage.gaps
-    what = [f"{damaged} damaged {'packet is' if damaged == 1 else 'packets are'} passed over"] if damaged else []
+    what = [f"{damaged} damaged {'packet is' if damaged == 1 else 'packets are'} skipped"] if damaged else []
     what += [f"the file ends {cut} {'picture' if cut == 1 else 'pictures'} early"] if cut else []
     return promised, f"{count} of {promised} pictures decode, {' and '.join(what)}"
 

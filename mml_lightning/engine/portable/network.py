@@ -261,7 +261,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")
     if not 2 <= size <= min(HEADER_BYTES, len(content) - 8):
-        raise ValueError(f"{path} is no safetensors file")
+        raise ValueError(f"{path} is not a safetensors file")
     header, data = json.loads(content[8 : 8 + size]), bytearray(content[8 + size :])
     kinds, found = {name: kind for kind, name in KINDS.items()}, {}
     for name, one in header.items():

@@ -97,7 +97,7 @@ def check_place(out: Path, overwrite: bool) -> None:
     except (OSError, Foreign):
         told = None
     if not isinstance(told, dict) or told.get("made_by") != preprocess.MADE_BY:
-        raise UserError(f"{out} is there and was not made by mml export: choose another name")
+        raise UserError(f"{out} exists and was not made by mml export: choose another name")
     if not overwrite:
         raise UserError(f"{out} holds an exported network: choose another name, or --overwrite")
 

@@ -41,7 +41,7 @@ def average_precision(scores: Tensor, target: Tensor, rule: str = "grouped") -> 
     places = torch.arange(1, len(scores) + 1, dtype=torch.float64, device=scores.device)[:, None]
     precision = hits.cumsum(dim=0) / places
     if rule == "grouped":
-        precision = precision.gather(0, _last_of_ties(ranked))
+        precision = precision.gather(0, last_of_ties(ranked))
     return (precision * hits).sum(dim=0) / hits.sum(dim=0)  # 0 / 0 is NaN: no positive
 
 
@@ -86,7 +86,7 @@ def unlabelled_last(scores: Tensor, target: Tensor) -> Tensor:
     return scores.masked_fill(~(target > 0).any(dim=1, keepdim=True), -torch.inf)
 
 
-def _last_of_ties(ranked: Tensor) -> Tensor:
+def last_of_ties(ranked: Tensor) -> Tensor:
     """Per place of `ranked` [N, K] (descending), the last place of the same score."""
     size = len(ranked)
     places = torch.arange(size, device=ranked.device)[:, None].expand_as(ranked)

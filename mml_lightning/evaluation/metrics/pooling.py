@@ -90,15 +90,15 @@ def _mean_probability(scores: Tensor, share: Tensor, multi_label: bool) -> Tenso
     if not multi_label:
         return mean
     # several classes can be near 1, where 1 - p still tells apart what p rounds together
-    rest = (_log_complement(scores) + share.log()).logsumexp(dim=0)
+    rest = (log_complement(scores) + share.log()).logsumexp(dim=0)
     return torch.where(mean > LOG_HALF, (-rest.exp()).log1p(), mean)
 
 
 def _deactivate(scores: Tensor, multi_label: bool) -> Tensor:
     """Logits of log-sigmoids. Log-probabilities are logits: the softmax ignores the constant they have lost."""
-    return scores - _log_complement(scores) if multi_label else scores
+    return scores - log_complement(scores) if multi_label else scores
 
 
-def _log_complement(scores: Tensor) -> Tensor:
+def log_complement(scores: Tensor) -> Tensor:
     """log(1 - p) of log p, without loss for p near 0 and near 1."""
     return torch.where(scores > LOG_HALF, (-scores.expm1()).log(), (-scores.exp()).log1p())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from mml_lightning.backbones.peer import Peer
+from mml_lightning.backbones.temporal_shift import ONLINE
 from mml_lightning.utils.errors import UserError
 from mml_lightning.zoo.files import unfilled
 from mml_lightning.zoo.importers.match import MIN_MATCHED, Report, fit, fit_head, head_sizes, pools
@@ -70,7 +71,7 @@ def zoo_entry(
         UserError: the file can't be read, recognised or fitted.
     """
     checkpoint = read_checkpoint(path)
-    recognised = recognise(_filled(checkpoint))
+    recognised = _recognised(checkpoint)
     names = _names(classes, recognised, head)
     net = make({name: max(1, len(values)) for name, values in names.items()})
     trunk, report = fit(net, recognised, str(path), min_matched, convert_stem, inflate=inflate)
@@ -105,10 +106,18 @@ def import_trunk(net: Peer, path: Path) -> tuple[dict[str, Tensor], dict[str, An
             network that shifts or pools otherwise along time.
     """
     checkpoint = read_checkpoint(path)
-    recognised = recognise(_filled(checkpoint))
+    recognised = _recognised(checkpoint)
     trunk, report = fit(net, recognised, str(path), 1.0, convert_stem=True, add_nonlocals=True)
     _refuse_other_network(path, report)
     return trunk, _provenance(path, checkpoint, recognised, report, net.arch)
+
+
+def _recognised(checkpoint: Checkpoint) -> Recognised:
+    """The content of a file; one of ours tells which shift it has."""
+    found = recognise(_filled(checkpoint))
+    arch = checkpoint.content.get("arch") if isinstance(checkpoint.content, Mapping) else None
+    shift = arch.get("shift") if isinstance(arch, Mapping) else None
+    return replace(found, online=shift == ONLINE) if shift else found
 
 
 def _filled(checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.resnet3d import ResNet3d
 from mml_lightning.backbones.stem import convert_state
 from mml_lightning.backbones.temporal_2d import TemporalPool
-from mml_lightning.backbones.temporal_shift import match_shift_names
+from mml_lightning.backbones.temporal_shift import TemporalShift, match_shift_names
 from mml_lightning.utils.errors import UserError
 from mml_lightning.zoo.importers.naming import COUNTER, Recognised, wrapped_places
 
@@ -145,6 +145,10 @@ def _shift_difference(net: Peer, recognised: Recognised) -> str:
     if recognised.pooled is not None and recognised.pooled != pools(net):
         words = [("without", "with")[pooled] for pooled in (recognised.pooled, pools(net))]
         return f"{words[0]} temporal pooling in the file, {words[1]} here"
+    online = next((m.online for m in net.net.modules() if isinstance(m, TemporalShift)), None)
+    if None not in (online, recognised.online) and online != recognised.online:
+        words = [("bidirectional", "online")[bool(shift)] for shift in (recognised.online, online)]
+        return f"the {words[0]} shift in the file, the {words[1]} one here"
     if recognised.wrapped is None:
         return ""
     here = {place for name in net.net.state_dict() for place in wrapped_places(name)}

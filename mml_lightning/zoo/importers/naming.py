@@ -37,6 +37,7 @@ class Recognised:
         wrapped: what the names say is wrapped by a shift (`layer1.0.conv1`, `features.3`) or by the temporal pooling
             (`layer2`); None for schemes whose names say nothing about it.
         pooled: whether its names say that the network pools along time; None for names that say nothing.
+        online: whether its shift is the online one; None where nothing tells, or there is no shift.
     """
 
     scheme: str
@@ -46,6 +47,7 @@ class Recognised:
     ignored: int = 0
     wrapped: frozenset[str] | None = None
     pooled: bool | None = None
+    online: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def _apply(scheme: _Scheme, state: Mapping[str, Tensor]) -> Recognised:
         else:
             place[ours] = value
     wrapped = frozenset(place for name in trunk for place in wrapped_places(name)) if scheme.tells_shift else None
-    return Recognised(scheme.name, trunk, head, unknown, ignored, wrapped, scheme.pooled(state))
+    online = False if wrapped else None  # a scheme that tells has the bidirectional one alone
+    return Recognised(scheme.name, trunk, head, unknown, ignored, wrapped, scheme.pooled(state), online)
 
 
 def wrapped_places(name: str) -> Iterator[str]:

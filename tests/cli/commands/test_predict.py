@@ -133,7 +133,7 @@ def test_files_without_scores_are_named_and_the_exit_code_says_so(
         assert stopped.value.code == 1
         shown = capsys.readouterr()
         assert "empty.mp4: the file is empty" in shown.err and "text.mp4" in shown.err
-        assert ("is there already" in shown.out) == bool(again)
+        assert ("already exists" in shown.out) == bool(again)
     found = rows(out)
     assert [row["output"] for row in found if "good" in row["video"]] == ["flow", "rgb", "fused", "ensemble"]
     assert all(row["class_3"] and not row["error"] for row in found if "good" in row["video"])
@@ -156,7 +156,7 @@ def test_a_second_start_goes_on_where_the_first_one_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "append", interrupted)
         assert main([*call, str(out)]) == 130
-    assert f"4 of 11 are in {part_file(out)}: the same command goes on" in capsys.readouterr().err
+    assert f"4 of 11 are in {part_file(out)}: the same command continues" in capsys.readouterr().err
     assert not out.exists() and part_file(out).exists()
     measured: list[int] = []
     batches = predict_files.batches
@@ -235,7 +235,7 @@ def test_a_list_on_standard_input_and_lines_of_a_terminal(
         (["{video}", "--ckpt", "nothing"], "not a file, directory or alias"),
         (["{tmp}", "--ckpt", "{run}"], "no video in this folder"),
         (["{tmp}/gone.mp4", "--ckpt", "{run}"], "no such file"),
-        (["{video}", "--ckpt", "{run}", "--csv", "{video}"], "tells not what made it"),
+        (["{video}", "--ckpt", "{run}", "--csv", "{video}"], "not the record of what made it"),
         (["{video}", "--ckpt", "{run}", "--csv", "{video}/x.csv"], "can't write"),
     ],
 )

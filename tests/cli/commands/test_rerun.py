@@ -55,6 +55,15 @@ def test_a_rerun_gives_the_same_numbers_and_names_what_differs(
     assert f"NOT EQUAL: run and its rerun in {tmp_path / 'other'}" in said
 
 
+@pytest.mark.slow
+def test_a_stage_of_phases_is_repeated(train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    of_second = ("phases.1.optimizer.lr=0.002", "+phases.1.schedule.factor.warmup_epochs=1")
+    train("stage=lp_ft", "init=scratch", "phases.0.epochs=1", *of_second)
+    assert main(["rerun", str(tmp_path / "single/run")]) == 0
+    assert "weights  rgb: equal" in capfd.readouterr().out
+    assert len(json.loads((tmp_path / "single/run_rerun/result.json").read_text())["phases"]) == 2
+
+
 def test_what_can_t_be_repeated(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rerun", str(tmp_path)]) == 2
     assert f"{tmp_path} has no manifest.json" in capsys.readouterr().err

@@ -132,7 +132,7 @@ def broken(tmp_path: Path) -> Path:
     return path
 
 
-LOSS = "49 of 50 pictures decode, 1 damaged packet is passed over"
+LOSS = "49 of 50 pictures decode, 1 damaged packet is skipped"
 
 
 @BOTH

@@ -193,6 +193,7 @@ def test_what_clips_are_made_of_is_known_or_refused(values: dict[str, Any]) -> N
     [
         pytest.param({**TINY}, id="tsm"),
         pytest.param({**TINY, "shift": False}, id="tsn"),
+        pytest.param({**TINY, "shift": "online"}, id="online", marks=pytest.mark.slow),
         pytest.param({**TINY, "temporal_pool": True}, id="tsm_pool", marks=pytest.mark.slow),
         pytest.param({**TINY, "modality": DIFFERENCE}, id="rgbdiff"),
         pytest.param({**TINY, "nonlocal_blocks": True, "depth": 50}, id="non_local", marks=pytest.mark.slow),
@@ -366,10 +367,11 @@ def test_an_unreadable_video_is_no_check(trained: Path, tmp_path: Path, capsys: 
     assert [path.name for path in tmp_path.iterdir()] == ["empty.mp4"]
 
 
+@pytest.mark.parametrize("online", [False, True])
 @pytest.mark.parametrize("channels", [3, 8, 17])
-def test_the_joined_shift_is_the_shift(channels: int) -> None:
+def test_the_joined_shift_is_the_shift(channels: int, online: bool) -> None:
     x = torch.randn(6, channels, 2, 3)
-    assert torch.equal(_joined(x, 3, channels // 8), temporal_shift(x, 3))
+    assert torch.equal(_joined(x, 3, channels // 8, online), temporal_shift(x, 3, online=online))
 
 
 def test_safetensors_are_as_specified(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def _length(text: str, place: str) -> float | None:
     except ValueError:
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds > 0):
-        raise UserError(f"{place}: length {text.strip()!r} is no number of seconds; fix the line")
+        raise UserError(f"{place}: length {text.strip()!r} is not a number of seconds; fix the line")
     return seconds
 
 

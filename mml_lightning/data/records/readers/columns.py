@@ -15,6 +15,7 @@ COLUMNS = {
     "label": ("label", "labels", "class", "class_name", "category", "action", "target", "template", "y"),
     "split": ("split", "set", "subset", "partition", "fold"),
     "id": ("id", "video_id", "clip_id"),
+    "sound": ("sound", "sound_path", "audio_path", "wav"),
 }
 NEEDED = ("path", "label", "split")
 

@@ -94,7 +94,7 @@ def _records(source: str, lines: Iterable[str], table: _Lines) -> Iterator[Recor
 
 def _record(name: str) -> Record:
     if "\0" in name:
-        raise UserError(f"{name[:40]!r} can't name a file; mend the list")
+        raise UserError(f"{name[:40]!r} can't name a file; fix the list")
     return Record(name, {"frames": Path(name).expanduser()}, {})
 
 

@@ -30,7 +30,8 @@ def read_csv(
     """Your own videos: one CSV line each with path, label and split; id, start and end (seconds) are optional.
 
     Column names may be any of :data:`mml_lightning.data.records.readers.columns.COLUMNS`; paths are relative to `root`
-    (default: the folder of the CSV). Labels may be names or numbers. With `label_separator` a cell holds several labels
+    (default: the folder of the CSV). A column sound names a sound file beside each video; where its cell is empty, the
+    sound is that of the video. Labels may be names or numbers. With `label_separator` a cell holds several labels
     and the head is multi-label. Without a val split, every fifth training video (by id order) validates. Without an id
     column, the path (and the start and end of a part of a video) is the id. Parts may be told in other forms, see
     :func:`mml_lightning.data.records.readers.times.find_times`; start_frame and end_frame count from `first_frame`.
@@ -54,7 +55,8 @@ def read_csv(
     targets = _Targets(classes, label_separator)
     splits = {split: RecordStore() for split in SPLITS}
     folder, named, spans = Root(base), "id" in table.names, table.columns.times
-    for line, (file, label, split, identity, *times) in table.rows("path", "label", "split", "id", "start", "other"):
+    roles = ("path", "label", "split", "id", "sound", "start", "other")
+    for line, (file, label, split, identity, sound, *times) in table.rows(*roles):
         if not file:
             raise table.empty(line, "path")
         span = spans.span(times, first_frame, f"{table.path}, line {line}") if spans and any(times) else None
@@ -65,7 +67,8 @@ def read_csv(
             identity = without_ending(file) + (part_name(span, first_frame) if span else "")
         if split not in splits:
             split = table.split(line, split)
-        splits[split].append(RecordRow(identity, {"frames": path}, targets[label], span))
+        media = {"frames": path, "audio": folder.below(sound, table.path, line)} if sound else {"frames": path}
+        splits[split].append(RecordRow(identity, media, targets[label], span))
     told = list(table.columns.told)
     if not splits["val"]:
         splits["train"], splits["val"] = held_out(splits["train"])

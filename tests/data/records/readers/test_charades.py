@@ -217,7 +217,7 @@ def test_lists_cut_off_anywhere_are_refused(official: Path) -> None:
 def test_lengths_are_seconds(official: Path, length: str) -> None:
     assert [record.length for record in read(official).splits["train"]] == [24.83, 30.0]
     write_lines(official / MADE["train"], ["id,actions,length", f"N11GT,c002 0.0 1.0,{length}"])
-    with pytest.raises(UserError, match=f"line 2: length '{length}' is no number of seconds"):
+    with pytest.raises(UserError, match=f"line 2: length '{length}' is not a number of seconds"):
         read(official)
 
 
