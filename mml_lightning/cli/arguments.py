@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
+
+from mml_lightning.utils.errors import UserError
 
 
 def add_networks(parser: argparse.ArgumentParser) -> None:
     """`--ckpt`, `--views` and `--set`: trained networks, and how they look at videos."""
     parser.add_argument("--ckpt", required=True, help="run directory, checkpoint, zoo file or alias, as for eval.py")
     parser.add_argument("--views", help="clips and crops, an option of conf/views (default: the run's)")
+    add_settings(parser, "data.workers=4 or views.crops=1")
+
+
+def add_settings(parser: argparse.ArgumentParser, example: str) -> None:
+    """`--set`, as often as wanted."""
     parser.add_argument(
         "--set",
-        type=_assignment,
-        action="append",
+        action=_Assignment,
         default=[],
         metavar="KEY=VALUE",
-        help="a setting of eval.py, such as data.workers=4 or views.crops=1",
+        help=f"a setting of eval.py, such as {example}",
     )
 
 
@@ -37,7 +44,10 @@ def weights_of(text: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in (part.rpartition("=") for part in text.split(","))}
 
 
-def _assignment(word: str) -> str:
-    if "=" not in word:
-        raise argparse.ArgumentTypeError(f"{word}: write it as KEY=VALUE")
-    return word
+class _Assignment(argparse.Action):
+    """Appends key=value; what is none is one line, where a type's error would come with the usage."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        if "=" not in values:
+            raise UserError(f"--set {values}: write it as KEY=VALUE")
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), values])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mml_lightning.config.known_keys import read_by_reader
 from mml_lightning.config.lightning_nodes import nodes
 from mml_lightning.config.saved_overrides import key_of
 from mml_lightning.config.settings import Settings
@@ -149,6 +150,8 @@ def check(cfg: Settings, typed: Sequence[str], sweep: bool = False) -> None:
     """
     words = [word for word in typed if not word.startswith("~")]
     keys = list(dict.fromkeys(map(key_of, words)))
+    if unread := next((key for key in keys if key.startswith("data.") and not read_by_reader(cfg, key)), None):
+        raise UserError(f"{unread} does nothing here: the reader of data={cfg.data.name} does not ask for it")
     if cfg.measures_only:
         _check_measurement(cfg, keys)
     elif cfg.is_pipeline:

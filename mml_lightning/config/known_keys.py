@@ -47,20 +47,25 @@ def check(cfg: Settings) -> None:
             known = keys_of(group)
             own = cfg.resolved[group]
             unknown += [(f"{group}.{key}", known) for key in map(str, own) if not _read(cfg, group, key, known)]
+    if not unknown:
+        return
     looked_up = _looked_up(OmegaConf.to_container(cfg.node, resolve=False))
-    unknown += [(key, top) for key in _of_readers(cfg, looked_up)]
     for key, known in unknown:
-        last = re.escape(key.rpartition(".")[2])
-        if not re.search(rf"(?<![\w.]){re.escape(key)}\b|\$\{{\.+{last}\b", looked_up):
-            raise UserError(_line(cfg, key, known))
+        if not re.search(rf"(?<![\w.]){re.escape(key)}\b", looked_up):
+            raise UserError(_line(key, known))
 
 
-def _of_readers(cfg: Settings, looked_up: str) -> list[str]:
-    """Settings one level below `data`, of which a reader may take one by one (`${data.videos.train}`) or the table."""
-    tables = {key: table for key, table in cfg.resolved["data"].items() if isinstance(table, Mapping)}
-    tables.pop("reader", None)
-    whole = [key for key in tables if re.search(rf"(?<![\w.])data\.{re.escape(str(key))}(?![\w.])", looked_up)]
-    return [f"data.{key}.{name}" for key, table in tables.items() if key not in whole for name in table]
+def read_by_reader(cfg: Settings, key: str) -> bool:
+    """Whether something asks for a setting of `data`, or for a table that it lies in: the readers of conf/data/ take
+    what is looked up in their node (`${data.root}`), and each knows a few of all that there are."""
+    parts = key.split(".")
+    if len(parts) < 2 or parts[1] in {field.name for field in fields(GROUPS["data"])}:
+        return True
+    looked_up = _looked_up(OmegaConf.to_container(cfg.node, resolve=False))
+    tables = (".".join(parts[:n]) for n in range(2, len(parts)))
+    if any(re.search(rf"(?<![\w.]){re.escape(table)}(?![\w.])", looked_up) for table in tables):
+        return True
+    return re.search(rf"(?<![\w.]){re.escape(key)}\b|\$\{{\.+{re.escape(parts[-1])}\b", looked_up) is not None
 
 
 def keys_of(group: str) -> set[str]:
@@ -79,8 +84,6 @@ def _read(cfg: Settings, group: str, key: str, known: set[str]) -> bool:
     value = cfg.resolved[group][key]
     if group == "init":
         return key in known or key in cfg.modality
-    if group == "data":  # readers take what is looked up in their node; `known` has the settings of all of them
-        return key in {field.name for field in fields(GROUPS[group])}
     if group == "backbone":
         return key in known or (isinstance(value, Mapping) and "option" in value)
     if group in ("callbacks", "logger"):
@@ -88,15 +91,13 @@ def _read(cfg: Settings, group: str, key: str, known: set[str]) -> bool:
     return key in known
 
 
-def _line(cfg: Settings, key: str, known: set[str]) -> str:
+def _line(key: str, known: set[str]) -> str:
     group, _, last = key.rpartition(".")
     if group == "experiment":
         return (
             f"unknown setting {key}: an experiment has no settings of its own; type the setting that it is to change, "
             "and begin a file of conf/experiment/ with # @package _global_"
         )
-    if key.startswith("data.") and (last in known or group != "data"):
-        return f"{key} is no setting of data={cfg.data.name}: its reader does not ask for it; leave it out"
     if not known:
         return f"unknown setting {key}: nothing reads it; leave it out"
     alike = difflib.get_close_matches(last, sorted(known), n=1, cutoff=0.75)

@@ -15,7 +15,7 @@ from mml_lightning.config.settings import Settings
 from mml_lightning.engine import flow, process, train
 from mml_lightning.engine import trainer as engine_trainer
 from mml_lightning.engine.load import as_trained
-from mml_lightning.engine.predict import Predictor, backbone_label, load_entries
+from mml_lightning.engine.predict import Entries, Predictor, backbone_label, load_entries
 from mml_lightning.runs import export, fingerprint, next_steps, tracking
 from mml_lightning.runs import result as runs_result
 from mml_lightning.runs.result import RunResult, nested_metrics
@@ -42,11 +42,7 @@ def evaluate(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dic
         raise UserError(f"{folder} holds a training run, whose results would be overwritten: choose another directory")
     read = functools.cache(lambda: config_data.dataset(cfg, [cfg.split]))
     entries = load_entries(cfg, overrides, read)
-    if (
-        Path(str(cfg.ckpt)).suffix == CHECKPOINT
-        and overrides_beside(Path(str(cfg.ckpt)).expanduser(), overrides) is None
-    ):
-        cfg = as_trained(cfg, entries, overrides)  # no run tells how: of a Trainer of the user's, or copied away
+    cfg = _drawn_as_trained(cfg, entries, overrides)
     data = read()
     predictor = Predictor.of(cfg, entries, data.heads)
     datasets = {"test": predictor.clips(data, cfg.split)}
@@ -90,3 +86,11 @@ def evaluate(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dic
     if alone:
         utils_process.say(next_steps.after_evaluation(folder, result.fields["metrics"]))
     return result.fields
+
+
+def _drawn_as_trained(cfg: Settings, entries: Entries, overrides: Sequence[str]) -> Settings:
+    """With the sampling and the crops of a checkpoint that no run stands beside: one of a Trainer of the user's, or one
+    that was copied away."""
+    file = Path(str(cfg.ckpt)).expanduser()
+    alone = file.suffix == CHECKPOINT and overrides_beside(file, overrides) is None
+    return as_trained(cfg, entries, overrides) if alone else cfg

@@ -18,6 +18,8 @@ from mml_lightning.utils.threads import cores
 
 log = logging.getLogger(__name__)
 
+LOOKED_AT = 8  # videos, evenly spaced, whose flow tells whether that of all is there
+
 
 def flow_filler(cache: FlowCache | None, datasets: Mapping[str, ClipDataset], workers: int) -> Callable[[], None]:
     """Computes the flow that the cache lacks when first called, and says how far it is."""
@@ -61,8 +63,8 @@ def cached_in(cfg: Settings) -> FlowCache | None:
 
 
 def begin_ahead(cfg: Settings, dataset: Dataset) -> FlowAhead | None:
-    """Start a process that computes the flow of a later run; None where there is no core for it, or it would take the
-    GPU that is trained on.
+    """Start a process that computes the flow of a later run; None where there is no core for it, it would take the GPU
+    that is trained on, or the flow seems to be there.
 
     Raises:
         UserError: `flow` is wrong.
@@ -71,4 +73,6 @@ def begin_ahead(cfg: Settings, dataset: Dataset) -> FlowAhead | None:
     cache, spare = cached_in(cfg), cores() - 1
     if cache is None or not spare or cache.settings.device != "cpu":
         return None
-    return FlowAhead(cache, records_read(cfg, dataset), spare)
+    records = records_read(cfg, dataset)
+    some = [*records[:: max(1, len(records) // LOOKED_AT)], *records[-1:]]  # a cache is filled from first to last
+    return FlowAhead(cache, records, spare) if cache.missing(some) else None

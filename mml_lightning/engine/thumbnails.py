@@ -87,7 +87,7 @@ def thumbnails(
     """
     made = Thumbnails()
     try:
-        clips, strange = _clips(run, split, videos, words)
+        clips, strange, changed = _clips(run, split, videos, words)
     except UserError as error:
         if words:
             raise
@@ -95,12 +95,17 @@ def thumbnails(
         return made
     if strange:
         made.notes.append(f"not in the data any more, without a picture: {some_videos(strange)}")
+    if changed:
+        made.notes.append(
+            "the data are not those of the run any more (videos, labels or file sizes): pictures may be of others"
+        )
     made.notes += _read(made, clips, most, watched)
     return made
 
 
-def _clips(run: Path, split: str, videos: Sequence[str], words: Sequence[str]) -> tuple[ClipDataset, list[str]]:
-    """How these videos become clips, and the ids that the data don't have.
+def _clips(run: Path, split: str, videos: Sequence[str], words: Sequence[str]) -> tuple[ClipDataset, list[str], bool]:
+    """How these videos become clips, the ids that the data don't have, and whether the data are others than those of
+    the run.
 
     Raises:
         UserError: nothing tells the data of the run, or they can't be had.
@@ -119,7 +124,8 @@ def _clips(run: Path, split: str, videos: Sequence[str], words: Sequence[str]) -
     if not by_id:
         raise UserError(f"data={data.name} has none of the videos in its {split} split; say where they are with --set")
     found = [by_id[video] for video in videos if video in by_id]
-    return _dataset(cfg, data, found, modalities), [video for video in videos if video not in by_id]
+    changed = (result.get("data_fingerprint") or data.fingerprint()) != data.fingerprint()
+    return _dataset(cfg, data, found, modalities), [video for video in videos if video not in by_id], changed
 
 
 def _dataset(cfg: Settings, data: Dataset, found: Sequence[Record], modalities: Mapping[str, Modality]) -> ClipDataset:

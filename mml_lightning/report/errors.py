@@ -43,7 +43,7 @@ class Findings:
 
     @cached_property
     def judged(self) -> Judged:
-        return errors.judge(self.dump, self.name)
+        return self.outputs[self.name] if self.name in self.outputs else errors.judge(self.dump, self.name)
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -103,6 +103,11 @@ class Findings:
         rows = {name: self._places[name][video] for name in self.outputs if video in self._places[name]}
         right = [n for n, row in rows.items() if self.outputs[n].found[row] == self.outputs[n].given[row].sum()]
         return f"correct: {', '.join(right)}" if right else f"all wrong: {', '.join(rows)}"
+
+    def labels(self, video: str) -> list[int]:
+        """The labels of a video that the output is judged on."""
+        row = self._places[self.name][video]
+        return [int(k) for k in self.judged.plain[1][row].nonzero()[0]]
 
     def told(self, video: str) -> dict[str, Any]:
         """What each output predicts for a video, in columns."""

@@ -278,6 +278,9 @@ class ErrorsPage:
         anchor = None
         if video not in self.anchors:
             anchor = self.anchors[video] = f"video{len(self.anchors)}"
+        if self.several:
+            given = [self._class(k) for k in self.found.labels(video)]
+            text += Markup("<br><small>labels: {}</small>").format(Markup(", ").join(given) if given else "none")
         if len(self.found.outputs) > 1:
             text += Markup("<br><small>{}</small>").format(self.found.right_about(video))
         return {"video": video, "text": text, "strips": self.strips.get(video, ()), "anchor": anchor}

@@ -154,7 +154,7 @@ class Cohort(pl.LightningModule):
         together, divided = self._micro_batches(batch_idx)
         presence = self._presence_of(batch, batch_idx, 1 if placed is not None else self.trainer.world_size)
         seen = None if presence is None else presence.mask
-        self._mix = self._drawn(len(batch["index"]), batch_idx)
+        self._mix = self.mixing.draw(len(batch["index"]), *self._key(batch_idx))
         outputs = {
             name: self._output(name, batch, batch_idx, None if seen is None else seen[name])
             for name in self.peers
@@ -220,22 +220,12 @@ class Cohort(pl.LightningModule):
             raise ValueError("samples lack a modality: read them with `presence.by_step`, as VideoData does")
         else:
             step, place = [{name: seen.cpu().numpy() for name, seen in batch["present"].items()}], 0
-        step = [self._mixed(seen, batch_idx - place + number) for number, seen in enumerate(step)]
+        step = [self.mixing.seen(seen, *self._key(batch_idx - place + n)) for n, seen in enumerate(step)]
         if self._counter is None:
             self._counter = Counter({name: m.name for name, m in self.modalities.items()}, self.objective.groups)
         presence = self._counter.presence(step, place, ranks)
         self._idle = presence.idle(self.trained_peers)
         return presence
-
-    def _drawn(self, size: int, batch_idx: int) -> Mix | None:
-        """What happens to a batch of `size` samples of this rank."""
-        rank = 0 if one_peer(self.trainer) is not None else self.global_rank
-        return self.mixing.draw(size, self.seed, self.current_epoch, batch_idx, rank)
-
-    def _mixed(self, seen: Mapping[str, Any], batch_idx: int) -> Mapping[str, Any]:
-        """Samples of a batch that have a modality when it is mixed, {modality: bool [B]}."""
-        mix = self._drawn(len(next(iter(seen.values()))), batch_idx) if seen else None
-        return seen if mix is None else mix.seen(seen)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """A peer that has seen no sample of the step takes none: no momentum, no decay."""
@@ -374,7 +364,7 @@ class Cohort(pl.LightningModule):
             return
         views = next(iter(batch["clips"].values())).shape[1]
         parts = self._logits({m: clip.flatten(0, 1) for m, clip in batch["clips"].items()})
-        present = self._present(batch)
+        present = {name: batch["present"][modality.name] for name, modality in self.modalities.items()}
         for head, scores in self.scores.items():
             logits = {n: torch.cat([part[n][head] for part in parts]).unflatten(0, (-1, views)) for n in self.peers}
             if self.fusion is not None:
@@ -388,10 +378,6 @@ class Cohort(pl.LightningModule):
         parts = (self({name: clip[n : n + size] for name, clip in clips.items()}) for n in range(0, count, size))
         return [{name: out.logits for name, out in part.items()} for part in parts]
 
-    def _present(self, batch: Batch) -> dict[str, Tensor]:
-        """Per peer, [B] bool: samples that have its modality."""
-        return {name: batch["present"][modality.name] for name, modality in self.modalities.items()}
-
     def _fused_of(self, present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Of the fused output, if there is one: samples that any peer has seen."""
         return {} if self.fusion is None else {FUSED: torch.stack(list(present.values())).any(0)}
@@ -404,8 +390,11 @@ class Cohort(pl.LightningModule):
                 # every rank holds all scores, so there is nothing to reduce
                 self.log_dict({f"{prefix}/{peer}/{key}": value for key, value in metrics.items()}, sync_dist=False)
 
+    def _key(self, batch_idx: int) -> tuple[int, ...]:
+        """Of what is random in a batch."""
+        return self.seed, self.current_epoch, batch_idx, self.global_rank if one_peer(self.trainer) is None else 0
+
     def _seed_forward(self, peer: str, batch_idx: int) -> None:
-        rank = 0 if one_peer(self.trainer) is not None else self.global_rank
-        number = keyed_seed(self.seed, self.current_epoch, batch_idx, rank, peer, size=7)
+        number = keyed_seed(*self._key(batch_idx), peer, size=7)
         # on a CPU, `torch.manual_seed` writes down the call stack in case a GPU is used later
         (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(number)

@@ -57,10 +57,6 @@ class Mix:
         mixed[..., top:bottom, left:right] = partner[..., top:bottom, left:right]
         return mixed
 
-    def seen(self, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Samples that have a modality, as their partners do, {modality: bool [B]}: a mixed clip is made of both."""
-        return {name: seen & np.roll(seen, self.shift) for name, seen in own.items()}
-
     def partners(self, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The labels of the partners, {head: [B] or [B, K]}."""
         return {head: labels.roll(self.shift, 0) for head, labels in target.items()}
@@ -106,6 +102,11 @@ class Mixing:
         assert alpha is not None
         share = float(generator.beta(alpha, alpha))
         return self._cut(shift, share, generator) if cuts else Mix(shift, share)
+
+    def seen(self, own: Mapping[str, np.ndarray], *key: object) -> Mapping[str, np.ndarray]:
+        """Samples of a batch that have a modality when it is mixed, as their partners do, {modality: bool [B]}."""
+        mix = self.draw(len(next(iter(own.values()))), *key) if own else None
+        return own if mix is None else {name: seen & np.roll(seen, mix.shift) for name, seen in own.items()}
 
     def _cut(self, shift: int, share: float, generator: np.random.Generator) -> Mix:
         """A box of (1 - share) of the picture around a point in it; what lies outside is cut off, and counts."""

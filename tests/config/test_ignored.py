@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mml_lightning.config import ignored
-from mml_lightning.config.compose import changed
+from mml_lightning.config.compose import changed, compose
 from mml_lightning.config.settings import Settings
 from mml_lightning.utils.errors import UserError
 
@@ -69,3 +69,16 @@ def test_an_evaluation_refuses_what_is_of_the_training(composed: Composed) -> No
                 ignored.check(cfg, [f"{key}=x", f"ckpt={ckpt}"])
         for key in (*MEASURING, *(OF_FILES if ckpt == "ce" else ())):  # they say which of several networks is meant
             ignored.check(cfg, [f"{key}=x", f"ckpt={ckpt}"])
+
+
+def test_a_setting_of_another_reader_is_refused(composed: Composed) -> None:
+    """And of a table what the reader does not take of it; all that conf/ itself brings along is read."""
+    cfg, typed = composed()
+    ignored.check(cfg, typed)
+    for key in ("data.fps", "data.columns.id", "data.videos.more", "data.columns"):
+        with pytest.raises(UserError, match=rf"^{key} does nothing here: the reader of data=demo"):
+            ignored.check(cfg, [f"+{key}=3"])
+    for key in ("data", "data.workers", "data.videos.train", "data.root", "data.reader.name", "data.reader._target_"):
+        ignored.check(cfg, [f"{key}=3"])
+    ignored.check(composed("+data.mine=4", "data.workers=${data.mine}")[0], ["+data.mine=4"])
+    ignored.check(compose("train", ["data=jester", "data.root=x"]), ["data.columns.id=x", "data.fps=9"])

@@ -44,9 +44,6 @@ def test_a_callback_or_logger_without_a_target_is_refused(composed: Composed, gr
     [
         ("+experiment.lr=1", r"^unknown setting experiment\.lr: an experiment has no settings of its own"),
         ("+resume.x=1", r"^unknown setting resume\.x: nothing reads it; leave it out"),
-        ("+data.fps=5", r"^data\.fps is no setting of data=demo"),
-        ("+data.columns.id=x", r"^data\.columns is no setting of data=demo"),
-        ("+data.videos.more=5", r"^data\.videos\.more is no setting of data=demo"),
     ],
 )
 def test_a_key_of_something_else_is_refused(composed: Composed, word: str, said: str) -> None:

@@ -36,7 +36,8 @@ def pixels(strip: Strip) -> np.ndarray:
 
 def test_strips_show_the_clips_of_the_test_split(trained: Path, ids: tuple[str, ...]) -> None:
     found = thumbnails(trained, "test", ids[2:4], 10**7)
-    assert list(found.strips) == list(ids[2:4]) and "hue is direction" in found.notes[0]
+    assert list(found.strips) == list(ids[2:4])
+    assert len(found.notes) == 1 and "hue is direction" in found.notes[0]  # the data are those of the run
     cfg, _, _ = load.settings(str(trained), [], None)
     modalities = config_data.modalities(cfg)
     data = config_data.dataset(cfg, ["test"])
@@ -109,6 +110,7 @@ def test_videos_that_are_gone_or_broken_are_said(of_a_table: Path, ids: tuple[st
     broken.write_text("no video")
     found = thumbnails(of_a_table, "test", [*ids[:4], "never"], 10**7, [f"paths.cache={tmp_path / 'cache'}"])
     assert list(found.strips) == list(ids[2:4]) and len(found.strips[ids[2]]) == 2
+    assert any("the data are not those of the run any more" in note for note in found.notes)
     assert any("not in the data any more, without a picture: 1 video (never)" in note for note in found.notes)
     assert any(f"can't be read any more, without a picture: 2 videos ({ids[0]}, {ids[1]})" in n for n in found.notes)
 

@@ -87,6 +87,14 @@ def test_page_is_whole_and_needs_nothing(several: bool, peers: tuple[str, ...]) 
     assert ("<h2>Networks</h2>" in page) == (len(peers) > 1)
 
 
+def test_cards_tell_all_labels_where_there_are_several() -> None:
+    dump = good(several=True)
+    case = Findings(dump, "rgb", 1).mistakes["false positives"][0]
+    names = [name for name, label in zip(dump.classes, dump.target[dump.ids.index(case.video)], strict=True) if label]
+    card = re.sub(r"<a [^>]*>|</a>", "", whole(Findings(dump, "rgb", 1)))
+    assert f"labels: {', '.join(names)}</small>" in card and "labels: " not in whole(Findings(good(), "rgb", 1))
+
+
 def test_matrix_counts_every_video_once() -> None:
     found = Findings(good(), "flow", 5)
     titles = re.findall(r"<title>label (\w), predicted (\w): (\d+)</title>", whole(found))

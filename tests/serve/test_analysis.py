@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from mml_lightning.backbones.registry import rebuild
 from mml_lightning.cli.main import main
 from mml_lightning.data.records.records import Record
 from mml_lightning.engine.predict import load_predictor
@@ -167,3 +168,23 @@ def test_without_the_data_of_the_run_uploads_remain(trained: Path, clips: list[P
     assert not (tmp_path / "nothing").exists()  # a demo is not made for it
     assert alone.analyse(Asked(), upload(clips[0], tmp_path))["heads"]["label"]["rgb"]
     assert alone.test_videos() == []
+
+
+def test_several_heads_and_labels(trained: Path, clips: list[Path], tmp_path: Path) -> None:
+    """A weight file that lies alone, with a head of one label and one of several."""
+    torch.manual_seed(0)
+    entry = torch.load(trained / "peers" / "rgb.pt", weights_only=True)
+    entry["arch"] = entry["arch"] | {"num_classes": {"verb": 3, "noun": 4}}
+    entry["state_dict"] = rebuild(entry["arch"]).state_dict()
+    entry["classes"] = {"verb": ["cut", "open", "wash"], "noun": ["cup", "door", "knife", "open"]}
+    entry["multi_label"] = {"verb": False, "noun": True}
+    torch.save(entry, tmp_path / "rgb.pt")
+    alone = Analyst(str(tmp_path / "rgb.pt"), None, None, [f"data.root={tmp_path / 'nothing'}"], 60)
+    answer = alone.analyse(Asked(pictures=True, window=0.5), upload(clips[0], tmp_path))
+    assert {head: len(told["rgb"]) for head, told in answer["heads"].items()} == {"verb": 3, "noun": 4}
+    assert sum(one["score"] for one in answer["heads"]["verb"]["rgb"]) == pytest.approx(1)
+    assert sum(one["score"] for one in answer["heads"]["noun"]["rgb"]) > 1.1  # probabilities of their own
+    assert answer["main"] == {"verb": "rgb", "noun": "rgb"} and answer["without"] == {}
+    assert answer["seen"]["head"] == "verb" and set(answer["windows"][0]["heads"]) == {"verb", "noun"}
+    chosen = alone.analyse(Asked(pictures=True, of_class="knife"), upload(clips[0], tmp_path))["seen"]
+    assert (chosen["head"], chosen["class"]) == ("noun", "knife")

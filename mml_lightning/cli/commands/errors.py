@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mml_lightning.cli.arguments import add_settings
 from mml_lightning.cli.commands.score import SHOWN, dump_file
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.plain_text import some_videos
@@ -48,9 +49,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         metavar="MB",
         help=f"of pictures in the page at most; 0: none, and no video is read (default: {MEGABYTES:g})",
     )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of eval.py, such as data.root=..."
-    )
+    add_settings(parser, "data.root=...")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -81,9 +80,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--worst {args.worst} must be 1 or more")
     if not 0 <= args.pictures_mb < float("inf"):
         raise UserError(f"--pictures-mb {args.pictures_mb:g} must be a number from 0 on")
-    for word in args.set:
-        if "=" not in word:
-            raise UserError(f"--set {word}: write it as KEY=VALUE")
 
 
 def _scores(path: Path, split: str) -> Path:
@@ -198,6 +194,8 @@ def _folder(args: argparse.Namespace, file: Path) -> Path:
         UserError: nothing can be written there; told before videos are read.
     """
     folder: Path = args.out or (file.parent.parent if file.parent.name == "predictions" else file.parent) / "errors"
+    if args.out is None and folder.is_symlink():  # of a run of others it may lead anywhere
+        raise UserError(f"{folder} is a link to another place; say with --out where the page goes")
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(

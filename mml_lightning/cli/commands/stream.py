@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mml_lightning.cli.arguments import add_settings
 from mml_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topk", type=int, default=1, metavar="N", help="classes that are named (default: 1)")
     parser.add_argument("--max-frames", type=int, metavar="N", help="end after so many steps")
     parser.add_argument("--json", action="store_true", help="a JSON object per line")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of eval.py: trainer.num_threads=1"
-    )
+    add_settings(parser, "trainer.num_threads=1")
 
 
 def run(args: argparse.Namespace) -> None:
