@@ -125,7 +125,7 @@ class Told:
 
         half, most = (float(np.percentile(self.latencies, share)) for share in (50, 95))
         steps, seconds = len(self.latencies), self.last - self.begun
-        rate = steps / seconds if seconds > 0 else float("inf")
+        rate = steps / max(seconds, 1e-9)
         if self.args.json:
             values = {"steps": steps, "seconds": seconds, "fps": rate, "p50_ms": half, "p95_ms": most}
             print(json.dumps({"summary": {**values, "dropped": dropped}}), flush=True)
