@@ -32,8 +32,8 @@ def can_be_shown(modality: Modality, pictured: bool) -> bool:
 
 
 def pictures(clip: Tensor, modality: Modality) -> np.ndarray:
-    """Uint8 RGB [T, H, W, 3]: of each window the middle item, the middle pair of flow in the colours of motion, half the
-    middle difference on grey, or the spectrogram, low tones below.
+    """Uint8 RGB [T, H, W, 3]: of each window the middle item, the middle pair of flow in the colours of motion, half
+    the middle difference on grey, or the spectrogram, low tones below.
 
     Args:
         clip: one view as it is stored: uint8 [T, L * c, H, W], or sound.

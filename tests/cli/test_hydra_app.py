@@ -39,9 +39,9 @@ def test_init_may_be_a_file() -> None:
 @pytest.mark.parametrize(
     "given, message",
     [
-        (["modality=[rgb,audio]"], r"'audio' is unknown; use one of \['flow', 'liveflow', 'rgb', 'rgbdiff'\]"),
-        (["modality=audio"], "'audio' is unknown"),
-        (["+modality=audio"], "'audio' is unknown"),
+        (["modality=[rgb,radar]"], r"'radar' is unknown; use one of \['audio', 'audio_mel', 'flow', "),
+        (["modality=radar"], "'radar' is unknown"),
+        (["+modality=radar"], "'radar' is unknown"),
         (["modality=[rgb],[flow,flow]"], "names flow twice.*stage=ml modality=.flow."),
         (["modality=[]"], "leaves nothing to train"),
         (["resume=/no/such/run"], "is not a run directory"),
@@ -130,5 +130,5 @@ def test_modalities_of_own_configs_are_known(tmp_path: Path) -> None:
         assert prepare([*words, "modality=[rgb,sensor]"], CONF)[-1] == "modality=[rgb,sensor]"
         with pytest.raises(UserError, match="names sensor twice"):
             prepare([*words, "modality=[sensor,sensor]"], CONF)
-    with pytest.raises(UserError, match=r"'audio' is unknown; use one of \['flow', .*'sensor'\]"):
-        prepare([f"hydra.searchpath=[{tmp_path}]", "modality=[audio]"], CONF)
+    with pytest.raises(UserError, match=r"'radar' is unknown; use one of \['audio', .*'sensor'\]"):
+        prepare([f"hydra.searchpath=[{tmp_path}]", "modality=[radar]"], CONF)
