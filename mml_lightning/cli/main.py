@@ -75,8 +75,10 @@ COMMANDS = {
     "check": Command("read every video of a dataset and report problems", check.declare, check.run),
     "doctor": Command("will this modality help? compare networks by their scores", doctor.declare, doctor.run),
     "ensemble": Command("find good ensembles: pairs, triples, rank sums", ensemble.declare, ensemble.run),
-    "errors": Command("what a run gets wrong: a page with pictures, csv files", errors.declare, errors.run),
-    "export": Command("one network as a folder for onnxruntime or torch, with infer.py", export.declare, export.run),
+    "errors": Command("show what a run gets wrong: a page with pictures, csv files", errors.declare, errors.run),
+    "export": Command(
+        "export one network as a folder for onnxruntime or torch, with infer.py", export.declare, export.run
+    ),
     "flow": Command(
         "precompute the optical flow of a dataset, export it as images",
         flow.declare,
@@ -97,8 +99,8 @@ COMMANDS = {
         pack.declare,
         lambda args: pack.run(args, compose_config),
     ),
-    "predict": Command("classes of videos by trained networks, without a run", predict.declare, predict.run),
-    "report": Command("table of runs, or a paired comparison of two of its rows", report.declare, report.run),
+    "predict": Command("classify videos with trained networks", predict.declare, predict.run),
+    "report": Command("make the table of runs, or compare two of its rows", report.declare, report.run),
     "rerun": Command("repeat a run and compare every number", rerun.declare, rerun.run),
     "score": Command("recompute metrics from score dumps, ensembles, submission files", score.declare, score.run),
     "serve": Command("a local page for the networks of a run: drop a video, see its scores", serve.declare, serve.run),

@@ -72,6 +72,24 @@ def chosen(entries: Mapping[str, Mapping[str, Any]], peers: Sequence[str] | None
     return {name: entries[name] for name in peers}
 
 
+def refuse_other_shift(entries: Mapping[str, Mapping[str, Any]], words: Sequence[str]) -> None:
+    """A network stays what it was trained as: what is typed of its temporal shift must be that.
+
+    Raises:
+        UserError: it is another.
+    """
+    said = {key_of(word): word.partition("=")[2].strip().lower() for word in words}
+    for name, entry in entries.items():
+        trained, modality = entry["arch"].get("shift"), entry["modality"]["name"]
+        alone = any(key == f"backbone.{modality}" or key.startswith(f"backbone.{modality}.") for key in said)
+        key = f"backbone.{modality}.net.shift" if alone else "backbone.net.shift"
+        if trained is not None and said.get(key, told := str(trained).lower()) != told:
+            raise UserError(
+                f"{key}={said[key]}: {name} was trained with shift={told}, which its weights mean; leave it out, or "
+                f"train another network with {key}={said[key]}"
+            )
+
+
 def as_trained(cfg: Settings, entries: Mapping[str, Mapping[str, Any]], typed: Sequence[str]) -> Settings:
     """With the sampling and the crops that the weights tell, where nothing else does; what is typed stays.
 

@@ -337,8 +337,15 @@ def load_entries(cfg: Settings, overrides: Sequence[str], data: Callable[[], Dat
         data: reads the records, for an alias.
 
     Raises:
-        UserError: nothing to load there, or an alias of which there is nothing with the settings asked for.
+        UserError: nothing to load there, or an alias of which there is nothing with the settings asked for, or the
+            networks were trained with another temporal shift.
     """
+    entries = _load_entries(cfg, overrides, data)
+    load.refuse_other_shift(entries, overrides)
+    return entries
+
+
+def _load_entries(cfg: Settings, overrides: Sequence[str], data: Callable[[], Dataset]) -> Entries:
     given = str(cfg.plain("ckpt"))
     path = Path(given).expanduser()
     if path.is_dir():

@@ -20,10 +20,9 @@ from mml_lightning.config import data as config_data
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.loading.dataset import ClipDataset
 from mml_lightning.data.records.records import Dataset, Record
-from mml_lightning.engine import load
+from mml_lightning.engine import clip_pictures, load
 from mml_lightning.engine.flow import flow_filler
-from mml_lightning.modalities import FLOW_BOUND, Modality
-from mml_lightning.optical_flow.colours import colour_wheel, fastest
+from mml_lightning.modalities import Modality
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import FOLDER_NAME
 from mml_lightning.utils.plain_text import some_videos
@@ -139,7 +138,7 @@ def _dataset(cfg: Settings, data: Dataset, found: Sequence[Record], modalities: 
 def _read(made: Thumbnails, clips: ClipDataset, most: int, watched: Callable[[Sequence[str]], Any]) -> list[str]:
     """Fill in the strips; returns what is to be said."""
     notes: list[str] = []
-    seen = [m for m in clips.modalities if _is_sound(m) or (clips.kinds[m.name].pictured and _has_colours(m))]
+    seen = [m for m in clips.modalities if clip_pictures.can_be_shown(m, clips.kinds[m.name].pictured)]
     blind = [modality.name for modality in clips.modalities if modality not in seen]
     if blind:
         notes.append(f"no pictures of {', '.join(blind)}")
@@ -166,29 +165,17 @@ def _read(made: Thumbnails, clips: ClipDataset, most: int, watched: Callable[[Se
 
 def _described(clips: ClipDataset) -> str:
     shown = "the first view" if clips.views > 1 else "the clip"
-    flow = any(_is_flow(modality) for modality in clips.modalities)
+    flow = any(map(clip_pictures.is_flow, clips.modalities))
     wheel = "; flow: hue is direction, full colour the fastest motion of the clip" if flow else ""
     grey = "; differences around grey" if any(m.prepare == "difference" for m in clips.modalities) else ""
-    sound = "; sound: its spectrogram, high tones above" if any(map(_is_sound, clips.modalities)) else ""
+    sound = "; sound: its spectrogram, high tones above" if any(map(clip_pictures.is_sound, clips.modalities)) else ""
     return f"pictures are {shown} that the networks are given, cropped as they see it{wheel}{grey}{sound}"
-
-
-def _is_flow(modality: Modality) -> bool:
-    return modality.prepare == "tvl1" or (modality.item_channels == 2 and modality.prepare == "normalise")
-
-
-def _has_colours(modality: Modality) -> bool:
-    return _is_flow(modality) or modality.item_channels == 3
-
-
-def _is_sound(modality: Modality) -> bool:
-    return modality.preparation.spectrogram is not None
 
 
 def _strip(clip: Tensor, modality: Modality) -> Strip:
     """A clip [T, ...] as it is stored."""
     picked = np.linspace(0, len(clip) - 1, min(len(clip), FRAMES)).round().astype(int)
-    images = _images(clip[torch.from_numpy(picked)], modality)
+    images = clip_pictures.pictures(clip[torch.from_numpy(picked)], modality)
     height, width = images.shape[1:3]
     if height > HEIGHT:
         size = max(1, round(width * HEIGHT / height)), HEIGHT
@@ -196,28 +183,3 @@ def _strip(clip: Tensor, modality: Modality) -> Strip:
     strip = np.concatenate(list(images), axis=1)
     _, jpeg = cv2.imencode(".jpg", np.ascontiguousarray(strip[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     return Strip(modality.name, jpeg.tobytes(), strip.shape[1], strip.shape[0], len(images))
-
-
-def _images(clip: Tensor, modality: Modality) -> np.ndarray:
-    """RGB uint8 [T, H, W, 3]: of each window the middle item, pair or difference, or the spectrogram."""
-    if _is_flow(modality):
-        whole = modality(clip).unflatten(1, (-1, 2))  # [T, pairs, 2, H, W]
-        std, mean = modality.std, modality.mean
-        shares = whole[:, whole.shape[1] // 2] * _column(std) + _column(mean)
-        flow = (2 * shares - 1) * FLOW_BOUND
-        picture = colour_wheel(flow, fastest(flow))
-    elif modality.prepare == "difference":
-        whole = modality(clip).unflatten(1, (-1, 3)) * _column(modality.std)
-        picture = ((whole[:, whole.shape[1] // 2] / 2 + 0.5) * 255).round().clamp(0, 255).to(torch.uint8)
-    elif _is_sound(modality):
-        loudness = modality(clip).flip(-2)  # [T, 1, F, time], low tones first
-        low, high = loudness.amin(), loudness.amax()
-        picture = (255 * (loudness - low) / (high - low).clamp(min=1e-6)).to(torch.uint8).expand(-1, 3, -1, -1)
-    else:
-        whole = clip.unflatten(1, (-1, 3))
-        picture = whole[:, whole.shape[1] // 2]
-    return picture.permute(0, 2, 3, 1).numpy()
-
-
-def _column(values: Sequence[float]) -> Tensor:
-    return torch.tensor(list(values)).view(-1, 1, 1)

@@ -18,6 +18,7 @@ from mml_lightning.evaluation.metrics import Scoring, ensemble, pool_views
 from mml_lightning.evaluation.metrics.bootstrap import Bootstrap, Sampled
 from mml_lightning.evaluation.metrics.per_video import labels, losses, named_classes
 from mml_lightning.evaluation.predictions import Predictions
+from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.plain_text import some_videos
 
 
@@ -131,7 +132,7 @@ def align(networks: Sequence[Network], split: str) -> AlignedScores | None:
     """The networks on a split, "val" or "test"; None where a run has no scores of it.
 
     Raises:
-        UserError: classes or labels differ, there is no common video, or none has a label.
+        UserError: classes or labels differ, there is no common video, none has a label, or scores are infinite.
     """
     members = []
     for network in networks:
@@ -148,7 +149,10 @@ def align(networks: Sequence[Network], split: str) -> AlignedScores | None:
         for member, rows in zip(joined.members, joined.rows, strict=True)
     )
     for network in networks:
-        scores[network.name] = torch.stack(list(itertools.islice(pooled, len(network.runs))))
+        own = torch.stack(list(itertools.islice(pooled, len(network.runs))))
+        if own.isnan().any():  # what a network has not seen is left out already
+            raise UserError(f"{network.name} has infinite scores of {split}: it diverged in training; leave it out")
+        scores[network.name] = own
     lacking = [f"{split}: {name} lacks {some_videos(ids)}: not counted" for name, ids in joined.missing.items()]
     notes = [*lacking, *(f"{split}: {note}" for note in joined.notes)]
     return AlignedScores(joined.ids, joined.target, scores, scoring, notes)

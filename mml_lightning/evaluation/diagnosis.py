@@ -119,7 +119,8 @@ class Diagnosis:
     Args:
         metric: "top1" or "map".
         split: the reported one.
-        videos: how many all networks have: "val", which the rule looks at, and "reported".
+        videos: how many all networks have: "val", which the rule looks at, "weights", which these are found on, and
+            "reported".
         seeds: S.
         notes: what else a reader should know.
     """
@@ -147,7 +148,7 @@ def diagnose(
         advance: called after each of :func:`steps`.
 
     Raises:
-        UserError: classes or labels differ, there are no common videos, or a video is in both splits.
+        UserError: classes or labels differ, or there are no common videos, or too few for two halves.
     """
     every = [*networks, *(one for model in joint for one in [*model.peers, *filter(None, [model.fused])])]
     names = [network.name for network in networks]
@@ -164,7 +165,7 @@ def diagnose(
     return Diagnosis(
         metric=held.metric,
         split=split,
-        videos={"val": len(held.ids), "reported": len(reported.ids)},
+        videos={"val": len(held.ids), "weights": len(search.ids), "reported": len(reported.ids)},
         seeds=len(networks[0].runs),
         classes=next(iter(held.scores.values())).shape[2],
         networks=[_alone(network, held, reported) for network in each(networks)],
@@ -187,16 +188,19 @@ def _combinations(names: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _splits(held: AlignedScores, test: AlignedScores | None) -> tuple[AlignedScores, AlignedScores]:
-    """The videos that weights are found on, and those that are reported."""
-    if test is None:
-        mask = torch.tensor([in_fold(video, 0.5) for video in held.ids])
-        if mask.all() or not mask.any():
-            raise UserError("there are no test scores, and too few validation videos to find weights on half of them")
-        return held.keep(mask), held.keep(~mask)
-    both = set(held.ids) & set(test.ids)
-    if both:
-        raise UserError(f"{some_videos(sorted(both))} would be in both the validation and the test split")
-    return held, test
+    """The videos that weights are found on, and those that are reported; of the same ones a half each."""
+    if test is not None and not set(held.ids) & set(test.ids):
+        return held, test
+    reported = test or held
+    search, rest = held.keep(_fold(held)), reported.keep(~_fold(reported))
+    if not search.ids or not rest.ids:
+        raise UserError("there are too few videos to find weights on one half and to report the other")
+    return search, rest
+
+
+def _fold(scores: AlignedScores) -> torch.Tensor:
+    """bool [N], one half of the videos, by a hash of their ids: the same in every split and run."""
+    return torch.tensor([in_fold(video, 0.5) for video in scores.ids])
 
 
 def _notes(held: AlignedScores, test: AlignedScores | None, networks: Sequence[Network]) -> list[str]:
@@ -205,6 +209,10 @@ def _notes(held: AlignedScores, test: AlignedScores | None, networks: Sequence[N
         lacking = [f"{n.name} of {run.name}" for n in networks for run in n.runs if run.test is None]
         told = f"{lacking[0]} has no test scores" + (f", nor have {len(lacking) - 1} others" if lacking[1:] else "")
         notes.append(f"{told}: weights come from one half of the validation videos, what is reported from the other")
+    elif both := sorted(set(held.ids) & set(test.ids)):
+        notes.append(
+            f"{some_videos(both)} in both val and test: weights come from one half, what is reported from the other"
+        )
     # the validation of a training is of one central clip
     views = {str(run.val.views.get("name", "center")) for network in networks for run in network.runs}
     if len(views) > 1:

@@ -112,8 +112,8 @@ def _pairs(found: Diagnosis) -> Grid:
     notes = [
         f"right alone: {what} that just this network has right, in the order of the names, as the weights; none: that "
         "none has right; oracle: that at least one has right",
-        f"weights: found on {'half of val' if found.split == 'val' else 'val'}, mean over the seeds; gain: of fused "
-        "over the network that is best there",
+        f"weights: found on {found.videos['weights']} other videos, of val, mean over the seeds; gain: of fused over "
+        "the network that is best there",
     ]
     return Grid("Together", list(rows[0]), rows, {"agreement": 1, "none": 1, "oracle": 1}, notes)
 

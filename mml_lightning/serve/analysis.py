@@ -21,7 +21,7 @@ from mml_lightning.data.records.records import Record, rows
 from mml_lightning.data.records.windows import window_spans
 from mml_lightning.data.video.decode import DecodeError
 from mml_lightning.data.video.images import open_media
-from mml_lightning.engine import predict_files
+from mml_lightning.engine import clip_pictures, predict_files
 from mml_lightning.engine.flow import flow_filler
 from mml_lightning.engine.predict import Predictor, heads_of, networks_of
 from mml_lightning.engine.predict_files import Part
@@ -32,7 +32,7 @@ from mml_lightning.evaluation.explain import grad_cam
 from mml_lightning.evaluation.metrics import FUSED, pool_peers
 from mml_lightning.fusion.fuse import present_as_gate
 from mml_lightning.serve.asked import AUTO, Asked, Refused
-from mml_lightning.serve.pictures import as_png, heat_pictures, is_flow, pictures
+from mml_lightning.serve.pictures import as_png, heat_pictures
 from mml_lightning.training.cohort import Batch, Cohort
 from mml_lightning.utils.errors import UserError
 
@@ -281,10 +281,10 @@ def _looked_at(
 ) -> dict[str, Any]:
     """Of one network: pictures, the part of each frame, and Grad-CAM to lay over the pictures."""
     peer, modality = predictor.networks[name], predictor.modalities[name]
-    shown = pictures(modality, clip)
-    if shown is None:
+    if not clip_pictures.can_be_shown(modality, config_data.sources(predictor.cfg)[modality.source].pictured):
         return {"absent": f"{modality.name} is no picture"}
-    told: dict[str, Any] = {"pictures": [as_png(image) for image in shown], "flow": is_flow(modality)}
+    shown = clip_pictures.pictures(clip, modality)
+    told: dict[str, Any] = {"pictures": [as_png(image) for image in shown], "flow": clip_pictures.is_flow(modality)}
     given = modality(clip[None].to(next(peer.parameters()).device, copy=True)).to(cohort.dtype)
     try:
         cam = grad_cam(peer, given, [number], head)

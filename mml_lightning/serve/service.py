@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from mml_lightning.serve.turns import Turns
 
 PREFIX = "mml_serve_"
 LISTED = 100  # videos of an answer
+ENDING = re.compile(r"\.[A-Za-z0-9]{1,5}\Z")
 
 
 class Workplace(Protocol):
@@ -90,7 +92,8 @@ class Service:
         """
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
-            path, size = folder / "upload", 0
+            ending = ENDING.search(name)  # which some formats are known by
+            path, size = folder / f"upload{ending[0] if ending else ''}", 0
             with path.open("wb") as file:
                 for part in content:
                     size += len(part)

@@ -49,6 +49,7 @@ def commands(world: World) -> list[Command]:
         ("mml", "score", run),
         ("mml", "ensemble", f"a={run}", f"b={run}", "--out", "report"),
         ("mml", "doctor", f"a={run}", f"b={run}", "--html", "report/doctor.html"),
+        ("mml", "errors", run, "--out", "report/errors"),
     ]
 
 

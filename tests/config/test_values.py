@@ -38,6 +38,7 @@ WRONG = {
     **{f"{key} unknown": f"{key}=abc" for key in values.CHOICES},
     "shift": "backbone.net.shift=abc",
     "shift and pooling": "backbone.net.shift=online backbone.net.temporal_pool=true backbone=tsm_pool_resnet50",
+    "loss.class_weights unknown": "loss=scaled_bce loss.class_weights=abc",  # of some losses only
     "max_steps": "+trainer.max_steps=0",
     "max_epochs": "+trainer.max_epochs=3",
     "no setting": "+trainer.nothing=3",

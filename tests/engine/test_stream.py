@@ -93,6 +93,14 @@ def test_what_cannot_be_streamed_is_refused(online: Path, trained: Path, video: 
     ):
         with pytest.raises(UserError, match=message):
             stream.check(predictor)
-    for rate, message in (({"fps": 25.0}, "--fps 25 is more than the 12 frames a second of the video: use --every 1"),):
-        with pytest.raises(UserError, match=message):
-            said(loaded(online / "rgb.pt"), video, **rate)
+    with pytest.raises(UserError, match="--fps 25 is more than the 12 frames a second of the video: use --every 1"):
+        said(loaded(online / "rgb.pt"), video, fps=25.0)
+
+
+def test_a_network_stays_what_it_was_trained_as(online: Path, trained: Path) -> None:
+    for word in ("backbone.net.shift=online", "backbone.flow.net.shift=online backbone.rgb.net.shift=online"):
+        with pytest.raises(UserError, match=r"shift=online: \w+ was trained with shift=true, .* leave it out"):
+            load_predictor(trained, ["rgb"], overrides=word.split())
+    with pytest.raises(UserError, match="rgb was trained with shift=online"):
+        load_predictor(online / "rgb.pt", overrides=["backbone.net.shift=true"])
+    assert load_predictor(trained, ["rgb"], overrides=["backbone.net.shift=true"]).networks

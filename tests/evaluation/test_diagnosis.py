@@ -9,7 +9,7 @@ import torch
 
 from mml_lightning.evaluation.aligned_scores import Network, RunScores
 from mml_lightning.evaluation.diagnosis import Diagnosis, JointModel, diagnose
-from mml_lightning.evaluation.ensemble_members import EnsembleMember
+from mml_lightning.evaluation.ensemble_members import EnsembleMember, in_fold
 from mml_lightning.evaluation.ensembles import measure_ensembles
 from mml_lightning.evaluation.predictions import Predictions
 from mml_lightning.utils.errors import UserError
@@ -52,7 +52,11 @@ def test_numbers_are_those_of_the_house(several: bool) -> None:
         EnsembleMember(n.name, n.runs[0].test or n.runs[0].val, n.name, held_out=n.runs[0].val) for n in networks
     ]
     expected = measure_ensembles(members, [(0, 1), (0, 2), (1, 2), (0, 1, 2)], search="val")
-    assert (found.metric, found.split, found.videos) == (expected.metric, "test", {"val": 80, "reported": 80})
+    assert (found.metric, found.split, found.videos) == (
+        expected.metric,
+        "test",
+        {"val": 80, "weights": 80, "reported": 80},
+    )
     for one, own in zip(found.networks, networks, strict=True):
         measured = (own.runs[0].test or own.runs[0].val).metrics()[own.name]
         assert one.quality.value == pytest.approx(measured[found.metric])
@@ -127,11 +131,35 @@ def test_networks_are_compared_on_their_common_videos() -> None:
     assert any("rgb of run0 lacks" in n or "flow of run0 lacks 30 videos" in n for n in found.notes)
 
 
-def test_a_video_in_both_splits_is_refused() -> None:
+def test_a_video_in_both_splits_is_in_one_half_only() -> None:
+    """As in Charades, whose val and test are the same videos: one half for the weights, the other for the numbers."""
+    both = [replace(one, runs=[replace(one.runs[0], test=one.runs[0].val)]) for one in pair()]
+    found = diagnose(both)
+    assert found.split == "test" and found.videos["weights"] + found.videos["reported"] == found.videos["val"] == 80
+    assert any(note.startswith("80 videos") and "in both val and test" in note for note in found.notes)
+    flipped = []  # other labels of the half that is reported change no weight
+    for one in both:
+        val = one.runs[0].val
+        seen = torch.tensor([in_fold(video, 0.5) for video in val.ids])
+        test = replace(val, target=torch.where(seen, val.target, (val.target + 1) % 6))
+        flipped.append(replace(one, runs=[replace(one.runs[0], test=test)]))
+    other = diagnose(flipped)
+    assert other.together[0].weights == found.together[0].weights
+    assert other.together[0].fused.value < 40 < found.together[0].fused.value
+
+
+def test_a_network_that_diverged_is_refused() -> None:
     rgb, flow = pair()
-    both = [replace(one, runs=[replace(one.runs[0], test=one.runs[0].val)]) for one in (rgb, flow)]
-    with pytest.raises(UserError, match="both the validation and the test split"):
-        diagnose(both)
+    val = rgb.runs[0].val
+    infinite = replace(val, logits={"rgb": torch.full_like(val.logits["rgb"], torch.inf)})
+    with pytest.raises(UserError, match="rgb has infinite scores of val"):
+        diagnose([replace(rgb, runs=[replace(rgb.runs[0], val=infinite)]), flow])
+
+
+def test_one_video_has_no_halves() -> None:
+    one = [replace(n, runs=[replace(n.runs[0], val=n.runs[0].val.take(["val000"]), test=None)]) for n in pair()]
+    with pytest.raises(UserError, match="too few videos"):
+        diagnose(one)
 
 
 def inside(peers: dict[str, float], fused: float | None = None) -> JointModel:

@@ -176,6 +176,7 @@ def test_a_trained_network_looks_at_what_tells_the_class() -> None:
     assert (share > places.mean()).float().mean() > 0.75
 
 
+@pytest.mark.slow
 def test_the_measurement_on_the_demo_finds_the_things(trained: Path, demo: Path) -> None:
     videos = [video for video in plan(0, **SIZES) if video.split == "test"][:2]
     mask = things(videos[0])

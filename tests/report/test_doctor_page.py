@@ -26,7 +26,7 @@ def found(
     return Diagnosis(
         metric=metric,
         split="test",
-        videos={"val": 10, "reported": 20},
+        videos={"val": 10, "weights": 10, "reported": 20},
         seeds=1,
         classes=5,
         networks=[Alone(name, "rgb", "", own, 1.0, 0.1, None, 1.2, None, bins)],

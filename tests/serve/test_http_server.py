@@ -273,6 +273,22 @@ def test_who_leaves_while_waiting_is_not_served(serving: Serving) -> None:
         assert slow.order == ["a"]
 
 
+@pytest.mark.parametrize(
+    "name, kept",
+    [
+        *[("a.mp4", "upload.mp4"), ("a.b.MKV", "upload.MKV"), ("a", "upload"), ("..", "upload"), ("x.m/p4", "upload")],
+        *[("a.mp4%00", "upload"), ("a.%2e%2e%2fetc", "upload"), ("a.toolong", "upload"), ("a.m%20p", "upload")],
+    ],
+)
+def test_of_a_name_only_the_ending_is_kept(serving: Serving, name: str, kept: str) -> None:
+    class Names:
+        def analyse(self, asked: Any, upload: Path) -> dict[str, Any]:
+            return {"video": upload.name}
+
+    with serving(Here(Names())) as client:
+        assert client("POST", f"/api/predict?name={name}", b"x").json == {"video": kept}
+
+
 def test_errors_of_the_program_are_told_without_what_they_quote(
     serving: Serving, capfd: pytest.CaptureFixture[str]
 ) -> None:

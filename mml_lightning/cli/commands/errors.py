@@ -194,6 +194,8 @@ def _folder(args: argparse.Namespace, file: Path) -> Path:
         UserError: nothing can be written there; told before videos are read.
     """
     folder: Path = args.out or (file.parent.parent if file.parent.name == "predictions" else file.parent) / "errors"
+    if args.out is None and folder.is_symlink():  # of a run of others it may lead anywhere
+        raise UserError(f"{folder} is a link to another place; say with --out where the page goes")
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(

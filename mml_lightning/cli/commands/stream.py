@@ -125,14 +125,14 @@ class Told:
 
         half, most = (float(np.percentile(self.latencies, share)) for share in (50, 95))
         steps, seconds = len(self.latencies), self.last - self.begun
-        rate = steps / seconds if seconds > 0 else float("inf")
+        rate = steps / max(seconds, 1e-9)
         if self.args.json:
             values = {"steps": steps, "seconds": seconds, "fps": rate, "p50_ms": half, "p95_ms": most}
             print(json.dumps({"summary": {**values, "dropped": dropped}}), flush=True)
             return
         late = f"; {dropped} late steps were dropped, so the network saw wider spacing" if dropped else ""
         print(
-            f"{steps} steps in {seconds:.1f} s, {rate:.1f} a second; latency {half:.1f} ms (p50), {most:.1f} ms (p95)"
-            + late,
+            f"{steps} step{'s' if steps > 1 else ''} in {seconds:.1f} s, {rate:.1f} a second; "
+            f"latency {half:.1f} ms (p50), {most:.1f} ms (p95){late}",
             flush=True,
         )

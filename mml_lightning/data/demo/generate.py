@@ -27,11 +27,13 @@ from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import locked, remove_leftovers, write_atomically
 from mml_lightning.utils.foreign import Foreign, parse_json, read_json
 from mml_lightning.utils.progress import Progress
+from mml_lightning.utils.threads import cores
 
 log = logging.getLogger(__name__)
 
 VERSION = 1  # counts changes of the content: data of another version are refused, not mixed
 IN_PROCESS = 60  # fewer files than this are made sooner here than by fresh processes
+MOST = 8  # processes: each imports the encoders first, which takes as long as a dozen files
 
 TABLE, SEPARATOR = "videos.csv", "|"  # annotations of several labels a video
 
@@ -48,7 +50,7 @@ def prepare_demo(
     val: int = 150,
     test: int = 250,
     motions: int = 1,
-    workers: int = 2,
+    workers: int | None = None,
     progress: bool = True,
 ) -> Path:
     """Make the demo dataset in ``root``, or verify and reuse the one that is there; returns ``root``.
@@ -61,7 +63,7 @@ def prepare_demo(
         seed: of everything random in the dataset.
         train, val, test: number of videos per split.
         motions: largest number of labels a video may have: 1, or 2 to 5 for several labels per video.
-        workers: number of processes that render and encode; 0 or 1: this one.
+        workers: number of processes that render and encode; 0 or 1: this one; None: one per core.
         progress: show a progress bar while there is something to make.
 
     Raises:
@@ -85,7 +87,8 @@ def prepare_demo(
         _write_if_new(root / "annotations", _annotations(videos) if motions == 1 else _table(videos))
         missing = [video for video in videos if video.name not in entries]
         if missing:
-            entries.update(_make_missing(root, parameters, missing, workers, progress))
+            processes = min(cores(), MOST) if workers is None else workers
+            entries.update(_make_missing(root, parameters, missing, processes, progress))
         if missing or _journal(root).exists() or not (root / "manifest.json").exists():
             _write_manifest(root, parameters, [entries[video.name] for video in videos])
     return root

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,8 @@ class FlowAhead:
     def _attend(self, job: bytes) -> None:
         """Hand over the job, and hear what is said in the end; the process ends, too, when nobody could write to it."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        with suppress(OSError):  # it has ended
-            self._process.stdin.write(job)
-            self._process.stdin.flush()
+        with suppress(OSError), Connection(os.dup(self._process.stdin.fileno()), readable=False) as pipe:
+            pipe.send_bytes(job)  # an error means that it has ended
         self._told = self._process.stdout.read()
 
     def working(self) -> bool:
@@ -95,7 +95,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has started it hears it, and ends it
     if hasattr(os, "nice"):
         os.nice(LOWEST)
-    cache, records, threads = pickle.load(sys.stdin.buffer)
+    with Connection(os.dup(sys.stdin.fileno()), writable=False) as pipe:
+        cache, records, threads = pipe.recv()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         missing = cache.missing(records)
@@ -110,5 +111,5 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()  # until nobody can write any more
+    sys.stdin.read()  # until nobody can write any more
     os._exit(1)

@@ -20,7 +20,7 @@ def network(clips):
         return [one.numpy() for one in MODULE(torch.from_numpy(clips))]
 '''
 LOAD = {
-    "onnx": '''MODEL = HERE / ("model_int8.onnx" if "--int8" in sys.argv else "model.onnx")
+    "onnx": '''MODEL = HERE / ("model_int8.onnx" if __name__ == "__main__" and "--int8" in sys.argv else "model.onnx")
 SESSION = onnxruntime.InferenceSession(str(MODEL), providers=["CPUExecutionProvider"])
 
 

@@ -142,6 +142,10 @@ def test_wrong_options(save: Save, tmp_path: Path, capsys: pytest.CaptureFixture
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         assert "can't write the errors to" in refused(capsys, run, "--out", out)
     assert (tmp_path / "file").read_text() == "mine" and not (run / "errors").exists()
+    (tmp_path / "elsewhere").mkdir()
+    (run / "errors").symlink_to(tmp_path / "elsewhere")
+    assert "is a link to another place; say with --out" in refused(capsys, run)
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 @contextmanager

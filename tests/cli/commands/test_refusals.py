@@ -73,8 +73,8 @@ CASES: dict[str, tuple[str, str, str, tuple[str, ...], str]] = {
     "an empty folder": ("nothing", RUN, "out", ("--peer", "rgb"), "nothing"),
     "no such video": ("absent.mp4", RUN, "out", ("--peer", "rgb"), "absent.mp4"),
     "a place below a file": ("good.mp4", RUN, "taken/out", ("--peer", "rgb"), "taken"),
-    "a result that is there": ("good.mp4", RUN, "taken", ("--peer", "rgb"), "taken is there"),
-    "a folder of others as the result": ("good.mp4", RUN, "nothing", ("--peer", "rgb"), "nothing is there"),
+    "a result that is there": ("good.mp4", RUN, "taken", ("--peer", "rgb"), "taken"),
+    "a folder of others as the result": ("good.mp4", RUN, "nothing", ("--peer", "rgb"), "nothing"),
     "a setting that is none": ("good.mp4", RUN, "out", ("--peer", "rgb", "--set", "no.such=1"), "no"),
 }
 

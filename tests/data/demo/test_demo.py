@@ -10,7 +10,9 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -72,18 +74,30 @@ def test_again_elsewhere_gives_the_same_bytes(pristine: dict[str, bytes], tmp_pa
     assert contents(small(tmp_path)) == pristine
 
 
-def test_worker_processes_make_the_same_bytes(
-    pristine: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("cores", "most", "processes"), [(3, 8, 3), (64, 2, 2)])
+def test_worker_processes_one_per_core_make_the_same_bytes(
+    pristine: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, most: int, processes: int
 ) -> None:
+    started: list[int] = []
+    run = generate._from_processes
+
+    def counted(*args: Any) -> Iterator[dict[str, Any]]:
+        started.append(args[-1])
+        return run(*args)
+
+    monkeypatch.setattr(generate, "_from_processes", counted)
+    monkeypatch.setattr(generate, "cores", lambda: cores)
+    monkeypatch.setattr(generate, "MOST", most)
     monkeypatch.setattr(generate, "IN_PROCESS", 0)
     monkeypatch.setattr(worker, "make", lambda *_: pytest.fail("nothing is left for this process"))
-    assert contents(small(tmp_path)) == pristine
+    assert contents(small(tmp_path)) == pristine and started == [processes]
 
 
 def test_without_working_processes_the_videos_are_made_here(
     pristine: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generate, "IN_PROCESS", 0)
+    monkeypatch.setattr(generate, "cores", lambda: 2)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert contents(small(tmp_path)) == pristine
 
