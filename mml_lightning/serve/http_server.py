@@ -140,7 +140,10 @@ class Handler(BaseHTTPRequestHandler):
         Refused: a request that is made for another machine, or by another page.
         """
         hosts = self.headers.get_all("Host") or []
-        name = urlsplit(f"//{hosts[0]}").hostname if len(hosts) == 1 else None
+        try:
+            name = urlsplit(f"//{hosts[0]}").hostname if len(hosts) == 1 else None
+        except ValueError:  # such as [x
+            name = None
         if name is None or not (_is_address(name) or name in ("localhost", self.server.host, socket.gethostname())):
             raise Refused(HTTPStatus.FORBIDDEN, "this is not the machine that the request names: use its address")
         origin = self.headers.get("Origin")

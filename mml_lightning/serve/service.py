@@ -18,6 +18,8 @@ from mml_lightning.serve.turns import Turns
 PREFIX = "mml_serve_"
 LISTED = 100  # videos of an answer
 ENDING = re.compile(r"\.[A-Za-z0-9]{1,5}\Z")
+PROBED = 2**21  # bytes, more than a decoder looks at to tell a format
+LISTS = (b"#extm3u", b"dash:profile")  # HLS and DASH: they make a decoder open other files of this machine
 
 
 class Workplace(Protocol):
@@ -88,7 +90,7 @@ class Service:
         """An upload as a file of a folder of its own, which is removed in any case.
 
         Raises:
-            Refused: it is empty, too large, or there is no room.
+            Refused: it is empty, too large or a playlist, or there is no room.
         """
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
@@ -102,6 +104,8 @@ class Service:
                     file.write(part)
             if not size:
                 raise Refused(HTTPStatus.BAD_REQUEST, f"{name} is empty: send a video as the body, or video=<number>")
+            if _is_list(path):
+                raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, f"{name} is a playlist: send the video itself")
             yield path
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -109,6 +113,12 @@ class Service:
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_list(path: Path) -> bool:
+    with path.open("rb") as file:
+        beginning = file.read(PROBED).lower()
+    return any(sign in beginning for sign in LISTS)
 
 
 def too_large(limits: Limits) -> Refused:

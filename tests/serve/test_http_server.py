@@ -75,6 +75,20 @@ def test_mistakes_are_told(client: Client, query: str, body: bytes | None, statu
     assert "/" not in answer.json["error"].replace("../../etc/passwd", "")  # no path of the server
 
 
+HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"
+TAGGED = "ID3\x04" + 6 * "\x00" + HLS  # a decoder skips the tag, of no length
+DASH = '<MPD profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><BaseURL>{}</BaseURL></MPD>'
+
+
+@pytest.mark.parametrize("text", [HLS, TAGGED, " " + DASH], ids=["hls", "tagged", "dash"])
+@pytest.mark.parametrize("name", ["a.m3u8", "a.mpd", "a.mp4"])
+def test_no_playlist_makes_the_decoder_read_other_files(
+    client: Client, clips: list[Path], text: str, name: str
+) -> None:
+    answer = client("POST", f"/api/predict?name={name}", text.format(clips[0]).encode())
+    assert answer.status == 422 and answer.json == {"error": f"{name} is a playlist: send the video itself"}
+
+
 @pytest.mark.parametrize("path", ["/../../etc/passwd", "/..%2f..%2fetc/passwd", "/serve/page.html", "/api/predict"])
 def test_nothing_that_is_typed_becomes_a_path(client: Client, path: str) -> None:
     assert client("GET", path).status == 404
@@ -151,6 +165,7 @@ def test_a_body_is_asked_for_when_there_is_a_place(client: Client, clips: list[P
         ({"Host": "evil.example:8420"}, 403),  # a name that was made to lead here
         ({"Host": "127.0.0.1.evil.example"}, 403),
         ({"Host": ""}, 403),
+        ({"Host": "[x"}, 403),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Host": "localhost:1", "Origin": "http://localhost:2"}, 403),
