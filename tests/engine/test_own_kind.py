@@ -163,7 +163,7 @@ def test_two_peers_on_it_train_are_measured_and_load_again(
     names = {split: [f"{split}{n}" for n in range(count)] for split, count in SIZES.items()}
     write_numbers(tmp_path / "numbers", [name for split in names.values() for name in split], odd)
     (tmp_path / "numbers/train3.npy").write_bytes(b"no numbers")
-    where = ["data.reader._target_=own_numbers.read", f"data.reader.root={tmp_path / 'numbers'}"]
+    where = ["data.reader._target_=own_numbers.read", f"data.root={tmp_path / 'numbers'}"]
     both = [*own, *where, "modality=[numbers,pace]"]
     run = tmp_path / "single" / "run"
     words = ["stage=mml", "init=scratch", "data.workers=1", "data.max_bad_share=0.1", "views.crops=3"]
