@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import shutil
 import signal
 from collections.abc import Callable
@@ -62,11 +63,14 @@ def cut(train: Train, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         from mml_lightning.engine import train as runs
         from mml_lightning.engine import trainer as engine_trainer
 
-        plain = engine_trainer.training_callbacks
+        plain, before = engine_trainer.training_callbacks, multiprocessing.active_children()
         with monkeypatch.context() as patch:
             patch.setattr(runs, "training_callbacks", lambda *given: [*plain(*given), Cut(hook, calls)])
             with pytest.raises(ConnectionResetError):
                 train(*overrides, run=run)
+        for worker in multiprocessing.active_children():
+            if worker not in before:
+                worker.kill()  # it would be waited for whenever the loader is collected, seconds each
 
     return make
 
