@@ -48,6 +48,8 @@ def one_line(error: BaseException, conf: Path) -> str:
 def unknown_key(key: str, conf: Path) -> str:
     """The line about a setting that does not exist, with those that look alike."""
     known, last = sorted(set(known_keys(conf))), key.rpartition(".")[2]
+    if key in known:
+        return f"unknown setting {key}: only other options of {key.partition('.')[0]} have it (to add it: +{key}=...)"
     alike = difflib.get_close_matches(key, known, n=3, cutoff=0.75)
     alike = alike or [name for name in known if last in name.rpartition(".")[2]][:3]
     meant = f"did you mean {' or '.join(alike)}?" if alike else f"{command()} --help lists the settings"

@@ -137,6 +137,8 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 SEVERAL = ("scaled_bce", "lsep", "wlsep", "warp", "bp_mll", "asymmetric")
 """Losses of several labels per video only."""
 CLASS_WEIGHTS = ("sqrt", "linear", "inverse")
+NULL = ("alpha", "scale")  # options that may be null
+SHARES = ("label_smoothing", "alpha", "margin")  # options from 0 to 1; the other numbers are 0 or more
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -181,7 +183,7 @@ class Supervised:
         weights: of the classes of each size of head, {K: [K]}; none where classes count alike.
 
     Raises:
-        ValueError: unknown loss or option.
+        ValueError: unknown loss or option, or an option out of range.
     """
 
     name: str = "cross_entropy"
@@ -196,8 +198,12 @@ class Supervised:
             if isinstance(known[key], bool) is not isinstance(value, bool):
                 must = "true or false" if isinstance(known[key], bool) else "a number"
                 raise ValueError(f"loss.{key}={value} must be {must}")
-            if value is not None and (not isinstance(value, int | float) or not math.isfinite(value)):
+            if value is None and key in NULL:
+                continue
+            if not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"loss.{key}={value} must be a finite number")
+            if value < 0 or (key in SHARES and value > 1):
+                raise ValueError(f"loss.{key}={value} must be {'from 0 to 1' if key in SHARES else '0 or more'}")
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss per sample [B]."""

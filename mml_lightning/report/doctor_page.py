@@ -85,7 +85,7 @@ def _networks(found: Diagnosis) -> Grid:
     notes = [
         f"{found.metric}, ece and loss on {reported} videos of {found.split}; val loss on {val} of val; percent, "
         f"losses in nats; {seeds}",
-        "in brackets the 95 % interval by drawing the videos again; gap: val loss less train loss",
+        "in brackets the 95 % interval by drawing the videos again; gap: val loss minus train loss",
     ]
     return Grid("Networks", list(rows[0]), rows, {"ece": 1}, notes)
 

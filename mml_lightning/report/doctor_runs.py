@@ -142,6 +142,8 @@ def train_loss(run: Path, peer: str, head: str = "") -> tuple[float | None, str]
             mix = mapping(cfg.get("mix"))
             if mix.get("mixup") or mix.get("cutmix"):
                 return None, "its training videos were mixed (mix), which raises the loss"
+            if mapping(cfg.get("loss")).get("label_smoothing"):
+                return None, "its labels were smoothed (loss.label_smoothing), which raises the loss"
             weight = number(mapping(cfg.get("objective")).get("supervised_weight", 1.0))  # what is logged is weighted
             return (curve[-1][1] / weight, "") if weight else (None, "it did not learn from labels")
     told = f"logs/metrics.csv has no train/{peer}/ce{suffix}" if logged else "there is no logs/metrics.csv"

@@ -63,6 +63,10 @@ def test_classes_weigh_as_often_as_they_are_trained_on(composed: Composed, sever
         (["several", "loss=focal", "+loss.class_weights=sqrt"], "loss=focal takes no weights of classes"),
         (["several", "loss=lsep", "+loss.gamma=2"], "loss.gamma is no option of loss=lsep; it has none"),
         (["several", "loss=focal", "loss.gamma=.inf"], "loss.gamma=.inf must be a finite number"),
+        (["loss=focal", "loss.gamma=null"], "loss.gamma=None must be a finite number"),
+        (["loss=focal", "loss.gamma=-1"], "loss.gamma=-1 must be 0 or more"),
+        (["loss.label_smoothing=2"], "loss.label_smoothing=2 must be from 0 to 1"),
+        (["loss.label_smoothing=-0.1"], "loss.label_smoothing=-0.1 must be from 0 to 1"),
     ],
 )
 def test_what_does_not_fit_is_one_line(

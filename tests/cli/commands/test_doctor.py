@@ -140,10 +140,12 @@ def test_files_instead_of_runs_and_no_logs(runs: Path, capsys: pytest.CaptureFix
     assert any("training loss of rgb of bare" in note and "logs/metrics.csv" in note for note in found["notes"])
 
 
-def test_mixed_videos_make_the_training_loss_another_one(runs: Path) -> None:
+def test_mixed_videos_and_smoothed_labels_make_the_training_loss_another_one(runs: Path) -> None:
     (Path("sweep/0_rgb") / ".hydra").mkdir()
     (Path("sweep/0_rgb") / ".hydra" / "config.yaml").write_text("mix: {mixup: 0.2, cutmix: null}\n")
     assert any("mixed" in note for note in told("sweep/0_rgb", "sweep/0_flow")["notes"])
+    (Path("sweep/0_rgb") / ".hydra" / "config.yaml").write_text("loss: {name: cross_entropy, label_smoothing: 0.1}\n")
+    assert any("smoothed" in note for note in told("sweep/0_rgb", "sweep/0_flow")["notes"])
 
 
 def test_losses_are_divided_by_their_weight_and_heads_have_their_own(runs: Path) -> None:
