@@ -129,31 +129,19 @@ def test_pictures_are_turned_and_mirrored_as_they_are_shown(tmp_path: Path, a: i
 
 
 def test_of_several_streams_the_best_is_read(tmp_path: Path) -> None:
-<<<<<<< HEAD
-    """A small picture that comes first, as a cover or a preview, is not the video."""
-    path = tmp_path / "two.mkv"
-=======
     """A small picture that comes first, as a preview, is not the video where the file says that another one is."""
     path = tmp_path / "two.mp4"
->>>>>>> review
     with av.open(str(path), "w") as file:
         streams = [file.add_stream("mpeg4", rate=10) for _ in range(2)]
         for stream, size in zip(streams, (32, 96), strict=True):
             stream.width = stream.height = size
             stream.pix_fmt = "yuv420p"
         streams[0].disposition, streams[1].disposition = Disposition(0), Disposition.default
-<<<<<<< HEAD
-        for number in range(4):
-            for stream in streams:
-                noise = np.random.default_rng(number).integers(0, 256, (stream.height, stream.height, 3))
-                file.mux(stream.encode(av.VideoFrame.from_ndarray(noise.astype(np.uint8), format="rgb24")))
-=======
         for number, shade in enumerate((40, 90, 140, 190)):
             for stream in streams[1:] if number else streams:
                 noise = np.random.default_rng(number).integers(0, 60, (stream.height, stream.height, 3))
                 picture = (noise + shade).astype(np.uint8)
                 file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
->>>>>>> review
         for stream in streams:
             file.mux(stream.encode())
     made = written(tmp_path, short_side=36, crop=32)
