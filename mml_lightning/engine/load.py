@@ -85,7 +85,7 @@ def refuse_other_shift(entries: Mapping[str, Mapping[str, Any]], words: Sequence
         key = f"backbone.{modality}.net.shift" if alone else "backbone.net.shift"
         if trained is not None and said.get(key, told := str(trained).lower()) != told:
             raise UserError(
-                f"{key}={said[key]}: {name} was trained with shift={told}, which its weights mean; leave it out, or "
+                f"{key}={said[key]}: {name} was trained with shift={told}, which its weights need; leave it out, or "
                 f"train another network with {key}={said[key]}"
             )
 

@@ -205,7 +205,7 @@ def opened(
     """A video file or `camera:N` as steps of the predictor's network.
 
     Args:
-        every: a step with every so manieth frame; fps: so many steps a second; by default as in training.
+        every: frames from one step to the next; fps: steps per second; by default as in training.
         realtime: a file is shown at its own pace; a camera always is.
 
     Raises:

@@ -47,7 +47,7 @@ class JointModel:
 @dataclass(frozen=True)
 class Alone:
     """A network alone on the reported split: `quality` in percent, `loss` in nats, `ece` from 0 to 1; `train_loss` and
-    `gap` (validation loss less training loss) are None where the first is unknown."""
+    `gap` (validation loss minus training loss) are None where the first is unknown."""
 
     name: str
     modality: str
@@ -100,7 +100,7 @@ class Student:
 
 @dataclass(frozen=True)
 class Inside:
-    """A network trained alone against the same modality inside a joint model: `change` is inside less alone, in points
+    """A network trained alone against the same modality inside a joint model: `change` is inside minus alone, in points
     of percent. Where `peer` is "ensemble" or "fused" it is the output of the joint model, against the best network
     alone."""
 
@@ -239,7 +239,7 @@ def _alone(network: Network, held: AlignedScores, reported: AlignedScores) -> Al
 
 
 def _gap(network: Network, held: AlignedScores) -> Sampled | None:
-    """Validation loss less training loss; None where a training loss is unknown."""
+    """Validation loss minus training loss; None where a training loss is unknown."""
     trained = [run.train_loss for run in network.runs]
     if any(loss is None for loss in trained):
         return None

@@ -28,7 +28,7 @@ class Evidence:
         rescued: share from 0 to 1 of the labels which the student misses that the teacher finds. A label is found if
             its class is among the n with the best scores, n being the number of labels of the video.
         guessed: what `rescued` would be if the teacher guessed.
-        gap: validation loss less training loss of the student, in nats; None where the training loss is unknown.
+        gap: validation loss minus training loss of the student, in nats; None where the training loss is unknown.
         prior_loss: loss of a network that says the class frequencies of the split, in nats.
     """
 

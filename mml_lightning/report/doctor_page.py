@@ -80,12 +80,12 @@ def _networks(found: Diagnosis) -> Grid:
         }
         for one in found.networks
     ]
-    seeds = f"mean over {found.seeds} seeds, drawn again like the videos" if found.seeds > 1 else "one seed"
+    seeds = f"mean over {found.seeds} seeds, resampled like the videos" if found.seeds > 1 else "one seed"
     reported, val = found.videos["reported"], found.videos["val"]
     notes = [
         f"{found.metric}, ece and loss on {reported} videos of {found.split}; val loss on {val} of val; percent, "
         f"losses in nats; {seeds}",
-        "in brackets the 95 % interval by drawing the videos again; gap: val loss minus train loss",
+        "in brackets the 95 % bootstrap interval; gap: val loss minus train loss",
     ]
     return Grid("Networks", list(rows[0]), rows, {"ece": 1}, notes)
 

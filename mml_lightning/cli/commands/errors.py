@@ -35,19 +35,19 @@ def declare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("target", type=Path, metavar="RUN", help="a run directory, or its predictions/<split>.npz")
     parser.add_argument("--peer", help="rgb, flow, .., fused or ensemble (default: fused, else the ensemble)")
-    parser.add_argument("--worst", type=int, default=WORST, metavar="N", help=f"cases of each list (default: {WORST})")
+    parser.add_argument("--worst", type=int, default=WORST, metavar="N", help=f"cases in each list (default: {WORST})")
     parser.add_argument(
         "--confusion", action="store_true", help="all classes in the matrix (default: the 40 with the most mistakes)"
     )
     parser.add_argument("--against", type=Path, metavar="RUN", help="a second run, to show what has changed since")
-    parser.add_argument("--split", default="test", help="of run directories (default: test)")
+    parser.add_argument("--split", default="test", help="split to look at (default: test)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the page goes (default: RUN/errors)")
     parser.add_argument(
         "--pictures-mb",
         type=float,
         default=MEGABYTES,
         metavar="MB",
-        help=f"of pictures in the page at most; 0: none, and no video is read (default: {MEGABYTES:g})",
+        help=f"limit for all pictures of the page; 0: none, and no video is read (default: {MEGABYTES:g})",
     )
     add_settings(parser, "data.root=...")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mml_lightning.serve.http_server import Server
     from mml_lightning.serve.service import Service
 
+LONGEST = 86400.0  # seconds that a prediction may take; the system can't wait longer than 2**31 milliseconds
 OWN = ("data.workers", "data.cache")  # settings that are the server's
 
 
@@ -32,11 +33,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ckpt", required=True, help="run directory, checkpoint, zoo file or alias, as for eval.py")
     parser.add_argument("--peer", type=_names, metavar="rgb,flow", help="which networks (default: all)")
     parser.add_argument("--views", help="clips and crops, an option of conf/views (default: the run's)")
-    parser.add_argument("--host", default="127.0.0.1", help="where it listens (default: this machine only)")
-    parser.add_argument("--port", type=int, default=8420, help="0 takes a free one (default: 8420)")
-    parser.add_argument("--max-mb", type=float, default=100, metavar="MB", help="of an upload (default: 100)")
-    parser.add_argument("--max-seconds", type=float, default=60, metavar="S", help="of a video (default: 60)")
-    parser.add_argument("--timeout", type=float, default=120, metavar="S", help="of a prediction (default: 120)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8420, help="port; 0 takes a free one (default: 8420)")
+    parser.add_argument("--max-mb", type=float, default=100, metavar="MB", help="largest upload (default: 100)")
+    parser.add_argument("--max-seconds", type=float, default=60, metavar="S", help="longest video (default: 60)")
+    parser.add_argument("--timeout", type=float, default=120, metavar="S", help="longest prediction (default: 120)")
     parser.add_argument("--queue", type=int, default=8, metavar="N", help="predictions that may wait (default: 8)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of eval.py, such as data.root=videos"
@@ -112,6 +113,8 @@ def _limits(args: argparse.Namespace) -> Limits:
     for name in ("max_mb", "max_seconds", "timeout"):
         if not 0 < getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name):g} must be a positive number")
+    if args.timeout > LONGEST:
+        raise UserError(f"--timeout {args.timeout:g} must be at most {LONGEST:g} seconds")
     if args.queue < 0:
         raise UserError(f"--queue {args.queue} must be 0 or more")
     for word in args.set:

@@ -109,7 +109,7 @@ class Camera:
     Args:
         capture: what gives the frames, an open `cv2.VideoCapture`.
         window: W. more: as of :class:`FileSteps`.
-        every: a step is due with every so manieth frame; fps: or so many times a second.
+        every: frames from one step to the next; fps: or steps per second.
     """
 
     def __init__(

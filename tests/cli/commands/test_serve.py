@@ -102,6 +102,7 @@ def test_an_upload_and_a_prediction_under_way_end_with_it(
     "words, message",
     [
         (["--max-mb", "0"], "--max-mb 0 must be a positive number"),
+        (["--timeout", "1e9"], "--timeout 1e+09 must be at most 86400 seconds"),
         (["--max-seconds", "nan"], "--max-seconds nan must be a positive number"),
         (["--timeout", "inf"], "--timeout inf must be a positive number"),
         (["--queue", "-1"], "--queue -1 must be 0 or more"),
