@@ -58,6 +58,13 @@ class Compared:
     notes: list[str] = field(default_factory=list)
 
 
+OF_TRAINING = (
+    *("backbone.", "batch_norm.", "data.batch_size", "ema.", "loss", "mix.", "optimizer", "sampling", "schedule"),
+    *("statistics", "trainer.accumulate", "transforms"),
+)
+"""Beginnings of settings that change what a network learns."""
+
+
 @dataclass
 class _Group:
     """Runs that differ in nothing but the seed."""
@@ -100,10 +107,23 @@ def _unlike_training(networks: Sequence[Network], models: Sequence[JointModel]) 
         for peer in model.peers:
             inside = _training(peer)
             for one in networks:
-                alone = _training(one)
-                if one.modality == peer.modality and not one.inside and None not in (alone, inside) and inside != alone:
+                if one.modality != peer.modality or one.inside:
+                    continue
+                alone, differ = _training(one), _settings(one) ^ _settings(peer)
+                if None not in (alone, inside) and inside != alone:
                     notes.append(f"{one.name} was trained {alone}, {peer.name} {inside}")
+                if differ:
+                    told = ", ".join(sorted(differ))
+                    notes.append(f"{one.name} and {peer.name} were not trained with the same settings: {told}")
     return notes
+
+
+def _settings(network: Network) -> set[str]:
+    """What a person chose for the training of a network, beside its company, its start, its data and its seed."""
+    result = read_result(Path(network.runs[0].name)) or {}
+    typed = [str(word).lstrip("+~") for word in result.get("overrides") or []]
+    made = {f"{key}={result[key]}" for key in ("backbone", "setup") if result.get(key)}
+    return made | {word for word in typed if word.startswith(OF_TRAINING)}
 
 
 def _training(network: Network) -> str | None:

@@ -12,6 +12,7 @@ import logging
 import select
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
@@ -40,6 +41,7 @@ POLICY = (
 )
 CHUNK = 65536  # bytes
 SILENCE = 60.0  # seconds without a byte, after which a connection is closed
+CONNECTIONS = 64  # at a time; each has a thread
 DRAIN = 5.0  # seconds for which what nobody wants is still received, so that the refusal is read
 
 
@@ -56,6 +58,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], service: Service) -> None:
         self.service, self.host = service, address[0]
+        self.room = threading.BoundedSemaphore(CONNECTIONS)
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, Handler)
@@ -74,6 +77,19 @@ class Server(ThreadingHTTPServer):
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Connections beyond the limit are closed at once."""
+        if self.room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.room.release()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that left is no error."""
         if not isinstance(sys.exc_info()[1], OSError):
@@ -85,6 +101,7 @@ class Handler(BaseHTTPRequestHandler):
     server_version, sys_version = f"mml/{__version__}", ""
     timeout = SILENCE
     server: Server
+    _until = 0.0  # when a body must have come, by the monotonic clock
     _invited = _read = False  # whether the client waits to be told that it may send; whether all of its body is read
 
     def do_GET(self) -> None:
@@ -230,12 +247,16 @@ class Handler(BaseHTTPRequestHandler):
                 return
 
     def _some(self, most: int) -> bytes:
+        if time.monotonic() > self._until:  # who sends a byte now and then would keep others waiting
+            seconds = self.server.service.limits.timeout
+            raise Refused(HTTPStatus.REQUEST_TIMEOUT, f"the video did not arrive within {seconds:g} s (--timeout)")
         part = self.rfile.read1(min(most, CHUNK))  # type: ignore[attr-defined]  # a buffered reader
         if not part:
             raise ConnectionError("the client stopped sending")
         return bytes(part)
 
     def _invite(self) -> None:
+        self._until = time.monotonic() + self.server.service.limits.timeout
         if self._invited:
             self.send_response_only(HTTPStatus.CONTINUE)
             self.end_headers()

@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,29 @@ def test_bodies_that_do_not_say_where_they_end_are_refused(client: Client, head:
         raw.shutdown(socket.SHUT_WR)
         told = b"".join(iter(lambda: raw.recv(65536), b""))
     assert told.startswith(b"HTTP/1.1 %d" % status) and told.count(b"HTTP/1.1") == 1
+
+
+def test_a_body_that_drips_in_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place is free again, however slowly the client goes on."""
+    limits = replace(client.server.service.limits, timeout=0.0)
+    monkeypatch.setattr(client.server.service, "limits", limits)
+    answer = client("POST", "/api/predict?name=a.mp4", b"some bytes")
+    assert answer.status == 408 and answer.json["error"] == "the video did not arrive within 0 s (--timeout)"
+    assert client.server.service.turns.inside == 0
+
+
+def test_connections_beyond_the_limit_are_closed(client: Client) -> None:
+    taken = 0
+    while client.server.room.acquire(blocking=False):
+        taken += 1
+    try:
+        with socket.create_connection(client.server.server_address[:2], timeout=LONGEST) as raw:
+            raw.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            with suppress(ConnectionResetError):
+                assert raw.recv(1) == b""
+    finally:
+        for _ in range(taken):
+            client.server.room.release()
 
 
 def test_a_body_is_asked_for_when_there_is_a_place(client: Client, clips: list[Path]) -> None:

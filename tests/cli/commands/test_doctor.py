@@ -109,6 +109,15 @@ def test_other_starts_of_a_joint_model_are_said(runs: Path) -> None:
         assert notes == ([said] if init == "ce" else [])
 
 
+def test_other_settings_of_a_joint_model_are_said(runs: Path) -> None:
+    for file in Path("joint").glob("*/result.json"):
+        result = json.loads(file.read_text())
+        result["overrides"] += ["backbone.net.shift=online", "data.workers=2"]
+        file.write_text(json.dumps(result))
+    said = "rgb and mml_rgb+flow/rgb were not trained with the same settings: backbone.net.shift=online"
+    assert said in told("sweep", "joint")["notes"]
+
+
 def test_peers_of_a_joint_run_stand_for_what_has_no_run(runs: Path) -> None:
     found = told("joint/0_mml")
     assert [one["inside"] for one in found["networks"]] == ["mml_rgb+flow"] * 2 and not found["joint"]
