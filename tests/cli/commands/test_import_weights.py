@@ -178,7 +178,9 @@ def test_an_imported_network_is_measured(
     data = [override for override in small if override.startswith(("data.root", "data.videos"))]
     command = ["import", str(file), "--backbone", "tiny", "--out"]
     assert main([*command, str(tmp_path / "named.pt"), "--data", "demo", *data]) == 0
-    done = shell("eval", f"ckpt={tmp_path / 'named.pt'}", "views=center", "backbone.net.width=16")
+    used = [override for override in small if not override.startswith(("data.batch_size", "schedule."))]
+    words = [*used, f"paths.root={tmp_path}", f"ckpt={tmp_path / 'named.pt'}", "views=center", "backbone.net.width=16"]
+    done = shell("eval", *words, plain=True)
     assert done.returncode == 0, done.stderr
     assert "evaluating rgb on 11 test videos" in done.stdout
     assert main([*command, str(tmp_path / "headless.pt"), "--num-classes", "7"]) == 0
