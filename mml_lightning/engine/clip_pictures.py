@@ -31,19 +31,20 @@ def can_be_shown(modality: Modality, pictured: bool) -> bool:
     return is_sound(modality) or (pictured and (is_flow(modality) or modality.item_channels == 3))
 
 
-def pictures(clip: Tensor, modality: Modality) -> np.ndarray:
+def pictures(clip: Tensor, modality: Modality, dark: bool = False) -> np.ndarray:
     """Uint8 RGB [T, H, W, 3]: of each window the middle item, the middle pair of flow in the colours of motion, half
     the middle difference on grey, or the spectrogram, low tones below.
 
     Args:
         clip: one view as it is stored: uint8 [T, L * c, H, W], or sound.
+        dark: where nothing moves flow is black instead of white.
     """
     if is_flow(modality):
         whole = modality(clip).unflatten(1, (-1, 2))  # [T, pairs, 2, H, W]
         std, mean = modality.std, modality.mean
         shares = whole[:, whole.shape[1] // 2] * _column(std) + _column(mean)
         flow = (2 * shares - 1) * FLOW_BOUND
-        picture = colour_wheel(flow, fastest(flow))
+        picture = colour_wheel(flow, fastest(flow), dark)
     elif modality.prepare == "difference":
         whole = modality(clip).unflatten(1, (-1, 3)) * _column(modality.std)
         picture = ((whole[:, whole.shape[1] // 2] / 2 + 0.5) * 255).round().clamp(0, 255).to(torch.uint8)

@@ -283,7 +283,7 @@ def _looked_at(
     peer, modality = predictor.networks[name], predictor.modalities[name]
     if not clip_pictures.can_be_shown(modality, config_data.sources(predictor.cfg)[modality.source].pictured):
         return {"absent": f"{modality.name} is no picture"}
-    shown = clip_pictures.pictures(clip, modality)
+    shown = clip_pictures.pictures(clip, modality, dark=True)  # heat is laid over it
     told: dict[str, Any] = {"pictures": [as_png(image) for image in shown], "flow": clip_pictures.is_flow(modality)}
     given = modality(clip[None].to(next(peer.parameters()).device, copy=True)).to(cohort.dtype)
     try:

@@ -34,7 +34,13 @@ def test_frames_and_differences() -> None:
 def test_colours_of_motion(motion: tuple[float, float], colour: tuple[int, int, int]) -> None:
     value = np.rint((np.array(motion) + FLOW_BOUND) * 255 / (2 * FLOW_BOUND))
     clip = torch.tensor(value, dtype=torch.uint8).repeat(5)[None, :, None, None].expand(2, -1, 4, 6)
-    assert np.abs(pictures(clip, FLOW).astype(int) - colour).max() <= 10  # stored in steps of 0.16 px
+    for dark in (False, True):  # stored in steps of 0.16 px
+        assert np.abs(pictures(clip, FLOW, dark).astype(int) - colour).max() <= 10
+
+
+def test_what_stands_still_is_white_or_black() -> None:
+    clip = torch.full((1, 10, 4, 6), 128, dtype=torch.uint8)
+    assert pictures(clip, FLOW).min() >= 225 and pictures(clip, FLOW, dark=True).max() <= 30
 
 
 def test_live_flow_is_shown_as_flow() -> None:

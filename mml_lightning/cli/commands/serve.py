@@ -37,7 +37,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8420, help="port; 0 takes a free one (default: 8420)")
     parser.add_argument("--max-mb", type=float, default=100, metavar="MB", help="largest upload (default: 100)")
     parser.add_argument("--max-seconds", type=float, default=60, metavar="S", help="longest video (default: 60)")
-    parser.add_argument("--timeout", type=float, default=120, metavar="S", help="longest upload, and longest prediction (default: 120)")
+    parser.add_argument(
+        "--timeout", type=float, default=120, metavar="S", help="longest upload, and longest prediction (default: 120)"
+    )
     parser.add_argument("--queue", type=int, default=8, metavar="N", help="predictions that may wait (default: 8)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of eval.py, such as data.root=videos"
