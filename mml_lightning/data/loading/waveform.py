@@ -85,7 +85,8 @@ class Waveform(Kind):
         opened: OpenSound = source  # type: ignore[assignment]  # by this kind
         clips = {}
         for modality in modalities:
-            rate, length = heard_by(modality).rate, heard_by(modality).samples
+            spectrogram = heard_by(modality)
+            rate, length = spectrogram.rate, spectrogram.samples
             heard = opened.sound.resampled(rate)
             heard = np.resize(heard, max(length, len(heard)))  # repeated where it is too short
             middle = opened.seconds[indices[modality.name][..., 0]]

@@ -10,7 +10,7 @@ from typing import Any
 from mml_lightning.data.packs.encode import Encoded
 from mml_lightning.data.video.decode import DecodeError, NoSource
 from mml_lightning.data.video.media import Media, PackedFrames
-from mml_lightning.data.video.pack_reader import PackReader
+from mml_lightning.data.video.sound import PACKED, packed_sound
 
 
 def encoded_sound(media: Media) -> Encoded:
@@ -23,7 +23,7 @@ def encoded_sound(media: Media) -> Encoded:
         NoSource: there is no sound: images, or a video without an audio stream.
         DecodeError: it can't be read, or its codec has no place in Matroska.
     """
-    if isinstance(media, PackedFrames) and media.source == "audio":
+    if isinstance(media, PackedFrames) and media.source == PACKED:
         return Encoded([packed_sound(media)], (0, 0), 0.0, media.coding, media.start)
     if not isinstance(media, Path):
         raise NoSource(f"{media}: images have no sound")
@@ -66,12 +66,3 @@ def _seconds(clock: Any, ticks: int) -> float:
 
 def _packets(audio: Any) -> Iterator[Any]:
     return (packet for packet in audio.container.demux(audio) if packet.size and packet.dts is not None)
-
-
-def packed_sound(media: PackedFrames) -> bytes:
-    """The Matroska file of a packed sound.
-
-    Raises:
-        DecodeError: it could not be packed, or it is damaged.
-    """
-    return next(PackReader(media).encoded([0]))[1]

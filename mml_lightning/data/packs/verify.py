@@ -10,11 +10,11 @@ import numpy as np
 
 from mml_lightning.data.packs.encode import Encoded
 from mml_lightning.data.packs.packing import Packer
-from mml_lightning.data.packs.sound import packed_sound
 from mml_lightning.data.records.pack_index import Item, read_dataset
 from mml_lightning.data.video.decode import DecodeError
 from mml_lightning.data.video.media import Media, PackedFrames
 from mml_lightning.data.video.pack_reader import PackReader
+from mml_lightning.data.video.sound import packed_sound
 
 LEVELS = 1.0  # mean difference of two encodings of one image, in levels of 0..255, that another library may make
 

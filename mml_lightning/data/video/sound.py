@@ -65,11 +65,19 @@ def read_sound(media: Media) -> Sound:
     if isinstance(media, PackedFrames):
         if media.source != PACKED:
             raise NoSource(f"{media}: it was packed without its sound; pack it with mml pack --audio")
-        content = next(PackReader(media).encoded([0]))[1]
-        return _decoded(io.BytesIO(content), str(media), media.start)
+        return _decoded(io.BytesIO(packed_sound(media)), str(media), media.start)
     if not isinstance(media, Path):
         raise NoSource(f"{media}: images have no sound; name a sound file beside them")
     return _decoded(str(media), str(media), None)
+
+
+def packed_sound(media: PackedFrames) -> bytes:
+    """The Matroska file of a packed sound.
+
+    Raises:
+        DecodeError: it could not be packed, or it is damaged.
+    """
+    return next(PackReader(media).encoded([0]))[1]
 
 
 def _decoded(file: Any, name: str, start: float | None) -> Sound:

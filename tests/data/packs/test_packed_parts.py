@@ -21,7 +21,7 @@ from mml_lightning.data.loading.images import read_part
 from mml_lightning.data.loading.ram_cache import HeldItems
 from mml_lightning.data.loading.sources import SourceOpener
 from mml_lightning.data.packs.encode import Coding, encode_item
-from mml_lightning.data.packs.sound import encoded_sound, packed_sound
+from mml_lightning.data.packs.sound import encoded_sound
 from mml_lightning.data.packs.verify import verify
 from mml_lightning.data.records import pack_index
 from mml_lightning.data.records.readers import read_pack
@@ -30,6 +30,7 @@ from mml_lightning.data.video import jpeg, pack_format
 from mml_lightning.data.video.decode import DecodeError, NoSource
 from mml_lightning.data.video.media import ImageSequence, PackedFrames
 from mml_lightning.data.video.pack_reader import PackReader
+from mml_lightning.data.video.sound import packed_sound
 from mml_lightning.modalities import Modality
 from mml_lightning.transforms import Crop
 from mml_lightning.utils.errors import UserError
