@@ -261,7 +261,8 @@ def clip_datasets(
         missing=cfg.data.missing,
         interval_ends=cfg.data.interval_ends,
     )
-    count = (views.uniform + views.dense + views.strided) * views.crops
+    count = views.clips * views.crops
+    _check_segments(cfg)
     try:
         starts = _starts(cfg)
         crops: dict[str, Geometries] = {
@@ -278,7 +279,7 @@ def clip_datasets(
             geometries=crops[split],
             replace=split == "train",
             clip_labels=cfg.data.labels == "clip" and split == "train",
-            views=count if split == "test" else 1,
+            views={"train": sampling.clips, "val": sampling.val_clips, "test": count}[split],
         )
         for split in SPLITS
         if data.splits.get(split)
@@ -291,10 +292,29 @@ def _starts(cfg: Settings) -> dict[str, Starts]:
     drawn = (draw.num_segments, draw.mode, draw.dense_length, draw.policy, draw.stride)
     clips = (views.uniform, views.dense, views.dense_length, views.policy, views.strided, views.stride)
     return {
-        "train": TrainTemporalSampler(*drawn),
-        "val": ValTemporalSampler(*drawn),
-        "test": ViewsTemporalSampler(draw.num_segments, *clips),
+        "train": TrainTemporalSampler(*drawn, draw.clips),
+        "val": ValTemporalSampler(*drawn, draw.val_clips),
+        "test": ViewsTemporalSampler(draw.num_segments, *clips, views.segments),
     }
+
+
+def _check_segments(cfg: Settings) -> None:
+    """Raises:
+    UserError: several segments are asked for where clips are no segments.
+    """
+    draw, views = cfg.sampling, cfg.views
+    if draw.mode != "segments" and max(draw.clips, draw.val_clips) > 1:
+        raise UserError(
+            f"sampling.clips={draw.clips}, sampling.val_clips={draw.val_clips}: sampling={draw.mode} has one clip of a "
+            "video; use sampling=segments"
+        )
+    if views.segments and views.uniform + views.dense + views.strided:
+        raise UserError("views.segments stands alone: set views.uniform, views.dense and views.strided to 0")
+    if draw.mode == "segments" and not views.segments and cfg.test:
+        log.warning(
+            "views=%s: clips of test are no segments of %d windows %d apart, as in training; use views=segments10",
+            *(views.name, draw.num_segments, draw.stride),
+        )
 
 
 def loader_settings(cfg: Settings) -> LoaderSettings:

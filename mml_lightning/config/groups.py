@@ -78,12 +78,17 @@ class Init:
 
 @dataclass(frozen=True)
 class Sampling:
+    """`clips` and `val_clips`: segments of a video that are looked at in training and in validation."""
+
     mode: Mode
     num_segments: int
     dense_length: int
     stride: int
     policy: Policy
     shared: bool
+    clips: int = 1
+    val_clips: int = 1
+    bn_per_clip: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,11 +116,35 @@ class Views:
     full_resolution: bool
     pooling: str
     ensemble: str
+    segments: int = 0
+
+    @property
+    def clips(self) -> int:
+        """Of a video, each of which has `crops`."""
+        return self.uniform + self.dense + self.strided + self.segments
 
 
 @dataclass(frozen=True)
 class Fusion:
+    """How the outputs of the peers are fused, see :mod:`mml_lightning.fusion`.
+
+    Args:
+        rule: how; None: that of `name`.
+        gate: which peers are used where.
+        threshold, joint: of gate=random.
+        renormalise, hidden, dropout: as of :class:`mml_lightning.fusion.fuse.Fusion`.
+        weight_decay: of what it learns; None: that of the run.
+    """
+
     name: str = "none"
+    rule: str | None = None
+    renormalise: bool | None = None
+    weight_decay: float | None = None
+    hidden: int = 2048
+    dropout: float = 0.5
+    gate: str = "none"
+    threshold: float = 0.5
+    joint: bool = False
 
 
 @dataclass(frozen=True)

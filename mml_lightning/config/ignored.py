@@ -63,6 +63,18 @@ OF_TRAINING: tuple[Belongs, ...] = (
         "set mix.mixup=0.2 or mix.cutmix=1.0 too",
     ),
     Belongs(
+        ("fusion.threshold", "fusion.joint"),
+        lambda cfg: cfg.fusion.gate != "random",
+        ("fusion", "fusion.gate"),
+        "nothing is drawn: set fusion.gate=random too",
+    ),
+    Belongs(
+        ("fusion.gate", "fusion.renormalise", "fusion.rule"),
+        lambda cfg: cfg.fusion.name == "none",
+        ("fusion", "fusion.name"),
+        "outputs are not fused: choose fusion=average or another one",
+    ),
+    Belongs(
         ("checkpoint.mode",),
         lambda cfg: cfg.checkpoint.monitor is None and cfg.checkpoint.export == "last" and not nodes(cfg, "callbacks"),
         ("checkpoint", "checkpoint.monitor", "checkpoint.export", "callbacks"),
@@ -120,8 +132,8 @@ ALWAYS: tuple[Belongs, ...] = (
     ),
     Belongs(
         ("views.stride",),
-        lambda cfg: cfg.views.strided == 0,
-        ("views", "views.strided"),
+        lambda cfg: cfg.views.strided + cfg.views.segments == 0,
+        ("views", "views.strided", "views.segments"),
         "there is no strided clip: set views.strided=1 too",
     ),
 )

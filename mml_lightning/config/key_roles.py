@@ -51,7 +51,7 @@ ROLES: dict[str, Role] = {
     "experiment": COSMETIC,
     "flow": WEIGHTS | SPEED,
     "flow.on_the_fly": WEIGHTS | SPEED | RESUMABLE | MACHINE,
-    "fusion": MEASUREMENT,
+    "fusion": WEIGHTS | MEASUREMENT,
     "hydra": SAME_ROW,
     "init": WEIGHTS | RESUMABLE,
     "loading": COSMETIC,

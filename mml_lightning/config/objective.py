@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from mml_lightning.config import phases, plugins
+from mml_lightning.config import fusion, phases, plugins
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.records import Dataset, rows
 from mml_lightning.objectives.graph import CROSS_ENTROPY, Objective
@@ -22,7 +22,7 @@ class Lessons(NamedTuple):
     Args:
         span: when; None of a stage without phases.
         graph: who learns from whom.
-        parts: {peer: its parts that learn, as they are typed; "" for all of it}.
+        parts: {peer, "fusion" or "gate": its parts that learn, as they are typed; "" for all of it}.
     """
 
     span: phases.Span | None
@@ -46,8 +46,10 @@ def objective(cfg: Settings, names: Sequence[str], resting: Sequence[str] = ()) 
     """
     try:
         declared = cfg.plain("objective")
-        graph = {key: declared[key] for key in ("edges", "supervised_weight", "frozen", "headed") if key in declared}
+        words = ("edges", "supervised_weight", "frozen", "headed", "labels")
+        graph = {key: declared[key] for key in words if key in declared}
         graph["edges"] = plugins.edges(graph.get("edges", ()), cfg.trusted)
+        graph["fused"] = fusion.fuses(cfg, names)
         return Objective(names, supervised=loss(cfg), **(graph | ({"frozen": [*resting]} if resting else {})))
     except UserError:
         raise
@@ -100,8 +102,30 @@ def lessons(cfg: Settings, names: Sequence[str]) -> list[Lessons]:
     """
     if not cfg.phases:
         graph = objective(cfg, names)
-        return [Lessons(None, graph, {peer: [""] for peer in names if peer not in graph.frozen})]
-    return [_of_phase(cfg, span, names) for span in phases.spans(cfg)]
+        _check_learned(cfg, [graph])
+        learn = [*(peer for peer in names if peer not in graph.frozen), *_joint(cfg, graph)]
+        return [Lessons(None, graph, {part: [""] for part in learn})]
+    found = [_of_phase(cfg, span, names) for span in phases.spans(cfg)]
+    _check_learned(cfg, [one.graph for one in found])
+    return found
+
+
+def _check_learned(cfg: Settings, graphs: Sequence[Objective]) -> None:
+    """Raises:
+    UserError: nothing teaches a fusion that has something to learn.
+    """
+    if fusion.learns(cfg) and any(len(graph.peers) > 1 for graph in graphs) and not any(g.joins for g in graphs):
+        raise UserError(
+            f"fusion={cfg.fusion.name} learns, and nothing teaches it: use stage=fusion or objective=fusion, "
+            "+objective.labels=[all,fused], or fusion=average"
+        )
+
+
+def _joint(cfg: Settings, graph: Objective) -> list[str]:
+    """What learns beside the peers, where labels teach what they are fused to."""
+    if not graph.joins:
+        return []
+    return ["fusion"] if fusion.learns(cfg) else []
 
 
 def never_trained(cfg: Settings, names: Sequence[str]) -> frozenset[str]:
@@ -116,7 +140,8 @@ def _of_phase(cfg: Settings, span: phases.Span, names: Sequence[str]) -> Lessons
         graph = objective(own, names)
         typed = cfg.phases[span.number].train
         parts: dict[str, list[str]] = {}
-        for word in ["all"] if typed is None else typed:
+        words = ["all"] if typed is None else typed
+        for word in [*words, *(_joint(cfg, graph) if "all" in words and "fusion" not in words else ())]:
             peers, part = phases.of_peer(cfg, word, f"{where}.train")
             if word.partition(".")[0] in graph.frozen:
                 raise UserError(f"{where}.train: {word} is frozen by objective={own.objective.name}: leave out one")
@@ -124,7 +149,12 @@ def _of_phase(cfg: Settings, span: phases.Span, names: Sequence[str]) -> Lessons
                 if peer not in graph.frozen:
                     parts.setdefault(peer, []).append(part)
         resting = [peer for peer in names if peer not in parts]
-        return Lessons(span, objective(own, names, resting), {peer: parts[peer] for peer in names if peer in parts})
+        graph = objective(own, names, resting)
+        if {"fusion", "gate"} & set(parts) and not graph.joins:
+            raise UserError(
+                f"{where}.train: nothing teaches what the peers are fused to: {where}.objective.labels=[fused]"
+            )
+        return Lessons(span, graph, {part: parts[part] for part in (*names, "fusion", "gate") if part in parts})
     except UserError as error:
         text = str(error)
         raise UserError(text if text.startswith(where) else f"{where} ({span.name}): {text}") from None

@@ -18,6 +18,8 @@ from mml_lightning.utils.files import FOLDER_NAME
 
 CALLED = "_target_"
 WHO = ("all", "first", "rest")
+JOINT = ("fusion", "gate")
+"""Parts of a stage that belong to no peer."""
 
 
 @dataclass(frozen=True)
@@ -125,18 +127,20 @@ def _is_list_of_words(value: Any) -> bool:
 
 
 def of_peer(cfg: Settings, word: str, where: str) -> tuple[list[str], str]:
-    """The peers that a trained part is of, and its name in them; "" for all of them.
+    """The peers that a trained part is of (or `fusion` or `gate`), and its name in them; "" for all of them.
 
     Raises:
         UserError: the run has no such peer.
     """
     peers = names_of_peers(cfg)
     who, _, part = word.partition(".")
-    chosen = {"all": peers, "first": peers[:1], "rest": peers[1:]}.get(who, [who] if who in peers else [])
+    joint = [name for name in JOINT if cfg.fusion.name != "none"]
+    chosen = {"all": peers, "first": peers[:1], "rest": peers[1:]}.get(who, [who] if who in (*peers, *joint) else [])
     if not chosen:
+        fused = "; fusion and gate are parts where fusion=... fuses their outputs" if who in JOINT else ""
         raise UserError(
             f"{where}: {word} matches no peer; the run has {', '.join(peers)}: use one of those or {', '.join(WHO)}, "
-            "with a part of it after a dot, such as all.head"
+            f"with a part of it after a dot, such as all.head{fused}"
         )
     return chosen, part
 

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from mml_lightning.backbones.batch_norm import silenced
 from mml_lightning.backbones.cost import feature_shapes
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.config import data as config_data
-from mml_lightning.config import instantiate, known_keys, objective
+from mml_lightning.config import fusion, instantiate, known_keys, objective
 from mml_lightning.config import phases as config_phases
 from mml_lightning.config.objective import Lessons
 from mml_lightning.config.peers import PeerSpec, describe_peers
@@ -23,8 +24,7 @@ from mml_lightning.config.revisions import revisions
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import SPLITS, Dataset, rows
-from mml_lightning.evaluation.metrics import ENSEMBLE, FUSED, Scoring
-from mml_lightning.fusion.fuse import FUSIONS, Fusion
+from mml_lightning.evaluation.metrics import Scoring
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.training.batch_norm import NormSettings
@@ -35,7 +35,7 @@ from mml_lightning.training.nonfinite_gradients import NonFiniteSettings
 from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.training.parameter_groups import fused
 from mml_lightning.training.phases import WHOLE, Phase, check_reached, modules_of
-from mml_lightning.utils.errors import UserError, check_choice
+from mml_lightning.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,10 @@ def cohort(
     learn = {name for one in lessons for name in one.parts}
     _check_freeze(batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name in learn})
     flow_peers = [spec.name for spec in specs if spec.modality.source == "flow"]
-    declared = phases(cfg, lessons, nets, provenance, flow_peers) if cfg.phases else []
+    fused = fusion.fusion(cfg, widths(nets), data.num_classes)
+    gate = fusion.gate(cfg, list(nets))
+    joint = {name: part for name, part in (("fusion", fused), ("gate", gate)) if part is not None}
+    declared = phases(cfg, lessons, {**nets, **joint}, provenance, flow_peers) if cfg.phases else []
     return kind(
         peers=nets,
         modalities={spec.name: spec.modality for spec in specs},
@@ -75,11 +78,14 @@ def cohort(
         views=cfg.plain("views"),
         seed=cfg.draw_seed,
         max_views=cfg.data.eval_batch_size,
-        fusion=fusion(cfg, list(nets)),
+        fusion=fused,
+        gate=gate,
         mixing=mixing(cfg, specs),
+        bn_per_clip=cfg.sampling.bn_per_clip,
         description={
             "config": cfg.plain(),
             "peers": describe_peers(cfg, specs, nets, data),
+            **({"fusion": fused.arch} if fused is not None and fused.learned else {}),
             "data": {"fingerprint": data.fingerprint(), "decoder": frames_reader(data, cfg.data.decoder)},
             "revisions": revisions(cfg.plain(), data),
         },
@@ -106,7 +112,7 @@ def mixing(cfg: Settings, specs: Sequence[PeerSpec]) -> Mixing | None:
 def phases(
     cfg: Settings,
     lessons: Sequence[Lessons],
-    nets: Mapping[str, Peer],
+    nets: Mapping[str, nn.Module],
     origins: Mapping[str, Mapping[str, Any]],
     flow_peers: Sequence[str],
 ) -> list[Phase]:
@@ -129,11 +135,16 @@ def phases(
             check_reached(made[-1])
         except ValueError as error:
             raise UserError(f"phases.{number} ({name}): {error}") from None
-        old |= {peer for peer in trains if made[-1].reaches(peer, "heads")}
+        old |= {peer for peer in trains if peer in origins and made[-1].reaches(peer, "heads")}
     return made
 
 
-def _modules(net: Peer, name: str, parts: Sequence[str]) -> tuple[str, ...]:
+def widths(nets: Mapping[str, Peer]) -> dict[str, int]:
+    """{peer: width of its pooled features}"""
+    return {name: int(net.net.feature_dim) for name, net in nets.items()}  # type: ignore[arg-type]
+
+
+def _modules(net: nn.Module, name: str, parts: Sequence[str]) -> tuple[str, ...]:
     """The modules of a peer that its parts name.
 
     Raises:
@@ -219,22 +230,6 @@ def nonfinite_settings(cfg: Settings) -> NonFiniteSettings:
         return NonFiniteSettings(**known_keys.taken(cfg, "nonfinite"))
     except TypeError as error:
         raise UserError(f"nonfinite: {error}") from None
-
-
-def fusion(cfg: Settings, names: Sequence[str]) -> Fusion | None:
-    """How the outputs of the peers `names` are fused; None where they are not.
-
-    Raises:
-        UserError: `fusion` is unknown.
-    """
-    check_choice("fusion", cfg.fusion.name, tuple(FUSIONS))
-    if {ENSEMBLE, FUSED} & set(names):
-        raise UserError(f"a modality can't be named {ENSEMBLE} or {FUSED}, which are rows of the results: rename it")
-    made = FUSIONS[cfg.fusion.name]
-    if made is not None and len(names) < 2:
-        log.info("fusion=%s: only one network, %s, nothing to fuse", cfg.fusion.name, names[0])
-        return None
-    return made
 
 
 def scoring(cfg: Settings) -> Scoring:

@@ -28,7 +28,8 @@ LEAST: dict[str, tuple[type, float]] = {
     "sampling.stride": (int, 1),
     "transforms.output": (int, 1),
     "transforms.short_side": (int, 1),
-    **{f"views.{key}": (int, 0) for key in ("uniform", "dense", "strided")},
+    **{f"sampling.{key}": (int, 1) for key in ("clips", "val_clips")},
+    **{f"views.{key}": (int, 0) for key in ("uniform", "dense", "strided", "segments")},
     **{f"views.{key}": (int, 1) for key in ("dense_length", "stride", "crops")},
     "pipeline.jobs": (int, 1),
     "trainer.validations": (int, 1),
@@ -37,6 +38,7 @@ LEAST: dict[str, tuple[type, float]] = {
 }
 """Numbers that would fail late or oddly: their kind and least value."""
 NULLABLE = ("trainer.num_threads", "trainer.validations", "trainer.limit_epochs", "callbacks.speed_every_steps")
+ABSENT_NUMBERS = ("sampling.clips", "sampling.val_clips", "views.segments")  # not in every config
 CHOICES: dict[str, tuple[str, ...]] = {
     "batch_norm.freeze": ("none", "partial", "stats", "all"),
     "checkpoint.export": ("last", "best"),
@@ -52,7 +54,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "nonfinite.policy": ("skip", "stop", "ignore"),
     "optimizer.groups": ("tsn", "slowfast", "plain"),
     "placement": ("shared", "peer"),
-    "sampling.mode": ("uniform", "dense", "random", "strided"),
+    "sampling.mode": ("uniform", "dense", "random", "strided", "segments"),
     "sampling.policy": ("code", "paper", "fixed"),
     "schedule.interval": ("epoch", "step"),
     "split": ("val", "test"),
@@ -78,6 +80,7 @@ SWITCHES = (
     "callbacks.checkpoint",
     "callbacks.epoch_lines",
     "sampling.shared",
+    "sampling.bn_per_clip",
     "pipeline.ahead",
 )
 
@@ -85,6 +88,7 @@ SWITCHES = (
 SHIFTS = (True, False, "online")  # of backbones of ours: mml_lightning.backbones.temporal_shift.shifts_online
 OURS = "mml_lightning.backbones."
 ABSENT_SWITCHES = (
+    "sampling.bn_per_clip",
     "logger.wandb",
     "callbacks.checkpoint",
     "callbacks.epoch_lines",
@@ -117,8 +121,8 @@ def _check_values(cfg: Settings) -> None:
         if not isinstance(value, str) or not FOLDER_NAME.fullmatch(value):
             raise UserError(f"{key}={value!r} must be a folder name: use letters, digits and any of . _ + = , @ -")
     for key, (kind, least) in LEAST.items():
-        value = cfg.get(key)
-        if value is None and key in NULLABLE:
+        value = cfg.get(key, ABSENT if key in ABSENT_NUMBERS else None)
+        if (value is None and key in NULLABLE) or value is ABSENT:
             continue
         kinds = (int,) if kind is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:

@@ -77,7 +77,11 @@ def _workers(name: str, seen: advice.Seen) -> str:
 
 def _checkpointable(cfg: Settings, cohort: Cohort) -> bool:
     """Whether step.checkpointing=true is possible and not in use."""
-    return not cfg.step.compile and not cfg.step.checkpointing and all(map(trunk_blocks, cohort.learners.values()))
+    return (
+        not cfg.step.compile
+        and not cfg.step.checkpointing
+        and all(trunk_blocks(part) for name, part in cohort.learners.items() if name in cohort.peers)
+    )
 
 
 def _step(
@@ -86,7 +90,7 @@ def _step(
     """Seconds of a training step and where they are known from."""
     if earlier is not None:
         return earlier[1]["seconds_per_step"], f"as {earlier[0]}"
-    operations = counted_or_none(lambda: training_operations(cohort, clip_shapes(cfg, cohort)))
+    operations = counted_or_none(lambda: cfg.sampling.clips * training_operations(cohort, clip_shapes(cfg, cohort)))
     if operations is None:
         return None
     peak = ranks * arithmetic_peak(_device(cfg), precision_type(str(cfg.trainer.precision), _device(cfg)))
@@ -175,7 +179,7 @@ def clip_shapes(cfg: Settings, cohort: Cohort) -> dict[str, tuple[int, ...]]:
 
 
 def memory_needed(cfg: Settings, cohort: Cohort) -> tuple[float, float] | None:
-    """Bytes of weights, gradients and momenta, and of the activations of a clip, in the phase that needs most; None
+    """Bytes of weights, gradients and momenta, and of the activations of a video, in the phase that needs most; None
     where they can't be counted."""
     found = [needed_in(cfg, cohort, phase) for phase in cohort.phases]
     known = [needed for needed in found if needed is not None]
@@ -200,7 +204,7 @@ def needed_in(cfg: Settings, cohort: Cohort, phase: Phase) -> tuple[float, float
             return None
         learn = sum(value.numel() for key, value in peer.named_parameters() if phase.covers(name, key))
         fixed += 4 * parameters + 4 * (STATES - 1) * learn
-        per_clip += share * kept
+        per_clip += share * kept * cfg.sampling.clips
     return fixed, per_clip
 
 

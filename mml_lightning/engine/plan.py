@@ -27,12 +27,14 @@ def describe(
     parameters: Mapping[str, int],
     provenance: Mapping[str, Mapping[str, Any]],
     computed: str = "",
+    fused: str = "",
     limited: Sequence[str] = (),
     monitored: Sequence[str] = (),
 ) -> list[str]:
     """One line per noun of the run.
 
     Args:
+        fused: how their outputs become one.
         computed: how the networks are computed, see :meth:`mml_lightning.training.execution.StepSettings.apply`.
         limited: what will cut the training short.
         monitored: what the run is steered by, see :class:`mml_lightning.engine.monitors.Monitors`.
@@ -41,6 +43,7 @@ def describe(
         "run": f"{cfg.name}, seed {cfg.seed}",
         **_graphs(phases),
         "peers": ", ".join(f"{p} ({n / 1e6:.2f} M, {_origin(provenance[p])})" for p, n in parameters.items()),
+        "fusion": fused,
         "backbone": ", ".join(filter(None, (backbones.label(cfg), batch_norm_settings(cfg).describe()))),
         "data": _data(cfg, data),
         "chance": chance.describe(data),
@@ -85,8 +88,10 @@ def _sample(cfg: Settings) -> str:
     own = "" if sampling.shared else ", one draw per modality"
     if sampling.shared and len(cfg.modality) > 1 and not independent(sampling.mode, sampling.policy):
         own = f"; sampling.policy={sampling.policy}: the frames of {' and '.join(cfg.modality)} depend on each other"
-    mode = f"strided by {sampling.stride}" if sampling.mode == "strided" else sampling.mode
-    return f"{sampling.num_segments} segments, {mode} ({sampling.policy}), {output}x{output} px{own}"
+    mode = f"strided by {sampling.stride}" if sampling.mode in ("strided", "segments") else sampling.mode
+    several = f"{counted(sampling.clips, 'segment')} of {counted(sampling.num_segments, 'window')}, {mode}"
+    drawn = several if sampling.mode == "segments" else f"{sampling.num_segments} segments, {mode}"
+    return f"{drawn} ({sampling.policy}), {output}x{output} px{own}"
 
 
 def _training(cfg: Settings, videos: int) -> str:
@@ -105,7 +110,7 @@ def _training(cfg: Settings, videos: int) -> str:
 def _views(cfg: Settings) -> str:
     views = cfg.views
     size = cfg.transforms.short_side if views.full_resolution else cfg.transforms.output
-    clips, crops = counted(views.uniform + views.dense + views.strided, "clip"), counted(views.crops, "crop")
+    clips, crops = counted(views.clips, "clip"), counted(views.crops, "crop")
     return f"{views.name}: {clips} x {crops} of {size} px, pooled {views.pooling}"
 
 

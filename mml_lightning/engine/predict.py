@@ -26,10 +26,11 @@ from mml_lightning.config.settings import Settings
 from mml_lightning.data.flow.cache import FlowCache
 from mml_lightning.data.loading.dataset import ClipDataset
 from mml_lightning.data.records.records import Dataset, Head, Record, rows
-from mml_lightning.engine import load
+from mml_lightning.engine import fusions, load
 from mml_lightning.engine.flow import flow_filler
 from mml_lightning.engine.prediction import Prediction, predictions_of
 from mml_lightning.evaluation.score_collector import ScoreCollector
+from mml_lightning.fusion.fuse import Fusion
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.runs.lineage import Lineage
@@ -41,6 +42,7 @@ from mml_lightning.utils.result_file import read_result
 from mml_lightning.zoo.aliases import aliases, require_file, the_file
 from mml_lightning.zoo.entries import homes
 from mml_lightning.zoo.files import CHECKPOINT, checkpoint_entries, load_peer, warn_of_unfilled
+from mml_lightning.zoo.fusions import load_with_fusion
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ class Predictor:
         modalities: what each of them looks at.
         heads: classes that are scored; the networks have them all.
         flow: where the flow of videos lies that bring none of their own; None where no network looks at flow.
+        fusion: how the outputs of all are fused; None where they are not.
     """
 
     cfg: Settings
@@ -68,6 +71,7 @@ class Predictor:
     modalities: Mapping[str, Modality]
     heads: Mapping[str, Head]
     flow: FlowCache | None
+    fusion: Fusion | None = None
 
     @classmethod
     def of(cls, cfg: Settings, entries: Mapping[str, Mapping[str, Any]], heads: Mapping[str, Head]) -> Predictor:
@@ -79,9 +83,7 @@ class Predictor:
         """
         check_classes(entries, heads, str(cfg.data.name))
         kinds = config_data.sources(cfg)  # their packages know how to prepare clips, and how to build networks
-        chosen = {
-            name: plugins.stored_modality(name, entry["modality"], cfg.trusted) for name, entry in entries.items()
-        }
+        chosen = {n: plugins.stored_modality(n, entry["modality"], cfg.trusted) for n, entry in entries.items()}
         for name, modality in chosen.items():
             if modality.source not in kinds:
                 raise UserError(
@@ -93,7 +95,7 @@ class Predictor:
             name: rebuilt(name, entry, cfg.sampling.num_segments, cfg.trusted) for name, entry in entries.items()
         }
         training.execution_settings(cfg).apply(networks)
-        return cls(cfg, networks, chosen, dict(heads), flow)
+        return cls(cfg, networks, chosen, dict(heads), flow, fusions.of_networks(cfg, entries, networks, heads))
 
     @property
     def distinct(self) -> list[Modality]:
@@ -131,7 +133,7 @@ class Predictor:
             views=self.cfg.plain("views"),
             test_name=split,
             max_views=self.cfg.data.eval_batch_size,
-            fusion=training.fusion(self.cfg, list(self.networks)),
+            **fusions.joint(self.cfg, list(self.networks), self.fusion),
         )
 
     def score(
@@ -349,7 +351,7 @@ def _load_entries(cfg: Settings, overrides: Sequence[str], data: Callable[[], Da
     given = str(cfg.plain("ckpt"))
     path = Path(given).expanduser()
     if path.is_dir():
-        return {file.stem: load_peer(file) for file in peer_files(path, given)}
+        return {file.stem: load_with_fusion(file) for file in peer_files(path, given)}
     if path.suffix == CHECKPOINT:
         return checkpoint_entries(path)
     if path.suffix == ".pt" or "/" in given:
@@ -368,7 +370,7 @@ def _load_entries(cfg: Settings, overrides: Sequence[str], data: Callable[[], Da
         assert file is not None, "an alias names a file"
         if file.stem in entries:
             raise UserError(f"ckpt={given} is one network, {file.stem}; use modality=[{file.stem}], or ckpt=own")
-        entries[file.stem] = load_peer(file)
+        entries[file.stem] = load_with_fusion(file)
     return entries
 
 

@@ -82,7 +82,7 @@ class VideoStream:
         cfg, segments = self.predictor.cfg, int(self.predictor.cfg.sampling.num_segments)
         crops = f"{len(self.crops)} crop{'s' if len(self.crops) > 1 else ''} of a frame"
         lines = [f"{self.name} of {ckpt}: {crops}, scores of the mean over the last {segments} steps"]
-        clips = cfg.views.uniform + cfg.views.dense + cfg.views.strided
+        clips = cfg.views.clips
         if clips > 1:
             lines.append(f"views={cfg.views.name} has {clips} clips of a video: a stream is one, which goes on")
         return lines

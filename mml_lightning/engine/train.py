@@ -46,7 +46,7 @@ from mml_lightning.training.csv_logger import MetricsLog
 from mml_lightning.training.datamodule import VideoData
 from mml_lightning.training.monitored import out_of_time, stopped_early
 from mml_lightning.training.throughput import Throughput
-from mml_lightning.utils import ranks
+from mml_lightning.utils import progress, ranks
 from mml_lightning.utils.distributed import is_first_rank
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.process import say
@@ -82,10 +82,7 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
     trainer = make_trainer(cfg, folder, kept, objectives=[one.objective for one in cohort.phases])
     sharing = check_shares(cfg, trainer, data, datasets)
     recipe.warn_of_toy(cfg)
-    say(plan.describe(cfg, data, cohort.phases, parameter_counts(nets), origins, computed, limited, monitors.told))
-    comparable = cost.conditions(cfg, cohort, sharing)
-    if is_first_rank():  # it measures the first device
-        say([f"{key:<9} {line}" for key, line in cost.describe(cfg, cohort, videos, sharing, comparable)])
+    comparable = announce(cfg, cohort, data, origins, sharing, computed, limited, monitors.told)
     with open_result(cfg, overrides, data, cohort, origins, resumed) as result:
         if is_first_rank():
             manifest.write(cfg, result.fields)
@@ -113,6 +110,39 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
         wait_for_export(trainer)
     conclude(cfg, folder, data, result.fields, alone)
     return result.fields
+
+
+def announce(
+    cfg: Settings,
+    cohort: Cohort,
+    data: Dataset,
+    origins: Mapping[str, Mapping[str, Any]],
+    sharing: int,
+    computed: str,
+    limited: Sequence[str],
+    monitored: Sequence[str],
+) -> str:
+    """Say what a run will do and what it costs; returns the conditions under which its speed is measured.
+
+    Args:
+        sharing: ranks that share a batch; others as of :func:`mml_lightning.engine.plan.describe`.
+    """
+    about = (parameter_counts(cohort.peers), origins, computed, described_fusion(cohort), limited, monitored)
+    say(plan.describe(cfg, data, cohort.phases, *about))
+    comparable = cost.conditions(cfg, cohort, sharing)
+    if is_first_rank():  # it measures the first device
+        costs = cost.describe(cfg, cohort, len(data.splits["train"]), sharing, comparable)
+        say([f"{key:<9} {line}" for key, line in costs])
+    return comparable
+
+
+def described_fusion(cohort: Cohort) -> str:
+    """weighted, of rgb and flow, 1 parameter"""
+    if cohort.fusion is None:
+        return ""
+    learned = sum(parameter.numel() for parameter in cohort.fusion.parameters())
+    told = f"{cohort.fusion.rule}, of {' and '.join(cohort.peers)}"
+    return told + (f", {progress.counted(learned, 'parameter')}" if learned else "")
 
 
 def wait_for_export(trainer: pl.Trainer) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from mml_lightning.objectives.graph import Edge, Objective
+from mml_lightning.objectives.edges import FUSED, Edge
+from mml_lightning.objectives.graph import Objective
 from mml_lightning.objectives.lessons import default_options
 
 # Pixels. A character is about CHAR wide in the font of the lessons.
@@ -42,10 +43,12 @@ _STYLE = """
 
 def parts(objective: Objective, full: bool = False) -> list[str]:
     """["labels -> rgb, flow", "rgb <- flow (kl)", "flow <- rgb (kl)"]: who learns from whom; `full`: with settings."""
-    learners = [peer for peer in objective.peers if peer not in objective.frozen]
-    told = [f"{peer}'s head" if peer in objective.headed else peer for peer in learners]
+    told = [
+        ("" if factor == 1 else f"{factor:g} ") + (f"{name}'s head" if name in objective.headed else name)
+        for name, factor in objective.labels.items()
+    ]
     weight = "" if objective.supervised_weight == 1 else f" ({objective.supervised_weight:g})"
-    found = [f"labels -> {', '.join(told)}{weight}"] if objective.supervised_weight else []
+    found = [f"labels -> {', '.join(told)}{weight}"] if objective.supervised_weight and told else []
     for edge in objective.edges:
         found.append(f"{edge.student} <- {'+'.join(edge.teachers)} ({describe(edge) if full else _weighted(edge)})")
     frozen = [peer for peer in objective.peers if peer in objective.frozen]
@@ -90,7 +93,7 @@ def svg(objective: Objective, about: Mapping[str, str] | None = None) -> str:
     """
     drawing = _layout(objective)
     body = [_supervised(objective, drawing), *(_lesson(edge, i, drawing) for i, edge in enumerate(objective.edges))]
-    body += [_peer(objective, peer, (about or {}).get(peer, ""), drawing) for peer in objective.peers]
+    body += [_peer(objective, peer, (about or {}).get(peer, ""), drawing) for peer in objective.outputs]
     title = escape(one_line(objective))
     width, height = drawing.width, drawing.height
     return (
@@ -137,7 +140,7 @@ def _layout(objective: Objective) -> _Drawing:
     top, boxes = LEFT, {}
     entry = [0] * len(objective.edges)
     exits: list[dict[str, int]] = [{} for _ in objective.edges]
-    for peer in objective.peers:
+    for peer in objective.outputs:
         into = [i for i, edge in enumerate(objective.edges) if edge.student == peer]
         out = [i for i, edge in enumerate(objective.edges) if peer in edge.teachers]
         height = max(48, PORT * (len(into) + len(out)) + 12)
@@ -190,15 +193,15 @@ def _lesson(edge: Edge, number: int, at: _Drawing) -> str:
 
 
 def _supervised(objective: Objective, at: _Drawing) -> str:
-    if not objective.supervised_weight:
+    if not objective.supervised_weight or not objective.labels:
         return ""
-    learners = [peer for peer in objective.peers if peer not in objective.frozen]
-    middles = {peer: at.boxes[peer][0] + at.boxes[peer][1] // 2 for peer in learners}
+    middles = {name: at.boxes[name][0] + at.boxes[name][1] // 2 for name in objective.labels}
     y = (min(middles.values()) + max(middles.values())) // 2
     start = LEFT + LABELS
-    weight = "" if objective.supervised_weight == 1 else f"{objective.supervised_weight:g}"
     found = []
     for peer, middle in middles.items():
+        factor = objective.supervised_weight * objective.labels[peer]
+        weight = "" if factor == 1 else f"{factor:g}"
         headed = peer in objective.headed
         kind = "supervised head" if headed else "supervised"
         bend = start + 36
@@ -217,6 +220,7 @@ def _peer(objective: Objective, peer: str, about: str, at: _Drawing) -> str:
     top, height = at.boxes[peer]
     frozen = peer in objective.frozen
     told = [about] if about else []
+    told += [f"of {', '.join(objective.peers)}"] if peer == FUSED else []
     told += ["frozen"] if frozen else []
     middle = FIRST + BOX // 2
     y = top + height // 2 + 5 - 8 * len(told)

@@ -10,118 +10,19 @@ of half-precision features keep few digits, and their squares overflow.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mml_lightning.objectives.lessons import (
-    LABEL_FREE,
-    LESSONS,
-    Output,
-    check_options,
-    default_options,
-    full_precision,
-    options_of,
-)
+from mml_lightning.objectives.edges import FUSED, changed_rows, choose, expand_edges, weighted
+from mml_lightning.objectives.lessons import LABEL_FREE, full_precision
 from mml_lightning.objectives.projection import Projection
 from mml_lightning.objectives.supervised import Supervised
 
 Terms = dict[str, dict[str, Tensor]]
-WORDS = ("all", "first", "rest", "others")
 CROSS_ENTROPY = Supervised()
-
-
-@dataclass(frozen=True)
-class Edge:
-    """One directed lesson: `student` <- `teachers`.
-
-    Args:
-        lesson: what is taught: one of :data:`mml_lightning.objectives.lessons.LESSONS`; those of other packages stand
-            there by their importable name.
-        options: the lesson's own settings.
-        term: name of the term in logs and metric keys; the lesson's by default.
-        weight: factor of the term.
-        start_epoch, ramp_epochs: the weight is 0 before `start_epoch` and grows linearly over `ramp_epochs` from there.
-        stop_epoch: the weight is 0 from there on; None: the lesson goes on to the end.
-        detach: stop the gradient at the teachers (False lets the lesson change the teacher too).
-        project: a learned linear map brings the student's features to the teachers' width first, see
-            :mod:`mml_lightning.objectives.projection`; for lessons with a `site`.
-    """
-
-    student: str
-    teachers: tuple[str, ...]
-    lesson: str = "kl"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    term: str = ""
-    weight: float = 1.0
-    start_epoch: float = 0.0
-    ramp_epochs: float = 0.0
-    stop_epoch: float | None = None
-    detach: bool = True
-    project: bool = False
-
-    def __post_init__(self) -> None:
-        if self.student in self.teachers:
-            raise ValueError(f"peer {self.student} can't teach itself; remove it from its own teachers")
-        if not self.teachers:
-            raise ValueError(f"peer {self.student} has a lesson without teachers; a run with one peer has no edge")
-        check_options(self.lesson, self.options)
-        if self.start_epoch < 0 or self.ramp_epochs < 0:
-            raise ValueError(f"start_epoch={self.start_epoch} and ramp_epochs={self.ramp_epochs} must not be negative")
-        if self.stop_epoch is not None and self.stop_epoch <= self.start_epoch:
-            raise ValueError(f"stop_epoch={self.stop_epoch} must come after start_epoch={self.start_epoch}")
-        if not isinstance(self.project, bool):
-            raise ValueError(f"project={self.project} must be true or false")
-        if self.project and "site" not in options_of(self.lesson):
-            raise ValueError(f"project=true is for lessons that compare features at a site, not for {self.lesson}")
-        if not self.term:
-            object.__setattr__(self, "term", self.lesson.rpartition(".")[2])
-
-    @property
-    def site(self) -> str:
-        """The feature that is compared."""
-        return str(self.options.get("site", default_options(self.lesson).get("site", "")))
-
-    @property
-    def projection(self) -> str:
-        """The name of the student's features after the learned map."""
-        return f"{self.lesson.replace('.', '_')}_{self.site}_from_{'_'.join(self.teachers)}"
-
-    @property
-    def needs_features(self) -> bool:
-        """Whether the lesson compares more than logits."""
-        silent = SimpleNamespace(logits={"": torch.zeros(2, 3)}, features={})
-        try:
-            self({name: silent for name in self.peers}, "", torch.zeros(2, dtype=torch.int64))
-        except KeyError:
-            return True
-        return False
-
-    @property
-    def peers(self) -> frozenset[str]:
-        """Student and teachers."""
-        return frozenset((self.student, *self.teachers))
-
-    def weight_at(self, epoch: float) -> float:
-        """The factor in (fractional) `epoch`."""
-        if epoch < self.start_epoch or (self.stop_epoch is not None and epoch >= self.stop_epoch):
-            return 0.0
-        since = epoch - self.start_epoch
-        return self.weight * (min(1.0, since / self.ramp_epochs) if self.ramp_epochs else 1.0)
-
-    def __call__(self, outputs: Mapping[str, Output], head: str, labels: Tensor) -> Tensor:
-        """Unweighted loss per sample, [B]."""
-        teachers: list[Any] = [outputs[t] for t in self.teachers]
-        if self.detach:
-            teachers = [_rows(t, lambda value: value.detach()) for t in teachers]
-        student: Any = outputs[self.student]
-        if self.project:
-            features = {**student.features, self.site: student.features[self.projection]}
-            student = SimpleNamespace(logits=student.logits, features=features)
-        return LESSONS[self.lesson](student, teachers, head, labels, **self.options)
 
 
 class Part(NamedTuple):
@@ -135,50 +36,6 @@ class Part(NamedTuple):
     rows: int
 
 
-OWN_FIELDS = ("lesson", "term", "weight", "start_epoch", "ramp_epochs", "stop_epoch", "detach", "project")
-
-
-def expand_edges(specs: Sequence[Mapping[str, Any]], peers: Sequence[str]) -> list[Edge]:
-    """Edges of a declared graph for the peers of a run.
-
-    A spec has `students` (a word or a list, by default "all"), `teachers` (by default "others"), fields of
-    :class:`Edge`, and the options of its lesson. Words are those of :func:`choose`.
-
-    Raises:
-        ValueError: a named peer is not in the run, or a field is unknown.
-    """
-    edges = []
-    for spec in specs:
-        own = {key: value for key, value in spec.items() if key in OWN_FIELDS}
-        options = {k: v for k, v in spec.items() if k not in (*OWN_FIELDS, "students", "teachers")}
-        for student in choose(spec.get("students", "all"), peers):
-            teachers = choose(spec.get("teachers", "others"), peers, student)
-            edges.append(Edge(student=student, teachers=tuple(teachers), options=options, **own))
-    return edges
-
-
-def choose(value: Any, peers: Sequence[str], student: str | None = None) -> list[str]:
-    """The peers that a word or a list names: all, first, rest (all but the first), others (all but the student).
-
-    Raises:
-        ValueError: a peer the run does not have.
-    """
-    words = {
-        "all": list(peers),
-        "first": list(peers[:1]),
-        "rest": list(peers[1:]),
-        "others": [peer for peer in peers if peer != student],
-    }
-    if isinstance(value, str):
-        value = words.get(value, [value])
-    unknown = [name for name in value if name not in peers]
-    if unknown:
-        raise ValueError(
-            f"objective names peer {unknown[0]!r}, the run has {list(peers)}; use those or one of {list(WORDS)}"
-        )
-    return list(value)
-
-
 class Objective:
     """Sum of named, weighted terms per peer: a supervised term each, plus one term per incoming edge.
 
@@ -189,9 +46,12 @@ class Objective:
         frozen: peers that only teach (a word or a list, see :func:`choose`): they get no term.
         headed: peers whose supervised term trains their classifier alone (MERS): the trunk learns from edges only.
         supervised: how logits are compared with labels.
+        labels: whom labels teach: a word or a list, see :func:`choose`, or weights {name: factor of its term}. Peers
+            that they do not teach learn through what they are fused to, or from edges.
+        fused: whether the peers are fused, so that the graph may name :data:`FUSED`.
 
     Raises:
-        ValueError: the graph names unknown peers or lessons, or freezes every peer.
+        ValueError: the graph names unknown peers or lessons, freezes every peer, or teaches one nothing.
     """
 
     def __init__(
@@ -202,20 +62,45 @@ class Objective:
         frozen: str | Sequence[str] = (),
         headed: str | Sequence[str] = (),
         supervised: Supervised = CROSS_ENTROPY,
+        labels: str | Sequence[str] | Mapping[str, float] = "all",
+        fused: bool = False,
     ) -> None:
         self.peers = tuple(peers)
         self.frozen = frozenset(choose(frozen, peers))
         self.headed = frozenset(choose(headed, peers)) - self.frozen
-        if self.frozen == set(peers):
+        self.labels = {name: w for name, w in weighted(labels, peers, fused).items() if name not in self.frozen}
+        self.edges = [edge for edge in expand_edges(edges, peers, fused) if edge.student not in self.frozen]
+        if self.frozen == set(peers) and not self.joins:
             raise ValueError(f"objective.frozen={frozen} leaves no peer to train ({list(peers)}); add a student")
-        self.edges = [edge for edge in expand_edges(edges, peers) if edge.student not in self.frozen]
+        taught = {*self.labels, *(edge.student for edge in self.edges)}
+        if not self.joins and (idle := [p for p in peers if p not in taught and p not in self.frozen]):
+            raise ValueError(
+                f"objective.labels={labels} leaves {idle[0]} with nothing to learn from: name it, let labels teach "
+                f"{FUSED}, or put it among objective.frozen"
+            )
         self.supervised_weight = supervised_weight
         self.supervised = supervised
 
     @property
+    def joins(self) -> bool:
+        """Whether what the peers are fused to is taught: then they learn through it, and so does the fusion."""
+        return FUSED in self.labels or any(edge.student == FUSED for edge in self.edges)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The peers and, where a term looks at it, :data:`FUSED`."""
+        named = self.joins or any(FUSED in edge.peers for edge in self.edges)
+        return (*self.peers, FUSED) if named else self.peers
+
+    @property
+    def learners(self) -> list[str]:
+        """Those of the outputs that terms teach."""
+        return [*(peer for peer in self.peers if peer not in self.frozen), *([FUSED] if self.joins else [])]
+
+    @property
     def groups(self) -> set[frozenset[str]]:
         """The sets of peers that a term needs: each that learns, and student and teachers of each edge."""
-        alone = {frozenset((peer,)) for peer in self.peers if peer not in self.frozen}
+        alone = {frozenset((name,)) for name in self.learners}
         return alone | {edge.peers for edge in self.edges}
 
     def check_features(self, shapes: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
@@ -307,14 +192,12 @@ class Objective:
         several: bool,
     ) -> Iterator[Part]:
         name, suffix = self.supervised.term(labels), f"_{head}" if several else ""
-        for peer in self.peers:
-            if peer in self.frozen:
-                continue
+        for peer, weight in self.labels.items():
             group = frozenset((peer,))
             next(known, None)
             seen, own = _present(group, outputs, labels, present)
             loss = self.supervised(full_precision(seen[peer].logits[head]), own)
-            yield Part(peer, name + suffix, group, self.supervised_weight * _mean(loss), len(own))
+            yield Part(peer, name + suffix, group, self.supervised_weight * weight * _mean(loss), len(own))
         for edge in self.edges:
             same = next(known, None)
             if same is not None and edge.lesson in LABEL_FREE:
@@ -331,7 +214,7 @@ class Objective:
         Args:
             weight: of a part, from its peers and rows; None: 1.
         """
-        terms: Terms = {peer: {} for peer in self.peers if peer not in self.frozen}
+        terms: Terms = {name: {} for name in self.learners}
         for part in parts:
             factor = 1.0 if weight is None else weight(part.peers, part.rows)
             value, own = part.value if factor == 1.0 else factor * part.value, terms[part.student]
@@ -363,13 +246,7 @@ def _present(
     if bool(together.all()):
         return involved, labels
     rows = together.nonzero().squeeze(1).to(labels.device)
-    return {peer: _rows(output, lambda value: value[rows]) for peer, output in involved.items()}, labels[rows]
-
-
-def _rows(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """An output with every tensor changed."""
-    fields = {name: getattr(output, name, None) for name in ("logits", "features")}
-    return SimpleNamespace(**{n: {k: change(v) for k, v in f.items()} for n, f in fields.items() if f is not None})
+    return {peer: changed_rows(output, lambda value: value[rows]) for peer, output in involved.items()}, labels[rows]
 
 
 def _zeros(features: Mapping[str, Sequence[int]]) -> SimpleNamespace:

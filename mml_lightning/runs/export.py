@@ -21,6 +21,8 @@ from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.result_file import read_result, write_json
 from mml_lightning.zoo.entries import publish
 from mml_lightning.zoo.files import export_peer, load_peer, own_weights, weights_hash
+from mml_lightning.zoo.fusions import FILE as FUSION_FILE
+from mml_lightning.zoo.fusions import export_fusion, load_fusion
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +41,9 @@ def export(
         made: `settings` and `recipe`, see :func:`settings`, and `limited`: what has cut the training short.
     """
     folder, entries = Path(cfg.paths.output_dir), {}
+    fused = _fusion(cfg, cohort, result, made)
     for name, peer in cohort.peers.items():
-        if name in cohort.frozen:  # it is what it was
+        if name in cohort.frozen and not fused:  # it is what it was
             continue
         state = {key: value.detach().cpu() for key, value in own_weights(peer.state_dict()).items()}
         result.fields["peers"][name]["weights"] = weights_hash(state)
@@ -55,8 +58,7 @@ def export(
                 "backbone": str(backbones.of(cfg, cohort.modalities[name].name).name),
                 "seed": cfg.seed,
                 **{key: result.fields[key] for key in ("epochs", "steps", "fingerprint", "git_sha")},
-                "planned_epochs": cfg.schedule.epochs,
-                **_weights(cfg, result.fields),
+                **{"planned_epochs": cfg.schedule.epochs, **_weights(cfg, result.fields)},
                 "limited": list(made["limited"]),
                 **({"phases": result.fields["phases"]} if result.fields.get("phases") else {}),
                 "recipe": made["recipe"],
@@ -67,9 +69,9 @@ def export(
                 "origin": origins[name],
             },
         }
-    make_room(folder, {name: result.fields["peers"][name]["weights"] for name in entries})
-    for name, entry in entries.items():
-        export_peer(folder / "peers" / f"{name}.pt", entry)
+    joint = {"fusion": result.fields["fusion"]["weights"]} if fused else {}
+    make_room(folder, {name: result.fields["peers"][name]["weights"] for name in entries} | joint)
+    _write_weights(folder / "peers", entries, fused)
     if made["limited"] or not entries:
         return
     told = {**result.fields, "status": "completed", "finished": now(), "wall_s": result.elapsed()}
@@ -79,7 +81,7 @@ def export(
         kinds.setdefault(zoo_folder(cfg, cohort.modalities[name].name), []).append(name)
     places: dict[str, Path] = {}
     for home, names in kinds.items():
-        write = functools.partial(_write, folder, {name: entries[name] for name in names}, told)
+        write = functools.partial(_write, folder, {name: entries[name] for name in names}, told, fused)
         places |= dict.fromkeys(names, publish(home, result.fields["fingerprint"], told, write, names))
     result.fields["zoo"] = str(next(iter(places.values())))
     for name, place in places.items():
@@ -95,14 +97,39 @@ def _weights(cfg: Settings, fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**averaged, "weights": "best", "epochs": best["epoch"], "steps": best["step"], "monitored": dict(best)}
 
 
-def _write(run: Path, entries: Mapping[str, Mapping[str, Any]], told: Mapping[str, Any], place: Path) -> None:
+def _fusion(cfg: Settings, cohort: Cohort, result: RunResult, made: Mapping[str, Any]) -> dict[str, Any]:
+    """What the fusion of a run has learned, as it is exported; empty where it has learned nothing."""
+    fusion = cohort.fusion
+    if fusion is None or "fusion" not in cohort.learners:
+        return {}
+    state = {key: value.detach().cpu() for key, value in fusion.state_dict().items()}
+    told = {"name": cfg.fusion.name, "weights": weights_hash(state), "learned": fusion.weights_told()}
+    result.fields["fusion"] = told
+    where = {key: result.fields[key] for key in ("epochs", "steps", "fingerprint", "git_sha")}
+    where |= {"run": cfg.name, "stage": cfg.stage.name, "seed": cfg.seed, "recipe": made["recipe"]}
+    return {"state_dict": state, "arch": fusion.arch, "provenance": where}
+
+
+def _write(
+    run: Path,
+    entries: Mapping[str, Mapping[str, Any]],
+    told: Mapping[str, Any],
+    fused: Mapping[str, Any],
+    place: Path,
+) -> None:
     """The files of an entry of the zoo."""
-    for name, entry in entries.items():
-        export_peer(place / f"{name}.pt", entry)
+    _write_weights(place, entries, fused)
     for scores in sorted((run / "predictions").glob("*.npz")):
         (place / "predictions").mkdir(exist_ok=True)
         shutil.copyfile(scores, place / "predictions" / scores.name)  # for ensembles with networks of later runs
     write_json(place / "result.json", told)
+
+
+def _write_weights(place: Path, entries: Mapping[str, Mapping[str, Any]], fused: Mapping[str, Any]) -> None:
+    for name, entry in entries.items():
+        export_peer(place / f"{name}.pt", entry)
+    if fused:
+        export_fusion(place, fused)
 
 
 def make_room(folder: Path, weights: Mapping[str, str]) -> None:
@@ -110,7 +137,7 @@ def make_room(folder: Path, weights: Mapping[str, str]) -> None:
     `peers_after_<n>_steps`.
 
     Args:
-        weights: {peer: hash of its new weights}.
+        weights: {peer, or "fusion" where it learns: hash of its new weights}.
     """
     have = {file.stem: file for file in sorted((folder / "peers").glob("*.pt"))}
     if not have:
@@ -118,7 +145,10 @@ def make_room(folder: Path, weights: Mapping[str, str]) -> None:
     steps = "some"
     try:
         earlier = {name: load_peer(file) for name, file in have.items()}
-        if {name: weights_hash(entry["state_dict"]) for name, entry in earlier.items()} == dict(weights):
+        found = {name: weights_hash(entry["state_dict"]) for name, entry in earlier.items()}
+        if (beside := folder / "peers" / FUSION_FILE).is_file():
+            found["fusion"] = weights_hash(load_fusion(beside)["state_dict"])
+        if found == dict(weights):
             return
         steps = str(next(iter(earlier.values()))["provenance"].get("steps", steps))
     except UserError as error:

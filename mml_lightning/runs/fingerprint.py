@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mml_lightning.config import backbones, phases, targets
+from mml_lightning.config import backbones, fusion, phases, targets
 from mml_lightning.config.key_roles import (
     COSMETIC_DATA,
     COSMETIC_KEYS,
@@ -84,7 +84,7 @@ def decided(cfg: Settings, data: Dataset, provenance: Mapping[str, Mapping[str, 
     values["backbone"] = backbones.identity(values)
     if values["transforms"]["reduced_decode"] == "never":  # as all runs were when there was no such key
         values["transforms"] = {key: value for key, value in values["transforms"].items() if key != "reduced_decode"}
-    if not values["objective"]["edges"]:
+    if not values["objective"]["edges"] and not fusion.is_taught(values):
         # peers without lessons come out the same however many there are
         values["stage"] = {key: value for key, value in values["stage"].items() if key != "copies"}
         provenance = {name: where for name, where in provenance.items() if not COPY.search(name)}
@@ -143,9 +143,11 @@ def evaluation(cfg: Settings) -> dict[str, Any]:
     }
     if cfg.transforms.reduced_decode != "never":
         frames["reduced_decode"] = cfg.transforms.reduced_decode
-    if cfg.fusion.name != "none" and (len(cfg.modality) > 1 or cfg.stage.copies > 1):  # one network is not fused
-        frames["fusion"] = cfg.fusion.name
+    if (fused := fusion.identity(cfg)) is not None:
+        frames["fusion"] = fused
     views, metrics = cfg.plain("views"), cfg.plain("metrics")
+    if not views.get("segments"):  # as all views were when there was no such key
+        views.pop("segments", None)
     return {"test": bool(cfg.test), "views": views, "frames": frames, "metrics": metrics, **trainer}
 
 
@@ -177,6 +179,9 @@ def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
         kept.pop("mix", None)
     if (kept.get("ema") or {}).get("decay") is None:
         kept.pop("ema", None)
+    _without_defaults(kept)
+    if not fusion.is_taught(values):  # it is measured only
+        kept.pop("fusion", None)
     if kept.get("loss") in (None, {"name": "cross_entropy", "label_smoothing": 0.0}):
         kept.pop("loss", None)
     if deciding := _callbacks_that_decide(values.get("callbacks") or {}):
@@ -186,6 +191,20 @@ def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
     for group, cosmetic in (("data", COSMETIC_DATA), ("trainer", COSMETIC_TRAINER)):
         kept[group] = {key: value for key, value in kept[group].items() if key not in cosmetic}
     return kept
+
+
+LATER: dict[str, dict[str, Any]] = {
+    "objective": {"labels": "all"},
+    "sampling": {"clips": 1, "val_clips": 1, "bn_per_clip": False},
+}
+"""Keys that groups have had since a later version, and what they were before."""
+
+
+def _without_defaults(kept: dict[str, Any]) -> None:
+    """Leave out :data:`LATER` keys that are as all runs were."""
+    for group, usual in LATER.items():
+        if isinstance(own := kept.get(group), Mapping):
+            kept[group] = {key: value for key, value in own.items() if key not in usual or value != usual[key]}
 
 
 WATCHERS = tuple(f"lightning.pytorch.callbacks.{name}" for name, steers in STEERS.items() if not steers)

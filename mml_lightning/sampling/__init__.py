@@ -10,6 +10,7 @@ Every function is pure: its result depends on its arguments and on the state of 
 ``dense``    N windows, ``dense_length // N`` apart.
 ``random``   one of these two by a fair coin (MML).
 ``strided``  N windows, ``stride`` apart, however long the video is (SlowFast, I3D).
+``segments`` several such clips, spread over the video (AdaMML): see :mod:`~mml_lightning.sampling.segments`.
 
 The three policies:
 
@@ -51,11 +52,11 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from mml_lightning.sampling import even, slowfast_code, tsm_code
+from mml_lightning.sampling import even, segments, slowfast_code, tsm_code
 from mml_lightning.sampling.draws import Indices, Rng, integers
 
 Policy = Literal["code", "paper", "fixed"]
-Mode = Literal["uniform", "dense", "random", "strided"]
+Mode = Literal["uniform", "dense", "random", "strided", "segments"]
 
 
 def train_starts(
@@ -88,6 +89,8 @@ def train_starts(
         ValueError: an argument is out of range, or ``policy='code'`` meets a video the published program rejects.
     """
     _check(counts, windows, num_segments, dense_length, stride, policy, mode)
+    if mode == "segments":
+        raise ValueError("mode='segments' has several clips of a video: use train_segments")
     if mode == "strided":
         if policy == "fixed":
             return even.train(_fitting(counts, windows), num_segments, stride, rng)
@@ -101,10 +104,55 @@ def train_starts(
     return even.train_as_printed(counts, num_segments, step, rng)
 
 
+def train_segments(
+    counts: Mapping[str, int],
+    windows: Mapping[str, int],
+    *,
+    num_segments: int,
+    clips: int,
+    stride: int = 4,
+    policy: Policy = "fixed",
+    rng: Rng,
+) -> dict[str, Indices]:
+    """Draw the window starts of the segments of one video.
+
+    Args:
+        clips: number of segments.
+        counts, windows, num_segments, stride, policy, rng: as for :func:`train_starts`.
+
+    Returns:
+        int64 [clips, N] per modality.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    _check(counts, windows, num_segments, 1, stride, policy)
+    if clips < 1:
+        raise ValueError(f"clips is {clips}: it must be at least 1")
+    return segments.train(_fitting(counts, windows), num_segments, stride, clips, policy != "fixed", rng)
+
+
+def test_segments(
+    counts: Mapping[str, int],
+    windows: Mapping[str, int],
+    *,
+    num_segments: int,
+    clips: int,
+    stride: int = 4,
+    policy: Policy = "fixed",
+) -> dict[str, Indices]:
+    """Place the segments of validation and testing; nothing is random. Arguments and errors as of
+    :func:`train_segments`; int64 [clips, N] per modality."""
+    _check(counts, windows, num_segments, 1, stride, policy)
+    if clips < 1:
+        raise ValueError(f"clips is {clips}: it must be at least 1")
+    return segments.test(_fitting(counts, windows), num_segments, stride, clips, policy != "fixed")
+
+
 def independent(mode: Mode, policy: Policy) -> bool:
     """Whether the training clips of a modality are the same whatever stands beside it: not where the published rules
     draw on the shortest modality and move the others."""
-    return policy == "fixed" or mode == "strided"
+    return policy == "fixed" or mode == "strided"  # segments of `code` begin where the widest window fits
 
 
 def test_starts(

@@ -244,9 +244,10 @@ def _without(predictor: Predictor, cohort: Cohort, found: Prediction, count: int
             left = {name: scores.logits[name][None] for name in others if not scores.logits[name].isnan().any()}
             if not left:
                 continue
-            if cohort.fusion is not None:
+            if cohort.fusion is not None and not cohort.fusion.takes_features:
                 present = {name: torch.ones(1, dtype=torch.bool) for name in left}
-                left |= {FUSED: cohort.fusion(left, present_as_gate(present, len(scores.logits[others[0]])))}
+                gate = present_as_gate(present, len(scores.logits[others[0]]))
+                left |= {FUSED: cohort.fusion({name: {head: value} for name, value in left.items()}, gate)[head]}
             pooled = pool_peers(left, scores.multi_label, cohort.scoring)
             made = dataclasses.replace(scores, log_scores={name: value[0] for name, value in pooled.items()})
             output = main_output(list(pooled))

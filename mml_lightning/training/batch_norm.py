@@ -141,7 +141,7 @@ class GroupedNorms(pl.Callback):
         group: Any = None
         if 1 < ranks < trainer.world_size:
             group, _ = torch.distributed.new_subgroups(group_size=ranks)
-        for name, peer in pl_module.learners.items():
+        for name, peer in ((name, part) for name, part in pl_module.learners.items() if name in pl_module.peers):
             if ranks > 1:
                 pl_module.peers[name] = nn.SyncBatchNorm.convert_sync_batchnorm(peer, group)
             elif self.settings.group_size not in (None, self.batch_size // trainer.world_size):
@@ -174,7 +174,7 @@ class PreciseNorms(pl.Callback):
 
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Cohort)
-        peers = pl_module.trained_peers
+        peers = {name: part for name, part in pl_module.trained_peers.items() if name in pl_module.peers}
         count = int(min(self.batches, trainer.num_training_batches))
         if self._measured < 0:
             log.info("precise batch norm: %d training batches before every validation", count)
@@ -210,11 +210,11 @@ class PreciseNorms(pl.Callback):
         with trainer.precision_plugin.train_step_context():
             for name, peer in peers.items():
                 modality = cohort.modalities[name]
-                clip = batch["clips"][modality.name].flatten(0, 1)
+                clip = batch["clips"][modality.name]
                 if not batch.get("complete"):
                     clip = clip[batch["present"][modality.name]]
                 if len(clip):
-                    peer(modality(clip).to(cohort.dtype))
+                    peer(modality(clip.flatten(0, 1)).to(cohort.dtype))
 
 
 @contextmanager

@@ -4,30 +4,29 @@ Legend: B batch, V views, T frames, C channels, K classes.
 
 Joint training equals separate processes: peers share no parameter, teachers are detached, gradients are clipped per
 peer, and the random numbers of a peer's forward pass are keyed by (seed, epoch, batch, peer), so that a peer's dropout
-does not depend on who trains beside it.
+does not depend on who trains beside it. Where labels teach what the peers are fused to, each learns with the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mml_lightning.backbones.peer import Peer, PeerOutput
 from mml_lightning.data.loading.presence import Counter, Presence, reached, spread
 from mml_lightning.evaluation.metrics import DEFAULT, FUSED, Scoring
-from mml_lightning.evaluation.score_collector import ScoreCollector
-from mml_lightning.fusion.fuse import Fusion, present_as_gate
+from mml_lightning.fusion.fuse import Fusion
+from mml_lightning.fusion.gates import Gate
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective, Part, total
-from mml_lightning.training import lightning_internals
+from mml_lightning.training import lightning_internals, segments
 from mml_lightning.training import phases as training_phases
 from mml_lightning.training.accuracy import accuracies
 from mml_lightning.training.epoch_means import Means
+from mml_lightning.training.measuring import Batch, MeasuredPeers
 from mml_lightning.training.mixing import Mix, Mixing, larger
 from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.training.phases import Phase
@@ -35,10 +34,10 @@ from mml_lightning.training.placement import one_peer
 from mml_lightning.utils.async_copy import HostCopy
 from mml_lightning.utils.seeds import keyed_seed
 
-Batch = dict[str, Any]
+__all__ = ["Batch", "Cohort"]
 
 
-class Cohort(pl.LightningModule):
+class Cohort(MeasuredPeers):
     """Peers, objective and metrics of one stage.
 
     Args:
@@ -56,9 +55,11 @@ class Cohort(pl.LightningModule):
         description: plain values stored in the checkpoint: the config, and how to rebuild each peer.
         max_views: largest number of views of one forward pass in evaluation; None for a batch at once.
         test_name: first word of the metrics of `trainer.test`.
-        fusion: how the peers' logits become one more output that is measured, "fused"; None for none.
+        fusion: how the peers' logits become one more output, "fused", which the objective may teach; None for none.
+        gate: which peers are used in which segments; None: all that have seen the video.
         phases: in order, the first with this objective and plan; none: one phase, which trains whatever learns.
         mixing: mixup and CutMix of training batches.
+        bn_per_clip: batch norms see one segment of every video at a time; else all together.
     """
 
     def __init__(
@@ -78,28 +79,22 @@ class Cohort(pl.LightningModule):
         test_name: str = "test",
         max_views: int | None = None,
         fusion: Fusion | None = None,
+        gate: Gate | None = None,
         phases: Sequence[Phase] = (),
         mixing: Mixing | None = None,
+        bn_per_clip: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            *(peers, modalities, ids, multi_label, scoring, classes, views, test_name, max_views, fusion, gate)
+        )
         self.save_hyperparameters(dict(description or {}))
-        self.peers = nn.ModuleDict(peers)
-        self.modalities = dict(modalities)
         self.phases = tuple(phases) or (training_phases.one_phase(objective, plan),)
-        self.ids = ids
-        self.multi_label = dict(multi_label)
         self.frozen = training_phases.never_trained(self.phases, peers)  # they teach only
         self.freeze_bn = freeze_bn
-        self.scoring = scoring
-        self.classes = dict(classes or {})
-        self.views = dict(views or {})
         self.seed = seed
-        self.test_name = test_name
-        self.max_views = max_views
-        self.fusion = fusion
         self.mixing = mixing or Mixing()
+        self.bn_per_clip = bn_per_clip
         self._mix: Mix | None = None  # of the batch
-        self.scores: dict[str, ScoreCollector] = {}
         self.means = Means()
         self._counter: Counter | None = None
         self._idle: list[str] = []  # peers that no sample of the step is for
@@ -107,15 +102,14 @@ class Cohort(pl.LightningModule):
         self._epoch: dict[str, float] = {}
         self._loss: HostCopy | None = None  # of a step that is a row of the log
         self.trained = False  # in this process
-        self.validated_at: int | None = None  # step of the last whole validation
-        self.learnable = training_phases.learnable(self.peers)
+        self.learnable = training_phases.learnable(self.parts)
         self.enter(self.phases[0])
 
     def enter(self, phase: Phase) -> None:
         """Go over to a phase: what learns, from whom and how. A trainer's optimiser is its own: see `_keep_phase`."""
         self.phase, self.objective, self.plan = phase, phase.objective, phase.plan
         self._counter = None
-        phase.set_gradients(self.peers, self.learnable)
+        phase.set_gradients(self.parts, self.learnable)
         for name, peer in self.peers.items():
             if isinstance(peer, Peer):
                 peer.stop_gradient_at_heads(name in self.objective.headed)
@@ -131,22 +125,17 @@ class Cohort(pl.LightningModule):
 
     @property
     def trained_peers(self) -> dict[str, Any]:
-        """The peers that learn in this phase, by name; the others teach only, and those `frozen` in all phases."""
-        return {name: peer for name, peer in self.peers.items() if name in self.phase.trains}
+        """What learns in this phase, by name: peers, fusion and gate; the others teach only, those `frozen` always."""
+        return {name: part for name, part in self.parts.items() if name in self.phase.trains}
 
     @property
     def learners(self) -> dict[str, Any]:
-        """The peers that learn in some phase, by name."""
-        return {name: peer for name, peer in self.peers.items() if name not in self.frozen}
+        """What learns in some phase, by name."""
+        return {name: part for name, part in self.parts.items() if any(name in one.trains for one in self.phases)}
 
     def set_modes(self) -> None:
-        """Training modes of the peers. Lightning does not call `train()` when fit starts: the epoch hook calls this."""
-        self.phase.set_modes(self.peers, self.freeze_bn)
-
-    def forward(self, clips: Mapping[str, Tensor]) -> dict[str, PeerOutput]:
-        """uint8 clips {modality: [B, T, C, H, W]} -> {peer: PeerOutput}; normalised here, on the device."""
-        prepared = {m.name: m(clips[m.name]).to(self.dtype) for m in self.modalities.values()}
-        return {name: peer(prepared[self.modalities[name].name]) for name, peer in self.peers.items()}
+        """Training modes of the parts. Lightning does not call `train()` when fit starts: the epoch hook calls this."""
+        self.phase.set_modes(self.parts, self.freeze_bn)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         strategy = one_peer(self.trainer)
@@ -155,13 +144,16 @@ class Cohort(pl.LightningModule):
         presence = self._presence_of(batch, batch_idx, 1 if placed is not None else self.trainer.world_size)
         seen = None if presence is None else presence.mask
         self._mix = self.mixing.draw(len(batch["index"]), *self._key(batch_idx))
-        outputs = {
+        apart = {
             name: self._output(name, batch, batch_idx, None if seen is None else seen[name])
             for name in self.peers
             if placed in (None, name)
         }
+        outputs = {name: segments.of_video(output) for name, output in apart.items()}
         if strategy is not None:
             outputs = strategy.exchange(outputs[strategy.own])
+        if FUSED in self.objective.outputs:
+            outputs[FUSED] = segments.of_video(self._fused(apart, batch, batch_idx))
         epoch = self.current_epoch - self.phase.first + batch_idx / max(1, int(self.trainer.num_training_batches))
         parts = self.objective.parts(outputs, batch["target"], seen, epoch)
         if self._mix is not None:
@@ -175,30 +167,43 @@ class Cohort(pl.LightningModule):
         if placed is not None:
             loss = total({placed: terms[placed]})
         if seen is not None:
-            loss = loss + sum(reached(self.peers[name]) for name in terms if placed in (None, name))
+            loss = loss + sum(reached(part) for name, part in self.trained_peers.items() if placed in (None, name))
         return loss if together == divided else loss * (divided / together)
 
     def _output(self, name: str, batch: Batch, batch_idx: int, seen: Tensor | None) -> PeerOutput:
-        """What a peer says of a batch; where some samples lack its modality (`seen`, [B] bool) they are not forwarded,
-        and their rows are NaN."""
+        """What a peer says of a batch, segment by segment: everything [B, V, ..]. Samples that lack its modality
+        (`seen`, [B] bool) are not forwarded, and their rows are NaN."""
         peer: Any = self.peers[name]
         modality = self.modalities[name]
-        clips = batch["clips"][modality.name].flatten(0, 1)  # one view in training
+        clips = batch["clips"][modality.name]
+        size, views = clips.shape[:2]
         if seen is not None:
             rows = seen.nonzero().squeeze(1).to(clips.device)
             if not len(rows):
-                blank = torch.full((len(clips), 1), torch.nan, device=clips.device).to(self.dtype)
-                return PeerOutput({head: blank.expand(-1, k) for head, k in peer.num_classes.items()}, {})
+                blank = torch.full((size, views, 1), torch.nan, device=clips.device).to(self.dtype)
+                return PeerOutput({head: blank.expand(-1, -1, k) for head, k in peer.num_classes.items()}, {})
             clips = clips if self._mix is not None else clips[rows]
         self._seed_forward(name, batch_idx)
         with torch.set_grad_enabled(name in self.phase.trains):
-            prepared = modality(clips).to(self.dtype)
+            prepared = modality(clips.flatten(0, 1)).to(self.dtype)
             if self._mix is not None:
-                prepared = self._mix.clips(prepared, None if seen is None else rows)
-            output: PeerOutput = peer.project(peer(prepared))
+                whole = prepared.unflatten(0, (-1, views))
+                prepared = self._mix.clips(whole, None if seen is None else rows).flatten(0, 1)
+            output = segments.forward(peer, prepared, views, self.bn_per_clip)
         if seen is None:
             return output
-        return PeerOutput(*({k: spread(v, rows, len(seen)) for k, v in values.items()} for values in output))
+        return PeerOutput(*({k: spread(v, rows, size) for k, v in values.items()} for values in output))
+
+    def _fused(self, apart: Mapping[str, PeerOutput], batch: Batch, batch_idx: int) -> PeerOutput:
+        """What the peers are fused to, logits [B, V, K]."""
+        assert self.fusion is not None
+        self._seed_forward(FUSED, batch_idx)
+        gate = self.gates(batch, self.current_epoch)
+        present = {name: batch["present"][modality.name] for name, modality in self.modalities.items()}
+        known = {name: _shown(output, present[name]) for name, output in apart.items()}
+        logits = {name: output.logits for name, output in known.items()}
+        features = {name: output.features["pooled"] for name, output in known.items() if self.fusion.takes_features}
+        return PeerOutput(self.fusion(logits, gate, features), {})
 
     def _micro_batches(self, batch_idx: int) -> tuple[int, int]:
         """Batches whose gradients make the step that this one belongs to, and by how many Lightning divides each: the
@@ -222,9 +227,9 @@ class Cohort(pl.LightningModule):
             step, place = [{name: seen.cpu().numpy() for name, seen in batch["present"].items()}], 0
         step = [self.mixing.seen(seen, *self._key(batch_idx - place + n)) for n, seen in enumerate(step)]
         if self._counter is None:
-            self._counter = Counter({name: m.name for name, m in self.modalities.items()}, self.objective.groups)
+            self._counter = Counter({name: m.name for name, m in self.modalities.items()}, self.objective.groups, FUSED)
         presence = self._counter.presence(step, place, ranks)
-        self._idle = presence.idle(self.trained_peers)
+        self._idle = presence.idle(name for name in self.trained_peers if name in self.peers)
         return presence
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -298,8 +303,8 @@ class Cohort(pl.LightningModule):
     ) -> None:
         """Each peer is clipped by its own norm, as in processes of its own; Lightning would clip by the joint norm."""
         if self.plan.clip_norm is not None:
-            for peer in self.peers.values():
-                torch.nn.utils.clip_grad_norm_(peer.parameters(), self.plan.clip_norm)
+            for part in self.parts.values():
+                torch.nn.utils.clip_grad_norm_(part.parameters(), self.plan.clip_norm)
 
     def configure_optimizers(self) -> Any:
         groups = [g for name, peer in self.trained_peers.items() for g in self.plan.parameter_groups(name, peer)]
@@ -325,70 +330,10 @@ class Cohort(pl.LightningModule):
     def load_rank_states(self, states: Sequence[Mapping[str, Any]]) -> None:
         self.means.load([state["means"] for state in states], self.device)
 
-    def on_validation_epoch_start(self) -> None:
-        self._start("val")
-
-    def on_test_epoch_start(self) -> None:
-        self._start("test")
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._collect(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._collect(batch)
-
     def on_validation_epoch_end(self) -> None:
-        self._finish("val")
+        super().on_validation_epoch_end()
         if self.trainer.state.fn == "fit":
             self.log_dict(training_phases.column(self.phases, self.phase), sync_dist=False)
-        self.validated_at = self.trainer.global_step
-
-    def on_test_epoch_end(self) -> None:
-        self._finish(self.test_name)
-
-    def _start(self, split: str) -> None:
-        name, views = (self.test_name, self.views) if split == "test" else (split, {})
-        folder = Path(self.trainer.default_root_dir) / "predictions" if lightning_internals.is_attached(self) else None
-        self.scores = {
-            head: ScoreCollector(
-                self.ids[split], multi_label, self.classes.get(head, ()), name, self.scoring, views, folder
-            )
-            for head, multi_label in self.multi_label.items()
-        }
-
-    def _collect(self, batch: Batch) -> None:
-        for scores in self.scores.values():
-            scores.failures.update(dict(batch["failures"]))
-            scores.damaged |= {video: loss for video, kind, loss in batch.get("notes", ()) if kind == "damaged"}
-        if not batch["id"]:  # nothing in this batch could be read
-            return
-        views = next(iter(batch["clips"].values())).shape[1]
-        parts = self._logits({m: clip.flatten(0, 1) for m, clip in batch["clips"].items()})
-        present = {name: batch["present"][modality.name] for name, modality in self.modalities.items()}
-        for head, scores in self.scores.items():
-            logits = {n: torch.cat([part[n][head] for part in parts]).unflatten(0, (-1, views)) for n in self.peers}
-            if self.fusion is not None:
-                logits[FUSED] = self.fusion(logits, present_as_gate(present, views))
-            scores.update(batch["index"], logits, batch["target"][head], present | self._fused_of(present))
-
-    def _logits(self, clips: Mapping[str, Tensor]) -> list[dict[str, dict[str, Tensor]]]:
-        """{peer: {head: [n, K]}} of every `max_views` views [n, T, C, H, W] in turn; features are let go of."""
-        count = len(next(iter(clips.values())))
-        size = self.max_views or count
-        parts = (self({name: clip[n : n + size] for name, clip in clips.items()}) for n in range(0, count, size))
-        return [{name: out.logits for name, out in part.items()} for part in parts]
-
-    def _fused_of(self, present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of the fused output, if there is one: samples that any peer has seen."""
-        return {} if self.fusion is None else {FUSED: torch.stack(list(present.values())).any(0)}
-
-    def _finish(self, split: str) -> None:
-        for head, scores in self.scores.items():
-            scores.gather()
-            prefix = split if len(self.scores) == 1 else f"{split}/{head}"
-            for peer, metrics in (scores.compute() if scores.index else {}).items():
-                # every rank holds all scores, so there is nothing to reduce
-                self.log_dict({f"{prefix}/{peer}/{key}": value for key, value in metrics.items()}, sync_dist=False)
 
     def _key(self, batch_idx: int) -> tuple[int, ...]:
         """Of what is random in a batch."""
@@ -398,3 +343,12 @@ class Cohort(pl.LightningModule):
         number = keyed_seed(*self._key(batch_idx), peer, size=7)
         # on a CPU, `torch.manual_seed` writes down the call stack in case a GPU is used later
         (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(number)
+
+
+def _shown(output: PeerOutput, seen: Tensor) -> PeerOutput:
+    """An output [B, V, ..] with zeros where samples are not `seen` [B]: a gradient of 0 times NaN is NaN."""
+    logits, features = (
+        {key: torch.where(seen.view(-1, *[1] * (value.ndim - 1)), value, 0.0) for key, value in one.items()}
+        for one in (output.logits, {key: value for key, value in output.features.items() if key == "pooled"})
+    )
+    return PeerOutput(logits, features)

@@ -70,15 +70,16 @@ def _of_val(cohort: Cohort) -> Iterator[str]:
 def _of_train(cohort: Cohort) -> Iterator[str]:
     yield "train/loss"
     names: list[str] = []
-    trained = dict.fromkeys(peer for phase in cohort.phases for peer in phase.trains)
+    labelled = dict.fromkeys(name for phase in cohort.phases for name in phase.objective.labels)
+    learners = dict.fromkeys(name for phase in cohort.phases for name in phase.objective.learners)
     edges = [edge for phase in cohort.phases for edge in phase.objective.edges]
     for head, multi_label in cohort.multi_label.items():
         suffix = "" if len(cohort.multi_label) == 1 else f"_{head}"
-        names += [f"train/{peer}/{'bce' if multi_label else 'ce'}{suffix}" for peer in trained]
+        names += [f"train/{peer}/{'bce' if multi_label else 'ce'}{suffix}" for peer in labelled]
         names += [f"train/{edge.student}/{edge.term}{suffix}" for edge in edges]
         if not multi_label:
             own = "" if len(cohort.multi_label) == 1 else f"{head}/"
-            names += [f"train/{peer}/{own}top1" for peer in trained]
+            names += [f"train/{peer}/{own}top1" for peer in learners]
     yield from dict.fromkeys(names)
 
 

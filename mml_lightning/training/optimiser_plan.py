@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mml_lightning.fusion.fuse import Fusion
+from mml_lightning.fusion.gates import Gate
 from mml_lightning.training.parameter_groups import parameter_groups, slowfast_parameter_groups, tsn_parameter_groups
 
 
@@ -42,8 +44,10 @@ class OptimiserPlan:
     interval: str = "epoch"
 
     def parameter_groups(self, peer: str, net: nn.Module) -> list[dict[str, Any]]:
-        """The groups of one peer, named `<peer>/<group>`."""
-        if self.groups == "tsn":
+        """The groups of one peer, named `<peer>/<group>`; fusions and gates have groups of their own."""
+        if isinstance(net, Fusion | Gate):
+            groups = net.optimiser_groups(self.lr, self.weight_decay)
+        elif self.groups == "tsn":
             head, stem = peer in self.fresh_heads, peer in self.fast_stems
             groups = tsn_parameter_groups(net, self.lr, self.weight_decay, fc_lr5=head, flow_stem_lr5=stem)
         elif self.groups == "slowfast":

@@ -120,6 +120,11 @@ def make_strategy(
         idle = ", ".join(sorted(frozen))
         phase = " in a phase" if len(objectives) > 1 else ""
         raise UserError(f"placement=peer trains a peer on each rank, {idle} only teaches{phase}; use placement=shared")
+    if any(len(one.outputs) > len(one.peers) for one in objectives):
+        raise UserError(
+            "placement=peer sends logits only, and what the peers are fused to needs gradients of them; use "
+            "placement=shared"
+        )
     for edge in (edge for one in objectives for edge in one.edges):
         if not edge.detach or edge.needs_features:
             what = "features" if edge.detach else "gradients of its teachers"

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 Peers = Mapping[str, nn.Module] | nn.ModuleDict
 WHOLE = ("",)  # of a peer: the prefix of every name
+FUSION, GATE = "fusion", "gate"  # parts of a stage that no peer may be called
 PARTS: dict[str, tuple[str, ...]] = {"head": ("dropout", "heads"), "trunk": ("net",)}
 """Words for parts of a peer, and the modules that they mean; all others are names of modules."""
 
@@ -96,6 +97,8 @@ class Phase:
 def one_phase(objective: Objective, plan: OptimiserPlan) -> Phase:
     """The phase of a stage that declares none."""
     trains = {peer: WHOLE for peer in objective.peers if peer not in objective.frozen}
+    if objective.joins:
+        trains |= {FUSION: WHOLE, GATE: WHOLE}
     return Phase("", 0, plan.epochs, objective, plan, trains)
 
 

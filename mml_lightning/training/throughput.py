@@ -86,6 +86,7 @@ class Throughput(pl.Callback):
         self._since = 0.0
         self._epoch = self._told = Mark()  # when the epoch began, when a row was written
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._segments = 1  # of a video
         self._device = torch.device("cpu")  # where it was trained: Lightning takes the networks from there at the end
         self._idle: Idle | None = None
         self._operations: dict[str, float | None] = {}  # per clip of each phase, once counted
@@ -152,6 +153,7 @@ class Throughput(pl.Callback):
             self.waited += self._idle.seconds()
         if not self._shapes:
             self._shapes = {name: tuple(clip.shape[2:]) for name, clip in batch["clips"].items()}
+            self._segments = int(next(iter(batch["clips"].values())).shape[1])
             self._device = next(iter(batch["clips"].values())).device
 
     def on_train_batch_end(
@@ -176,7 +178,7 @@ class Throughput(pl.Callback):
         assert isinstance(pl_module, Cohort)
         phase = pl_module.phase
         if phase.name not in self._operations:
-            counted = counted_or_none(lambda: operations_in(pl_module, phase, self._shapes))
+            counted = counted_or_none(lambda: self._segments * operations_in(pl_module, phase, self._shapes))
             self._operations[phase.name] = counted
         operations = self._operations[phase.name]
         found = self._rates(self._told)
@@ -218,7 +220,7 @@ class Throughput(pl.Callback):
             return None
         device = self._device
         held = peak_memory(device)  # which measuring the device forgets
-        operations = counted_or_none(lambda: training_operations(cohort, self._shapes))
+        operations = counted_or_none(lambda: self._segments * training_operations(cohort, self._shapes))
         peak = self._peak or self._measured_peak(trainer, device)
         mfu = None if operations is None else round(rate * operations / peak, 4)
         return {

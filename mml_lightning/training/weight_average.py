@@ -80,9 +80,9 @@ class AverageWeights(pl.Callback):
 
 
 def own_tensors(module: pl.LightningModule) -> dict[str, Tensor]:
-    """Parameters and buffers of the peers that learn in some phase, by their names in the module."""
+    """Parameters and buffers of what learns in some phase, by their names in the module."""
     assert isinstance(module, Cohort)
-    learn = tuple(f"peers.{name}." for name in module.learners)
+    learn = tuple(f"peers.{name}." if name in module.peers else f"{name}." for name in module.learners)
     return {name: value for name, value in module.state_dict(keep_vars=True).items() if name.startswith(learn)}
 
 

@@ -172,7 +172,9 @@ def _same(place: Path, told: Mapping[str, Any], peers: Collection[str] | None) -
     have = read_result(place)
     if have is None or have.get("evaluation") != told.get("evaluation"):
         return False
-    wanted = {name: peer["weights"] for name, peer in told["peers"].items() if not peer.get("frozen")}
+    if (have.get("fusion") or {}).get("weights") != (told.get("fusion") or {}).get("weights"):
+        return False
+    wanted = {name: peer["weights"] for name, peer in told["peers"].items() if peer.get("weights")}
     wanted = {name: weights for name, weights in wanted.items() if peers is None or name in peers}
     if {file.stem for file in place.glob(f"*{END}")} != set(wanted):
         return False

@@ -159,6 +159,7 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         described, config = content["hyper_parameters"]["peers"], content["hyper_parameters"]["config"]
         state, averaged = _measured(content, path)
+        fused = _fusion(content, state)
         fingerprint = file_hash(path)[:16]
         if averaged:  # earlier versions took the trained weights of the same file
             fingerprint = hashlib.sha256(f"{fingerprint} averaged".encode()).hexdigest()[:16]
@@ -179,6 +180,7 @@ def checkpoint_entries(path: Path) -> dict[str, dict[str, Any]]:
                         if key.startswith(f"peers.{name}.")
                     }
                 ),
+                **fused,
                 "provenance": {
                     "peer": name,
                     "run": config["name"],
@@ -218,6 +220,19 @@ def _measured(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor]
             "use last.ckpt or peers/<peer>.pt of the run"
         )
     return state | averages, {"averaged": decay}
+
+
+def _fusion(content: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What entries of a checkpoint have of the fusion of its run: `fusion`, if that has learned.
+
+    Args:
+        content: of the file; state: its weights, or their averages.
+    """
+    arch = content["hyper_parameters"].get("fusion")
+    if not isinstance(arch, Mapping):
+        return {}
+    own = {key.removeprefix("fusion."): value for key, value in state.items() if key.startswith("fusion.")}
+    return {"fusion": {"arch": dict(arch), "state_dict": own, "provenance": {}}}
 
 
 def _backbone(config: Mapping[str, Any], modality: str) -> dict[str, str]:

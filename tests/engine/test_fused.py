@@ -13,7 +13,7 @@ import pytest
 from mml_lightning import report
 from mml_lightning.cli.main import main
 from mml_lightning.config import data as config_data
-from mml_lightning.config import training
+from mml_lightning.config import fusion
 from mml_lightning.config.settings import Settings
 from mml_lightning.engine.evaluate import evaluate
 from mml_lightning.engine.predict import Predictor, heads_of, load_entries
@@ -88,11 +88,14 @@ def test_what_a_peer_has_not_seen_does_not_count(
 def test_one_network_is_not_fused(composed: Composed, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     cfg, _ = composed("fusion=average")
-    assert training.fusion(cfg, ["rgb"]) is None and "only one network, rgb, nothing to fuse" in caplog.text
+    assert (
+        fusion.fusion(cfg, {"rgb": 8}, {"label": 3}) is None and "only one network, rgb, nothing to fuse" in caplog.text
+    )
     assert evaluation(cfg) == evaluation(composed()[0])
     both = ["stage=mml", "modality=[rgb,flow]", "init=scratch"]
     assert evaluation(composed(*both, "fusion=average")[0]) != evaluation(composed(*both)[0])
     with pytest.raises(UserError, match="fusion='middle' is unknown; use one of"):
-        training.fusion(composed(*both, "fusion.name=middle")[0], ["rgb", "flow"])
-    with pytest.raises(UserError, match="a modality can't be named ensemble or fused"):
-        training.fusion(cfg, ["rgb", "fused"])
+        fusion.fuses(composed(*both, "fusion.name=middle")[0], ["rgb", "flow"])
+    for name in ("ensemble", "fused", "fusion", "gate"):
+        with pytest.raises(UserError, match=f"a modality can't be named ensemble, fused, .*: rename {name}"):
+            fusion.fuses(cfg, ["rgb", name])

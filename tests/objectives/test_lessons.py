@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mml_lightning.objectives import Objective
-from mml_lightning.objectives.graph import Edge
+from mml_lightning.objectives.edges import Edge
 from mml_lightning.objectives.lessons import LESSONS, check_options, options_of
 from mml_lightning.objectives.relations import distance_loss
 

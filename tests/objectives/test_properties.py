@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mml_lightning.objectives import Objective, cross_entropy, kl_divergence
 from mml_lightning.objectives.divergences import AGGREGATES, KINDS
-from mml_lightning.objectives.graph import expand_edges
+from mml_lightning.objectives.edges import expand_edges
 
 DIVERGENCES = [kind for kind in KINDS if kind != "sigmoid_unnormalised"]  # that one can be negative
 

@@ -32,16 +32,20 @@ class _Draw(ABC):
 
 @dataclass(frozen=True)
 class TrainTemporalSampler(_Draw):
-    """Random starts, one clip: see :func:`mml_lightning.sampling.train_starts`."""
+    """Random starts, one clip: see :func:`mml_lightning.sampling.train_starts`; or `clips` segments."""
 
     num_segments: int
     mode: sampling.Mode
     dense_length: int
     policy: sampling.Policy
     stride: int = 8
+    clips: int = 1
 
     def __call__(self, counts: Mapping[str, int], windows: Mapping[str, int], rng: np.random.Generator) -> FrameIndices:
-        """{modality: [1, T]}"""
+        """{modality: [clips, T]}"""
+        if self.mode == "segments":
+            own = {"num_segments": self.num_segments, "clips": self.clips, "stride": self.stride}
+            return sampling.train_segments(counts, windows, **own, policy=self.policy, rng=rng)
         starts = sampling.train_starts(
             counts,
             windows,
@@ -57,16 +61,21 @@ class TrainTemporalSampler(_Draw):
 
 @dataclass(frozen=True)
 class ValTemporalSampler(_Draw):
-    """The single clip of validation during training: see :func:`mml_lightning.sampling.val_starts`."""
+    """The single clip of validation during training: see :func:`mml_lightning.sampling.val_starts`; or `clips`
+    segments, as in testing."""
 
     num_segments: int
     mode: sampling.Mode
     dense_length: int
     policy: sampling.Policy
     stride: int = 8
+    clips: int = 1
 
     def __call__(self, counts: Mapping[str, int], windows: Mapping[str, int], rng: np.random.Generator) -> FrameIndices:
-        """{modality: [1, T]}"""
+        """{modality: [clips, T]}"""
+        if self.mode == "segments":
+            own = {"num_segments": self.num_segments, "clips": self.clips, "stride": self.stride}
+            return sampling.test_segments(counts, windows, **own, policy=self.policy)
         return sampling.val_starts(
             counts,
             windows,
@@ -90,9 +99,13 @@ class ViewsTemporalSampler(_Draw):
     policy: sampling.Policy
     strided: int = 0
     stride: int = 8
+    segments: int = 0
 
     def __call__(self, counts: Mapping[str, int], windows: Mapping[str, int], rng: np.random.Generator) -> FrameIndices:
         """{modality: [V, T]}"""
+        if self.segments:
+            own = {"num_segments": self.num_segments, "clips": self.segments, "stride": self.stride}
+            return sampling.test_segments(counts, windows, **own, policy=self.policy)
         return sampling.test_starts(
             counts,
             windows,

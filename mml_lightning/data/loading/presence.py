@@ -84,16 +84,22 @@ class Counter:
     Args:
         modalities: of each peer.
         groups: sets of peers whose common samples are counted.
+        anyone: a name in groups that stands for whatever sees a sample: it has those that any peer has.
     """
 
-    def __init__(self, modalities: Mapping[str, str], groups: Collection[Peers]) -> None:
+    def __init__(self, modalities: Mapping[str, str], groups: Collection[Peers], anyone: str = "") -> None:
         self.modalities = dict(modalities)
+        self.anyone = anyone if any(anyone in group for group in groups) else ""
+        if self.anyone:
+            self.modalities[anyone] = anyone
         self.groups = sorted(groups, key=sorted)
         self._counts: dict[Peers, int] = {}
         self._hosts: Any = None
 
     def presence(self, step: Sequence[Seen], place: int, ranks: int) -> Presence:
         """Of micro-batch `place` of `step`. Every rank must ask for each of its micro-batches, in order."""
+        if self.anyone:
+            step = [{**seen, self.anyone: np.logical_or.reduce(list(seen.values()))} for seen in step]
         if place == 0 or not self._counts:
             self._counts = self._over(ranks, step)
         own = {name: step[place][modality] for name, modality in self.modalities.items()}

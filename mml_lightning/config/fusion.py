@@ -1,0 +1,117 @@
+"""The group `fusion`: how the outputs of the peers become one, and whether a stage teaches it. Imports no Lightning."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mml_lightning.config.settings import Settings
+from mml_lightning.evaluation.metrics import ENSEMBLE, FUSED
+from mml_lightning.fusion.fuse import LEARNED, RULES, Fusion
+from mml_lightning.fusion.gates import Gate, RandomGate
+from mml_lightning.utils.errors import UserError, check_choice
+
+log = logging.getLogger(__name__)
+
+NONE = "none"
+GATES = (NONE, "random")
+RESERVED = (ENSEMBLE, FUSED, "fusion", "gate")
+
+
+def rule(cfg: Settings) -> str:
+    """How outputs are fused; none where they are not.
+
+    Raises:
+        UserError: it is unknown.
+    """
+    chosen = NONE if cfg.fusion.name == NONE else cfg.fusion.rule or cfg.fusion.name
+    check_choice("fusion", chosen, (NONE, *RULES))
+    return chosen
+
+
+def fuses(cfg: Settings, names: Sequence[str]) -> bool:
+    """Whether the outputs of the peers `names` are fused; that one network is not, is said.
+
+    Raises:
+        UserError: `fusion` is unknown, or a peer has the name of something else.
+    """
+    if taken := [name for name in RESERVED if name in names]:
+        known = f"{', '.join(RESERVED[:-1])} or {RESERVED[-1]}"
+        raise UserError(f"a modality can't be named {known}, which mean something else: rename {taken[0]}")
+    if rule(cfg) == NONE:
+        return False
+    if len(names) < 2:
+        log.info("fusion=%s: only one network, %s, nothing to fuse", cfg.fusion.name, names[0])
+    return len(names) > 1
+
+
+def is_taught(values: Mapping[str, Any]) -> bool:
+    """Whether labels or lessons of a plain config teach what the peers are fused to, in some phase: then its weights
+    depend on `fusion`, and those of each peer on all the others."""
+    own = values.get("objective") or {}
+    phases = values.get("phases") or ()
+    phases = phases.values() if isinstance(phases, Mapping) else phases
+    graphs = [own, *({**own, **(phase.get("objective") or {})} for phase in phases)]
+    return any(map(_teaches, graphs))
+
+
+def _teaches(graph: Mapping[str, Any]) -> bool:
+    students = (edge.get("students") for edge in graph.get("edges") or () if isinstance(edge, Mapping))
+    return any(FUSED in _names(named) for named in (graph.get("labels"), *students))
+
+
+def _names(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [name for name, factor in value.items() if factor]
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def learns(cfg: Settings) -> bool:
+    """Whether fusing has parameters of its own."""
+    return rule(cfg) in LEARNED
+
+
+def fusion(cfg: Settings, peers: Mapping[str, int], num_classes: Mapping[str, int]) -> Fusion | None:
+    """How the outputs of the peers are fused; None where they are not.
+
+    Args:
+        peers: {peer: width of its pooled features}.
+
+    Raises:
+        UserError: `fusion` is wrong.
+    """
+    if not fuses(cfg, list(peers)):
+        return None
+    own = cfg.fusion
+    try:
+        return Fusion(rule(cfg), peers, num_classes, own.renormalise, own.hidden, own.dropout, own.weight_decay)
+    except ValueError as error:
+        raise UserError(f"fusion={own.name}: {error}") from None
+
+
+def gate(cfg: Settings, names: Sequence[str]) -> Gate | None:
+    """Which peers count in which segments; None: all that have seen the video.
+
+    Raises:
+        UserError: `fusion.gate` is unknown.
+    """
+    check_choice("fusion.gate", cfg.fusion.gate, GATES)
+    if rule(cfg) == NONE or len(names) < 2 or cfg.fusion.gate == NONE:
+        return None
+    return RandomGate(names, cfg.fusion.threshold, cfg.fusion.joint, cfg.draw_seed)
+
+
+def identity(cfg: Settings) -> Any:
+    """How a run is fused, as two results must agree in it; None where it is not. A name alone where all else is as it
+    was when there was no more."""
+    chosen = cfg.fusion
+    if rule(cfg) == NONE or (len(cfg.modality) == 1 and cfg.stage.copies == 1):  # one network is not fused
+        return None
+    plain = rule(cfg) == "average" and chosen.renormalise in (None, True) and chosen.gate == NONE
+    if plain:
+        return "average"
+    own: dict[str, Any] = {"name": chosen.name, "rule": rule(cfg), "renormalise": chosen.renormalise}
+    if chosen.gate != NONE:
+        own |= {"gate": chosen.gate, "threshold": chosen.threshold, "joint": chosen.joint}
+    return own
