@@ -49,7 +49,7 @@ class Recognizer(Peer):
 
     Args:
         net: trunk [B*T, C, H, W] -> [B*T', D, h, w] with attributes `feature_dim` and `stem_name`; T' is T, or half of
-            it, rounded up, if the trunk pools over time.
+            it, rounded up, for every time that the trunk pools over time.
         num_classes, dropout, arch: see `Peer`.
     """
 
@@ -96,7 +96,7 @@ def tsm_resnet(
     num_classes: Mapping[str, int] = MappingProxyType({"label": 174}),
     width: int | None = None,
     nonlocal_blocks: bool = False,
-    temporal_pool: bool = False,
+    temporal_pool: bool | int = False,
 ) -> Recognizer:
     """Build a TSM network (`shift=True`) or a TSN one (`shift=False`) on a ResNet, randomly initialised.
 
@@ -111,7 +111,7 @@ def tsm_resnet(
         num_classes: {head: K}.
         width: channels of the first stage; None is the usual one (64, tiny 16).
         nonlocal_blocks: five non-local blocks, see `nonlocal_places`.
-        temporal_pool: half as many frames from layer2 on.
+        temporal_pool: half as many frames from layer2 on; 2 and 3: once more from layer3 and from layer4 on (AdaMML).
 
     Raises:
         ValueError: an argument is out of range; the message names the choices.
@@ -127,8 +127,10 @@ def tsm_resnet(
     trunk = resnet(depth, width, STEM_CHANNELS)
     if shift:
         add_temporal_shift(trunk.stages, n_div=shift_div, place=shift_place, online=online)
-    if temporal_pool:
-        trunk.temporal_pool = TemporalPool()
+    if temporal_pool not in range(4):
+        raise ValueError(f"temporal_pool={temporal_pool} must be false, true or a number of stages, 1 to 3")
+    for place in ("temporal_pool", "temporal_pool2", "temporal_pool3")[: int(temporal_pool)]:
+        setattr(trunk, place, TemporalPool())
     if nonlocal_blocks:
         spec = SPECS[depth]
         for number, (stage, places) in enumerate(nonlocal_places(spec.layers).items(), 2):

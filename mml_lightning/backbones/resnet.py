@@ -91,9 +91,9 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 class ResNet(nn.Module):
     """Image trunk without pooling and classifier: [B, C, H, W] -> [B, D, h, w].
 
-    `conv1 bn1 relu maxpool layer1 temporal_pool layer2 layer3 layer4`. The usual stem divides H and W by 4 before
+    `conv1 bn1 relu maxpool layer1 temporal_pool layer2 temporal_pool2 layer3 temporal_pool3 layer4`. The usual stem divides H and W by 4 before
     layer1; the small stem (3x3, stride 2, no pooling) divides by 2, for frames of about 64 to 128 pixels.
-    `temporal_pool` and `nonlocals` do nothing unless a video network fills them (`temporal_2d`).
+    `temporal_pool`, those after it and `nonlocals` do nothing unless a video network fills them (`temporal_2d`).
 
     Args:
         block, layers: residual block and number of blocks per stage.
@@ -122,7 +122,9 @@ class ResNet(nn.Module):
         self.layer1 = self._stage(block, width, layers[0], stride=1)
         self.temporal_pool: nn.Module = nn.Identity()
         self.layer2 = self._stage(block, width * 2, layers[1], stride=2)
+        self.temporal_pool2: nn.Module = nn.Identity()
         self.layer3 = self._stage(block, width * 4, layers[2], stride=2)
+        self.temporal_pool3: nn.Module = nn.Identity()
         self.layer4 = self._stage(block, width * 8, layers[3], stride=2)
         self.nonlocals = nn.ModuleDict()  # {<stage>_<block>: what stands after that block}
         self._initialise()
@@ -149,9 +151,10 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, D, h, w], h = H/32 (H/16 with the small stem), rounded up."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for name, stage in zip(STAGES, self.stages, strict=True):
-            if name == STAGES[1]:
-                x = self.temporal_pool(x)
+        before = (None, self.temporal_pool, self.temporal_pool2, self.temporal_pool3)
+        for name, stage, pool in zip(STAGES, self.stages, before, strict=True):
+            if pool is not None:
+                x = pool(x)
             x = self._with_nonlocals(name, stage, x) if self.nonlocals else stage(x)
         return x
 

@@ -176,12 +176,18 @@ class Phase:
     Args:
         train: parts of peers that learn, `<peer>` or `<peer>.<part>`; None: all that the objective does not freeze.
         epochs: how many it takes; None: a share of those that no phase claims.
+        share: how many shares of them.
+        alternate: it takes turns with the phase before it, an epoch each.
+        frozen: mode of what does not learn, `eval` or `train`.
         optimizer, schedule, objective: settings in which it differs from those of the run.
     """
 
     name: str
     train: Sequence[str] | None = None
     epochs: int | None = None
+    share: int = 1
+    alternate: bool = False
+    frozen: str = "eval"
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
     objective: Mapping[str, Any] = field(default_factory=dict)

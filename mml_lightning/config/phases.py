@@ -17,6 +17,7 @@ from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import FOLDER_NAME
 
 CALLED = "_target_"
+FROZEN = ("eval", "train")
 WHO = ("all", "first", "rest")
 JOINT = ("fusion", "gate")
 """Parts of a stage that belong to no peer."""
@@ -27,13 +28,15 @@ class Span:
     """When a phase is on.
 
     Args:
-        number: its place among the phases, from 0; first: its first epoch, from 0; epochs: how many.
+        number: its place among the phases, from 0; first: its first epoch, from 0; epochs: how many; stride: 2 where it
+            takes turns with another phase, else 1.
     """
 
     number: int
     name: str
     first: int
     epochs: int
+    stride: int = 1
 
 
 def spans(cfg: Settings) -> list[Span]:
@@ -42,8 +45,49 @@ def spans(cfg: Settings) -> list[Span]:
     Raises:
         UserError: they don't add up to `schedule.epochs`.
     """
-    lengths = shared_out([phase.epochs for phase in cfg.phases], int(cfg.schedule.epochs))
-    return [Span(number, phase.name, sum(lengths[:number]), lengths[number]) for number, phase in enumerate(cfg.phases)]
+    declared = [{key: getattr(phase, key) for key in ("epochs", "share", "alternate")} for phase in cfg.phases]
+    lengths = lengths_of(declared, int(cfg.schedule.epochs))
+    found = []
+    for number, phase in enumerate(cfg.phases):
+        turns = phase.alternate or (number + 1 < len(cfg.phases) and cfg.phases[number + 1].alternate)
+        first = found[-1].first + 1 if phase.alternate else sum(lengths[:number])
+        found.append(Span(number, phase.name, first, lengths[number], 2 if turns else 1))
+    return found
+
+
+def lengths_of(declared: Sequence[Mapping[str, Any]], epochs: int) -> list[int]:
+    """Epochs of each phase: as declared, or shares of what is left. Phases that take turns have equally many.
+
+    Args:
+        declared: `epochs`, `share` and `alternate` of each phase; what is missing is as by default.
+
+    Raises:
+        UserError: they don't add up to `epochs`, leave nothing for one, or those of two that take turns differ.
+    """
+    own: list[int | None] = [phase.get("epochs") for phase in declared]
+    shares = [phase.get("share", 1) for phase in declared]
+    pairs = [number for number, phase in enumerate(declared) if phase.get("alternate")]
+    for second in pairs:
+        own[second - 1] = own[second] = own[second] if own[second - 1] is None else own[second - 1]
+        if declared[second].get("epochs") not in (None, own[second]) or shares[second - 1] != shares[second]:
+            what = "epochs" if shares[second - 1] == shares[second] else "share"
+            raise UserError(f"phases.{second} takes turns with phases.{second - 1}: give both the same {what}")
+    if not pairs and set(shares) <= {1}:
+        return shared_out(own, epochs)
+    waiting = [number for number, length in enumerate(own) if length is None]
+    left = epochs - sum(filter(None, own))
+    lengths = {number: max(1, left * shares[number] // sum(shares[n] for n in waiting)) for number in waiting}
+    over = left - sum(lengths.values())
+    alone = [number for number in waiting if number not in pairs and number + 1 not in pairs]
+    if alone and 0 <= over < len(waiting):
+        lengths[alone[-1]] += over  # two that take turns stay equally long
+    elif over:
+        told = " + ".join("?" if length is None else str(length) for length in own)
+        raise UserError(
+            f"phases: their epochs ({told}) don't add up to the schedule.epochs={epochs} of the run: use another "
+            "schedule.epochs, or phases.<n>.epochs=<number>"
+        )
+    return [lengths[number] if length is None else length for number, length in enumerate(own)]
 
 
 def shared_out(declared: Sequence[int | None], epochs: int) -> list[int]:
@@ -113,6 +157,12 @@ def check(cfg: Settings) -> None:
             raise UserError(f"{where}.train={phase.train} must be a list of parts such as [rgb.head], or null for all")
         for word in phase.train or ():
             of_peer(cfg, word, f"{where}.train")
+        if not _is_number(phase.share):
+            raise UserError(f"{where}.share={phase.share} must be a whole number from 1")
+        if phase.alternate not in (True, False) or (phase.alternate and (not number or cfg.phases[number - 1].alternate)):
+            raise UserError(f"{where}.alternate={phase.alternate}: true takes turns with the phase before, else false")
+        if phase.frozen not in FROZEN:
+            raise UserError(f"{where}.frozen={phase.frozen} is unknown: use one of {', '.join(FROZEN)}")
         if "epochs" in phase.schedule:
             raise UserError(f"{where}.schedule.epochs: say how long a phase is with {where}.epochs")
     spans(cfg)
@@ -160,5 +210,5 @@ def identity(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     declared = list(values.get("phases") or ())
     if not declared:
         return {}
-    lengths = shared_out([phase.get("epochs") for phase in declared], int(values["schedule"]["epochs"]))
+    lengths = lengths_of(declared, int(values["schedule"]["epochs"]))
     return {str(n): {**phase, "epochs": lengths[n]} for n, phase in enumerate(declared)}

@@ -25,6 +25,7 @@ class Look(NamedTuple):
         ids: of the videos.
         views: V.
         epoch: of training; None in evaluation.
+        rounds: epochs that the gate has been trained for before this one.
     """
 
     clips: Mapping[str, Tensor]
@@ -32,12 +33,18 @@ class Look(NamedTuple):
     ids: Sequence[str]
     views: int
     epoch: int | None
+    rounds: int = 0
 
 
 class Gate(nn.Module, ABC):
     """Which peers are used. Those with parameters are trained as the part `gate` of a stage."""
 
     takes_clips = True
+
+    @property
+    def seen_through(self) -> dict[str, str]:
+        """{peer: modality that the decision about it is made from}; of those that it lacks, their own."""
+        return {}
 
     def optimiser_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Of all that learns, one group."""

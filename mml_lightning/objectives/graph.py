@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mml_lightning.objectives.efficiency import Efficiency, is_correct
 from mml_lightning.objectives.edges import FUSED, changed_rows, choose, expand_edges, weighted
 from mml_lightning.objectives.lessons import LABEL_FREE, full_precision
 from mml_lightning.objectives.projection import Projection
@@ -49,6 +50,7 @@ class Objective:
         labels: whom labels teach: a word or a list, see :func:`choose`, or weights {name: factor of its term}. Peers
             that they do not teach learn through what they are fused to, or from edges.
         fused: whether the peers are fused, so that the graph may name :data:`FUSED`.
+        efficiency: the price of using peers, one more term of what they are fused to; None where no gate learns.
 
     Raises:
         ValueError: the graph names unknown peers or lessons, freezes every peer, or teaches one nothing.
@@ -64,7 +66,9 @@ class Objective:
         supervised: Supervised = CROSS_ENTROPY,
         labels: str | Sequence[str] | Mapping[str, float] = "all",
         fused: bool = False,
+        efficiency: Efficiency | None = None,
     ) -> None:
+        self.efficiency = efficiency
         self.peers = tuple(peers)
         self.frozen = frozenset(choose(frozen, peers))
         self.headed = frozenset(choose(headed, peers)) - self.frozen
@@ -175,11 +179,25 @@ class Objective:
         known = iter(by_others)
         device = next(iter(target.values())).device.type
         with torch.autocast(device, enabled=False):
-            return [
+            found = [
                 part
                 for head, labels in target.items()
                 for part in self._of_head(outputs, head, labels, present, epoch, known, len(target) > 1)
             ]
+            return found if self.efficiency is None else [*found, self._price(outputs, target, present)]
+
+    def _price(
+        self, outputs: Mapping[str, Any], target: Mapping[str, Tensor], present: Mapping[str, Tensor] | None
+    ) -> Part:
+        """What the use of peers costs: fewer segments of a video that is right in every head are better."""
+        assert self.efficiency is not None
+        group, right = frozenset((FUSED,)), []
+        for head, labels in target.items():
+            seen, own = _present(group, outputs, labels, present)
+            right.append(is_correct(seen[FUSED].logits[head], own))
+        rates = {peer: full_precision(seen[FUSED].features[f"use_{peer}"]).squeeze(1) for peer in self.efficiency.weights}
+        loss = self.efficiency(rates, torch.stack(right).all(dim=0))
+        return Part(FUSED, "efficiency", group, _mean(loss), len(loss))
 
     def _of_head(
         self,

@@ -21,6 +21,7 @@ from mml_lightning.fusion.gates import Gate, Look
 from mml_lightning.modalities import Modality
 from mml_lightning.training import lightning_internals, segments
 from mml_lightning.training import phases as training_phases
+from mml_lightning.training.epoch_means import Means
 
 Batch = dict[str, Any]
 
@@ -46,6 +47,7 @@ class MeasuredPeers(pl.LightningModule):
         max_views: int | None = None,
         fusion: Fusion | None = None,
         gate: Gate | None = None,
+        proxies: Mapping[str, Modality] | None = None,
     ) -> None:
         super().__init__()
         self.peers = nn.ModuleDict(peers)
@@ -59,6 +61,8 @@ class MeasuredPeers(pl.LightningModule):
         self.max_views = max_views
         self.fusion = fusion
         self.gate = gate
+        self.proxies = dict(proxies or {})
+        self.used = Means()  # shares of the segments in which each peer counts
         self.scores: dict[str, ScoreCollector] = {}
         self.validated_at: int | None = None  # step of the last whole validation
 
@@ -76,11 +80,12 @@ class MeasuredPeers(pl.LightningModule):
         prepared = {m.name: m(clips[m.name]).to(self.dtype) for m in self.modalities.values()}
         return {name: peer(prepared[self.modalities[name].name]) for name, peer in self.peers.items()}
 
-    def gates(self, batch: Batch, epoch: int | None = None) -> dict[str, Tensor]:
+    def gates(self, batch: Batch, epoch: int | None = None, rounds: int = 0) -> dict[str, Tensor]:
         """{peer: [B, V]}: how much each peer counts in each segment of a batch, 0 where the video lacks its modality.
 
         Args:
             epoch: of training; None in evaluation.
+            rounds: epochs that the gate has been trained for.
         """
         views = next(iter(batch["clips"].values())).shape[1]
         present = {name: batch["present"][modality.name] for name, modality in self.modalities.items()}
@@ -89,12 +94,15 @@ class MeasuredPeers(pl.LightningModule):
             return opened
         clips = {}
         if self.gate.takes_clips:
-            distinct = {modality.name: modality for modality in self.modalities.values()}
+            distinct = {modality.name: modality for modality in (*self.modalities.values(), *self.proxies.values())}
+            through = {name: self.gate.seen_through.get(name, own.name) for name, own in self.modalities.items()}
             clips = {
                 name: modality(batch["clips"][name].flatten(0, 1)).to(self.dtype).unflatten(0, (-1, views))
                 for name, modality in distinct.items()
+                if name in through.values()
             }
-        chosen = self.gate(Look(clips, present, batch["id"], views, epoch))
+            present = {name: present[name] & batch["present"][modality] for name, modality in through.items()}
+        chosen = self.gate(Look(clips, present, batch["id"], views, epoch, rounds))
         return {name: opened[name].to(chosen[name]) * chosen[name] for name in self.peers}
 
     def on_validation_epoch_start(self) -> None:
@@ -138,7 +146,11 @@ class MeasuredPeers(pl.LightningModule):
         present = {name: batch["present"][modality.name] for name, modality in self.modalities.items()}
         if self.fusion is not None:
             features = {name: output.features["pooled"] for name, output in outputs.items() if output.features}
-            logits[FUSED] = self.fusion(logits, self.gates(batch), features)
+            gate = self.gates(batch)
+            if self.gate is not None:
+                for name, opened in gate.items():
+                    self.used.add(f"use_{name}", opened.float().mean(), len(opened))
+            logits[FUSED] = self.fusion(logits, gate, features)
             present[FUSED] = torch.stack(list(present.values())).any(0)  # what any peer has seen
         for head, scores in self.scores.items():
             own = {name: values[head] for name, values in logits.items()}
@@ -162,6 +174,10 @@ class MeasuredPeers(pl.LightningModule):
         return {n: PeerOutput(one.logits, {key: one.features[key] for key in wanted}) for n, one in outputs.items()}
 
     def _finish(self, split: str) -> None:
+        if self.gate is not None:
+            used = self.used.compute(self.trainer.world_size)
+            self.log_dict({f"{split}/{FUSED}/{key}": value for key, value in used.items()}, sync_dist=False)
+            self.used.reset()
         for head, scores in self.scores.items():
             scores.gather()
             prefix = split if len(self.scores) == 1 else f"{split}/{head}"

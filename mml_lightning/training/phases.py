@@ -5,6 +5,11 @@
 
 What a phase does not train is frozen: it has no gradient, is in no optimiser, and is in eval mode, batch norms and
 dropout included. A stage that declares no phases is one phase, which trains whatever its objective does not freeze.
+
+Two phases may take turns, an epoch each; each goes on with its own optimiser and schedule (:class:`Turns`):
+
+    epoch   5 7 9 ..   main     trains rgb, audio, fusion
+            6 8 10 ..  policy   trains gate
 """
 
 from __future__ import annotations
@@ -40,6 +45,9 @@ class Phase:
     plan: its optimiser and schedule; epochs are counted from its first one.
     trains: {peer: names of the modules that learn}, :data:`WHOLE` for all of it. Others only teach.
     words: the same as it was typed.
+    stride: 2 for one that takes turns with another: every second epoch from the first is its own.
+    frozen_trains: what does not learn is in training mode all the same: its batch norms go on moving and its dropout
+        is on, as in the released AdaMML.
     """
 
     name: str
@@ -49,6 +57,16 @@ class Phase:
     plan: OptimiserPlan
     trains: Mapping[str, tuple[str, ...]]
     words: tuple[str, ...] = ()
+    stride: int = 1
+    frozen_trains: bool = False
+
+    def begun(self, epoch: int) -> int:
+        """How many epochs of it come before `epoch`: for one of its own, its number from 0."""
+        return max(0, -((self.first - epoch) // self.stride))
+
+    def has(self, epoch: int) -> bool:
+        """Whether `epoch` is its own."""
+        return epoch in range(self.first, self.first + self.epochs * self.stride, self.stride)
 
     def covers(self, peer: str, key: str) -> bool:
         """Whether a parameter `key` of `peer` learns. A learned map between features does where an edge asks for it."""
@@ -87,10 +105,10 @@ class Phase:
             freeze_bn: which batch norms of what learns stay as they are, see `freeze_batch_norm`.
         """
         for name, peer in peers.items():
-            peer.train(self.whole(name))
+            peer.train(self.whole(name) or self.frozen_trains)
             for part in self.trains.get(name, ()):
                 peer.get_submodule(part).train()
-            if name in self.trains:
+            if name in self.trains or self.frozen_trains:
                 freeze_batch_norm(peer, freeze_bn)
 
 
@@ -137,7 +155,12 @@ def check_reached(phase: Phase) -> None:
 
 def phase_of(phases: Sequence[Phase], epoch: int) -> Phase:
     """The phase that an epoch belongs to; what comes after the last one belongs to it."""
-    return [phase for phase in phases if phase.first <= epoch][-1]
+    return next((phase for phase in phases if phase.has(epoch)), phases[-1])
+
+
+def rounds(phases: Sequence[Phase], part: str, epoch: int) -> int:
+    """How many epochs before `epoch` have trained `part`."""
+    return sum(min(phase.epochs, phase.begun(epoch)) for phase in phases if part in phase.trains)
 
 
 def learnable(peers: Peers) -> frozenset[str]:
@@ -173,5 +196,7 @@ def say(phases: Sequence[Phase], now: Phase) -> None:
 
 def describe(phase: Phase) -> str:
     """head (epoch 1 to 3): trains rgb.head, lr 0.01"""
-    where = f"epoch {phase.first + 1}" + (f" to {phase.first + phase.epochs}" if phase.epochs > 1 else "")
+    last = phase.first + (phase.epochs - 1) * phase.stride + 1
+    where = f"epoch {phase.first + 1}" + (f" to {last}" if phase.epochs > 1 else "")
+    where += ", every second one" if phase.stride > 1 else ""
     return f"{phase.name} ({where}): trains {', '.join(phase.words)}, lr {phase.plan.lr:g}"
