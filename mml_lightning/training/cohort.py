@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from mml_lightning.backbones import own_draws
 from mml_lightning.backbones.peer import Peer, PeerOutput
 from mml_lightning.data.loading.presence import Counter, Presence, reached, spread
 from mml_lightning.evaluation.metrics import DEFAULT, FUSED, Scoring
@@ -32,13 +32,14 @@ from mml_lightning.training.mixing import Mix, Mixing, larger
 from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.training.phases import Phase
 from mml_lightning.training.placement import one_peer
+from mml_lightning.training.side_by_side import PeersModule
 from mml_lightning.utils.async_copy import HostCopy
 from mml_lightning.utils.seeds import keyed_seed
 
 Batch = dict[str, Any]
 
 
-class Cohort(pl.LightningModule):
+class Cohort(PeersModule):
     """Peers, objective and metrics of one stage.
 
     Args:
@@ -155,11 +156,11 @@ class Cohort(pl.LightningModule):
         presence = self._presence_of(batch, batch_idx, 1 if placed is not None else self.trainer.world_size)
         seen = None if presence is None else presence.mask
         self._mix = self.mixing.draw(len(batch["index"]), *self._key(batch_idx))
-        outputs = {
-            name: self._output(name, batch, batch_idx, None if seen is None else seen[name])
-            for name in self.peers
-            if placed in (None, name)
-        }
+        self._seed_forward("", batch_idx)  # for a lesson that draws
+        outputs = self.beside.outputs(
+            [name for name in self.peers if placed in (None, name)],
+            lambda name: self._output(name, batch, batch_idx, None if seen is None else seen[name]),
+        )
         if strategy is not None:
             outputs = strategy.exchange(outputs[strategy.own])
         epoch = self.current_epoch - self.phase.first + batch_idx / max(1, int(self.trainer.num_training_batches))
@@ -395,6 +396,4 @@ class Cohort(pl.LightningModule):
         return self.seed, self.current_epoch, batch_idx, self.global_rank if one_peer(self.trainer) is None else 0
 
     def _seed_forward(self, peer: str, batch_idx: int) -> None:
-        number = keyed_seed(*self._key(batch_idx), peer, size=7)
-        # on a CPU, `torch.manual_seed` writes down the call stack in case a GPU is used later
-        (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(number)
+        own_draws.seed(keyed_seed(*self._key(batch_idx), peer, size=7), self.device)
