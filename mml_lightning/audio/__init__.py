@@ -2,8 +2,9 @@
 
 Legend: L samples of a window, F frequencies (rows), T columns in time.
 
-Two are built in, as published: `log_stft` (linear frequencies; AdaMML, Panda et al., ICCV 2021, supplement) and
-`log_mel` (mel scale; Radevski et al., Multimodal Distillation, ICCV 2023). Another is another :class:`Spectrogram`.
+Two are built in as published: `log_stft` (linear frequencies; AdaMML, Panda et al., ICCV 2021, supplement) and
+`log_mel` (mel scale; Radevski et al., Multimodal Distillation, ICCV 2023). `log_mel_small` is for small networks. Another
+is another :class:`Spectrogram`.
 """
 
 from __future__ import annotations
@@ -92,4 +93,7 @@ LOG_STFT = Spectrogram(24000, 30720, 511, 240, 120, "constant", 0, 1e-6, "ln_plu
 LOG_MEL = Spectrogram(16000, 17856, 1024, 160, 80, "reflect", 128, 1e-10, "decibel")
 """128 x 224, of 1.116 s at 16 kHz."""
 
-SPECTROGRAMS = {"log_stft": LOG_STFT, "log_mel": LOG_MEL}
+LOG_MEL_SMALL = Spectrogram(8000, 9920, 512, 512, 320, "reflect", 32, 1e-8, "decibel")
+"""32 x 32, of 1.24 s at 8 kHz."""
+
+SPECTROGRAMS = {"log_stft": LOG_STFT, "log_mel": LOG_MEL, "log_mel_small": LOG_MEL_SMALL}

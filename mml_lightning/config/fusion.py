@@ -6,16 +6,21 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from mml_lightning.config.settings import Settings
 from mml_lightning.evaluation.metrics import ENSEMBLE, FUSED
 from mml_lightning.fusion.fuse import LEARNED, RULES, Fusion
 from mml_lightning.fusion.gates import Gate, RandomGate
+from mml_lightning.fusion.policy import Policy
+from mml_lightning.modalities import Modality
 from mml_lightning.utils.errors import UserError, check_choice
+from mml_lightning.utils.seeds import keyed_seed
 
 log = logging.getLogger(__name__)
 
 NONE = "none"
-GATES = (NONE, "random")
+GATES = (NONE, "random", "policy")
 RESERVED = (ENSEMBLE, FUSED, "fusion", "gate")
 
 
@@ -72,6 +77,11 @@ def learns(cfg: Settings) -> bool:
     return rule(cfg) in LEARNED
 
 
+def gate_learns(cfg: Settings) -> bool:
+    """Whether a policy is trained with the peers."""
+    return rule(cfg) != NONE and cfg.fusion.gate == "policy"
+
+
 def fusion(cfg: Settings, peers: Mapping[str, int], num_classes: Mapping[str, int]) -> Fusion | None:
     """How the outputs of the peers are fused; None where they are not.
 
@@ -90,16 +100,42 @@ def fusion(cfg: Settings, peers: Mapping[str, int], num_classes: Mapping[str, in
         raise UserError(f"fusion={own.name}: {error}") from None
 
 
-def gate(cfg: Settings, names: Sequence[str]) -> Gate | None:
+def gate(cfg: Settings, names: Sequence[str], modalities: Mapping[str, Modality] | None = None) -> Gate | None:
     """Which peers count in which segments; None: all that have seen the video.
 
+    Args:
+        modalities: of each peer, and by their names those that only a policy looks at.
+
     Raises:
-        UserError: `fusion.gate` is unknown.
+        UserError: `fusion.gate` is unknown, or an option of it.
     """
     check_choice("fusion.gate", cfg.fusion.gate, GATES)
     if rule(cfg) == NONE or len(names) < 2 or cfg.fusion.gate == NONE:
         return None
-    return RandomGate(names, cfg.fusion.threshold, cfg.fusion.joint, cfg.draw_seed)
+    if cfg.fusion.gate == "random":
+        return RandomGate(names, cfg.fusion.threshold, cfg.fusion.joint, cfg.draw_seed)
+    return policy(cfg, names, modalities or {})
+
+
+def policy(cfg: Settings, names: Sequence[str], modalities: Mapping[str, Modality]) -> Policy:
+    """AdaMML's policy of the peers `names`.
+
+    Raises:
+        UserError: an option is unknown or wrong.
+    """
+    looks_at = {name: cfg.fusion.proxy.get(modalities[name].name, modalities[name].name) for name in names}
+    if unknown := [seen for seen in looks_at.values() if seen not in modalities]:
+        have = ",".join([*cfg.modality, unknown[0]])
+        raise UserError(f"fusion.proxy: the run does not read {unknown[0]}: use modality=[{have}]")
+    seen = {name: modalities[name] for name in looks_at.values()}
+    pictures = {name: modality.preparation.spectrogram is None for name, modality in seen.items()}
+    channels = {name: modality.channels for name, modality in seen.items()}
+    options = dict(cfg.plain("fusion").get("policy") or {})
+    try:
+        torch.manual_seed(keyed_seed(cfg.draw_seed, "gate", size=7))
+        return Policy(looks_at, channels, pictures, seed=cfg.draw_seed, **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"fusion.policy: {str(error).removeprefix('Policy.__init__() ')}") from None
 
 
 def identity(cfg: Settings) -> Any:

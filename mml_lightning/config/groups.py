@@ -132,6 +132,8 @@ class Fusion:
         rule: how; None: that of `name`.
         gate: which peers are used where.
         threshold, joint: of gate=random.
+        policy: of gate=policy, options of :class:`mml_lightning.fusion.policy.Policy`.
+        proxy: {modality: modality that the policy sees instead of it}, which has no peer of its own.
         renormalise, hidden, dropout: as of :class:`mml_lightning.fusion.fuse.Fusion`.
         weight_decay: of what it learns; None: that of the run.
     """
@@ -145,6 +147,8 @@ class Fusion:
     gate: str = "none"
     threshold: float = 0.5
     joint: bool = False
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    proxy: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -267,6 +271,7 @@ class Step:
     compile: bool | str
     checkpointing: bool
     keep_memory: bool | str
+    side_by_side: bool | str = "auto"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from mml_lightning.utils.errors import UserError
 
 MORE: dict[str, tuple[str, ...]] = {
     "init": ("all",),
-    "objective": ("frozen", "headed", "labels", "supervised_weight"),
+    "objective": ("efficiency", "frozen", "headed", "labels", "supervised_weight"),
     "optimizer": ("optimizer",),
     "schedule": ("factor",),
     "stage": ("objective",),

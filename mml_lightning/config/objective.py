@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from mml_lightning.config import fusion, phases, plugins
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.records import Dataset, rows
+from mml_lightning.objectives.efficiency import Efficiency
 from mml_lightning.objectives.graph import CROSS_ENTROPY, Objective
 from mml_lightning.objectives.supervised import SEVERAL, Supervised, class_weights, weighs_classes
 from mml_lightning.utils.errors import UserError
@@ -35,11 +36,12 @@ class Lessons(NamedTuple):
         return tuple(f"{peer}.{part}" if part else peer for peer, parts in self.parts.items() for part in parts)
 
 
-def objective(cfg: Settings, names: Sequence[str], resting: Sequence[str] = ()) -> Objective:
+def objective(cfg: Settings, names: Sequence[str], resting: Sequence[str] = (), gate_learns: bool = False) -> Objective:
     """The lesson graph of the run.
 
     Args:
         resting: peers that only teach, beside those that the config freezes.
+        gate_learns: whether the use of peers has its price (`objective.efficiency`).
 
     Raises:
         UserError: it names a peer the run does not have, or an unknown field.
@@ -50,11 +52,22 @@ def objective(cfg: Settings, names: Sequence[str], resting: Sequence[str] = ()) 
         graph = {key: declared[key] for key in words if key in declared}
         graph["edges"] = plugins.edges(graph.get("edges", ()), cfg.trusted)
         graph["fused"] = fusion.fuses(cfg, names)
+        if gate_learns and declared.get("efficiency"):
+            graph["efficiency"] = _efficiency(declared["efficiency"], names)
         return Objective(names, supervised=loss(cfg), **(graph | ({"frozen": [*resting]} if resting else {})))
     except UserError:
         raise
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _efficiency(declared: Any, names: Sequence[str]) -> Efficiency:
+    """Raises:
+    UserError, ValueError: an option is unknown or wrong.
+    """
+    if not isinstance(declared, Mapping) or not set(declared) <= {"penalty", "weights", "gamma"}:
+        raise UserError(f"objective.efficiency={declared} must have penalty, weights and gamma, or be null")
+    return Efficiency(list(names), **declared)
 
 
 def loss(cfg: Settings) -> Supervised:
@@ -101,7 +114,7 @@ def lessons(cfg: Settings, names: Sequence[str]) -> list[Lessons]:
         UserError: as :func:`objective`, or a phase trains what its objective freezes.
     """
     if not cfg.phases:
-        graph = objective(cfg, names)
+        graph = objective(cfg, names, gate_learns=fusion.gate_learns(cfg))
         _check_learned(cfg, [graph])
         learn = [*(peer for peer in names if peer not in graph.frozen), *_joint(cfg, graph)]
         return [Lessons(None, graph, {part: [""] for part in learn})]
@@ -125,7 +138,7 @@ def _joint(cfg: Settings, graph: Objective) -> list[str]:
     """What learns beside the peers, where labels teach what they are fused to."""
     if not graph.joins:
         return []
-    return ["fusion"] if fusion.learns(cfg) else []
+    return [*(["fusion"] if fusion.learns(cfg) else []), *(["gate"] if fusion.gate_learns(cfg) else [])]
 
 
 def never_trained(cfg: Settings, names: Sequence[str]) -> frozenset[str]:
@@ -141,7 +154,8 @@ def _of_phase(cfg: Settings, span: phases.Span, names: Sequence[str]) -> Lessons
         typed = cfg.phases[span.number].train
         parts: dict[str, list[str]] = {}
         words = ["all"] if typed is None else typed
-        for word in [*words, *(_joint(cfg, graph) if "all" in words and "fusion" not in words else ())]:
+        beside = [part for part in _joint(cfg, graph) if "all" in words and part not in words]
+        for word in [*words, *(part for part in beside if typed is None or part == "fusion")]:
             peers, part = phases.of_peer(cfg, word, f"{where}.train")
             if word.partition(".")[0] in graph.frozen:
                 raise UserError(f"{where}.train: {word} is frozen by objective={own.objective.name}: leave out one")
@@ -149,7 +163,7 @@ def _of_phase(cfg: Settings, span: phases.Span, names: Sequence[str]) -> Lessons
                 if peer not in graph.frozen:
                     parts.setdefault(peer, []).append(part)
         resting = [peer for peer in names if peer not in parts]
-        graph = objective(own, names, resting)
+        graph = objective(own, names, resting, "gate" in parts)
         if {"fusion", "gate"} & set(parts) and not graph.joins:
             raise UserError(
                 f"{where}.train: nothing teaches what the peers are fused to: {where}.objective.labels=[fused]"

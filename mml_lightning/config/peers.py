@@ -15,7 +15,7 @@ import torch
 
 from mml_lightning.backbones.peer import Peer
 from mml_lightning.backbones.pretrained import PACKAGED, image_statistics, packaged_file
-from mml_lightning.config import backbones, instantiate, plugins
+from mml_lightning.config import backbones, instantiate, phases, plugins
 from mml_lightning.config import data as config_data
 from mml_lightning.config.settings import Settings
 from mml_lightning.config.values import check_stage
@@ -55,7 +55,8 @@ def peer_specs(cfg: Settings, overrides: Sequence[str]) -> list[PeerSpec]:
             (and stay) identical.
     """
     check_stage(cfg)
-    chosen, copies = config_data.modalities(cfg), int(cfg.stage.copies)
+    looked_at, copies = config_data.modalities(cfg), int(cfg.stage.copies)
+    chosen = {name: modality for name, modality in looked_at.items() if name not in phases.proxies(cfg)}
     find = functools.partial(resolve, cfg, shared(cfg, overrides))
     specs = []
     for modality in chosen.values():

@@ -159,7 +159,9 @@ def check(cfg: Settings) -> None:
             of_peer(cfg, word, f"{where}.train")
         if not _is_number(phase.share):
             raise UserError(f"{where}.share={phase.share} must be a whole number from 1")
-        if phase.alternate not in (True, False) or (phase.alternate and (not number or cfg.phases[number - 1].alternate)):
+        if phase.alternate not in (True, False) or (
+            phase.alternate and (not number or cfg.phases[number - 1].alternate)
+        ):
             raise UserError(f"{where}.alternate={phase.alternate}: true takes turns with the phase before, else false")
         if phase.frozen not in FROZEN:
             raise UserError(f"{where}.frozen={phase.frozen} is unknown: use one of {', '.join(FROZEN)}")
@@ -198,7 +200,14 @@ def of_peer(cfg: Settings, word: str, where: str) -> tuple[list[str], str]:
 def names_of_peers(cfg: Settings) -> list[str]:
     """The peers of a run: every modality, with a number for further networks of it."""
     copies = range(int(cfg.stage.copies))
-    return [f"{modality}_{number}" if number else modality for modality in cfg.modality for number in copies]
+    seen_only = proxies(cfg)
+    chosen = [modality for modality in cfg.modality if modality not in seen_only]
+    return [f"{modality}_{number}" if number else modality for modality in chosen for number in copies]
+
+
+def proxies(cfg: Settings) -> list[str]:
+    """Modalities that a policy looks at instead of others, and that have no peer of their own."""
+    return [name for name in cfg.modality if name in cfg.fusion.proxy.values()]
 
 
 def identity(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

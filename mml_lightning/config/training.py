@@ -25,6 +25,7 @@ from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.decoder import frames_reader
 from mml_lightning.data.records.records import SPLITS, Dataset, rows
 from mml_lightning.evaluation.metrics import Scoring
+from mml_lightning.fusion.policy import Policy
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.training.batch_norm import NormSettings
@@ -61,7 +62,8 @@ def cohort(
     _check_freeze(batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name in learn})
     flow_peers = [spec.name for spec in specs if spec.modality.source == "flow"]
     fused = fusion.fusion(cfg, widths(nets), data.num_classes)
-    gate = fusion.gate(cfg, list(nets))
+    looked_at = config_data.modalities(cfg)
+    gate = fusion.gate(cfg, list(nets), {**looked_at, **{spec.name: spec.modality for spec in specs}})
     joint = {name: part for name, part in (("fusion", fused), ("gate", gate)) if part is not None}
     declared = phases(cfg, lessons, {**nets, **joint}, provenance, flow_peers) if cfg.phases else []
     return kind(
@@ -80,12 +82,14 @@ def cohort(
         max_views=cfg.data.eval_batch_size,
         fusion=fused,
         gate=gate,
+        proxies={name: one for name, one in looked_at.items() if name in config_phases.proxies(cfg)},
         mixing=mixing(cfg, specs),
         bn_per_clip=cfg.sampling.bn_per_clip,
         description={
             "config": cfg.plain(),
             "peers": describe_peers(cfg, specs, nets, data),
             **({"fusion": fused.arch} if fused is not None and fused.learned else {}),
+            **({"gate": gate.arch} if isinstance(gate, Policy) else {}),
             "data": {"fingerprint": data.fingerprint(), "decoder": frames_reader(data, cfg.data.decoder)},
             "revisions": revisions(cfg.plain(), data),
         },
@@ -126,12 +130,13 @@ def phases(
     old: set[str] = set()  # peers whose classifier has learned in an earlier phase
     for one in lessons:
         assert one.span is not None
-        number, name, first, epochs = dataclasses.astuple(one.span)
+        number, name, first, epochs, stride = dataclasses.astuple(one.span)
         known = {peer: dict(told, fresh_head=told["fresh_head"] and peer not in old) for peer, told in origins.items()}
         try:
             plan = optimiser_plan(config_phases.settings_of_phase(cfg, number), known, flow_peers)
             trains = {peer: _modules(nets[peer], peer, parts) for peer, parts in one.parts.items()}
-            made.append(Phase(name, first, epochs, one.graph, plan, trains, one.words))
+            trains_all = cfg.phases[number].frozen == "train"
+            made.append(Phase(name, first, epochs, one.graph, plan, trains, one.words, stride, trains_all))
             check_reached(made[-1])
         except ValueError as error:
             raise UserError(f"phases.{number} ({name}): {error}") from None

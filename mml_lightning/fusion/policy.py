@@ -194,7 +194,9 @@ class Policy(Gate):
     def _noise(self, ids: Sequence[str], views: int, like: Tensor) -> Tensor:
         """Gumbel noise [B, V, M, 2] keyed by seed, video and peer: neither the order of videos nor the size of a batch
         matters."""
-        drawn = np.stack([np.stack([self._draws(video, peer, views) for peer in self.looks_at], axis=1) for video in ids])
+        drawn = np.stack(
+            [np.stack([self._draws(video, peer, views) for peer in self.looks_at], axis=1) for video in ids]
+        )
         return torch.from_numpy(drawn).to(like)
 
     def _draws(self, video: str, peer: str, views: int) -> np.ndarray:

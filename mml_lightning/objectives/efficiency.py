@@ -47,7 +47,9 @@ class Efficiency:
         if known is None or set(known) != set(peers):
             told = ", ".join(f"{peer}: <number>" for peer in peers)
             raise ValueError(f"efficiency.weights={weights} must give a weight for each peer of the run: {{{told}}}")
-        if wrong := [peer for peer, x in known.items() if isinstance(x, bool) or not isinstance(x, int | float) or x < 0]:
+        if wrong := [
+            peer for peer, x in known.items() if isinstance(x, bool) or not isinstance(x, int | float) or x < 0
+        ]:
             raise ValueError(f"efficiency.weights.{wrong[0]}={known[wrong[0]]} must be a number from 0 on")
         self.weights = {peer: float(known[peer]) for peer in peers}
         self.penalty, self.gamma = penalty, float(gamma)

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mml_lightning.objectives.efficiency import Efficiency, is_correct
 from mml_lightning.objectives.edges import FUSED, changed_rows, choose, expand_edges, weighted
+from mml_lightning.objectives.efficiency import Efficiency, is_correct
 from mml_lightning.objectives.lessons import LABEL_FREE, full_precision
 from mml_lightning.objectives.projection import Projection
 from mml_lightning.objectives.supervised import Supervised
@@ -195,7 +195,9 @@ class Objective:
         for head, labels in target.items():
             seen, own = _present(group, outputs, labels, present)
             right.append(is_correct(seen[FUSED].logits[head], own))
-        rates = {peer: full_precision(seen[FUSED].features[f"use_{peer}"]).squeeze(1) for peer in self.efficiency.weights}
+        rates = {
+            peer: full_precision(seen[FUSED].features[f"use_{peer}"]).squeeze(1) for peer in self.efficiency.weights
+        }
         loss = self.efficiency(rates, torch.stack(right).all(dim=0))
         return Part(FUSED, "efficiency", group, _mean(loss), len(loss))
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mml_lightning.backbones import own_draws
 from mml_lightning.backbones.peer import Peer, PeerOutput
 from mml_lightning.data.loading.presence import Counter, Presence, reached, spread
 from mml_lightning.evaluation.metrics import DEFAULT, FUSED, Scoring
@@ -31,13 +32,15 @@ from mml_lightning.training.mixing import Mix, Mixing, larger
 from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.training.phases import Phase
 from mml_lightning.training.placement import one_peer
+from mml_lightning.training.side_by_side import PeersModule
+from mml_lightning.training.turns import Turns
 from mml_lightning.utils.async_copy import HostCopy
 from mml_lightning.utils.seeds import keyed_seed
 
 __all__ = ["Batch", "Cohort"]
 
 
-class Cohort(MeasuredPeers):
+class Cohort(MeasuredPeers, PeersModule):
     """Peers, objective and metrics of one stage.
 
     Args:
@@ -60,6 +63,7 @@ class Cohort(MeasuredPeers):
         phases: in order, the first with this objective and plan; none: one phase, which trains whatever learns.
         mixing: mixup and CutMix of training batches.
         bn_per_clip: batch norms see one segment of every video at a time; else all together.
+        proxies: modalities that the gate alone looks at, by their names.
     """
 
     def __init__(
@@ -83,9 +87,10 @@ class Cohort(MeasuredPeers):
         phases: Sequence[Phase] = (),
         mixing: Mixing | None = None,
         bn_per_clip: bool = False,
+        proxies: Mapping[str, Modality] | None = None,
     ) -> None:
         super().__init__(
-            *(peers, modalities, ids, multi_label, scoring, classes, views, test_name, max_views, fusion, gate)
+            *(peers, modalities, ids, multi_label, scoring, classes, views, test_name, max_views, fusion, gate, proxies)
         )
         self.save_hyperparameters(dict(description or {}))
         self.phases = tuple(phases) or (training_phases.one_phase(objective, plan),)
@@ -102,6 +107,7 @@ class Cohort(MeasuredPeers):
         self._epoch: dict[str, float] = {}
         self._loss: HostCopy | None = None  # of a step that is a row of the log
         self.trained = False  # in this process
+        self.turns = Turns()
         self.learnable = training_phases.learnable(self.parts)
         self.enter(self.phases[0])
 
@@ -119,9 +125,11 @@ class Cohort(MeasuredPeers):
         """Go over to the phase of this epoch, with an optimiser and a schedule of its own."""
         due = training_phases.phase_of(self.phases, self.current_epoch)
         if due is not self.phase:
+            left = self.phase
             self.enter(due)
-            lightning_internals.renew_optimizer(self.trainer)
-            training_phases.say(self.phases, due)
+            self.turns.change(self.trainer, self.phases, left, due)
+            if not self.turns.again:
+                training_phases.say(self.phases, due)
 
     @property
     def trained_peers(self) -> dict[str, Any]:
@@ -144,17 +152,17 @@ class Cohort(MeasuredPeers):
         presence = self._presence_of(batch, batch_idx, 1 if placed is not None else self.trainer.world_size)
         seen = None if presence is None else presence.mask
         self._mix = self.mixing.draw(len(batch["index"]), *self._key(batch_idx))
-        apart = {
-            name: self._output(name, batch, batch_idx, None if seen is None else seen[name])
-            for name in self.peers
-            if placed in (None, name)
-        }
+        self._seed_forward("", batch_idx)  # for a lesson that draws
+        apart = self.beside.outputs(
+            [name for name in self.peers if placed in (None, name)],
+            lambda name: self._output(name, batch, batch_idx, None if seen is None else seen[name]),
+        )
         outputs = {name: segments.of_video(output) for name, output in apart.items()}
         if strategy is not None:
             outputs = strategy.exchange(outputs[strategy.own])
         if FUSED in self.objective.outputs:
             outputs[FUSED] = segments.of_video(self._fused(apart, batch, batch_idx))
-        epoch = self.current_epoch - self.phase.first + batch_idx / max(1, int(self.trainer.num_training_batches))
+        epoch = self.phase.begun(self.current_epoch) + batch_idx / max(1, int(self.trainer.num_training_batches))
         parts = self.objective.parts(outputs, batch["target"], seen, epoch)
         if self._mix is not None:
             others = self.objective.parts(outputs, self._mix.partners(batch["target"]), seen, epoch, parts)
@@ -198,12 +206,16 @@ class Cohort(MeasuredPeers):
         """What the peers are fused to, logits [B, V, K]."""
         assert self.fusion is not None
         self._seed_forward(FUSED, batch_idx)
-        gate = self.gates(batch, self.current_epoch)
+        rounds = training_phases.rounds(self.phases, training_phases.GATE, self.current_epoch)
+        gate = self.gates(batch, self.current_epoch, rounds)
         present = {name: batch["present"][modality.name] for name, modality in self.modalities.items()}
         known = {name: _shown(output, present[name]) for name, output in apart.items()}
         logits = {name: output.logits for name, output in known.items()}
         features = {name: output.features["pooled"] for name, output in known.items() if self.fusion.takes_features}
-        return PeerOutput(self.fusion(logits, gate, features), {})
+        used = {f"use_{name}": opened.float()[..., None] for name, opened in gate.items() if self.gate is not None}
+        for key, value in used.items():
+            self.means.add(f"train/{FUSED}/{key}", value.mean(), len(value))
+        return PeerOutput(self.fusion(logits, gate, features), used)
 
     def _micro_batches(self, batch_idx: int) -> tuple[int, int]:
         """Batches whose gradients make the step that this one belongs to, and by how many Lightning divides each: the
@@ -317,11 +329,12 @@ class Cohort(MeasuredPeers):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.plan.interval}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint.update(training_phases.state(self.phases, self.phase))
+        checkpoint.update(training_phases.state(self.phases, self.phase) | self.turns.state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The state of the optimiser is that of the phase that was left: it is made for it first."""
         self.enter(training_phases.restored(self.phases, checkpoint))
+        self.turns.load(checkpoint)
 
     def rank_state(self) -> dict[str, Any]:
         """What every rank has of its own in the middle of an epoch."""
@@ -340,9 +353,7 @@ class Cohort(MeasuredPeers):
         return self.seed, self.current_epoch, batch_idx, self.global_rank if one_peer(self.trainer) is None else 0
 
     def _seed_forward(self, peer: str, batch_idx: int) -> None:
-        number = keyed_seed(*self._key(batch_idx), peer, size=7)
-        # on a CPU, `torch.manual_seed` writes down the call stack in case a GPU is used later
-        (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(number)
+        own_draws.seed(keyed_seed(*self._key(batch_idx), peer, size=7), self.device)
 
 
 def _shown(output: PeerOutput, seen: Tensor) -> PeerOutput:

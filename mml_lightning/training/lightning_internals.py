@@ -85,15 +85,44 @@ def renews_optimizers(strategy: Strategy) -> bool:
     return isinstance(strategy, DDPStrategy | SingleDeviceStrategy)
 
 
-def renew_optimizer(trainer: pl.Trainer) -> None:
-    """Have the module configure its optimiser and schedule anew, between two epochs. Ranks that average gradients
-    average those of the parameters that learn now."""
+Optimizers = tuple[list[Any], list[Any]]
+"""Optimisers, and schedules as Lightning has them."""
+
+
+def optimizers_of(trainer: pl.Trainer) -> Optimizers:
+    """Those in use."""
+    return list(trainer.strategy.optimizers), list(trainer.strategy.lr_scheduler_configs)
+
+
+def states_of(kept: Optimizers) -> dict[str, Any]:
+    """What a checkpoint keeps of them."""
+    return {
+        "optimizers": [one.state_dict() for one in kept[0]],
+        "schedules": [one.scheduler.state_dict() for one in kept[1]],
+    }
+
+
+def load_optimizers(trainer: pl.Trainer, states: dict[str, Any]) -> None:
+    """Give the optimisers and schedules in use the states of :func:`states_of`."""
+    optimizers, schedules = optimizers_of(trainer)
+    for one, state in zip(optimizers, states["optimizers"], strict=True):
+        one.load_state_dict(state)
+    for one, state in zip(schedules, states["schedules"], strict=True):
+        one.scheduler.load_state_dict(state)
+
+
+def renew_optimizer(trainer: pl.Trainer, kept: Optimizers | None = None) -> None:
+    """Have the module configure its optimiser and schedule anew, between two epochs, or take up those that were `kept`.
+    Ranks that average gradients average those of the parameters that learn now."""
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
         strategy.model = strategy.lightning_module
         gc.collect()  # the wrapper that is left takes its hooks off the gradients
         strategy.configure_ddp()
-    strategy.setup_optimizers(trainer)
+    if kept is None:
+        strategy.setup_optimizers(trainer)
+    else:
+        strategy.optimizers, strategy.lr_scheduler_configs = kept
 
 
 def complete_epoch(trainer: pl.Trainer) -> None:

@@ -24,7 +24,11 @@ S = 10
         ({"rgb": 0.4461, "flow": 0.3740}, {"rgb": "rgb", "flow": "rgbdiff"}, 137.04),
         ({"rgb": 0.5613, "flow": 0.2031, "audio": 0.9749}, {m: m for m in ("rgb", "flow", "audio")}, 132.94),
         ({"rgb": 0.5506, "flow": 0.2682, "audio": 0.9512}, {"rgb": "rgb", "flow": "rgbdiff", "audio": "audio"}, 141.97),
-        ({"rgb": 0.4647, "audio": 0.9415}, {"rgb": "rgb", "audio": "audio"}, 76.88),  # printed 76.45: a slip of the rate
+        (
+            {"rgb": 0.4647, "audio": 0.9415},
+            {"rgb": "rgb", "audio": "audio"},
+            76.88,
+        ),  # printed 76.45: a slip of the rate
         ({"rgb": 0.7625, "audio": 0.5635}, {"rgb": "rgb", "audio": "audio"}, 117.53),  # printed 94.01: other rates
     ],
 )

@@ -125,7 +125,9 @@ def test_evaluation_by_argmax_says_the_same_whatever_stands_beside_a_video() -> 
     policy, whole = small().eval(), look(6)
     torch.manual_seed(1)
     first = policy(whole)
-    alone = Look({m: c[4:5] for m, c in whole.clips.items()}, {p: s[4:5] for p, s in whole.present.items()}, ["v4"], 4, None)
+    alone = Look(
+        {m: c[4:5] for m, c in whole.clips.items()}, {p: s[4:5] for p, s in whole.present.items()}, ["v4"], 4, None
+    )
     torch.manual_seed(2)
     for peer, used in policy(alone).items():
         assert torch.equal(used[0], first[peer][4])

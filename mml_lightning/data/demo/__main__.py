@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from mml_lightning.data.demo.scenes import plan
+from mml_lightning.data.demo.generate import plan
 from mml_lightning.data.demo.worker import make
 
 

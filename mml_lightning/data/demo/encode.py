@@ -9,7 +9,7 @@ from typing import Any
 import av
 import numpy as np
 
-_RATE = 48_000
+RATE = 24_000
 # mbtree=0: with AVX-512, libx264's macroblock tree gives bytes that differ from run to run.
 _VIDEO: dict[str, tuple[str, str, dict[str, str]]] = {
     "vp9": (
@@ -19,14 +19,18 @@ _VIDEO: dict[str, tuple[str, str, dict[str, str]]] = {
     ),
     "h264": ("mp4", "libx264", {"preset": "veryfast", "crf": "24", "x264-params": "mbtree=0"}),
 }
-_AUDIO = {"vp9": "libopus", "h264": "aac"}
+# The fastest of each encoder: with its usual search, sound took as long as rendering and encoding the pictures.
+_AUDIO: dict[str, tuple[str, dict[str, str]]] = {
+    "vp9": ("libopus", {"compression_level": "0"}),
+    "h264": ("aac", {"aac_coder": "fast"}),
+}
 
 
-def encode(frames: np.ndarray, fps: int, codec: str, tone: int | None) -> bytes:
+def encode(frames: np.ndarray, fps: int, codec: str, sound: np.ndarray | None) -> bytes:
     """A video file as bytes.
 
-    frames: uint8 [T, H, W, 3] RGB with even H and W; codec: "vp9" or "h264"; tone: pitch of the soundtrack in hertz,
-    or None for a silent file without a soundtrack.
+    frames: uint8 [T, H, W, 3] RGB with even H and W; codec: "vp9" or "h264"; sound: int16 [L] at :data:`RATE`, or None
+    for a file without a soundtrack.
     """
     container, encoder, options = _VIDEO[codec]
     sink = io.BytesIO()
@@ -38,29 +42,34 @@ def encode(frames: np.ndarray, fps: int, codec: str, tone: int | None) -> bytes:
         video.codec_context.thread_count = 1
         video.codec_context.flags |= av.codec.context.Flags.bitexact
         audio: Any = None
-        if tone is not None:
-            audio = output.add_stream(_AUDIO[codec], rate=_RATE, layout="mono")
+        if sound is not None:
+            name, quick = _AUDIO[codec]
+            audio = output.add_stream(name, rate=RATE, layout="mono", options=quick)
             audio.codec_context.bit_rate = 32_000
             audio.codec_context.flags |= av.codec.context.Flags.bitexact
         for pixels in frames:
             output.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         output.mux(video.encode(None))
-        if tone is not None:
-            sound = _sound(audio, tone, _RATE * len(frames) // fps)
-            output.mux(audio.encode(sound))
+        if sound is not None:
+            output.mux(audio.encode(_as_frame(audio, sound)))
             output.mux(audio.encode(None))
     return sink.getvalue()
 
 
-def _sound(stream: Any, pitch: int, samples: int) -> av.AudioFrame:
-    """A quiet triangle wave (integers only), in the sample format of the stream's encoder."""
-    period = max(2, _RATE // pitch)
+def tone(pitch: int, samples: int) -> np.ndarray:
+    """A quiet triangle wave (integers only) of `pitch` hertz, int16 [samples]."""
+    period = max(2, RATE // pitch)
     ramp = np.arange(samples) % period
-    wave = (np.abs(2 * ramp - period) * 6000 // period - 3000).astype(np.int16)
+    wave: np.ndarray = (np.abs(2 * ramp - period) * 6000 // period - 3000).astype(np.int16)
+    return wave
+
+
+def _as_frame(stream: Any, wave: np.ndarray) -> av.AudioFrame:
+    """int16 [L], in the sample format of the stream's encoder."""
     planar = stream.codec_context.format.name == "fltp"
     data: np.ndarray = wave.astype(np.float32) / np.float32(32768) if planar else wave
     frame = av.AudioFrame.from_ndarray(data[None], format=stream.codec_context.format.name, layout="mono")
-    frame.sample_rate = _RATE
-    frame.time_base = Fraction(1, _RATE)
+    frame.sample_rate = RATE
+    frame.time_base = Fraction(1, RATE)
     frame.pts = 0
     return frame

@@ -3,7 +3,8 @@
 ::
 
     <root>/annotations/   labels.json  train.json  validation.json  test.json  test-answers.csv   (SSv2's layout)
-                          or, with several motions a video, videos.csv: id, path, labels joined by |, split
+                          or, with several motions a video, videos.csv: id, path, labels joined by |, split;
+                          with sound, id, path, label, split, parts joined by |
     <root>/videos/        <id>.webm | <id>.mp4
     <root>/manifest.json  parameters and one entry (sha256, frames, size, fps, class, …) per file
 """
@@ -18,11 +19,13 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mml_lightning.data.demo.scenes import CLASSES, Video, plan
+from mml_lightning.data.demo import parts, scenes
+from mml_lightning.data.demo.parts import PartsVideo
+from mml_lightning.data.demo.scenes import CLASSES, Video
 from mml_lightning.utils.errors import UserError
 from mml_lightning.utils.files import locked, remove_leftovers, write_atomically
 from mml_lightning.utils.foreign import Foreign, parse_json, read_json
@@ -31,15 +34,17 @@ from mml_lightning.utils.threads import cores
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # counts changes of the content: data of another version are refused, not mixed
+VERSION = 2  # counts changes of the content: data of another version are refused, not mixed
+AS_GOOD = (1,)  # versions of the same pictures and pitches, encoded otherwise: a whole one is used as it is
 IN_PROCESS = 60  # fewer files than this are made sooner here than by fresh processes
 MOST = 8  # processes: each imports the encoders first, which takes as long as a dozen files
 
-TABLE, SEPARATOR = "videos.csv", "|"  # annotations of several labels a video
+TABLE, SEPARATOR = "videos.csv", "|"  # annotations of several labels a video, or of parts
 
 OWN = ("videos", "annotations", "manifest.json", "manifest.partial.jsonl", ".lock", ".DS_Store")
 
 Entry = dict[str, Any]
+AnyVideo = Video | PartsVideo
 
 
 def prepare_demo(
@@ -50,6 +55,7 @@ def prepare_demo(
     val: int = 150,
     test: int = 250,
     motions: int = 1,
+    sound: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -63,6 +69,7 @@ def prepare_demo(
         seed: of everything random in the dataset.
         train, val, test: number of videos per split.
         motions: largest number of labels a video may have: 1, or 2 to 5 for several labels per video.
+        sound: the demo with sound instead, whose parts tell the class by motion, by sound or not at all.
         workers: number of processes that render and encode; 0 or 1: this one; None: one per core.
         progress: show a progress bar while there is something to make.
 
@@ -72,19 +79,20 @@ def prepare_demo(
     """
     if motions not in range(1, len(CLASSES) // 2 + 1):
         raise UserError(f"data.reader.motions={motions} must be 1 to {len(CLASSES) // 2}, the quantities that can move")
+    if sound and motions > 1:
+        raise UserError(f"data.reader.sound=true has one label a video: remove data.reader.motions={motions}")
     root = Path(root)
-    parameters = {"seed": seed, "train": train, "val": val, "test": test} | (
-        {"motions": motions} if motions > 1 else {}
-    )
+    parameters: dict[str, int] = {"seed": seed, "train": train, "val": val, "test": test}
+    parameters |= {"motions": motions} if motions > 1 else {"sound": 1} if sound else {}
     _check_folder(root)
     (root / "videos").mkdir(parents=True, exist_ok=True)
     with locked(root, lambda: log.info("demo: another process is preparing %s; waiting for it", root)):
-        _check_parameters(root, parameters)
         videos = plan(**parameters)
         known = _read_entries(root)
         entries = {video.name: known[video.name] for video in videos if _intact(root, known.get(video.name))}
+        _check_parameters(root, parameters, whole=len(entries) == len(videos))
         _report_damage(root, known, entries)
-        _write_if_new(root / "annotations", _annotations(videos) if motions == 1 else _table(videos))
+        _write_if_new(root / "annotations", _annotations(videos))
         missing = [video for video in videos if video.name not in entries]
         if missing:
             processes = min(cores(), MOST) if workers is None else workers
@@ -92,6 +100,11 @@ def prepare_demo(
         if missing or _journal(root).exists() or not (root / "manifest.json").exists():
             _write_manifest(root, parameters, [entries[video.name] for video in videos])
     return root
+
+
+def plan(sound: int = 0, **parameters: int) -> Sequence[AnyVideo]:
+    """All videos of a dataset, by the parameters of its manifest."""
+    return parts.plan(**parameters) if sound else scenes.plan(**parameters)
 
 
 # ------------------------------------------------------------------------------------------ what is already there
@@ -113,9 +126,9 @@ def _check_folder(root: Path) -> None:
         raise UserError(f"{root} holds other files ({others[0]}); choose an empty folder with data.root=<folder>")
 
 
-def _check_parameters(root: Path, parameters: dict[str, int]) -> None:
-    """Refuse to mix two datasets in a folder."""
-    wanted = {"version": VERSION, **parameters}
+def _check_parameters(root: Path, parameters: dict[str, int], whole: bool) -> None:
+    """Refuse to mix two datasets in a folder; `whole`: none of its files would be made."""
+    wanted = [{"version": version, **parameters} for version in (VERSION, *(AS_GOOD if whole else ()))]
     found: dict[str, Any] | None = None
     manifest = _load(root / "manifest.json")
     if manifest is not None:
@@ -124,9 +137,9 @@ def _check_parameters(root: Path, parameters: dict[str, int]) -> None:
         found = next(_journal_lines(root), None)
     elif any(path.suffix in (".webm", ".mp4") for path in (root / "videos").iterdir()):
         raise UserError(f"{root} holds videos but no demo manifest; choose an empty folder with data.root=<folder>")
-    if found is not None and found != wanted:
+    if found is not None and found not in wanted:
         text = ", ".join(f"{key}={value}" for key, value in found.items())
-        asked = ", ".join(f"{key}={value}" for key, value in wanted.items())
+        asked = ", ".join(f"{key}={value}" for key, value in wanted[0].items())
         raise UserError(
             f"the demo in {root} was made with {text}, not {asked}; delete that folder or set data.root=<new folder>"
         )
@@ -187,7 +200,7 @@ def _report_damage(root: Path, known: dict[str, Entry], intact: dict[str, Entry]
 
 
 def _make_missing(
-    root: Path, parameters: dict[str, int], missing: list[Video], workers: int, progress: bool
+    root: Path, parameters: dict[str, int], missing: Sequence[AnyVideo], workers: int, progress: bool
 ) -> dict[str, Entry]:
     """Make files, noting each in the journal as soon as it is whole."""
     remove_leftovers(root / "videos")
@@ -211,7 +224,7 @@ def _make_missing(
     return made
 
 
-def _results(root: Path, parameters: dict[str, int], missing: list[Video], workers: int) -> Iterator[Entry]:
+def _results(root: Path, parameters: dict[str, int], missing: Sequence[AnyVideo], workers: int) -> Iterator[Entry]:
     """Entries of the missing videos as they are finished, by worker processes first, then whatever is left here."""
     left = {video.name: video for video in missing}
     if workers > 1 and len(missing) >= IN_PROCESS:
@@ -272,7 +285,16 @@ def _pump(program: subprocess.Popen[str], job: str, lines: queue.Queue[str | Non
 # ------------------------------------------------------------------------------------------------ what is written
 
 
-def _annotations(videos: list[Video]) -> dict[str, str]:
+def _annotations(videos: Sequence[AnyVideo]) -> dict[str, str]:
+    """File name -> text of the annotations."""
+    with_parts = [video for video in videos if isinstance(video, PartsVideo)]
+    if with_parts:
+        return _parts_table(with_parts)
+    silent = [video for video in videos if isinstance(video, Video)]
+    return _table(silent) if any(video.clocks > 1 for video in silent) else _as_ssv2(silent)
+
+
+def _as_ssv2(videos: Sequence[Video]) -> dict[str, str]:
     """File name -> text, as SSv2 publishes its annotations."""
     files: dict[str, str] = {"labels.json": _json({name: str(i) for i, name in enumerate(CLASSES)})}
     for split in ("train", "validation"):
@@ -283,13 +305,22 @@ def _annotations(videos: list[Video]) -> dict[str, str]:
     return files
 
 
-def _table(videos: list[Video]) -> dict[str, str]:
+def _table(videos: Sequence[Video]) -> dict[str, str]:
     """File name -> text of the annotations of several labels a video."""
     lines = [
         f"{video.id},videos/{video.name},{SEPARATOR.join(CLASSES[label] for label in video.labels)},{video.split}"
         for video in videos
     ]
     return {TABLE: "\n".join(["id,path,labels,split", *lines]) + "\n"}
+
+
+def _parts_table(videos: Sequence[PartsVideo]) -> dict[str, str]:
+    """File name -> text of the annotations of the demo with sound; `parts` is what an oracle knows."""
+    lines = [
+        f"{video.id},videos/{video.name},{parts.CLASSES[video.labels[0]]},{video.split},{SEPARATOR.join(video.parts)}"
+        for video in videos
+    ]
+    return {TABLE: "\n".join(["id,path,label,split,parts", *lines]) + "\n"}
 
 
 def _annotation(video: Video) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def render(video: Video) -> np.ndarray:
     frames = np.empty((video.frames, height, width, 3), np.uint8)
     for t in range(video.frames):
         dy, dx = shake[t]
-        frame = _window(ground, dy, dx, height, width)
+        frame = window(ground, dy, dx, height, width)
         for image, passer in passers:
             draw(frame, image, passer(t), dy, dx)
         for image, path in zip(sprites, paths, strict=True):
@@ -217,7 +217,7 @@ def sprite(rng: np.random.Generator, outline: Polygon, colours: tuple[int, int])
     return made
 
 
-def _window(ground: np.ndarray, dy: float, dx: float, height: int, width: int) -> np.ndarray:
+def window(ground: np.ndarray, dy: float, dx: float, height: int, width: int) -> np.ndarray:
     """The frame-sized part of the background at a sub-pixel offset (1/16 pixel), uint8 [height, width, 3]."""
     y, x = round(16 * (MARGIN + dy)), round(16 * (MARGIN + dx))
     (top, fy), (left, fx) = divmod(y, 16), divmod(x, 16)

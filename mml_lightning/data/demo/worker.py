@@ -8,16 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from mml_lightning.data.demo.encode import encode
+from mml_lightning.data.demo import parts_media
+from mml_lightning.data.demo.encode import RATE, encode, tone
+from mml_lightning.data.demo.parts import PartsVideo
 from mml_lightning.data.demo.render import render
 from mml_lightning.data.demo.scenes import Video
 from mml_lightning.utils.files import write_atomically
 
 
-def make(video: Video, folder: Path) -> dict[str, Any]:
+def make(video: Video | PartsVideo, folder: Path) -> dict[str, Any]:
     """Render, encode and write one video; returns its entry in the manifest."""
-    tone = int(np.random.default_rng([*video.entropy, 2]).integers(180, 1200)) if video.audio else None
-    data = encode(render(video), video.fps, video.codec, tone)
+    if isinstance(video, PartsVideo):
+        data = encode(parts_media.render(video), video.fps, video.codec, parts_media.sound(video))
+    else:
+        pitch = int(np.random.default_rng([*video.entropy, 2]).integers(180, 1200))
+        wave = tone(pitch, RATE * video.frames // video.fps) if video.audio else None
+        data = encode(render(video), video.fps, video.codec, wave)
     with write_atomically(folder / video.name, "wb") as handle:
         handle.write(data)
     return {

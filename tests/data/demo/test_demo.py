@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -172,6 +173,21 @@ def test_damaged_and_missing_files_are_mended(
 def test_other_parameters_are_refused_with_the_fix(demo: Path) -> None:
     with pytest.raises(UserError, match=r"train=20.*not.*train=21.*data\.root="):
         small(demo, train=21)
+
+
+def test_a_whole_demo_of_an_older_encoding_is_used_and_a_damaged_one_is_not_mixed(demo: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(demo, old)
+    manifest = old / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(f'"version": {generate.VERSION}', '"version": 1'))
+    before = contents(old)
+    assert contents(small(old)) == before
+    next((old / "videos").iterdir()).unlink()
+    with pytest.raises(UserError, match=rf"version=1.*not version={generate.VERSION}.*data\.root="):
+        small(old)
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 0'))
+    with pytest.raises(UserError, match="version=0"):
+        small(old)
 
 
 def test_foreign_videos_are_not_adopted(tmp_path: Path) -> None:
