@@ -91,8 +91,9 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 class ResNet(nn.Module):
     """Image trunk without pooling and classifier: [B, C, H, W] -> [B, D, h, w].
 
-    `conv1 bn1 relu maxpool layer1 temporal_pool layer2 temporal_pool2 layer3 temporal_pool3 layer4`. The usual stem divides H and W by 4 before
-    layer1; the small stem (3x3, stride 2, no pooling) divides by 2, for frames of about 64 to 128 pixels.
+    `conv1 bn1 relu maxpool layer1 temporal_pool layer2 temporal_pool2 layer3 temporal_pool3 layer4`. The usual stem
+    divides H and W by 4 before layer1; the small stem (3x3, stride 2, no pooling) divides by 2, for frames of about 64
+    to 128 pixels.
     `temporal_pool`, those after it and `nonlocals` do nothing unless a video network fills them (`temporal_2d`).
 
     Args:

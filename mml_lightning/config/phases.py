@@ -47,7 +47,7 @@ def spans(cfg: Settings) -> list[Span]:
     """
     declared = [{key: getattr(phase, key) for key in ("epochs", "share", "alternate")} for phase in cfg.phases]
     lengths = lengths_of(declared, int(cfg.schedule.epochs))
-    found = []
+    found: list[Span] = []
     for number, phase in enumerate(cfg.phases):
         turns = phase.alternate or (number + 1 < len(cfg.phases) and cfg.phases[number + 1].alternate)
         first = found[-1].first + 1 if phase.alternate else sum(lengths[:number])

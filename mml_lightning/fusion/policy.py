@@ -95,8 +95,8 @@ class Policy(Gate):
         frame_step: every n-th frame of a segment is looked at; of sound only the middle one.
         hidden: width of the two layers over all modalities.
         memory: width of the LSTM; 0: none, the heads look at the joint features (no causality).
-        feedback: what the LSTM is told of the segment before: raw `logits` (as released), the `decision`, or `none` (the
-            paper's formula).
+        feedback: what the LSTM is told of the segment before: raw `logits` (as released), the `decision`, or `none`
+            (the paper's formula).
         temperature, decay: of Gumbel-softmax: t * decay ** n after n rounds of training.
         eval_policy: `argmax`, or `sample` with draws keyed by seed and video (as released, where nothing seeds them).
         bn_per_segment: batch norms see one segment of each video at a time in training, as released.
@@ -154,8 +154,8 @@ class Policy(Gate):
     @property
     def arch(self) -> dict[str, Any]:
         """Plain values from which the same policy is made again with fresh weights: the arguments."""
-        named = {"looks_at": self.looks_at, "channels": self.channels, "pictures": self.pictures}
-        return {**{key: dict(value) for key, value in named.items()}, **self.options}
+        named = {"looks_at": {**self.looks_at}, "channels": {**self.channels}, "pictures": {**self.pictures}}
+        return {**named, **self.options}
 
     def temperature_at(self, rounds: int) -> float:
         """Of Gumbel-softmax after so many alternating epochs; it is told by their number alone, so that nothing of it

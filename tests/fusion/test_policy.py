@@ -42,6 +42,11 @@ def look(videos: int = 3, views: int = 4, epoch: int | None = None, rounds: int 
     return Look(clips, {"rgb": seen, "audio": seen}, [f"v{n}" for n in range(videos)], views, epoch, rounds)
 
 
+def some(given: Look, rows: list[int]) -> Look:
+    clips, present = ({key: value[rows] for key, value in one.items()} for one in (given.clips, given.present))
+    return given._replace(clips=clips, present=present, ids=[given.ids[row] for row in rows])
+
+
 def test_published_sizes() -> None:
     """Policy 16.25 M, main networks 25.83 M; multiply-adds of their convolutions as published."""
     assert parameter_count(published()) / 1e6 == pytest.approx(16.25, abs=0.005)
@@ -143,9 +148,7 @@ def test_sampling_in_evaluation_is_keyed_by_seed_and_video() -> None:
         assert torch.equal(once[peer], again[peer])
         assert not torch.equal(once[peer], other[peer]) and not torch.equal(once[peer], argmax[peer])
     order = [3, 0, 7]
-    some = Look({m: c[order] for m, c in videos.clips.items()}, {p: s[order] for p, s in videos.present.items()},
-                [videos.ids[n] for n in order], 4, None)  # fmt: skip
-    for peer, used in policy(some).items():
+    for peer, used in policy(some(videos, order)).items():
         assert torch.equal(used, once[peer][order])
 
 
@@ -161,7 +164,6 @@ def test_absent_modalities_take_no_part() -> None:
     found = []
     for filler in (0.0, 1e6):
         policy, given = small().train(), look(3, epoch=0)
-        given.present["audio"] = torch.tensor([True, False, True])
         given = given._replace(present={"rgb": torch.ones(3).bool(), "audio": torch.tensor([True, False, True])})
         given.clips["audio"][1] = filler
         torch.manual_seed(5)
