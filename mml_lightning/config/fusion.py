@@ -20,6 +20,7 @@ from mml_lightning.utils.seeds import keyed_seed
 log = logging.getLogger(__name__)
 
 NONE = "none"
+SKIP = ("mask", "real")
 GATES = (NONE, "random", "policy")
 RESERVED = (ENSEMBLE, FUSED, "fusion", "gate")
 
@@ -115,6 +116,17 @@ def gate(cfg: Settings, names: Sequence[str], modalities: Mapping[str, Modality]
     if cfg.fusion.gate == "random":
         return RandomGate(names, cfg.fusion.threshold, cfg.fusion.joint, cfg.draw_seed)
     return policy(cfg, names, modalities or {})
+
+
+def check_mask(cfg: Settings) -> None:
+    """Raises:
+    UserError: peers would be computed in part in a run that trains them, whose scores of each need all.
+    """
+    check_choice("fusion.skip", cfg.fusion.skip, SKIP)
+    if cfg.fusion.skip != "mask":
+        raise UserError(
+            "fusion.skip=real is for eval.py and mml predict: a training run measures every peer; leave it out"
+        )
 
 
 def policy(cfg: Settings, names: Sequence[str], modalities: Mapping[str, Modality]) -> Policy:

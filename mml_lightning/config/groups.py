@@ -133,6 +133,7 @@ class Fusion:
         gate: which peers are used where.
         threshold, joint: of gate=random.
         policy: of gate=policy, options of :class:`mml_lightning.fusion.policy.Policy`.
+        skip: `mask`: every peer sees every segment in evaluation; `real`: those only in which it is used.
         proxy: {modality: modality that the policy sees instead of it}, which has no peer of its own.
         renormalise, hidden, dropout: as of :class:`mml_lightning.fusion.fuse.Fusion`.
         weight_decay: of what it learns; None: that of the run.
@@ -149,6 +150,7 @@ class Fusion:
     joint: bool = False
     policy: Mapping[str, Any] = field(default_factory=dict)
     proxy: Mapping[str, str] = field(default_factory=dict)
+    skip: str = "mask"
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ def cohort(
     flow_peers = [spec.name for spec in specs if spec.modality.source == "flow"]
     fused = fusion.fusion(cfg, widths(nets), data.num_classes)
     looked_at = config_data.modalities(cfg)
+    fusion.check_mask(cfg)
     gate = fusion.gate(cfg, list(nets), {**looked_at, **{spec.name: spec.modality for spec in specs}})
     joint = {name: part for name, part in (("fusion", fused), ("gate", gate)) if part is not None}
     declared = phases(cfg, lessons, {**nets, **joint}, provenance, flow_peers) if cfg.phases else []
@@ -88,7 +89,7 @@ def cohort(
         description={
             "config": cfg.plain(),
             "peers": describe_peers(cfg, specs, nets, data),
-            **({"fusion": fused.arch} if fused is not None and fused.learned else {}),
+            **({"fusion": fused.arch} if fused is not None and (fused.learned or gate is not None) else {}),
             **({"gate": gate.arch} if isinstance(gate, Policy) else {}),
             "data": {"fingerprint": data.fingerprint(), "decoder": frames_reader(data, cfg.data.decoder)},
             "revisions": revisions(cfg.plain(), data),

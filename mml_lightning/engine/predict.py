@@ -31,6 +31,7 @@ from mml_lightning.engine.flow import flow_filler
 from mml_lightning.engine.prediction import Prediction, predictions_of
 from mml_lightning.evaluation.score_collector import ScoreCollector
 from mml_lightning.fusion.fuse import Fusion
+from mml_lightning.fusion.gates import Gate
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective
 from mml_lightning.runs.lineage import Lineage
@@ -64,6 +65,7 @@ class Predictor:
         heads: classes that are scored; the networks have them all.
         flow: where the flow of videos lies that bring none of their own; None where no network looks at flow.
         fusion: how the outputs of all are fused; None where they are not.
+        gate: which of them are used in which segments, where that was learned.
     """
 
     cfg: Settings
@@ -72,6 +74,7 @@ class Predictor:
     heads: Mapping[str, Head]
     flow: FlowCache | None
     fusion: Fusion | None = None
+    gate: Gate | None = None
 
     @classmethod
     def of(cls, cfg: Settings, entries: Mapping[str, Mapping[str, Any]], heads: Mapping[str, Head]) -> Predictor:
@@ -95,7 +98,7 @@ class Predictor:
             name: rebuilt(name, entry, cfg.sampling.num_segments, cfg.trusted) for name, entry in entries.items()
         }
         training.execution_settings(cfg).apply(networks)
-        return cls(cfg, networks, chosen, dict(heads), flow, fusions.of_networks(cfg, entries, networks, heads))
+        return cls(cfg, networks, chosen, dict(heads), flow, *fusions.learned(cfg, entries, networks, heads, chosen))
 
     @property
     def distinct(self) -> list[Modality]:
@@ -133,7 +136,7 @@ class Predictor:
             views=self.cfg.plain("views"),
             test_name=split,
             max_views=self.cfg.data.eval_batch_size,
-            **fusions.joint(self.cfg, list(self.networks), self.fusion),
+            **fusions.joint(self.cfg, list(self.networks), self.fusion, self.gate),
         )
 
     def score(

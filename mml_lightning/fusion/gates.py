@@ -40,6 +40,8 @@ class Gate(nn.Module, ABC):
     """Which peers are used. Those with parameters are trained as the part `gate` of a stage."""
 
     takes_clips = True
+    skips = False
+    """Whether peers are computed in evaluation only where it is open."""
 
     @property
     def seen_through(self) -> dict[str, str]:

@@ -22,7 +22,7 @@ from mml_lightning.utils.result_file import read_result, write_json
 from mml_lightning.zoo.entries import publish
 from mml_lightning.zoo.files import export_peer, load_peer, own_weights, weights_hash
 from mml_lightning.zoo.fusions import FILE as FUSION_FILE
-from mml_lightning.zoo.fusions import export_fusion, load_fusion
+from mml_lightning.zoo.fusions import GATE, export_fusion, load_fusion
 
 log = logging.getLogger(__name__)
 
@@ -99,15 +99,18 @@ def _weights(cfg: Settings, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fusion(cfg: Settings, cohort: Cohort, result: RunResult, made: Mapping[str, Any]) -> dict[str, Any]:
     """What the fusion of a run has learned, as it is exported; empty where it has learned nothing."""
-    fusion = cohort.fusion
-    if fusion is None or "fusion" not in cohort.learners:
+    fusion, gate = cohort.fusion, cohort.gate if "gate" in cohort.learners else None
+    if fusion is None or not {"fusion", "gate"} & set(cohort.learners):
         return {}
     state = {key: value.detach().cpu() for key, value in fusion.state_dict().items()}
+    if gate is not None:
+        state |= {f"{GATE}{key}": value.detach().cpu() for key, value in own_weights(gate.state_dict()).items()}
     told = {"name": cfg.fusion.name, "weights": weights_hash(state), "learned": fusion.weights_told()}
     result.fields["fusion"] = told
     where = {key: result.fields[key] for key in ("epochs", "steps", "fingerprint", "git_sha")}
     where |= {"run": cfg.name, "stage": cfg.stage.name, "seed": cfg.seed, "recipe": made["recipe"]}
-    return {"state_dict": state, "arch": fusion.arch, "provenance": where}
+    gated = {"gate": cohort.hparams["gate"]} if gate is not None else {}
+    return {"state_dict": state, "arch": fusion.arch, **gated, "provenance": where}
 
 
 def _write(

@@ -141,16 +141,22 @@ class MeasuredPeers(pl.LightningModule):
         if not batch["id"]:  # nothing in this batch could be read
             return
         views = next(iter(batch["clips"].values())).shape[1]
-        outputs = self._outputs({m: clip.flatten(0, 1) for m, clip in batch["clips"].items()}, views)
-        logits = {name: output.logits for name, output in outputs.items()}
         present = {name: batch["present"][modality.name] for name, modality in self.modalities.items()}
+        gate = self.gates(batch) if self.fusion is not None else {}
+        if self.gate is not None:
+            for name, opened in gate.items():
+                self.used.add(f"use_{name}", opened.float().mean(), len(opened))
+        skips = self.gate is not None and self.gate.skips
+        if skips:
+            outputs = self.chosen(batch["clips"], gate)
+        else:
+            outputs = self._outputs({m: clip.flatten(0, 1) for m, clip in batch["clips"].items()}, views)
+        logits = {name: output.logits for name, output in outputs.items()}
         if self.fusion is not None:
             features = {name: output.features["pooled"] for name, output in outputs.items() if output.features}
-            gate = self.gates(batch)
-            if self.gate is not None:
-                for name, opened in gate.items():
-                    self.used.add(f"use_{name}", opened.float().mean(), len(opened))
-            logits[FUSED] = self.fusion(logits, gate, features)
+            fused = self.fusion(logits, gate, features)
+            # a peer that has seen some segments only has no scores of its own
+            logits = {**({} if skips else logits), FUSED: fused}
             present[FUSED] = torch.stack(list(present.values())).any(0)  # what any peer has seen
         for head, scores in self.scores.items():
             own = {name: values[head] for name, values in logits.items()}
@@ -162,6 +168,39 @@ class MeasuredPeers(pl.LightningModule):
         kept = [self._kept(part) for part in self._in_turn(clips)]
         return {name: segments.apart(segments.joined([one[name] for one in kept]), views) for name in self.peers}
 
+    def chosen(self, clips: Mapping[str, Tensor], gate: Mapping[str, Tensor]) -> dict[str, PeerOutput]:
+        """What the peers say of those segments alone in which they are used; the rest is 0, which the fusion takes for
+        a skipped peer all the same.
+
+        Args:
+            clips: {modality: [B, V, T, ...]} as stored.
+            gate: {peer: [B, V]}.
+        """
+        found = {}
+        for name, modality in self.modalities.items():
+            peer: Any = self.peers[name]
+            rows = (gate[name] > 0).flatten().nonzero().squeeze(1)
+            views = gate[name].shape[1]
+            whole = clips[modality.name].flatten(0, 1)
+            parts = [
+                self._kept({name: peer(modality(whole[some]).to(self.dtype))})[name]
+                for some in rows.split(self.max_views or max(1, len(rows)))
+                if len(some)
+            ]
+            if not parts:
+                count = {head: whole.new_zeros(len(whole), k, dtype=self.dtype) for head, k in peer.num_classes.items()}
+                wide = {"pooled": whole.new_zeros(len(whole), int(peer.net.feature_dim), dtype=self.dtype)}
+                output = PeerOutput(count, wide if self._features_wanted else {})
+            else:
+                said = segments.joined(parts)
+                output = PeerOutput(*({k: _spread(v, rows, len(whole)) for k, v in one.items()} for one in said))
+            found[name] = segments.apart(output, views)
+        return found
+
+    @property
+    def _features_wanted(self) -> bool:
+        return self.fusion is not None and self.fusion.takes_features
+
     def _in_turn(self, clips: Mapping[str, Tensor]) -> Iterator[dict[str, PeerOutput]]:
         """Every `max_views` views in turn."""
         count = len(next(iter(clips.values())))
@@ -170,7 +209,7 @@ class MeasuredPeers(pl.LightningModule):
 
     def _kept(self, outputs: Mapping[str, PeerOutput]) -> dict[str, PeerOutput]:
         """Outputs without the features that nobody looks at."""
-        wanted = ("pooled",) if self.fusion is not None and self.fusion.takes_features else ()
+        wanted = ("pooled",) if self._features_wanted else ()
         return {n: PeerOutput(one.logits, {key: one.features[key] for key in wanted}) for n, one in outputs.items()}
 
     def _finish(self, split: str) -> None:
@@ -184,3 +223,8 @@ class MeasuredPeers(pl.LightningModule):
             for peer, metrics in (scores.compute() if scores.index else {}).items():
                 # every rank holds all scores, so there is nothing to reduce
                 self.log_dict({f"{prefix}/{peer}/{key}": value for key, value in metrics.items()}, sync_dist=False)
+
+
+def _spread(values: Tensor, rows: Tensor, size: int) -> Tensor:
+    """`values` [n, ..] at `rows` of [size, ..], 0 elsewhere."""
+    return values.new_zeros(size, *values.shape[1:]).index_copy(0, rows, values)

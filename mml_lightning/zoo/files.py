@@ -231,8 +231,10 @@ def _fusion(content: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str
     arch = content["hyper_parameters"].get("fusion")
     if not isinstance(arch, Mapping):
         return {}
-    own = {key.removeprefix("fusion."): value for key, value in state.items() if key.startswith("fusion.")}
-    return {"fusion": {"arch": dict(arch), "state_dict": own, "provenance": {}}}
+    own = {key.removeprefix("fusion."): value for key, value in state.items() if key.startswith(("fusion.", "gate."))}
+    gate = content["hyper_parameters"].get("gate")
+    gated = {"gate": dict(gate)} if isinstance(gate, Mapping) else {}
+    return {"fusion": {"arch": dict(arch), "state_dict": own, **gated, "provenance": {}}}
 
 
 def _backbone(config: Mapping[str, Any], modality: str) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """What has learned beside the peers of a run, in a file beside theirs: the fusion of their outputs.
 
 It is a dict of plain values and tensors that loads with `weights_only=True`: `arch` (how to make the fusion again),
-`state_dict` and `provenance`. In an entry that was loaded it stands under `fusion`.
+`state_dict` and `provenance`; where a policy was trained as well, `gate` (how to make it again), whose weights have
+names that begin with :data:`GATE`. In an entry that was loaded it stands under `fusion`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from mml_lightning.zoo.files import load_peer
 
 FILE = "fusion.pth"
 FORMAT = 1
+GATE = "gate."
 REQUIRED = ("state_dict", "arch", "provenance")
 
 
