@@ -162,4 +162,6 @@ def identity(cfg: Settings) -> Any:
     own: dict[str, Any] = {"name": chosen.name, "rule": rule(cfg), "renormalise": chosen.renormalise}
     if chosen.gate != NONE:
         own |= {"gate": chosen.gate, "threshold": chosen.threshold, "joint": chosen.joint}
+    if chosen.gate == "policy":
+        own |= {"policy": dict(cfg.plain("fusion").get("policy") or {}), "proxy": dict(chosen.proxy)}
     return own

@@ -12,10 +12,11 @@ from mml_lightning.config import data as config_data
 from mml_lightning.config import limits, values
 from mml_lightning.config.made_by import overrides_beside
 from mml_lightning.config.settings import Settings
-from mml_lightning.engine import flow, process, train
+from mml_lightning.engine import flow, policy_cost, process, train
 from mml_lightning.engine import trainer as engine_trainer
 from mml_lightning.engine.load import as_trained
 from mml_lightning.engine.predict import Entries, Predictor, backbone_label, load_entries
+from mml_lightning.evaluation.metrics import FUSED
 from mml_lightning.runs import export, fingerprint, next_steps, tracking
 from mml_lightning.runs import result as runs_result
 from mml_lightning.runs.result import RunResult, nested_metrics
@@ -79,6 +80,8 @@ def evaluate(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dic
             *(f"{name}: {why}" for name, entry in entries.items() for why in entry["provenance"].get("limited") or ()),
             *limits.measured(cfg, result.fields["measured"], result.fields["unreadable"], "test"),
         ]
+        if told := policy_cost.per_video(cfg, cohort, trainer.callback_metrics, f"{cfg.split}/{FUSED}"):
+            result.fields["cost"] = told
         tracking.log_outcome(trainer.loggers, trainer.callback_metrics, result.fields, folder)
         if not result.fields["metrics"]:
             utils_process.say([f"{cfg.split} has no labels; mml score {folder} writes submissions"])

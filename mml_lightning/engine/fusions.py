@@ -86,7 +86,7 @@ def policy_of_networks(
     """
     if not config_fusion.gate_learns(cfg) or len(entries) < 2:
         return None
-    known = next((entry["fusion"] for entry in entries.values() if entry.get("fusion")), {})
+    known: Mapping[str, Any] = next((entry["fusion"] for entry in entries.values() if entry.get("fusion")), {})
     named = f"fusion={cfg.fusion.name} of {' and '.join(entries)}"
     if "gate" not in known:
         raise UserError(f"{named}: no policy was trained with them (stage=adamml): use fusion=average or fusion=none")

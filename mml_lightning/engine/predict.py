@@ -64,8 +64,7 @@ class Predictor:
         modalities: what each of them looks at.
         heads: classes that are scored; the networks have them all.
         flow: where the flow of videos lies that bring none of their own; None where no network looks at flow.
-        fusion: how the outputs of all are fused; None where they are not.
-        gate: which of them are used in which segments, where that was learned.
+        fusion, gate: how the outputs of all are fused, and which are used where; None: not at all, not learned.
     """
 
     cfg: Settings

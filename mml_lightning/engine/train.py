@@ -22,7 +22,7 @@ from mml_lightning.data.flow.cache import FlowCache
 from mml_lightning.data.loading.dataset import ClipDataset
 from mml_lightning.data.records.chance import chances
 from mml_lightning.data.records.records import Dataset
-from mml_lightning.engine import cost, plan, recipe
+from mml_lightning.engine import cost, plan, policy_cost, recipe
 from mml_lightning.engine.flow import flow_filler
 from mml_lightning.engine.monitors import settle
 from mml_lightning.engine.process import set_up_process
@@ -104,6 +104,8 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
             "metrics": nested_metrics(metrics),
             **measured,
         }
+        if used := policy_cost.per_video(cfg, cohort, metrics, "test/fused"):
+            result.fields["cost"] = used
         tracking.log_outcome(trainer.loggers, metrics, result.fields, folder)
         if is_first_rank():
             leave(cfg, cohort, data, origins, result, limited)

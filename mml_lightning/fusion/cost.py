@@ -7,6 +7,7 @@ Source: Panda et al., "AdaMML", ICCV 2021, its released constants and tables.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 PUBLISHED_MAIN = {"rgb": 14_135_984_128, "flow": 16_338_911_232, "audio": 381_739_008}
@@ -57,9 +58,12 @@ def published_gflops(segments: int, rates: Mapping[str, float], looks_at: Mappin
     return gflops(segments, rates, PUBLISHED_MAIN, policy, PUBLISHED_LSTM)
 
 
-def stft_operations(samples: int, bins: int, hop: int) -> int:
-    """Multiply-adds of a log-power spectrogram, by formula: a real transform of n = 2 * bins - 1 points per column,
-    n/2 * log2(n), and two per bin for the power."""
-    n = 2 * bins - 1
-    columns = 1 + samples // hop
-    return round(columns * (n / 2 * (n - 1).bit_length() + 2 * bins))
+def stft_operations(n_fft: int, columns: int, mels: int = 0) -> int:
+    """Multiply-adds of a log-power spectrogram, by formula: a real transform of n points per column, n/2 * log2(n), two
+    per bin for the power, and the bank where there is one.
+
+    Args:
+        n_fft: n. columns: T. mels: rows of the bank; 0: none.
+    """
+    bins = n_fft // 2 + 1
+    return round(columns * (n_fft / 2 * math.log2(n_fft) + 2 * bins + mels * bins))

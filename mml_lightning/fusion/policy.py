@@ -212,7 +212,7 @@ class Policy(Gate):
             clip = look.clips[modality]
             found = clip.new_zeros(*clip.shape[:2], int(trunk.feature_dim))  # type: ignore[arg-type]
             if len(rows):
-                looked = self._reduced(modality, clip[rows])
+                looked = self.reduced(modality, clip[rows])
                 found = found.index_copy(0, rows, self._of_trunk(trunk, looked).to(found))
             parts.append(found)
         joined: Tensor = self.joint(torch.cat(parts, dim=-1))
@@ -228,7 +228,7 @@ class Policy(Gate):
         whole: Tensor = trunk(clip.flatten(0, 1)).unflatten(0, clip.shape[:2])
         return whole
 
-    def _reduced(self, modality: str, clip: Tensor) -> Tensor:
+    def reduced(self, modality: str, clip: Tensor) -> Tensor:
         """What is looked at of a clip [n, V, T, C, H, W]: every `frame_step`-th frame at `size` px; the spectrogram in
         the middle."""
         if not self.pictures[modality]:

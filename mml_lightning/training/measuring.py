@@ -188,9 +188,10 @@ class MeasuredPeers(pl.LightningModule):
                 if len(some)
             ]
             if not parts:
-                count = {head: whole.new_zeros(len(whole), k, dtype=self.dtype) for head, k in peer.num_classes.items()}
-                wide = {"pooled": whole.new_zeros(len(whole), int(peer.net.feature_dim), dtype=self.dtype)}
-                output = PeerOutput(count, wide if self._features_wanted else {})
+                blank = torch.zeros(len(whole), 1, device=whole.device).to(self.dtype)
+                logits = {head: blank.expand(-1, k) for head, k in peer.num_classes.items()}
+                wide = {"pooled": blank.expand(-1, int(peer.net.feature_dim))}
+                output = PeerOutput(logits, wide if self._features_wanted else {})
             else:
                 said = segments.joined(parts)
                 output = PeerOutput(*({k: _spread(v, rows, len(whole)) for k, v in one.items()} for one in said))

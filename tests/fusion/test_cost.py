@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from mml_lightning.fusion.cost import PUBLISHED_LSTM, PUBLISHED_MAIN, TRUE_POLICY, gflops, published_gflops
+from mml_lightning.fusion.cost import (
+    PUBLISHED_LSTM,
+    PUBLISHED_MAIN,
+    TRUE_POLICY,
+    gflops,
+    published_gflops,
+    stft_operations,
+)
 
 S = 10
 PROXY = {"rgb": "rgb", "flow": "rgbdiff"}
@@ -51,3 +58,9 @@ def test_what_is_always_skipped_costs_nothing_but_the_policy() -> None:
 def test_what_is_not_published_is_refused() -> None:
     with pytest.raises(ValueError, match="no cost of boxes is published"):
         published_gflops(S, {"boxes": 1.0})
+
+
+def test_a_spectrogram_costs_next_to_nothing_beside_its_network() -> None:
+    assert stft_operations(511, 256) == round(256 * (255.5 * 8.99717948 + 512))
+    assert stft_operations(511, 256) < 0.002 * PUBLISHED_MAIN["audio"]
+    assert stft_operations(512, 10, mels=4) == 10 * (256 * 9 + 2 * 257 + 4 * 257)
