@@ -49,6 +49,8 @@ def fuses(cfg: Settings, names: Sequence[str]) -> bool:
 def is_taught(values: Mapping[str, Any]) -> bool:
     """Whether labels or lessons of a plain config teach what the peers are fused to, in some phase: then its weights
     depend on `fusion`, and those of each peer on all the others."""
+    if (values.get("balance") or {}).get("name") == "gblend":
+        return True
     own = values.get("objective") or {}
     phases = values.get("phases") or ()
     phases = phases.values() if isinstance(phases, Mapping) else phases

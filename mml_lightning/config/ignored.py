@@ -63,6 +63,18 @@ OF_TRAINING: tuple[Belongs, ...] = (
         "set mix.mixup=0.2 or mix.cutmix=1.0 too",
     ),
     Belongs(
+        ("balance.alpha", "balance.noise"),
+        lambda cfg: cfg.balance.name != "ogm_ge",
+        ("balance", "balance.name"),
+        "no gradient is modulated: set balance=ogm_ge too",
+    ),
+    Belongs(
+        ("balance.curves",),
+        lambda cfg: cfg.balance.name != "gblend",
+        ("balance", "balance.name"),
+        "nothing is blended: set balance=gblend too",
+    ),
+    Belongs(
         ("fusion.threshold", "fusion.joint"),
         lambda cfg: cfg.fusion.gate != "random",
         ("fusion", "fusion.gate"),
@@ -146,7 +158,7 @@ UNREAD_BY_EVAL = (
 """Settings of a training that no measurement asks for."""
 UNREAD_OF_FILES = (
     *("batch_norm", "checkpoint", "data.batch_size", "ema", "init", "loss", "mix", "objective", "optimizer", "phases"),
-    *("repeat", "schedule", "stage"),
+    *("repeat", "schedule", "stage", "balance"),
 )
 """And those by which an alias finds the networks that were trained with them: a file is what it is."""
 WEIGHTS = (".pt", ".ckpt")

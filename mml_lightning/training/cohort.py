@@ -25,6 +25,7 @@ from mml_lightning.objectives.graph import Objective, Part, total
 from mml_lightning.training import lightning_internals, segments
 from mml_lightning.training import phases as training_phases
 from mml_lightning.training.accuracy import accuracies
+from mml_lightning.training.balance import GradientModulation
 from mml_lightning.training.epoch_means import Means
 from mml_lightning.training.measuring import Batch, MeasuredPeers
 from mml_lightning.training.mixing import Mix, Mixing, larger
@@ -59,6 +60,7 @@ class Cohort(MeasuredPeers):
         gate: which peers are used in which segments; None: all that have seen the video.
         phases: in order, the first with this objective and plan; none: one phase, which trains whatever learns.
         mixing: mixup and CutMix of training batches.
+        modulation: what balances the gradients of peers that learn together; None: nothing.
         bn_per_clip: batch norms see one segment of every video at a time; else all together.
     """
 
@@ -83,6 +85,7 @@ class Cohort(MeasuredPeers):
         phases: Sequence[Phase] = (),
         mixing: Mixing | None = None,
         bn_per_clip: bool = False,
+        modulation: GradientModulation | None = None,
     ) -> None:
         super().__init__(
             *(peers, modalities, ids, multi_label, scoring, classes, views, test_name, max_views, fusion, gate)
@@ -94,6 +97,7 @@ class Cohort(MeasuredPeers):
         self.seed = seed
         self.mixing = mixing or Mixing()
         self.bn_per_clip = bn_per_clip
+        self.modulation = modulation
         self._mix: Mix | None = None  # of the batch
         self.means = Means()
         self._counter: Counter | None = None
@@ -162,6 +166,8 @@ class Cohort(MeasuredPeers):
         terms = self.objective.summed(parts, presence.weight if presence is not None else None)
         loss = total(terms)
         self._keep_means(parts, loss, len(batch["index"]), presence is not None)
+        if self.modulation is not None:
+            self.modulation.count({n: outputs[n] for n in self.peers}, larger(self._mix, batch["target"]), seen)
         for key, value, rows in accuracies({n: outputs[n] for n in terms}, larger(self._mix, batch["target"]), seen):
             self.means.add(f"train/{key}", value, rows)
         if placed is not None:
@@ -237,6 +243,10 @@ class Cohort(MeasuredPeers):
         for name in self._idle:
             for parameter in self.peers[name].parameters():
                 parameter.grad = None  # the optimiser passes by what has no gradient
+        if self.modulation is not None:
+            trained = {name: peer for name, peer in self.peers.items() if name in self.phase.trains}
+            for name, factor in self.modulation.change(trained, self.global_step, self.trainer.world_size):
+                self.means.add(f"train/{name}/balance", torch.tensor(factor, device=self.device), 1)
 
     def on_train_start(self) -> None:
         self.trained = True
