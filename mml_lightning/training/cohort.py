@@ -193,8 +193,7 @@ class Cohort(MeasuredPeers):
         with torch.set_grad_enabled(name in self.phase.trains):
             prepared = modality(clips.flatten(0, 1)).to(self.dtype)
             if self._mix is not None:
-                whole = prepared.unflatten(0, (-1, views))
-                prepared = self._mix.clips(whole, None if seen is None else rows).flatten(0, 1)
+                prepared = self._mix.clips(prepared, None if seen is None else rows, views)
             output = segments.forward(peer, prepared, views, self.bn_per_clip)
         if seen is None:
             return output
