@@ -157,7 +157,7 @@ class Cohort(MeasuredPeers):
         if strategy is not None:
             outputs = strategy.exchange(outputs[strategy.own])
         if FUSED in self.objective.outputs:
-            outputs[FUSED] = segments.of_video(self._fused(apart, batch, batch_idx))
+            outputs[FUSED] = segments.of_video(self._fused(apart, batch, batch_idx, seen))
         epoch = self.current_epoch - self.phase.first + batch_idx / max(1, int(self.trainer.num_training_batches))
         parts = self.objective.parts(outputs, batch["target"], seen, epoch)
         if self._mix is not None:
@@ -199,12 +199,21 @@ class Cohort(MeasuredPeers):
             return output
         return PeerOutput(*({k: spread(v, rows, size) for k, v in values.items()} for values in output))
 
-    def _fused(self, apart: Mapping[str, PeerOutput], batch: Batch, batch_idx: int) -> PeerOutput:
-        """What the peers are fused to, logits [B, V, K]."""
+    def _fused(
+        self, apart: Mapping[str, PeerOutput], batch: Batch, batch_idx: int, seen: Mapping[str, Tensor] | None
+    ) -> PeerOutput:
+        """What the peers are fused to, logits [B, V, K].
+
+        Args:
+            seen: samples that each peer has forwarded; None: all.
+        """
         assert self.fusion is not None
         self._seed_forward(FUSED, batch_idx)
         gate = self.gates(batch, self.current_epoch)
         present = {name: batch["present"][modality.name] for name, modality in self.modalities.items()}
+        if seen is not None:  # a mixed sample has what its partner has, too
+            present = {name: seen[name].to(own.device) for name, own in present.items()}
+            gate = {name: value * present[name][:, None] for name, value in gate.items()}
         known = {name: _shown(output, present[name]) for name, output in apart.items()}
         logits = {name: output.logits for name, output in known.items()}
         features = {name: output.features["pooled"] for name, output in known.items() if self.fusion.takes_features}
