@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mml_lightning.backbones import own_draws
+
 STEM_CHANNELS = 3  # every trunk is born with an RGB stem, which then follows the modality
 
 
@@ -34,7 +36,7 @@ class HeadInput(nn.Dropout):
     stop_gradient = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.detach() if self.stop_gradient else x)
+        return own_draws.dropout(x.detach() if self.stop_gradient else x, self.p, self.training)
 
 
 class Peer(nn.Module):

@@ -103,6 +103,7 @@ class CohortSteps(Steps):
         watch = _Watch(self.device, warm)
         checks = nonfinite_gradients.callbacks(training.nonfinite_settings(self.cfg), self.folder)
         trainer = engine_trainer.make_trainer(self.cfg, self.folder, [*checks, watch])
+        training.execution_settings(self.cfg).arrange(self.cohort, self.device, trainer.world_size)
         trainer.fit(self.cohort, _Loader(batches, self.device))
         self.losses += [float(loss) for loss in watch.losses]
         return watch.seconds / (len(batches) - warm)

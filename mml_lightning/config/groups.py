@@ -271,6 +271,7 @@ class Step:
     compile: bool | str
     checkpointing: bool
     keep_memory: bool | str
+    side_by_side: bool | str = "auto"
 
 
 @dataclass(frozen=True)

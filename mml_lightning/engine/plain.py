@@ -98,6 +98,8 @@ class PlainCohort(Cohort):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        root = self.trainer.strategy.root_device
+        training.execution_settings(self.made_of[0]).arrange(self, root, self.trainer.world_size)
         if self.trainer.world_size > 1 and lightning_internals.replaces_samplers(self.trainer):
             raise UserError("on several devices use pl.Trainer(use_distributed_sampler=False): the loaders share out")
         if stage == "fit" and self.trainer.max_epochs != self.plan.epochs:

@@ -71,7 +71,6 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
     datasets = clips_to_read(cfg, data, cache, chosen)
     nets, origins = config_peers.peers(cfg, specs, data)
     cohort = training.cohort(cfg, specs, nets, origins, data)
-    computed = training.execution_settings(cfg).apply(nets)
     resumed, folder = resume.where_to_begin(cfg, overrides, data, list(nets))
     limited = limits.declared(cfg, videos := len(datasets["train"]))
     speed = measured_speed(cfg)
@@ -80,6 +79,7 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
         best_checkpoint.require_all_epochs(monitors.best, resumed.best, resumed.path.parent, resumed.epochs)
     kept = [*training_callbacks(cfg, folder, data, monitors), speed]
     trainer = make_trainer(cfg, folder, kept, objectives=[one.objective for one in cohort.phases])
+    computed = training.execution_settings(cfg).settle(cohort, trainer.strategy.root_device, trainer.world_size)
     sharing = check_shares(cfg, trainer, data, datasets)
     recipe.warn_of_toy(cfg)
     comparable = announce(cfg, cohort, data, origins, sharing, computed, limited, monitors.told)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mml_lightning.backbones import own_draws
 from mml_lightning.backbones.peer import Peer, PeerOutput
 from mml_lightning.data.loading.presence import Counter, Presence, reached, spread
 from mml_lightning.evaluation.metrics import DEFAULT, FUSED, Scoring
@@ -148,11 +149,11 @@ class Cohort(MeasuredPeers):
         presence = self._presence_of(batch, batch_idx, 1 if placed is not None else self.trainer.world_size)
         seen = None if presence is None else presence.mask
         self._mix = self.mixing.draw(len(batch["index"]), *self._key(batch_idx))
-        apart = {
-            name: self._output(name, batch, batch_idx, None if seen is None else seen[name])
-            for name in self.peers
-            if placed in (None, name)
-        }
+        self._seed_forward("", batch_idx)  # for a lesson that draws
+        apart = self.beside.outputs(
+            [name for name in self.peers if placed in (None, name)],
+            lambda name: self._output(name, batch, batch_idx, None if seen is None else seen[name]),
+        )
         outputs = {name: segments.of_video(output) for name, output in apart.items()}
         if strategy is not None:
             outputs = strategy.exchange(outputs[strategy.own])
@@ -358,9 +359,7 @@ class Cohort(MeasuredPeers):
         return self.seed, self.current_epoch, batch_idx, self.global_rank if one_peer(self.trainer) is None else 0
 
     def _seed_forward(self, peer: str, batch_idx: int) -> None:
-        number = keyed_seed(*self._key(batch_idx), peer, size=7)
-        # on a CPU, `torch.manual_seed` writes down the call stack in case a GPU is used later
-        (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(number)
+        own_draws.seed(keyed_seed(*self._key(batch_idx), peer, size=7), self.device)
 
 
 def _shown(output: PeerOutput, seen: Tensor) -> PeerOutput:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from mml_lightning.backbones.execution import FORMATS, checkpoint_blocks, set_memory_format
+from mml_lightning.training.cohort import Cohort
+from mml_lightning.training.side_by_side import choose
 from mml_lightning.utils.errors import UserError
 
 
@@ -20,6 +23,7 @@ class StepSettings:
         compile: true compiles every peer by itself with torch's default backend; a word names another one.
         checkpointing: see :func:`mml_lightning.backbones.execution.checkpoint_blocks`.
         keep_memory: see :func:`mml_lightning.utils.malloc.keep_freed_memory`; auto: on a CPU.
+        side_by_side: see :func:`mml_lightning.training.side_by_side.choose`.
 
     Raises:
         UserError: a value is unknown, or two of them exclude each other.
@@ -29,18 +33,41 @@ class StepSettings:
     compile: bool | str = False
     checkpointing: bool = False
     keep_memory: bool | str = "auto"
+    side_by_side: bool | str = "auto"
 
     def __post_init__(self) -> None:
         if self.memory_format not in FORMATS:
             raise UserError(f"step.memory_format={self.memory_format} is unknown; use one of {', '.join(FORMATS)}")
         if not isinstance(self.checkpointing, bool):
             raise UserError(f"step.checkpointing={self.checkpointing} must be true or false")
-        if not isinstance(self.keep_memory, bool) and self.keep_memory != "auto":
-            raise UserError(f"step.keep_memory={self.keep_memory} must be auto, true or false")
+        for key in ("keep_memory", "side_by_side"):
+            if not isinstance(value := getattr(self, key), bool) and value != "auto":
+                raise UserError(f"step.{key}={value} must be auto, true or false")
         if not isinstance(self.compile, bool) and self.compile not in _backends():
             raise UserError(f"step.compile={self.compile} must be true, false or one of {', '.join(_backends())}")
         if self.compile and self.checkpointing:
             raise UserError("step.compile and step.checkpointing exclude each other; leave one of them at false")
+        if self.side_by_side is True and (self.compile or self.checkpointing):
+            other = "compile" if self.compile else "checkpointing"
+            raise UserError(f"step.side_by_side=true and step.{other} exclude each other; leave one of them out")
+
+    def settle(self, cohort: Cohort, device: torch.device, ranks: int) -> str:
+        """:meth:`apply` to the networks of a run, and :meth:`arrange`; says how they are computed, a few words."""
+        words = self.apply(dict(cohort.peers.items())), self.arrange(cohort, device, ranks)
+        return ", ".join(filter(None, words))
+
+    def arrange(self, cohort: Cohort, device: torch.device, ranks: int) -> str:
+        """Choose how the peers of a training step are computed, in turn or side by side; says so where it is worth it.
+
+        Args:
+            device, ranks: of the trainer.
+
+        Raises:
+            UserError: they can't be computed as `side_by_side` wants it.
+        """
+        wanted = False if self.compile or self.checkpointing else self.side_by_side
+        cohort.beside = choose(wanted, dict(cohort.peers.items()), device, ranks)
+        return cohort.beside.told
 
     def apply(self, nets: Mapping[str, nn.Module]) -> str:
         """Prepare networks, in place; says how they are computed, a few words.
@@ -63,6 +90,4 @@ class StepSettings:
 
 
 def _backends() -> list[str]:
-    import torch
-
     return torch.compiler.list_backends(exclude_tags=())  # type: ignore[no-any-return]

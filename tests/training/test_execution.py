@@ -21,6 +21,7 @@ from mml_lightning.utils.errors import UserError
         ({"compile": "fast"}, "step.compile=fast must be true, false or one of"),
         ({"checkpointing": "yes"}, "step.checkpointing=yes must be true or false"),
         ({"keep_memory": "yes"}, "step.keep_memory=yes must be auto, true or false"),
+        ({"side_by_side": "yes"}, "step.side_by_side=yes must be auto, true or false"),
         ({"compile": True, "checkpointing": True}, "exclude each other"),
     ],
 )

@@ -31,7 +31,8 @@ from mml_lightning.utils.threads import cores
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # counts changes of the content: data of another version are refused, not mixed
+VERSION = 2  # counts changes of the content: data of another version are refused, not mixed
+AS_GOOD = (1,)  # versions of the same pictures and pitches, encoded otherwise: a whole one is used as it is
 IN_PROCESS = 60  # fewer files than this are made sooner here than by fresh processes
 MOST = 8  # processes: each imports the encoders first, which takes as long as a dozen files
 
@@ -79,10 +80,10 @@ def prepare_demo(
     _check_folder(root)
     (root / "videos").mkdir(parents=True, exist_ok=True)
     with locked(root, lambda: log.info("demo: another process is preparing %s; waiting for it", root)):
-        _check_parameters(root, parameters)
         videos = plan(**parameters)
         known = _read_entries(root)
         entries = {video.name: known[video.name] for video in videos if _intact(root, known.get(video.name))}
+        _check_parameters(root, parameters, whole=len(entries) == len(videos))
         _report_damage(root, known, entries)
         _write_if_new(root / "annotations", _annotations(videos) if motions == 1 else _table(videos))
         missing = [video for video in videos if video.name not in entries]
@@ -113,9 +114,9 @@ def _check_folder(root: Path) -> None:
         raise UserError(f"{root} holds other files ({others[0]}); choose an empty folder with data.root=<folder>")
 
 
-def _check_parameters(root: Path, parameters: dict[str, int]) -> None:
-    """Refuse to mix two datasets in a folder."""
-    wanted = {"version": VERSION, **parameters}
+def _check_parameters(root: Path, parameters: dict[str, int], whole: bool) -> None:
+    """Refuse to mix two datasets in a folder; `whole`: none of its files would be made."""
+    wanted = [{"version": version, **parameters} for version in (VERSION, *(AS_GOOD if whole else ()))]
     found: dict[str, Any] | None = None
     manifest = _load(root / "manifest.json")
     if manifest is not None:
@@ -124,9 +125,9 @@ def _check_parameters(root: Path, parameters: dict[str, int]) -> None:
         found = next(_journal_lines(root), None)
     elif any(path.suffix in (".webm", ".mp4") for path in (root / "videos").iterdir()):
         raise UserError(f"{root} holds videos but no demo manifest; choose an empty folder with data.root=<folder>")
-    if found is not None and found != wanted:
+    if found is not None and found not in wanted:
         text = ", ".join(f"{key}={value}" for key, value in found.items())
-        asked = ", ".join(f"{key}={value}" for key, value in wanted.items())
+        asked = ", ".join(f"{key}={value}" for key, value in wanted[0].items())
         raise UserError(
             f"the demo in {root} was made with {text}, not {asked}; delete that folder or set data.root=<new folder>"
         )

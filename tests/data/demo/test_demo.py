@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -174,6 +175,21 @@ def test_other_parameters_are_refused_with_the_fix(demo: Path) -> None:
         small(demo, train=21)
 
 
+def test_a_whole_demo_of_an_older_encoding_is_used_and_a_damaged_one_is_not_mixed(demo: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(demo, old)
+    manifest = old / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(f'"version": {generate.VERSION}', '"version": 1'))
+    before = contents(old)
+    assert contents(small(old)) == before
+    next((old / "videos").iterdir()).unlink()
+    with pytest.raises(UserError, match=rf"version=1.*not version={generate.VERSION}.*data\.root="):
+        small(old)
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 0'))
+    with pytest.raises(UserError, match="version=0"):
+        small(old)
+
+
 def test_foreign_videos_are_not_adopted(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "1.webm").write_bytes(b"mine")
@@ -339,7 +355,7 @@ def test_mirror_swaps_sideways_and_turning_classes() -> None:
 
 def test_positive_angles_turn_clockwise_on_screen() -> None:
     """A sprite whose right half is bright, turned by +90 degrees, is bright at the bottom (y points down)."""
-    image = np.zeros((SPRITE, SPRITE, 4), np.int32)
+    image = np.zeros((SPRITE, SPRITE, 4), np.uint16)
     image[:, SPRITE // 2 :, :3] = 255
     image[..., 3] = 256
     frame = np.zeros((40, 40, 3), np.uint8)
