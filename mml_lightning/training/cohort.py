@@ -188,7 +188,10 @@ class Cohort(MeasuredPeers):
             rows = seen.nonzero().squeeze(1).to(clips.device)
             if not len(rows):
                 blank = torch.full((size, views, 1), torch.nan, device=clips.device).to(self.dtype)
-                return PeerOutput({head: blank.expand(-1, -1, k) for head, k in peer.num_classes.items()}, {})
+                wide = {"pooled": self.fusion.widths[name]} if self.fusion and self.fusion.takes_features else {}
+                return PeerOutput(
+                    *({key: blank.expand(-1, -1, k) for key, k in own.items()} for own in (peer.num_classes, wide))
+                )
             clips = clips if self._mix is not None else clips[rows]
         self._seed_forward(name, batch_idx)
         with torch.set_grad_enabled(name in self.phase.trains):

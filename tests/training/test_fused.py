@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mml_lightning.fusion.fuse import Fusion
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.mixing import Mix, Mixing
+from mml_lightning.training.side_by_side import InTurn, SideBySide
 from tests.training.test_cohort import CLASSES, FLOW, RGB, make_cohort, train
 from tests.training.test_missing import gradients, masked
 
@@ -109,3 +110,17 @@ def test_several_segments_are_one_video(tmp_path: Any) -> None:
     assert one.keys() == two.keys() and any(key.startswith("fusion.") for key in one)
     for key in one:
         torch.testing.assert_close(one[key], two[key], rtol=1e-6, atol=1e-9, msg=key)
+
+
+def test_side_by_side_gives_the_same_bits(tmp_path: Any) -> None:
+    """Also what the fusion draws, in the main thread."""
+
+    def found(beside: InTurn) -> dict[str, torch.Tensor]:
+        torch.manual_seed(3)
+        fusion = Fusion("fc2", {"rgb": 64, "flow": 64}, {"label": CLASSES}, hidden=6, dropout=0.5).double()
+        cohort = joint(fusion=fusion, dropout=0.5, freeze_bn="none")
+        cohort.beside = beside
+        return gradients(cohort, tmp_path, masked("1011"), 1)
+
+    alone, together = found(InTurn()), found(SideBySide(["rgb", "flow"], 2))
+    assert alone.keys() == together.keys() and all(torch.equal(alone[key], together[key]) for key in alone)
