@@ -101,6 +101,8 @@ def gate(cfg: Settings, names: Sequence[str]) -> Gate | None:
     check_choice("fusion.gate", cfg.fusion.gate, GATES)
     if rule(cfg) == NONE or len(names) < 2 or cfg.fusion.gate == NONE:
         return None
+    if cfg.fusion.threshold > 1:
+        raise UserError(f"fusion.threshold={cfg.fusion.threshold:g} must be a number from 0 to 1")
     return RandomGate(names, cfg.fusion.threshold, cfg.fusion.joint, cfg.draw_seed)
 
 

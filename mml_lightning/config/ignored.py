@@ -81,6 +81,18 @@ OF_TRAINING: tuple[Belongs, ...] = (
         "nothing is drawn: set fusion.gate=random too",
     ),
     Belongs(
+        ("fusion.hidden", "fusion.dropout"),
+        lambda cfg: (cfg.fusion.rule or cfg.fusion.name) != "fc2",
+        ("fusion", "fusion.name", "fusion.rule"),
+        "no layers are learned: choose fusion=fc2 too",
+    ),
+    Belongs(
+        ("fusion.weight_decay",),
+        lambda cfg: (cfg.fusion.rule or cfg.fusion.name) not in ("weighted", "class_weighted", "fc2"),
+        ("fusion", "fusion.name", "fusion.rule"),
+        "nothing is learned: choose fusion=weighted, class_weighted or fc2 too",
+    ),
+    Belongs(
         ("fusion.gate", "fusion.renormalise", "fusion.rule"),
         lambda cfg: cfg.fusion.name == "none",
         ("fusion", "fusion.name"),

@@ -118,7 +118,7 @@ def test_what_teaches_nothing_is_refused(train: Train) -> None:
     with pytest.raises(UserError, match=r"phases\.0\.train: nothing teaches what the peers are fused to"):
         train(*JOINT, "objective.labels=all", "phases=[{name: one, train: [fusion]}]")
     with pytest.raises(UserError, match="fusion=max: renormalise=True means nothing to max"):
-        train(*JOINT, "fusion=max", "+fusion.renormalise=true")
+        train(*JOINT, "fusion=max", "fusion.renormalise=true")
     with pytest.raises(UserError, match=r"sampling=uniform has one clip of a video; use sampling=segments"):
         train(*JOINT, "sampling.clips=3")
 
