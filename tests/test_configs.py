@@ -101,7 +101,18 @@ def test_a_wrong_argument_of_a_target_would_be_seen() -> None:
         inspect.signature(get_method("mml_lightning.training.schedules.cosine")).bind(epoch=0, epochs=1, gamma=3)
 
 
-ALIKE = ("optimizer", "schedule", "sampling", "transforms", "views", "objective", "callbacks", "trainer")
+ALIKE = (
+    "balance",
+    "fusion",
+    "optimizer",
+    "schedule",
+    "sampling",
+    "transforms",
+    "views",
+    "objective",
+    "callbacks",
+    "trainer",
+)
 
 
 @pytest.mark.parametrize("group", ALIKE)

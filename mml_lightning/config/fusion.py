@@ -55,6 +55,8 @@ def fuses(cfg: Settings, names: Sequence[str]) -> bool:
 def is_taught(values: Mapping[str, Any]) -> bool:
     """Whether labels or lessons of a plain config teach what the peers are fused to, in some phase: then its weights
     depend on `fusion`, and those of each peer on all the others."""
+    if (values.get("balance") or {}).get("name") == "gblend":
+        return True
     own = values.get("objective") or {}
     phases = values.get("phases") or ()
     phases = phases.values() if isinstance(phases, Mapping) else phases
@@ -113,9 +115,11 @@ def gate(cfg: Settings, names: Sequence[str], modalities: Mapping[str, Modality]
     check_choice("fusion.gate", cfg.fusion.gate, GATES)
     if rule(cfg) == NONE or len(names) < 2 or cfg.fusion.gate == NONE:
         return None
-    if cfg.fusion.gate == "random":
-        return RandomGate(names, cfg.fusion.threshold, cfg.fusion.joint, cfg.draw_seed)
-    return policy(cfg, names, modalities or {})
+    if cfg.fusion.gate == "policy":
+        return policy(cfg, names, modalities or {})
+    if cfg.fusion.threshold > 1:
+        raise UserError(f"fusion.threshold={cfg.fusion.threshold:g} must be a number from 0 to 1")
+    return RandomGate(names, cfg.fusion.threshold, cfg.fusion.joint, cfg.draw_seed)
 
 
 def check_mask(cfg: Settings) -> None:

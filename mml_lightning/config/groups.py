@@ -154,6 +154,16 @@ class Fusion:
 
 
 @dataclass(frozen=True)
+class Balance:
+    """How peers that learn together are balanced, see :mod:`mml_lightning.objectives.balance`."""
+
+    name: str = "none"
+    alpha: float = 0.1
+    noise: bool = True
+    curves: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Objective:
     name: str
     edges: Sequence[Mapping[str, Any]]
@@ -308,6 +318,6 @@ GROUPS: dict[str, type[Any]] = {
     **{"paths": Paths, "data": Data, "backbone": Backbone, "init": Init, "sampling": Sampling, "views": Views},
     **{"transforms": Transforms, "objective": Objective, "optimizer": Optimizer, "schedule": Schedule},
     **{"trainer": Trainer, "callbacks": Callbacks, "logger": Logger, "step": Step, "loading": Loading},
-    **{"stage": Stage, "setup": Setup, "pipeline": Pipeline, "fusion": Fusion},
+    **{"stage": Stage, "setup": Setup, "pipeline": Pipeline, "fusion": Fusion, "balance": Balance},
     **{"checkpoint": Checkpoint, "ema": Ema},
 }

@@ -63,10 +63,34 @@ OF_TRAINING: tuple[Belongs, ...] = (
         "set mix.mixup=0.2 or mix.cutmix=1.0 too",
     ),
     Belongs(
+        ("balance.alpha", "balance.noise"),
+        lambda cfg: cfg.balance.name != "ogm_ge",
+        ("balance", "balance.name"),
+        "no gradient is modulated: set balance=ogm_ge too",
+    ),
+    Belongs(
+        ("balance.curves",),
+        lambda cfg: cfg.balance.name != "gblend",
+        ("balance", "balance.name"),
+        "nothing is blended: set balance=gblend too",
+    ),
+    Belongs(
         ("fusion.threshold", "fusion.joint"),
         lambda cfg: cfg.fusion.gate != "random",
         ("fusion", "fusion.gate"),
         "nothing is drawn: set fusion.gate=random too",
+    ),
+    Belongs(
+        ("fusion.hidden", "fusion.dropout"),
+        lambda cfg: (cfg.fusion.rule or cfg.fusion.name) != "fc2",
+        ("fusion", "fusion.name", "fusion.rule"),
+        "no layers are learned: choose fusion=fc2 too",
+    ),
+    Belongs(
+        ("fusion.weight_decay",),
+        lambda cfg: (cfg.fusion.rule or cfg.fusion.name) not in ("weighted", "class_weighted", "fc2"),
+        ("fusion", "fusion.name", "fusion.rule"),
+        "nothing is learned: choose fusion=weighted, class_weighted or fc2 too",
     ),
     Belongs(
         ("fusion.gate", "fusion.renormalise", "fusion.rule"),
@@ -146,7 +170,7 @@ UNREAD_BY_EVAL = (
 """Settings of a training that no measurement asks for."""
 UNREAD_OF_FILES = (
     *("batch_norm", "checkpoint", "data.batch_size", "ema", "init", "loss", "mix", "objective", "optimizer", "phases"),
-    *("repeat", "schedule", "stage"),
+    *("repeat", "schedule", "stage", "balance"),
 )
 """And those by which an alias finds the networks that were trained with them: a file is what it is."""
 WEIGHTS = (".pt", ".ckpt")

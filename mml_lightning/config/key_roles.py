@@ -35,6 +35,7 @@ RESUMABLE, MACHINE, SAME_ROW = Role.RESUMABLE, Role.MACHINE, Role.SAME_ROW
 ROLES: dict[str, Role] = {
     "aliases": COSMETIC,
     "backbone": WEIGHTS | SPEED,
+    "balance": WEIGHTS,
     "batch_norm": WEIGHTS,
     "callbacks": COSMETIC,
     "callbacks.checkpoint": SAME_ROW,

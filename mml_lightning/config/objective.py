@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mml_lightning.config import fusion, phases, plugins
+from mml_lightning.config import balance, fusion, phases, plugins
 from mml_lightning.config.settings import Settings
 from mml_lightning.data.records.records import Dataset, rows
 from mml_lightning.objectives.efficiency import Efficiency
@@ -54,6 +54,8 @@ def objective(cfg: Settings, names: Sequence[str], resting: Sequence[str] = (), 
         graph["fused"] = fusion.fuses(cfg, names)
         if gate_learns and declared.get("efficiency"):
             graph["efficiency"] = _efficiency(declared["efficiency"], names)
+        if cfg.balance.name == "gblend":
+            graph["labels"] = balance.blended(cfg, names)
         return Objective(names, supervised=loss(cfg), **(graph | ({"frozen": [*resting]} if resting else {})))
     except UserError:
         raise
@@ -130,7 +132,7 @@ def _check_learned(cfg: Settings, graphs: Sequence[Objective]) -> None:
     if fusion.learns(cfg) and any(len(graph.peers) > 1 for graph in graphs) and not any(g.joins for g in graphs):
         raise UserError(
             f"fusion={cfg.fusion.name} learns, and nothing teaches it: use stage=fusion or objective=fusion, "
-            "+objective.labels=[all,fused], or fusion=average"
+            "objective.labels=[all,fused], or fusion=average"
         )
 
 
@@ -162,12 +164,12 @@ def _of_phase(cfg: Settings, span: phases.Span, names: Sequence[str]) -> Lessons
             for peer in peers:
                 if peer not in graph.frozen:
                     parts.setdefault(peer, []).append(part)
-        resting = [peer for peer in names if peer not in parts]
-        graph = objective(own, names, resting, "gate" in parts)
         if {"fusion", "gate"} & set(parts) and not graph.joins:
             raise UserError(
-                f"{where}.train: nothing teaches what the peers are fused to: {where}.objective.labels=[fused]"
+                f"{where}.train: nothing teaches what the peers are fused to: {where}.objective.labels=fused"
             )
+        resting = [peer for peer in names if peer not in parts]
+        graph = objective(own, names, resting, "gate" in parts)
         return Lessons(span, graph, {part: parts[part] for part in (*names, "fusion", "gate") if part in parts})
     except UserError as error:
         text = str(error)

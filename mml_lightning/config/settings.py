@@ -63,6 +63,7 @@ class Settings:
     node: DictConfig = field(repr=False, compare=False)
     resolved: Mapping[str, Any] = field(repr=False, compare=False)
     fusion: groups.Fusion = field(default_factory=groups.Fusion)
+    balance: groups.Balance = field(default_factory=groups.Balance)
     phases: tuple[groups.Phase, ...] = ()
     checkpoint: groups.Checkpoint = field(default_factory=groups.Checkpoint)
     ema: groups.Ema = field(default_factory=groups.Ema)

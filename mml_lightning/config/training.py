@@ -15,8 +15,8 @@ from torch import nn
 from mml_lightning.backbones.batch_norm import silenced
 from mml_lightning.backbones.cost import feature_shapes
 from mml_lightning.backbones.peer import Peer
+from mml_lightning.config import balance, fusion, instantiate, known_keys, objective
 from mml_lightning.config import data as config_data
-from mml_lightning.config import fusion, instantiate, known_keys, objective
 from mml_lightning.config import phases as config_phases
 from mml_lightning.config.objective import Lessons
 from mml_lightning.config.peers import PeerSpec, describe_peers
@@ -28,6 +28,7 @@ from mml_lightning.evaluation.metrics import Scoring
 from mml_lightning.fusion.policy import Policy
 from mml_lightning.modalities import Modality
 from mml_lightning.objectives.graph import Objective
+from mml_lightning.training.balance import GradientModulation
 from mml_lightning.training.batch_norm import NormSettings
 from mml_lightning.training.cohort import Cohort
 from mml_lightning.training.execution import StepSettings
@@ -58,6 +59,7 @@ def cohort(
     for one in lessons:
         one.graph.supervised = objective.weighted_loss(cfg, one.graph.supervised, data)
         prepare_features(cfg, one.graph, nets, {spec.name: spec.modality for spec in specs})
+    balance.check(cfg, [one.graph for one in lessons], any(head.multi_label for head in data.heads.values()))
     learn = {name for one in lessons for name in one.parts}
     _check_freeze(batch_norm_settings(cfg).freeze, {name: net for name, net in nets.items() if name in learn})
     flow_peers = [spec.name for spec in specs if spec.modality.source == "flow"]
@@ -85,6 +87,7 @@ def cohort(
         gate=gate,
         proxies={name: one for name, one in looked_at.items() if name in config_phases.proxies(cfg)},
         mixing=mixing(cfg, specs),
+        modulation=modulation(cfg),
         bn_per_clip=cfg.sampling.bn_per_clip,
         description={
             "config": cfg.plain(),
@@ -95,6 +98,12 @@ def cohort(
             "revisions": revisions(cfg.plain(), data),
         },
     )
+
+
+def modulation(cfg: Settings) -> GradientModulation | None:
+    """What balances the gradients of the peers; None where nothing does."""
+    own = cfg.balance
+    return GradientModulation(own.alpha, own.noise, cfg.draw_seed) if own.name == "ogm_ge" else None
 
 
 def mixing(cfg: Settings, specs: Sequence[PeerSpec]) -> Mixing | None:

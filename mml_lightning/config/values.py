@@ -11,6 +11,11 @@ from mml_lightning.utils.files import FOLDER_NAME
 
 LEAST: dict[str, tuple[type, float]] = {
     "seed": (int, 0),
+    "balance.alpha": (float, 0),
+    "fusion.hidden": (int, 1),
+    "fusion.weight_decay": (float, 0),
+    "fusion.threshold": (float, 0),
+    "fusion.dropout": (float, 0),
     "repeat": (int, 0),
     "stage.copies": (int, 1),
     "schedule.epochs": (int, 1),
@@ -37,9 +42,19 @@ LEAST: dict[str, tuple[type, float]] = {
     "callbacks.speed_every_steps": (int, 1),
 }
 """Numbers that would fail late or oddly: their kind and least value."""
-NULLABLE = ("trainer.num_threads", "trainer.validations", "trainer.limit_epochs", "callbacks.speed_every_steps")
-ABSENT_NUMBERS = ("sampling.clips", "sampling.val_clips", "views.segments")  # not in every config
+NULLABLE = (
+    "fusion.weight_decay",
+    "trainer.num_threads",
+    "trainer.validations",
+    "trainer.limit_epochs",
+    "callbacks.speed_every_steps",
+)
+ABSENT_NUMBERS = (
+    *("sampling.clips", "sampling.val_clips", "views.segments"),
+    *("balance.alpha", "fusion.hidden", "fusion.weight_decay", "fusion.threshold", "fusion.dropout"),
+)  # not in every config
 CHOICES: dict[str, tuple[str, ...]] = {
+    "balance.name": ("none", "ogm_ge", "gblend"),
     "batch_norm.freeze": ("none", "partial", "stats", "all"),
     "checkpoint.export": ("last", "best"),
     "data.cache": ("none", "ram"),  # what becomes of decoded videos
@@ -81,6 +96,7 @@ SWITCHES = (
     "callbacks.epoch_lines",
     "sampling.shared",
     "sampling.bn_per_clip",
+    *("balance.noise", "fusion.joint"),
     "pipeline.ahead",
 )
 
@@ -88,6 +104,7 @@ SWITCHES = (
 SHIFTS = (True, False, "online")  # of backbones of ours: mml_lightning.backbones.temporal_shift.shifts_online
 OURS = "mml_lightning.backbones."
 ABSENT_SWITCHES = (
+    *("balance.noise", "fusion.joint"),
     "sampling.bn_per_clip",
     "logger.wandb",
     "callbacks.checkpoint",

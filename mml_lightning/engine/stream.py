@@ -278,7 +278,7 @@ def _training_step(predictor: Predictor, source: str) -> int:
         UserError: it depends on how long a video is, and a camera has no end.
     """
     sampling = predictor.cfg.sampling
-    if sampling.mode == "strided":
+    if sampling.mode in ("strided", "segments"):
         return int(sampling.stride)
     if sampling.mode == "uniform":
         raise UserError(

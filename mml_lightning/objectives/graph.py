@@ -76,6 +76,10 @@ class Objective:
         self.edges = [edge for edge in expand_edges(edges, peers, fused) if edge.student not in self.frozen]
         if self.frozen == set(peers) and not self.joins:
             raise ValueError(f"objective.frozen={frozen} leaves no peer to train ({list(peers)}); add a student")
+        if wrong := [edge for edge in self.edges if FUSED in edge.peers and edge.needs_features]:
+            raise ValueError(
+                f"lesson={wrong[0].lesson} compares features, and {FUSED} has logits only: use a lesson of logits"
+            )
         taught = {*self.labels, *(edge.student for edge in self.edges)}
         if not self.joins and (idle := [p for p in peers if p not in taught and p not in self.frozen]):
             raise ValueError(
@@ -117,7 +121,7 @@ class Objective:
             ValueError: a lesson compares features that can't be compared.
         """
         for edge in self.edges:
-            outputs = {peer: _zeros(shapes[peer]) for peer in edge.peers}
+            outputs = {peer: _zeros(shapes.get(peer, {})) for peer in edge.peers}  # a fused output has no features
             if edge.project:
                 features, learned = outputs[edge.student].features, self.projections(shapes)[edge.student]
                 features[edge.projection] = learned[edge.projection](features)

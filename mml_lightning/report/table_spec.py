@@ -111,7 +111,7 @@ class Layout:
 
 def views_name(views: Mapping[str, Any]) -> str:
     """dense1_uniform2_full"""
-    parts = [f"{kind}{views[kind]}" for kind in ("dense", "uniform", "strided") if views.get(kind)]
+    parts = [f"{kind}{views[kind]}" for kind in ("dense", "uniform", "strided", "segments") if views.get(kind)]
     crops = [f"crops{views['crops']}"] if views.get("crops", 1) != 1 else []
     return "_".join([*parts, *crops, *(["full"] if views.get("full_resolution") else [])])
 

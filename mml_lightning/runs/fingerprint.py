@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mml_lightning.config import backbones, fusion, phases, targets
+from mml_lightning.config import backbones, balance, fusion, phases, targets
 from mml_lightning.config.key_roles import (
     COSMETIC_DATA,
     COSMETIC_KEYS,
@@ -93,6 +93,8 @@ def decided(cfg: Settings, data: Dataset, provenance: Mapping[str, Mapping[str, 
     values["init"] = {name: identity_of_initial_weights(where) for name, where in provenance.items()} | {
         key: values["init"][key] for key in ("file", "new_head")
     }
+    if cfg.balance.name == "gblend":  # wherever the runs lie that told them
+        values["balance"] = {"name": "gblend", "weights": balance.blended(cfg, phases.names_of_peers(cfg))}
     if changed := revisions(cfg.plain(), data):
         values["revisions"] = changed
     return [values, data.fingerprint()]
@@ -180,6 +182,8 @@ def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
     if (kept.get("ema") or {}).get("decay") is None:
         kept.pop("ema", None)
     _without_defaults(kept)
+    if (kept.get("balance") or {}).get("name", "none") == "none":  # as all runs were when there was no such key
+        kept.pop("balance", None)
     if not fusion.is_taught(values):  # it is measured only
         kept.pop("fusion", None)
     if kept.get("loss") in (None, {"name": "cross_entropy", "label_smoothing": 0.0}):

@@ -26,13 +26,13 @@ from mml_lightning.objectives.graph import Objective, Part, total
 from mml_lightning.training import lightning_internals, segments
 from mml_lightning.training import phases as training_phases
 from mml_lightning.training.accuracy import accuracies
+from mml_lightning.training.balance import GradientModulation
 from mml_lightning.training.epoch_means import Means
 from mml_lightning.training.measuring import Batch, MeasuredPeers
 from mml_lightning.training.mixing import Mix, Mixing, larger
 from mml_lightning.training.optimiser_plan import OptimiserPlan
 from mml_lightning.training.phases import Phase
 from mml_lightning.training.placement import one_peer
-from mml_lightning.training.side_by_side import PeersModule
 from mml_lightning.training.turns import Turns
 from mml_lightning.utils.async_copy import HostCopy
 from mml_lightning.utils.seeds import keyed_seed
@@ -40,7 +40,7 @@ from mml_lightning.utils.seeds import keyed_seed
 __all__ = ["Batch", "Cohort"]
 
 
-class Cohort(MeasuredPeers, PeersModule):
+class Cohort(MeasuredPeers):
     """Peers, objective and metrics of one stage.
 
     Args:
@@ -62,6 +62,7 @@ class Cohort(MeasuredPeers, PeersModule):
         gate: which peers are used in which segments; None: all that have seen the video.
         phases: in order, the first with this objective and plan; none: one phase, which trains whatever learns.
         mixing: mixup and CutMix of training batches.
+        modulation: what balances the gradients of peers that learn together; None: nothing.
         bn_per_clip: batch norms see one segment of every video at a time; else all together.
         proxies: modalities that the gate alone looks at, by their names.
     """
@@ -88,6 +89,7 @@ class Cohort(MeasuredPeers, PeersModule):
         mixing: Mixing | None = None,
         bn_per_clip: bool = False,
         proxies: Mapping[str, Modality] | None = None,
+        modulation: GradientModulation | None = None,
     ) -> None:
         super().__init__(
             *(peers, modalities, ids, multi_label, scoring, classes, views, test_name, max_views, fusion, gate, proxies)
@@ -99,6 +101,7 @@ class Cohort(MeasuredPeers, PeersModule):
         self.seed = seed
         self.mixing = mixing or Mixing()
         self.bn_per_clip = bn_per_clip
+        self.modulation = modulation
         self._mix: Mix | None = None  # of the batch
         self.means = Means()
         self._counter: Counter | None = None
@@ -161,7 +164,7 @@ class Cohort(MeasuredPeers, PeersModule):
         if strategy is not None:
             outputs = strategy.exchange(outputs[strategy.own])
         if FUSED in self.objective.outputs:
-            outputs[FUSED] = segments.of_video(self._fused(apart, batch, batch_idx))
+            outputs[FUSED] = segments.of_video(self._fused(apart, batch, batch_idx, seen))
         epoch = self.phase.begun(self.current_epoch) + batch_idx / max(1, int(self.trainer.num_training_batches))
         parts = self.objective.parts(outputs, batch["target"], seen, epoch)
         if self._mix is not None:
@@ -170,6 +173,8 @@ class Cohort(MeasuredPeers, PeersModule):
         terms = self.objective.summed(parts, presence.weight if presence is not None else None)
         loss = total(terms)
         self._keep_means(parts, loss, len(batch["index"]), presence is not None)
+        if self.modulation is not None:
+            self.modulation.count({n: outputs[n] for n in self.peers}, larger(self._mix, batch["target"]), seen)
         for key, value, rows in accuracies({n: outputs[n] for n in terms}, larger(self._mix, batch["target"]), seen):
             self.means.add(f"train/{key}", value, rows)
         if placed is not None:
@@ -189,26 +194,37 @@ class Cohort(MeasuredPeers, PeersModule):
             rows = seen.nonzero().squeeze(1).to(clips.device)
             if not len(rows):
                 blank = torch.full((size, views, 1), torch.nan, device=clips.device).to(self.dtype)
-                return PeerOutput({head: blank.expand(-1, -1, k) for head, k in peer.num_classes.items()}, {})
+                wide = {"pooled": self.fusion.widths[name]} if self.fusion and self.fusion.takes_features else {}
+                return PeerOutput(
+                    *({key: blank.expand(-1, -1, k) for key, k in own.items()} for own in (peer.num_classes, wide))
+                )
             clips = clips if self._mix is not None else clips[rows]
         self._seed_forward(name, batch_idx)
         with torch.set_grad_enabled(name in self.phase.trains):
             prepared = modality(clips.flatten(0, 1)).to(self.dtype)
             if self._mix is not None:
-                whole = prepared.unflatten(0, (-1, views))
-                prepared = self._mix.clips(whole, None if seen is None else rows).flatten(0, 1)
+                prepared = self._mix.clips(prepared, None if seen is None else rows, views)
             output = segments.forward(peer, prepared, views, self.bn_per_clip)
         if seen is None:
             return output
         return PeerOutput(*({k: spread(v, rows, size) for k, v in values.items()} for values in output))
 
-    def _fused(self, apart: Mapping[str, PeerOutput], batch: Batch, batch_idx: int) -> PeerOutput:
-        """What the peers are fused to, logits [B, V, K]."""
+    def _fused(
+        self, apart: Mapping[str, PeerOutput], batch: Batch, batch_idx: int, seen: Mapping[str, Tensor] | None
+    ) -> PeerOutput:
+        """What the peers are fused to, logits [B, V, K].
+
+        Args:
+            seen: samples that each peer has forwarded; None: all.
+        """
         assert self.fusion is not None
         self._seed_forward(FUSED, batch_idx)
         rounds = training_phases.rounds(self.phases, training_phases.GATE, self.current_epoch)
         gate = self.gates(batch, self.current_epoch, rounds)
         present = {name: batch["present"][modality.name] for name, modality in self.modalities.items()}
+        if seen is not None:  # a mixed sample has what its partner has, too
+            present = {name: seen[name].to(own.device) for name, own in present.items()}
+            gate = {name: value * present[name][:, None] for name, value in gate.items()}
         known = {name: _shown(output, present[name]) for name, output in apart.items()}
         logits = {name: output.logits for name, output in known.items()}
         features = {name: output.features["pooled"] for name, output in known.items() if self.fusion.takes_features}
@@ -249,6 +265,10 @@ class Cohort(MeasuredPeers, PeersModule):
         for name in self._idle:
             for parameter in self.peers[name].parameters():
                 parameter.grad = None  # the optimiser passes by what has no gradient
+        if self.modulation is not None:
+            trained = {name: peer for name, peer in self.peers.items() if name in self.phase.trains}
+            for name, factor in self.modulation.change(trained, self.global_step, self.trainer.world_size):
+                self.means.add(f"train/{name}/balance", torch.tensor(factor, device=self.device), 1)
 
     def on_train_start(self) -> None:
         self.trained = True

@@ -79,6 +79,11 @@ class VideoData(pl.LightningDataModule):
         """Ids of the videos that the loaders in use are reading now."""
         return [video for loader in self._loaders.values() for video in loader.reading()]
 
+    def read_next(self) -> None:
+        """Read the next training batch now, while threads compute that leave this one nothing to do."""
+        if (loader := self._loaders.get("train")) is not None:
+            loader.read_next()
+
     def _eval(self, split: str) -> FaultTolerantLoader:
         dataset = self.datasets[split]
         videos = max(1, self.settings.eval_batch_size // dataset.views)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -22,11 +21,12 @@ from mml_lightning.modalities import Modality
 from mml_lightning.training import lightning_internals, segments
 from mml_lightning.training import phases as training_phases
 from mml_lightning.training.epoch_means import Means
+from mml_lightning.training.side_by_side import PeersModule
 
 Batch = dict[str, Any]
 
 
-class MeasuredPeers(pl.LightningModule):
+class MeasuredPeers(PeersModule):
     """Peers, how they are fused, and the scores of a split.
 
     Args:

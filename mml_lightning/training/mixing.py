@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mml_lightning.objectives.graph import Part
@@ -34,16 +35,19 @@ class Mix:
     share: float
     box: tuple[float, float, float, float] | None = None
 
-    def clips(self, clips: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Prepared clips [B, ...], of CutMix [B, T, C, H, W], mixed.
+    def clips(self, clips: Tensor, rows: Tensor | None = None, views: int = 1) -> Tensor:
+        """Prepared clips [B * V, ...], of CutMix [B * V, T, C, H, W], mixed: each segment with the partner's.
 
         Args:
             rows: the samples of the batch that are asked for, [n]; all by default.
+            views: V segments of each.
 
         Raises:
             UserError: CutMix of something else than pictures.
         """
-        partner = clips.roll(self.shift, 0)
+        partner = clips.roll(self.shift * views, 0)
+        if rows is not None and views > 1:
+            rows = (rows[:, None] * views + torch.arange(views, device=rows.device)).flatten()
         if rows is not None:
             clips, partner = clips[rows], partner[rows]
         if self.box is None:

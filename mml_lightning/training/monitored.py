@@ -73,6 +73,8 @@ def _of_train(cohort: Cohort) -> Iterator[str]:
     labelled = dict.fromkeys(name for phase in cohort.phases for name in phase.objective.labels)
     learners = dict.fromkeys(name for phase in cohort.phases for name in phase.objective.learners)
     edges = [edge for phase in cohort.phases for edge in phase.objective.edges]
+    if cohort.modulation is not None:
+        names += [f"train/{name}/balance" for name in cohort.learners if name in cohort.peers]
     for head, multi_label in cohort.multi_label.items():
         suffix = "" if len(cohort.multi_label) == 1 else f"_{head}"
         names += [f"train/{peer}/{'bce' if multi_label else 'ce'}{suffix}" for peer in labelled]

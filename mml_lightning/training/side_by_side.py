@@ -5,7 +5,7 @@ different networks never do. So each peer has its share of the run's threads:
 
     forward     each peer in its thread      outputs, cut off from their graphs
     losses      the main thread              gradients of the outputs
-    backward    each peer in its thread      gradients of the weights
+    backward    each peer in its thread      gradients of the weights; the main thread reads the next batch
 
 The numbers are those of a run in turn on so many threads, whoever is done first.
 """
@@ -40,8 +40,12 @@ class InTurn:
         """What `compute` makes of each peer."""
         return {name: compute(name) for name in names}
 
-    def backward(self) -> None:
-        """To be called when the outputs have their gradients: hand them on to the weights."""
+    def backward(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """To be called when the outputs have their gradients: hand them on to the weights.
+
+        Args:
+            meanwhile: called where this thread would only wait.
+        """
 
 
 class SideBySide(InTurn):
@@ -76,11 +80,15 @@ class SideBySide(InTurn):
             for name, output in zip(names, made, strict=True)
         }
 
-    def backward(self) -> None:
+    def backward(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         cut, self._cut = self._cut, {}
         pairs = {n: [(made, leaf.grad) for made, leaf in ends if leaf.grad is not None] for n, ends in cut.items()}
         del cut
-        _all([self._threads[name].submit(_descend, ends) for name, ends in pairs.items() if ends])
+        jobs = [self._threads[name].submit(_descend, ends) for name, ends in pairs.items() if ends]
+        try:
+            meanwhile()
+        finally:
+            _all(jobs)
 
     def _leaf(self, name: str, made: Tensor) -> Tensor:
         if not made.requires_grad:
@@ -97,7 +105,7 @@ class PeersModule(pl.LightningModule):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         super().backward(loss, *args, **kwargs)
-        self.beside.backward()
+        self.beside.backward(getattr(getattr(self.trainer, "datamodule", None), "read_next", int))
 
 
 def choose(wanted: bool | str, nets: Mapping[str, nn.Module], device: torch.device, ranks: int) -> InTurn:

@@ -83,11 +83,11 @@ def make_cohort(peers: dict[str, Modality], edges: Any = (), clip: float | None 
         name: network(m, seed, dropout) for seed, (name, m) in enumerate(peers.items(), 5)
     }
     ids = [name for batch in batches() for name in batch["id"]]
-    frozen = options.pop("frozen", ())
+    graph = {key: options.pop(key) for key in ("frozen", "labels") if key in options}
     return Cohort(
         nets,
         peers,
-        Objective(list(peers), edges, frozen=frozen),
+        Objective(list(peers), edges, fused="fusion" in options, **graph),
         plan,
         {"val": ids, "test": ids},
         {"label": False},

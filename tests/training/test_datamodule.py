@@ -20,6 +20,7 @@ from mml_lightning.training.datamodule import VideoData
 from mml_lightning.transforms import TestGeometry as FixedGeometry
 from mml_lightning.transforms import TrainGeometry
 from mml_lightning.utils.errors import UserError
+from mml_lightning.utils.preemption import LISTENER
 from tests.data.videos import damaged, moving, record, write_video
 
 MODALITIES = (
@@ -102,6 +103,50 @@ def test_workers_change_nothing(
     records: list[Record], cache: FlowCache, expected: list[dict[str, Any]], workers: int, context: str
 ) -> None:
     assert_equal(batches(video_data(records, cache, workers, context)), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_that_are_read_within_a_step_are_the_same(
+    records: list[Record], cache: FlowCache, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(within: bool) -> list[dict[str, Any]]:
+        data = video_data(records, cache, workers, "fork" if workers else None)
+        data.settings = LoaderSettings(2, 3, workers, "fork" if workers else None)
+        data.read_next()  # there is no loader yet
+        loader = data.train_dataloader()
+        found = []
+        for epoch in range(2):
+            loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            for batch in loader:
+                found.append(batch)
+                before = len(paused)
+                if within:
+                    data.read_next()
+                    data.read_next()  # no more than one
+                assert len(paused) == before  # a signal is heard between two steps
+        data.read_next()
+        return found
+
+    paused: list[int] = []
+    monkeypatch.setattr(LISTENER, "pause", lambda: paused.append(0))
+    assert_equal(read(True), plain := read(False))
+    assert len(plain) == 6 and bool(paused) == (not workers)
+
+
+def test_an_error_of_a_batch_that_was_read_within_a_step_comes_with_the_next(
+    records: list[Record], cache: FlowCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = video_data(records, cache)
+    data.settings = LoaderSettings(2, 3, 0)
+    loader = data.train_dataloader()
+    batches = iter(loader)
+    next(batches)
+    monkeypatch.setattr(ClipDataset, "_load", lambda *given: 1 / 0)
+    data.read_next()
+    monkeypatch.undo()
+    with pytest.raises(ZeroDivisionError):
+        next(batches)
+    assert len(list(loader)) == 3  # another epoch
 
 
 ON_CPU = SimpleNamespace(root_device=torch.device("cpu"))

@@ -180,3 +180,10 @@ def test_cutmix_of_no_pictures_is_told_before_the_run(
     with pytest.raises(UserError, match=r"mix\.cutmix cuts pictures, and rgb looks at none"):
         config_training.mixing(cfg, specs)
     assert config_training.mixing(composed("mix.mixup=0.2")[0], specs) is not None
+
+
+def test_segments_of_a_video_are_mixed_with_those_of_its_partner() -> None:
+    clips = torch.arange(6.0).view(6, 1, 1, 1, 1)  # three videos of two segments
+    mix = Mix(1, 0.75)
+    assert mix.clips(clips, views=2).flatten().tolist() == [1.0, 2.0, 1.5, 2.5, 3.5, 4.5]
+    assert mix.clips(clips, torch.tensor([0, 2]), 2).flatten().tolist() == [1.0, 2.0, 3.5, 4.5]

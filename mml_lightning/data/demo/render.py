@@ -77,7 +77,7 @@ def render(video: Video) -> np.ndarray:
             draw(frame, image, passer(t), dy, dx)
         for image, path in zip(sprites, paths, strict=True):
             draw(frame, image, path[t], dy, dx)
-        frames[t] = light[t][frame]
+        cv2.LUT(frame, light[t], frames[t])
     return frames
 
 
@@ -175,7 +175,8 @@ def background(rng: np.random.Generator, palette: Palette, height: int, width: i
         total += np.where(stripe, 22, -22)
     total = np.clip((total - 128) * 3 // 2 + 128, 0, 255)
     dark, bright = rng.integers(*palette.dark, 3), rng.integers(*palette.bright, 3)
-    picture = (dark + (bright - dark) * total[..., None] // 255).astype(np.uint8)
+    shades = (dark + (bright - dark) * np.arange(256)[:, None] // 255).astype(np.uint8)
+    picture = cv2.LUT(cv2.merge([total.astype(np.uint8)] * 3), shades[None])
     for _ in range(int(rng.integers(0, 4))):
         draw(
             picture,
@@ -198,21 +199,24 @@ def sprite(rng: np.random.Generator, outline: Polygon, colours: tuple[int, int])
     big = np.zeros((2 * SPRITE, 2 * SPRITE), np.uint8)
     corners = np.array(outline) * SPRITE // 100 + SPRITE
     cv2.fillPoly(big, [corners.astype(np.int32)], 1)
-    coverage = big.reshape(SPRITE, 2, SPRITE, 2).sum(axis=(1, 3), dtype=np.uint16) * 64
+    pairs = big[::2] + big[1::2]
+    coverage = (pairs[:, ::2] + pairs[:, 1::2]).astype(np.uint16) * 64
     y, x = np.ogrid[:SPRITE, :SPRITE]
+    y, x = y.astype(np.int16), x.astype(np.int16)  # which holds all that follows
     a, b = (int(v) for v in rng.integers(-6, 7, 2))
     period = int(rng.integers(150, 300))
     kind = int(rng.integers(3))
-    wave = (a * x + b * y + (7 - abs(a)) * y) % period < period // 2
+    wave = (a * x + (b * y + (7 - abs(a)) * y)) % period < period // 2
     if kind == 1:
-        wave ^= (b * x - a * y + (7 - abs(a)) * x) % period < period // 2
+        wave ^= (b * x + ((7 - abs(a)) * x - a * y)) % period < period // 2
     elif kind == 2:
         wave = ((x % 36 - 18) ** 2 + (y % 36 - 18) ** 2) < 130
     lowest, span = colours[0], colours[1] - colours[0] + 1
     first = rng.integers(0, span, 3)
     second = (first + span // 3 + rng.integers(0, span // 3, 3)) % span
     made = np.empty((SPRITE, SPRITE, 4), np.uint16)
-    made[..., :3] = np.where(wave[..., None], (lowest + first).astype(np.uint16), (lowest + second).astype(np.uint16))
+    for channel, (one, two) in enumerate(zip((lowest + first).tolist(), (lowest + second).tolist(), strict=True)):
+        made[..., channel] = np.where(wave, np.uint16(one), np.uint16(two))
     made[..., 3] = coverage
     return made
 
@@ -242,11 +246,19 @@ def draw(frame: np.ndarray, image: np.ndarray, pose: Pose, dy: float = 0.0, dx: 
     # 32 bits hold it: offsets are at most 256 * reach, `step` falls with the radius, and their product is below 2**24
     across: np.ndarray = 256 * np.arange(left, right, dtype=np.int32) - round(256 * x)
     down: np.ndarray = (256 * np.arange(top, bottom, dtype=np.int32) - round(256 * y))[:, None]
-    u = ((across * cos + down * sin) >> 16) + SPRITE // 2
-    v = ((down * cos - across * sin) >> 16) + SPRITE // 2
-    inside = (u | v) & -SPRITE == 0  # in 0 .. SPRITE - 1, a power of two
-    texels = image.reshape(-1, 4)[np.where(inside, v * SPRITE + u, 0)]
-    alpha = ((texels[..., 3] * inside).astype(np.uint32) * weight >> 8).astype(np.uint16)[..., None]
-    patch = frame[top:bottom, left:right]
-    # at most 255 * 256 + 128, which 16 bits hold
-    patch[...] = (patch * (256 - alpha) + texels[..., :3] * alpha + np.uint16(128)) >> 8
+    middle = SPRITE // 2 << 16
+    u = ((across * cos + middle) + down * sin) >> 16
+    v = (down * cos + (middle - across * sin)) >> 16
+    inside = (u | v).view(np.uint32) < SPRITE  # both in 0 .. SPRITE - 1, a power of two
+    place = v.astype(np.intp)
+    place *= SPRITE
+    place += u
+    texels = image.view(np.uint64).ravel().take(place, mode="clip").view(np.uint16).reshape(*place.shape, 4)
+    alpha = texels[..., 3] * inside
+    if weight < 256:
+        alpha = (alpha.astype(np.uint32) * weight >> 8).astype(np.uint16)
+    rest = 256 - alpha
+    for channel in range(3):  # each by itself: an operation on three numbers costs numpy as much as one on a row
+        shown = frame[top:bottom, left:right, channel]
+        # at most 255 * 256 + 128, which 16 bits hold
+        shown[...] = (shown * rest + texels[..., channel] * alpha + np.uint16(128)) >> 8

@@ -106,6 +106,9 @@ class FaultTolerantLoader(DataLoader[dict[str, Any]]):
         self._taken: int | None = None
         self._slow: dict[int, int] = {}  # pid of a worker that was ended for being slow: what it was reading
         self._feed = _Feed()
+        self._own: Iterator[dict[str, Any]] | None = None  # batches that this process reads
+        self._before: list[Any] = []  # the next one, or why there is none, where it was read in the middle of a step
+        self._within_step = False
         self._loader: DataLoader[Any] | None = None
         self._processes: list[Any] = []
         super().__init__(
@@ -120,9 +123,10 @@ class FaultTolerantLoader(DataLoader[dict[str, Any]]):
         )
 
     def _read(self, index: int) -> None:
-        """Without workers this process reads: between two videos it hears that it shall leave."""
+        """Without workers this process reads: between two videos, and two steps, it hears that it shall leave."""
         self.board.read(index)
-        LISTENER.pause()
+        if not self._within_step:
+            LISTENER.pause()
 
     def reading(self) -> list[str]:
         """Ids of the videos that are being read now."""
@@ -137,13 +141,37 @@ class FaultTolerantLoader(DataLoader[dict[str, Any]]):
 
     def _on_host(self) -> Iterator[dict[str, Any]]:
         if not self.num_workers:
-            yield from super().__iter__()
+            self._own = super().__iter__()
+            try:
+                yield from self._read_here(self._own)
+            finally:
+                self._own = None
+                self._before.clear()
             return
         self._losses = self._handed = self._quiet = 0
         assert self.batch_sampler is not None
         self._feed.begin(self.batch_sampler)
         with self._watch():
             yield from self._batches()
+
+    def _read_here(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        while (batch := self._before.pop() if self._before else next(batches, None)) is not None:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+
+    def read_next(self) -> None:
+        """Read the next batch now, in the middle of a step, where this process reads; what goes wrong is raised when
+        the batch is asked for."""
+        if self._own is None or self._before:
+            return
+        self._within_step = True
+        try:
+            self._before.append(next(self._own, None))
+        except Exception as error:
+            self._before.append(error)
+        finally:
+            self._within_step = False
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         batches: Iterator[Any] | None = None

@@ -36,7 +36,11 @@ def described(cfg: Settings, modality: Modality, heads: Mapping[str, Head]) -> d
     }
     frames = int(cfg.sampling.num_segments)
     step = max(1, int(views.dense_length) // frames)
-    made = [*run(views.dense, step, frames), *spread(views.uniform), *run(views.strided, views.stride, frames)]
+    made = [
+        *run(views.dense, step, frames),
+        *spread(views.uniform),
+        *run(views.strided + views.segments, views.stride, frames),
+    ]
     one = len(made) == 1
     checks[f"views.pooling={views.pooling}"] = (views.pooling == "logits" or one, "views.pooling=logits")
     for wrong, (fine, instead) in checks.items():

@@ -355,7 +355,7 @@ def test_mirror_swaps_sideways_and_turning_classes() -> None:
 
 def test_positive_angles_turn_clockwise_on_screen() -> None:
     """A sprite whose right half is bright, turned by +90 degrees, is bright at the bottom (y points down)."""
-    image = np.zeros((SPRITE, SPRITE, 4), np.int32)
+    image = np.zeros((SPRITE, SPRITE, 4), np.uint16)
     image[:, SPRITE // 2 :, :3] = 255
     image[..., 3] = 256
     frame = np.zeros((40, 40, 3), np.uint8)
