@@ -81,6 +81,12 @@ OF_TRAINING: tuple[Belongs, ...] = (
         "nothing is drawn: set fusion.gate=random too",
     ),
     Belongs(
+        ("fusion.policy", "fusion.proxy"),
+        lambda cfg: cfg.fusion.gate != "policy",
+        ("fusion", "fusion.gate"),
+        "no policy decides: choose fusion=adamml too",
+    ),
+    Belongs(
         ("fusion.hidden", "fusion.dropout"),
         lambda cfg: (cfg.fusion.rule or cfg.fusion.name) != "fc2",
         ("fusion", "fusion.name", "fusion.rule"),
