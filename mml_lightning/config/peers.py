@@ -32,7 +32,8 @@ STATISTICS_DIFFER = 1e-3  # of values from 0 to 1
 
 # What the command that makes an origin does not take over from the command that needs it.
 OWN = re.compile(
-    r"[+~]*((stage|init|objective|phases|pipeline|catalogue|tables|name|tags|resume|resume_force|seeds?|repeat|hydra)\b"
+    r"[+~]*((stage|init|objective|fusion|balance|phases|pipeline|catalogue|tables|name|tags|resume|resume_force|"
+    r"seeds?|repeat|hydra)\b"
     r"(?!\.(base|file|runs)\b)|modality=|trainer=smoke\b|trainer\.(limit_|max_(steps|time)\b))"
 )
 

@@ -66,7 +66,9 @@ class StepSettings:
             UserError: they can't be computed as `side_by_side` wants it.
         """
         wanted = False if self.compile or self.checkpointing else self.side_by_side
-        cohort.beside = choose(wanted, dict(cohort.peers.items()), device, ranks)
+        nets = dict(cohort.peers.items())
+        all_learn = all(nets.keys() <= phase.trains.keys() for phase in cohort.phases)
+        cohort.beside = choose(wanted, nets, device, ranks, all_learn)
         return cohort.beside.told
 
     def apply(self, nets: Mapping[str, nn.Module]) -> str:

@@ -12,6 +12,7 @@ The numbers are those of a run in turn on so many threads, whoever is done first
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from mml_lightning.utils.errors import UserError
 
 T = TypeVar("T")
 DRAWING = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
+MOST = 0.75  # of the threads
 PERHAPS = (nn.RNNBase, nn.MultiheadAttention)  # with dropout
 KNOWN = ("torch.nn.", "mml_lightning.")
 
@@ -108,11 +110,15 @@ class PeersModule(pl.LightningModule):
         self.beside.backward(getattr(getattr(self.trainer, "datamodule", None), "read_next", int))
 
 
-def choose(wanted: bool | str, nets: Mapping[str, nn.Module], device: torch.device, ranks: int) -> InTurn:
+def choose(
+    wanted: bool | str, nets: Mapping[str, Any], device: torch.device, ranks: int, all_learn: bool = True
+) -> InTurn:
     """How the peers of a run are computed.
 
     Args:
-        wanted: `step.side_by_side`; auto: side by side where there are threads for it and nothing speaks against it.
+        wanted: `step.side_by_side`; auto: side by side where nothing speaks against it and it is sooner done: no peer
+            waits for a larger one, and few threads have nothing to do.
+        all_learn: all peers do, all along; one that only teaches is done sooner.
 
     Raises:
         UserError: `true`, and something does.
@@ -123,9 +129,21 @@ def choose(wanted: bool | str, nets: Mapping[str, nn.Module], device: torch.devi
     if against is not None and wanted is True:
         raise UserError(f"step.side_by_side=true: {against}; set it to auto")
     threads = torch.get_num_threads()
-    if against is not None or (wanted == "auto" and threads < 2):
+    if against is not None or (wanted == "auto" and not (all_learn and _alike(nets) and _busy(threads, len(nets)))):
         return InTurn()
     return SideBySide(nets, threads)
+
+
+def _alike(nets: Mapping[str, Any]) -> bool:
+    """Whether the networks are the same but for their inputs."""
+    return (
+        len({json.dumps({**net.arch, "in_channels": None}, sort_keys=True, default=str) for net in nets.values()}) < 2
+    )
+
+
+def _busy(threads: int, peers: int) -> bool:
+    """Whether equal shares use most of the threads, of which there are several."""
+    return threads > 1 and (peers > threads or threads // peers * peers >= MOST * threads)
 
 
 def _against(nets: Mapping[str, nn.Module], device: torch.device, ranks: int) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mml_lightning.config import balance
+from mml_lightning.config import balance, peers
 from mml_lightning.config.settings import Settings
 from mml_lightning.utils.errors import UserError
 
@@ -54,3 +54,9 @@ def test_a_run_tells_how_gradients_were_modulated(train: Train, tmp_path: Path) 
 def test_nothing_to_balance_is_refused(train: Train) -> None:
     with pytest.raises(UserError, match="balance=ogm_ge is for peers that learn through one output: use stage=fusion"):
         train("stage=mml", "modality=[rgb,flow]", "init=scratch", "balance=ogm_ge")
+
+
+def test_networks_to_start_from_know_nothing_of_joint_training(composed: Composed) -> None:
+    """The command that makes them would refuse it, and weights do not depend on it."""
+    cfg, typed = composed("stage=fusion", "modality=[rgb,flow]", "fusion=fc2", "fusion.hidden=8", "balance=ogm_ge")
+    assert not [word for word in peers.shared(cfg, typed) if word.startswith(("fusion", "balance"))]

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from mml_lightning.backbones import own_draws
+from mml_lightning.backbones import own_draws, tsm_resnet
 from mml_lightning.backbones.peer import PeerOutput
 from mml_lightning.training.execution import StepSettings
 from mml_lightning.training.side_by_side import InTurn, SideBySide, choose
@@ -199,6 +199,23 @@ def test_auto_needs_two_threads() -> None:
     assert type(choose("auto", nets, CPU, 1)) is InTurn and type(choose(True, nets, CPU, 1)) is SideBySide
     torch.set_num_threads(2)
     assert type(choose("auto", nets, CPU, 1)) is SideBySide and type(choose(False, nets, CPU, 1)) is InTurn
+
+
+def test_auto_leaves_no_peer_waiting_and_few_threads_idle() -> None:
+    def chosen(threads: int, nets: dict[str, Any], all_learn: bool = True) -> type[InTurn]:
+        torch.set_num_threads(threads)
+        assert type(choose(True, nets, CPU, 1, all_learn)) is SideBySide
+        return type(choose("auto", nets, CPU, 1, all_learn))
+
+    two = {"rgb": network(RGB, 1), "flow": network(FLOW, 2)}
+    three = {**two, "more": network(RGB, 3)}
+    uneven = {"rgb": network(RGB, 1), "flow": tsm_resnet(18, in_channels=10)}
+    assert chosen(2, two) is chosen(2, three) is chosen(4, three) is chosen(5, two) is SideBySide
+    assert chosen(3, two) is chosen(5, three) is chosen(2, uneven) is chosen(2, two, all_learn=False) is InTurn
+    torch.set_num_threads(2)
+    frozen = make_cohort(TWO, MUTUAL, frozen=["flow"])
+    assert StepSettings().arrange(frozen, CPU, 1) == ""
+    assert StepSettings(side_by_side=True).arrange(frozen, CPU, 1) != ""
 
 
 @pytest.mark.parametrize("other", [{"compile": "eager"}, {"checkpointing": True}])

@@ -205,7 +205,7 @@ def _make_missing(
     """Make files, noting each in the journal as soon as it is whole."""
     remove_leftovers(root / "videos")
     log.info(
-        "demo: generating %d videos in %s (about %d s)", len(missing), root, 1 + len(missing) // (20 * max(1, workers))
+        "demo: generating %d videos in %s (about %d s)", len(missing), root, 1 + len(missing) // (30 * max(1, workers))
     )
     made: dict[str, Entry] = {}
     fresh = next(_journal_lines(root), None) is None
