@@ -62,8 +62,7 @@ class Predictor:
             `transforms`, `views`, `metrics`, `fusion`, `data`, `flow`, `step`, `trainer`).
         networks: by peer, as they were trained.
         modalities: what each of them looks at.
-        heads: classes that are scored; the networks have them all.
-        flow: where the flow of videos lies that bring none of their own; None where no network looks at flow.
+        heads: classes that are scored; the networks have them all. flow: where that of videos without their own lies.
         fusion, gate: how the outputs of all are fused, and which are used where; None: not at all, not learned.
     """
 
