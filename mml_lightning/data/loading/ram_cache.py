@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from mml_lightning.data.video.media import Media, media_files
 from mml_lightning.transforms import Box
 
 MB = 2**20
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class RamCache:
     def __init__(self, megabytes: int) -> None:
         self.megabytes = megabytes
         self.used = 0  # bytes
-        self._held: dict[Hashable, HeldItems | None] = {}  # None: there was no room, or not every item can be read
+        self._held: dict[Hashable, Any] = {}  # None: there was no room, or not every item can be read
 
     def __reduce__(self) -> tuple[Any, ...]:  # a spawned worker gets the budget, not the content
         return ram_cache, (self.megabytes,)
@@ -109,6 +110,21 @@ class RamCache:
                 return HeldItems(pairs, fps, times)
             held = self._held[key] = HeldItems(np.array(pairs), 0.0)
         return HeldItems(held.items, fps, times)
+
+    def kept(self, media: Media, made_with: Hashable, make: Callable[[], T], nbytes: Callable[[T], int]) -> T:
+        """What `make` makes of `media`, from memory, or made and kept where its `nbytes` fit.
+
+        Raises:
+            DecodeError: as `make`.
+        """
+        key = _key(media, made_with)
+        if self._held.get(key) is None:
+            made = make()
+            if key is None or not self._take(nbytes(made)):
+                return made
+            self._held[key] = made
+        kept: T = self._held[key]
+        return kept
 
     def _whole(self, video: VideoReader) -> HeldItems | None:
         width, height = video.size

@@ -7,7 +7,8 @@ Legend: V views, T segments, L samples of a window.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,9 +19,11 @@ from torch import Tensor
 from mml_lightning.audio import SPECTROGRAMS, Spectrogram
 from mml_lightning.data.loading.images import Frames
 from mml_lightning.data.loading.kinds import Kind, Opening, OpenSource, Size
+from mml_lightning.data.loading.ram_cache import RamCache
 from mml_lightning.data.records.clock import clock, frames_of
 from mml_lightning.data.records.records import Record
 from mml_lightning.data.video.decode import DecodeError, NoSource
+from mml_lightning.data.video.media import Media
 from mml_lightning.data.video.sound import Sound, read_sound
 from mml_lightning.modalities import Modality
 from mml_lightning.transforms import Crop
@@ -38,11 +41,13 @@ class OpenSound:
 
     Args:
         sound: all of it.
+        resampled: its samples int16 [N] at a rate.
         count, fps, times: of its items, as :class:`mml_lightning.data.loading.kinds.OpenSource` has them.
         seconds: when each item is shown, [N].
     """
 
     sound: Sound
+    resampled: Callable[[int], np.ndarray]
     count: int
     fps: float
     times: np.ndarray | None
@@ -63,17 +68,17 @@ class Waveform(Kind):
         media = record.media.get(name) or record.media.get(self.made_of)
         if media is None:
             raise NoSource(f"{record.id}: it has no sound")
-        sound = read_sound(media)
+        sound, resampled = _read(media, opening.ram)
         if self.made_of not in record.media:
             count = max(1, round(sound.end * ITEMS_PER_SECOND))
             even = np.arange(count) / ITEMS_PER_SECOND
-            return OpenSound(sound, count, ITEMS_PER_SECOND, even, even)
+            return OpenSound(sound, resampled, count, ITEMS_PER_SECOND, even, even)
         frames = opening.opened.get(self.made_of) or Frames().open(self.made_of, record, opening)
         shown = clock(frames)
         if shown is None:
             raise DecodeError(f"{record.id}: unknown frame rate, its sound can't be placed")
         _check_heard(sound, record, frames, shown)
-        return OpenSound(sound, frames.count, frames.fps, frames.times, shown)
+        return OpenSound(sound, resampled, frames.count, frames.fps, frames.times, shown)
 
     def cut(
         self,
@@ -87,7 +92,7 @@ class Waveform(Kind):
         for modality in modalities:
             spectrogram = heard_by(modality)
             rate, length = spectrogram.rate, spectrogram.samples
-            heard = opened.sound.resampled(rate)
+            heard = opened.resampled(rate)
             heard = np.resize(heard, max(length, len(heard)))  # repeated where it is too short
             middle = opened.seconds[indices[modality.name][..., 0]]
             begin = np.rint((middle - opened.sound.start) * rate).astype(np.int64) - length // 2
@@ -98,6 +103,19 @@ class Waveform(Kind):
 
     def segment(self, modality: Modality, size: Size) -> tuple[tuple[int, ...], torch.dtype]:
         return (heard_by(modality).samples,), torch.int16
+
+
+def _read(media: Media, ram: RamCache | None) -> tuple[Sound, Callable[[int], np.ndarray]]:
+    """The sound of a file, and what resamples it: both once per process, if there is a cache."""
+    if ram is None:
+        sound = read_sound(media)
+        return sound, sound.resampled
+    sound = ram.kept(media, "sound", functools.partial(read_sound, media), lambda it: it.samples.nbytes)
+
+    def resampled(rate: int) -> np.ndarray:
+        return ram.kept(media, ("sound", rate), functools.partial(sound.resampled, rate), lambda it: it.nbytes)
+
+    return sound, resampled
 
 
 def heard_by(modality: Modality) -> Spectrogram:

@@ -14,6 +14,7 @@ import torch
 from mml_lightning.audio import LOG_MEL, LOG_STFT
 from mml_lightning.data.loading.dataset import ClipDataset
 from mml_lightning.data.loading.draws import FixedCrops, TrainTemporalSampler, ViewsTemporalSampler
+from mml_lightning.data.loading.ram_cache import RamCache
 from mml_lightning.data.loading.sources import SourceOpener
 from mml_lightning.data.records.records import Head, Record
 from mml_lightning.modalities import Modality
@@ -35,9 +36,10 @@ def load(record: Record, modalities: Sequence[Modality], missing: str = "mask", 
         "seed": 0,
         "replace": False,
         "missing": missing,
+        "opener": SourceOpener("pyav"),
     }
     heads = {"label": Head(("a", "b"))}
-    return ClipDataset([record], modalities, heads, SourceOpener("pyav"), **(fields | changes))[0, 0]
+    return ClipDataset([record], modalities, heads, **(fields | changes))[0, 0]
 
 
 def centre(window: torch.Tensor, rate: int, onset_after_middle: float) -> bool:
@@ -142,3 +144,25 @@ def test_a_sound_file_beside_the_video_is_taken(tmp_path: Path) -> None:
 def test_a_modality_that_makes_no_spectrogram_is_refused(audible: Path) -> None:
     with pytest.raises(UserError, match="modality odd: prepare=normalise is not made for sound; use one of"):
         load(record(audible), [Modality("odd", "audio", 1, 1)])
+
+
+def test_with_a_cache_sound_is_read_and_resampled_once_and_is_the_same(
+    audible: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mml_lightning.data.loading import waveform
+
+    plain = load(record(audible), [RGB, AUDIO, MEL])["clips"]
+    read, resampled = [], []
+    real_read, real_resampled = waveform.read_sound, waveform.Sound.resampled
+    monkeypatch.setattr(waveform, "read_sound", lambda media: read.append(media) or real_read(media))
+    monkeypatch.setattr(
+        waveform.Sound, "resampled", lambda sound, rate: resampled.append(rate) or real_resampled(sound, rate)
+    )
+    for megabytes, times in ((64, 1), (0, 3)):
+        read.clear(), resampled.clear()
+        ram = RamCache(megabytes)
+        for _ in range(3):
+            clips = load(record(audible), [RGB, AUDIO, MEL], opener=SourceOpener("pyav", ram=ram))["clips"]
+            assert all(torch.equal(clips[name], plain[name]) for name in plain)
+        assert (len(read), sorted(resampled)) == (times, sorted([16000, 24000] * times)), megabytes
+        assert (ram.used > FRAMES * 16000) == (megabytes > 0)
