@@ -55,9 +55,14 @@ def init_word(init: str) -> str:
     return file_stem(init) if "/" in init or init.endswith((".pt", ".pth", ".ckpt")) else init.replace(":", "-")
 
 
+def by_seed(seed: int, *values: Any) -> Any:
+    """One of `values`, in turn: that of seed 0 first. Cross-validation: each seed has a fold."""
+    return values[seed % len(values)]
+
+
 def register() -> None:
     """Make the resolvers known; calling it again changes nothing."""
-    for resolver in (join_keys, init_label, init_word, objective_label, repeat_label, file_stem):
+    for resolver in (join_keys, init_label, init_word, objective_label, repeat_label, file_stem, by_seed):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
