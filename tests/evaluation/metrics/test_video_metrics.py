@@ -135,3 +135,23 @@ def test_two_ranks_with_parts_of_unequal_size_are_one_process(tmp_path) -> None:
 def test_nothing_is_imported_before_it_is_needed(module: str, absent: str) -> None:
     code = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Three videos of five classes worked by hand: ends of a ranking, a tie, one right class in the fourth place.
+HAND_SCORES = [[0.9, 0.8, 0.3, 0.6, 0.1], [0.2, 0.7, 0.7, 0.1, 0.4], [0.5, 0.1, 0.2, 0.9, 0.3]]
+HAND_TARGET = [[1, 0, 0, 1, 0], [0, 1, 0, 0, 1], [0, 0, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_map_samples_by_hand_whatever_the_batches_and_videos_without_a_positive(size: int, dtype: torch.dtype) -> None:
+    scores, target = torch.tensor(HAND_SCORES, dtype=dtype), torch.tensor(HAND_TARGET)
+    for empty in ("drop", "nan", "zero"):  # a choice about classes: it changes nothing of the mean over videos
+        metrics = multi_label_metrics("grouped", empty, sync_on_compute=False)
+        for part in range(0, 3, size):
+            metrics.update(scores[part : part + size], target[part : part + size])
+        found = metrics.compute()
+        assert found["map_samples"] == pytest.approx(55.5556, abs=1e-4)  # (.833333 + .583333 + .25) / 3
+        assert found["map"] == pytest.approx(66.6667, abs=1e-4)  # (1 + .5 + .333333 + .5 + 1) / 5
+        metrics.update(torch.ones(1, 5, dtype=dtype), torch.zeros(1, 5, dtype=torch.int64))
+        assert metrics.compute()["map_samples"] == pytest.approx(55.5556, abs=1e-4)
