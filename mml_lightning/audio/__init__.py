@@ -3,8 +3,8 @@
 Legend: L samples of a window, F frequencies (rows), T columns in time.
 
 Two are built in as published: `log_stft` (linear frequencies; AdaMML, Panda et al., ICCV 2021, supplement) and
-`log_mel` (mel scale; Radevski et al., Multimodal Distillation, ICCV 2023). `log_mel_small` is for small networks. Another
-is another :class:`Spectrogram`.
+`log_mel` (mel scale; Radevski et al., Multimodal Distillation, ICCV 2023). `log_mel_small` is for small networks.
+Another is another :class:`Spectrogram`.
 """
 
 from __future__ import annotations

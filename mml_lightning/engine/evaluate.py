@@ -80,8 +80,7 @@ def evaluate(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dic
             *(f"{name}: {why}" for name, entry in entries.items() for why in entry["provenance"].get("limited") or ()),
             *limits.measured(cfg, result.fields["measured"], result.fields["unreadable"], "test"),
         ]
-        if told := policy_cost.per_video(cfg, cohort, trainer.callback_metrics, f"{cfg.split}/{FUSED}"):
-            result.fields["cost"] = told
+        result.fields |= policy_cost.fields(cfg, cohort, trainer.callback_metrics, f"{cfg.split}/{FUSED}")
         tracking.log_outcome(trainer.loggers, trainer.callback_metrics, result.fields, folder)
         if not result.fields["metrics"]:
             utils_process.say([f"{cfg.split} has no labels; mml score {folder} writes submissions"])

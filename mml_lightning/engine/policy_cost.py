@@ -16,9 +16,9 @@ from mml_lightning.modalities import Modality
 from mml_lightning.training.measuring import MeasuredPeers
 
 
-def per_video(cfg: Settings, cohort: MeasuredPeers, metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """For `result.json`: GFLOPs of a video by its selection rates, beside those of all peers in all segments; empty of
-    runs without a gate, or where nothing was measured.
+def fields(cfg: Settings, cohort: MeasuredPeers, metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """For `result.json`: `cost`, the GFLOPs of a video by its selection rates, beside those of all peers in all segments;
+    empty of runs without a gate, or where nothing was measured.
 
     Args:
         metrics: with `<prefix>/use_<peer>`, the selection rates.
@@ -48,7 +48,7 @@ def per_video(cfg: Settings, cohort: MeasuredPeers, metrics: Mapping[str, Any], 
         told["gflops_published"] = formula.published_gflops(segments, plain, looks_at)
     except ValueError:  # nothing is published of these modalities
         told["gflops_published"] = None
-    return told
+    return {"cost": told}
 
 
 def _shape(cfg: Settings, modality: Modality) -> tuple[int, ...]:

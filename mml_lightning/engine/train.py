@@ -104,8 +104,7 @@ def stage(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dict[s
             "metrics": nested_metrics(metrics),
             **measured,
         }
-        if used := policy_cost.per_video(cfg, cohort, metrics, "test/fused"):
-            result.fields["cost"] = used
+        result.fields |= policy_cost.fields(cfg, cohort, metrics, "test/fused")
         tracking.log_outcome(trainer.loggers, metrics, result.fields, folder)
         if is_first_rank():
             leave(cfg, cohort, data, origins, result, limited)

@@ -198,7 +198,7 @@ def config_that_decides_weights(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 LATER: dict[str, dict[str, Any]] = {
-    "objective": {"labels": "all"},
+    "objective": {"labels": "all", "efficiency": None},
     "sampling": {"clips": 1, "val_clips": 1, "bn_per_clip": False},
 }
 """Keys that groups have had since a later version, and what they were before."""

@@ -1,7 +1,7 @@
 """The demo with sound: every video has a few parts, and each part tells the class by sound, by motion or not at all.
 
 A class is a direction and, at the same time, a pitch. In a part of `motion` a thing moves that way and it is silent; in
-one of `sound` the tone of the class is heard and the thing stands still; in one of `nothing` it stands still in silence.
+one of `sound` the tone of the class is heard and the thing stands still; in one of `nothing` it does so in silence.
 At each boundary the thing starts from another place, whatever the parts are. So the best policy is known: look where
 something moves, listen where something sounds, and skip the rest. Neither modality alone can know all classes, since
 some videos have only parts of the other.
