@@ -17,8 +17,8 @@ from mml_lightning.training.measuring import MeasuredPeers
 
 
 def fields(cfg: Settings, cohort: MeasuredPeers, metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """For `result.json`: `cost`, the GFLOPs of a video by its selection rates, beside those of all peers in all segments;
-    empty of runs without a gate, or where nothing was measured.
+    """For `result.json`: `cost`, the GFLOPs of a video by its selection rates, beside those of all peers in all
+    segments; empty of runs without a gate, or where nothing was measured.
 
     Args:
         metrics: with `<prefix>/use_<peer>`, the selection rates.
