@@ -82,7 +82,10 @@ def test_single_precision_is_enough() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prepare": "whiten"}, r"prepare='whiten' is unknown; use one of \['difference', 'log_mel', 'log_stft', "),
+        (
+            {"prepare": "whiten"},
+            r"prepare='whiten' is unknown; use one of \['difference', 'log_mel', 'log_mel_small', 'log_stft', ",
+        ),
         ({"flip": "rotate"}, "flip='rotate' is unknown"),
         ({"window": 0}, "window=0 is too short for prepare=normalise"),
         ({"window": 1, "prepare": "difference"}, "window=1 is too short for prepare=difference"),

@@ -13,7 +13,7 @@ from mml_lightning.audio import SPECTROGRAMS, Spectrogram, _mel_bank
 from mml_lightning.modalities import Modality
 
 VECTORS = json.loads((Path(__file__).parent / "librosa.json").read_text())
-SILENCE = {"log_stft": -13.8155, "log_mel": -100.0}
+SILENCE = {"log_stft": -13.8155, "log_mel": -100.0, "log_mel_small": -80.0}
 
 
 def wave(rate: int, count: int) -> np.ndarray:
