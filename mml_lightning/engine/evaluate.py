@@ -51,12 +51,8 @@ def evaluate(cfg: Settings, overrides: Sequence[str], alone: bool = True) -> dic
     trainer = engine_trainer.make_trainer(cfg, folder, [], job_type="eval")
     config_data.check_memory(cfg, datasets, trainer.world_size // trainer.num_nodes)
     train.check_measuring(cfg, trainer, datasets)
-    utils_process.say(
-        [
-            f"evaluating {', '.join(entries)} on {len(datasets['test'])} {cfg.split} videos of {data.name}, "
-            f"views {cfg.views.name}; output {folder}"
-        ]
-    )
+    asked = f"{', '.join(entries)} on {len(datasets['test'])} {cfg.split} videos of {data.name}"
+    utils_process.say([f"evaluating {asked}, views {cfg.views.name}; output {folder}"])
     looked_at = [modality.name for modality in predictor.distinct]
     known = fingerprint.identity(cfg, overrides, data) | {"stage": "eval", "modality": looked_at}
     known["backbone"] = backbone_label(cfg, entries, predictor.modalities)

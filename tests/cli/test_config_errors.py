@@ -20,7 +20,7 @@ Shell = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
-        ("stage=mmml", "stage=mmml is unknown; use one of ['born_again', 'ce', "),
+        ("stage=mmml", "stage=mmml is unknown; use one of ['adamml', 'born_again', 'ce', "),
         ("optimizer.lrr=0.1", "unknown setting optimizer.lrr; did you mean optimizer.lr "),
         ("stagee=ml", "unknown setting stagee; did you mean stage "),
         ("modality=[rgb", "can't read 'modality=[rgb'; quote values with"),
