@@ -34,7 +34,7 @@ def test_mistakes_on_the_command_line(shell: Shell, tmp_path: Path) -> None:
         ("modality=[rgb,rgb]",): "two networks of one modality are stage=ml",
         (
             "modality=[rgb,radar]",
-        ): "'radar' is unknown; use one of ['audio', 'audio_mel', 'audio_small', 'flow', 'liveflow', ",
+        ): "'radar' is unknown; use one of ['audio', 'audio_mel', 'audio_small', 'flow', ",
         ("data=ssv2",): "data.root is required",
     }
     for overrides, message in cases.items():
