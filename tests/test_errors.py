@@ -32,7 +32,9 @@ def test_mistakes_on_the_command_line(shell: Shell, tmp_path: Path) -> None:
         ("stage=mml", "modality=[rgb]"): "for one use stage=ml",
         ("resume=",): "need a run directory",
         ("modality=[rgb,rgb]",): "two networks of one modality are stage=ml",
-        ("modality=[rgb,radar]",): "'radar' is unknown; use one of ['audio', 'audio_mel', 'audio_small', 'flow', ",
+        (
+            "modality=[rgb,radar]",
+        ): "'radar' is unknown; use one of ['audio', 'audio_mel', 'audio_small', 'flow', 'liveflow', ",
         ("data=ssv2",): "data.root is required",
     }
     for overrides, message in cases.items():

@@ -111,17 +111,23 @@ def test_the_plan_says_where_frames_depend_on_the_company(composed: Composed, mo
     assert "company" not in plan._sample(composed(*words, "modality=[rgb,flow]", "sampling.shared=false")[0])
 
 
-@pytest.mark.parametrize("name", sorted({*names("sampling")} - {"segments"}))  # tests/sampling/test_segments.py
+@pytest.mark.parametrize("name", names("sampling"))
 def test_validation_is_one_clip_and_the_central_crop(composed: Composed, name: str) -> None:
     cfg, _ = composed(f"sampling={name}", "sampling.num_segments=8", "sampling.stride=5", "views=charades30")
     made = datasets(cfg)
-    strided = name == "strided"
-    assert starts(made["val"]) == [list(range(33, 69, 5)) if strided else [7, 19, 32, 44, 57, 69, 82, 94]]
+    strided, segments = name == "strided", name == "segments"
+    if segments:  # ten of them, evenly spread up to the last that fits, which ends with item 100
+        assert [clip[0] for clip in starts(made["val"])] == [1, 8, 15, 22, 29, 36, 43, 50, 57, 65]
+        assert {step for clip in starts(made["val"]) for step in np.diff(clip)} == {5}
+    else:
+        assert starts(made["val"]) == [list(range(33, 69, 5)) if strided else [7, 19, 32, 44, 57, 69, 82, 94]]
     assert {step for clip in starts(made["test"]) for step in np.diff(clip)} == {5}  # views follow sampling.stride
     (box,) = crops(made["val"], 96, 36)
     assert (box.x, box.y, box.output, box.flip) == (32, 2, (32, 32), False)
-    (row,) = starts(made["train"])
-    assert len(row) == 8 and (name != "strided" or set(np.diff(row)) == {5})
+    rows = starts(made["train"])
+    assert len(rows) == (5 if segments else 1)
+    for row in rows:
+        assert len(row) == 8 and (not (strided or segments) or set(np.diff(row)) == {5})
 
 
 @pytest.mark.parametrize("name", names("transforms"))

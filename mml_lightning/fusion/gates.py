@@ -85,6 +85,11 @@ class RandomGate(Gate):
         return chosen
 
     def _draws(self, epoch: int | None, video: str, peer: str, views: int) -> np.ndarray:
-        text = repr((self.seed, "evaluation" if epoch is None else epoch, video, peer, "gate"))
-        key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
-        return np.random.Generator(np.random.Philox(key=key)).random(views)
+        when = "evaluation" if epoch is None else epoch
+        return keyed_generator(self.seed, when, video, peer, "gate").random(views)
+
+
+def keyed_generator(*key: object) -> np.random.Generator:
+    """Random numbers that hang on plain values alone."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))

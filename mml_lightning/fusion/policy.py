@@ -13,7 +13,6 @@ Learning for Efficient Video Recognition", ICCV 2021, and its released code.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ from mml_lightning.backbones.mobilenet_v2 import MobileNetV2
 from mml_lightning.backbones.resnet import resnet
 from mml_lightning.backbones.stem import adapt_first_conv
 from mml_lightning.backbones.temporal_2d import TemporalPool
-from mml_lightning.fusion.gates import Gate, Look
+from mml_lightning.fusion.gates import Gate, Look, keyed_generator
 
 FEEDBACK = ("logits", "decision", "none")
 EVALUATION = ("argmax", "sample")
@@ -200,9 +199,7 @@ class Policy(Gate):
         return torch.from_numpy(drawn).to(like)
 
     def _draws(self, video: str, peer: str, views: int) -> np.ndarray:
-        text = repr((self.seed, "evaluation", video, peer, "policy"))
-        key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
-        return np.random.Generator(np.random.Philox(key=key)).gumbel(size=(views, 2))
+        return keyed_generator(self.seed, "evaluation", video, peer, "policy").gumbel(size=(views, 2))
 
     def features(self, look: Look) -> Tensor:
         """[B, V, hidden] of all modalities together; those that a video lacks are 0."""

@@ -126,9 +126,7 @@ def train_segments(
     Raises:
         ValueError: an argument is out of range.
     """
-    _check(counts, windows, num_segments, 1, stride, policy)
-    if clips < 1:
-        raise ValueError(f"clips is {clips}: it must be at least 1")
+    _check(counts, windows, num_segments, 1, stride, policy, clips=clips)
     return segments.train(_fitting(counts, windows), num_segments, stride, clips, policy != "fixed", rng)
 
 
@@ -143,9 +141,7 @@ def test_segments(
 ) -> dict[str, Indices]:
     """Place the segments of validation and testing; nothing is random. Arguments and errors as of
     :func:`train_segments`; int64 [clips, N] per modality."""
-    _check(counts, windows, num_segments, 1, stride, policy)
-    if clips < 1:
-        raise ValueError(f"clips is {clips}: it must be at least 1")
+    _check(counts, windows, num_segments, 1, stride, policy, clips=clips)
     return segments.test(_fitting(counts, windows), num_segments, stride, clips, policy != "fixed")
 
 
@@ -272,6 +268,7 @@ def _check(
     stride: int,
     policy: str,
     mode: str = "uniform",
+    clips: int = 1,
 ) -> None:
     if not counts:
         raise ValueError("counts is empty: give the number of items of at least one modality")
@@ -282,7 +279,8 @@ def _check(
             raise ValueError(f"window of {name!r} is {windows[name]}: it must be at least 1")
         if count < 1:
             raise ValueError(f"modality {name!r} has {count} items: drop this video from the list")
-    for key, value in (("num_segments", num_segments), ("dense_length", dense_length), ("stride", stride)):
+    numbers = {"num_segments": num_segments, "dense_length": dense_length, "stride": stride, "clips": clips}
+    for key, value in numbers.items():
         if value < 1:
             raise ValueError(f"{key} is {value}: it must be at least 1")
     if policy not in get_args(Policy):

@@ -194,7 +194,7 @@ class Cohort(MeasuredPeers):
             rows = seen.nonzero().squeeze(1).to(clips.device)
             if not len(rows):
                 blank = torch.full((size, views, 1), torch.nan, device=clips.device).to(self.dtype)
-                wide = {"pooled": self.fusion.widths[name]} if self.fusion and self.fusion.takes_features else {}
+                wide = {"pooled": self.fusion.widths[name]} if self.fusion and self.features_wanted else {}
                 return PeerOutput(
                     *({key: blank.expand(-1, -1, k) for key, k in own.items()} for own in (peer.num_classes, wide))
                 )
@@ -227,7 +227,7 @@ class Cohort(MeasuredPeers):
             gate = {name: value * present[name][:, None] for name, value in gate.items()}
         known = {name: _shown(output, present[name]) for name, output in apart.items()}
         logits = {name: output.logits for name, output in known.items()}
-        features = {name: output.features["pooled"] for name, output in known.items() if self.fusion.takes_features}
+        features = {name: output.features["pooled"] for name, output in known.items() if self.features_wanted}
         used = {f"use_{name}": opened.float()[..., None] for name, opened in gate.items() if self.gate is not None}
         for key, value in used.items():
             self.means.add(f"train/{FUSED}/{key}", value.mean(), len(value))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mml_lightning.backbones.peer import Peer, PeerOutput
+from mml_lightning.data.loading.presence import spread
 from mml_lightning.evaluation.metrics import DEFAULT, FUSED, Scoring
 from mml_lightning.evaluation.score_collector import ScoreCollector
 from mml_lightning.fusion.fuse import Fusion, present_as_gate
@@ -191,15 +192,16 @@ class MeasuredPeers(PeersModule):
                 blank = torch.zeros(len(whole), 1, device=whole.device).to(self.dtype)
                 logits = {head: blank.expand(-1, k) for head, k in peer.num_classes.items()}
                 wide = {"pooled": blank.expand(-1, int(peer.net.feature_dim))}
-                output = PeerOutput(logits, wide if self._features_wanted else {})
+                output = PeerOutput(logits, wide if self.features_wanted else {})
             else:
                 said = segments.joined(parts)
-                output = PeerOutput(*({k: _spread(v, rows, len(whole)) for k, v in one.items()} for one in said))
+                output = PeerOutput(*({k: spread(v, rows, len(whole), 0.0) for k, v in one.items()} for one in said))
             found[name] = segments.apart(output, views)
         return found
 
     @property
-    def _features_wanted(self) -> bool:
+    def features_wanted(self) -> bool:
+        """Whether the fusion looks at pooled features."""
         return self.fusion is not None and self.fusion.takes_features
 
     def _in_turn(self, clips: Mapping[str, Tensor]) -> Iterator[dict[str, PeerOutput]]:
@@ -210,7 +212,7 @@ class MeasuredPeers(PeersModule):
 
     def _kept(self, outputs: Mapping[str, PeerOutput]) -> dict[str, PeerOutput]:
         """Outputs without the features that nobody looks at."""
-        wanted = ("pooled",) if self._features_wanted else ()
+        wanted = ("pooled",) if self.features_wanted else ()
         return {n: PeerOutput(one.logits, {key: one.features[key] for key in wanted}) for n, one in outputs.items()}
 
     def _finish(self, split: str) -> None:
@@ -224,8 +226,3 @@ class MeasuredPeers(PeersModule):
             for peer, metrics in (scores.compute() if scores.index else {}).items():
                 # every rank holds all scores, so there is nothing to reduce
                 self.log_dict({f"{prefix}/{peer}/{key}": value for key, value in metrics.items()}, sync_dist=False)
-
-
-def _spread(values: Tensor, rows: Tensor, size: int) -> Tensor:
-    """`values` [n, ..] at `rows` of [size, ..], 0 elsewhere."""
-    return values.new_zeros(size, *values.shape[1:]).index_copy(0, rows, values)

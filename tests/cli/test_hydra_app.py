@@ -39,7 +39,7 @@ def test_init_may_be_a_file() -> None:
 @pytest.mark.parametrize(
     "given, message",
     [
-        (["modality=[rgb,radar]"], r"'radar' is unknown; use one of \['audio', 'audio_mel', 'audio_small', "),
+        (["modality=[rgb,radar]"], r"'radar' is unknown; use one of \['audio', 'audio_mel', 'audio_small', 'flow', "),
         (["modality=radar"], "'radar' is unknown"),
         (["+modality=radar"], "'radar' is unknown"),
         (["modality=[rgb],[flow,flow]"], "names flow twice.*stage=ml modality=.flow."),

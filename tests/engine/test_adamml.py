@@ -14,7 +14,7 @@ from mml_lightning.config.settings import Settings
 from mml_lightning.engine.evaluate import evaluate
 from mml_lightning.utils.errors import UserError
 from mml_lightning.zoo.fusions import FILE, load_fusion
-from tests.runs.test_resume import Cut, assert_equal_runs
+from tests.runs.test_resume import assert_equal_runs, train_until
 
 Composed = Callable[..., tuple[Settings, list[str]]]
 Train = Callable[..., dict[str, Any]]
@@ -59,16 +59,9 @@ def test_policies_are_taught_in_their_phase_kept_and_skip_for_real(
 def test_a_run_that_is_cut_in_any_phase_equals_a_whole_one(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_weights: Same, calls: int
 ) -> None:
-    from mml_lightning.engine import train as runs
-    from mml_lightning.engine import trainer
-
     typed = (*WORDS, "callbacks.checkpoint_every_steps=1")
     train(*typed, run="whole")
-    plain = trainer.training_callbacks
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "training_callbacks", lambda *given: [*plain(*given), Cut("on_train_batch_start", calls)])
-        with pytest.raises(ConnectionResetError):
-            train(*typed, run="cut")
+    train_until(train, monkeypatch, "on_train_batch_start", calls, *typed, run="cut")
     run = tmp_path / "single/cut"
     train(*typed, f"resume={run}", run="cut")
     assert_equal_runs(tmp_path / "single/whole", run, same_weights)

@@ -19,7 +19,7 @@ from mml_lightning.engine.predict import Predictor, heads_of, load_entries
 from mml_lightning.runs.fingerprint import config_that_decides_weights, evaluation
 from mml_lightning.utils.errors import UserError
 from mml_lightning.zoo.fusions import FILE, load_fusion
-from tests.runs.test_resume import Cut, assert_equal_runs
+from tests.runs.test_resume import assert_equal_runs, train_until
 
 Composed = Callable[..., tuple[Settings, list[str]]]
 Train = Callable[..., dict[str, Any]]
@@ -79,16 +79,9 @@ def test_weighted_fusion_is_taught_kept_and_loaded_again(train: Train, composed:
 def test_a_cut_run_equals_a_whole_one(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_weights: Same, words: str, calls: int
 ) -> None:
-    from mml_lightning.engine import train as runs
-    from mml_lightning.engine import trainer
-
     typed = (*JOINT, words, "callbacks.checkpoint_every_steps=1")
     train(*typed, run="whole")
-    plain = trainer.training_callbacks
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "training_callbacks", lambda *given: [*plain(*given), Cut("on_train_batch_start", calls)])
-        with pytest.raises(ConnectionResetError):
-            train(*typed, run="cut")
+    train_until(train, monkeypatch, "on_train_batch_start", calls, *typed, run="cut")
     train(*typed, f"resume={tmp_path}/single/cut", run="cut")
     whole, cut = tmp_path / "single/whole", tmp_path / "single/cut"
     assert_equal_runs(whole, cut, same_weights)

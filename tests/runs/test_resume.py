@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import multiprocessing
@@ -59,20 +60,24 @@ class Cut(pl.Callback):
 def cut(train: Train, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """cut(hook, n, *overrides, run=...) trains until a hook is called for the n-th time."""
 
-    def make(hook: str, calls: int, *overrides: str, run: str) -> None:
-        from mml_lightning.engine import train as runs
-        from mml_lightning.engine import trainer as engine_trainer
+    return functools.partial(train_until, train, monkeypatch)
 
-        plain, before = engine_trainer.training_callbacks, multiprocessing.active_children()
-        with monkeypatch.context() as patch:
-            patch.setattr(runs, "training_callbacks", lambda *given: [*plain(*given), Cut(hook, calls)])
-            with pytest.raises(ConnectionResetError):
-                train(*overrides, run=run)
-        for worker in multiprocessing.active_children():
-            if worker not in before:
-                worker.kill()  # it would be waited for whenever the loader is collected, seconds each
 
-    return make
+def train_until(
+    train: Train, monkeypatch: pytest.MonkeyPatch, hook: str, calls: int, *overrides: str, run: str
+) -> None:
+    """Train until a hook is called for the n-th time."""
+    from mml_lightning.engine import train as runs
+    from mml_lightning.engine import trainer as engine_trainer
+
+    plain, before = engine_trainer.training_callbacks, multiprocessing.active_children()
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "training_callbacks", lambda *given: [*plain(*given), Cut(hook, calls)])
+        with pytest.raises(ConnectionResetError):
+            train(*overrides, run=run)
+    for worker in multiprocessing.active_children():
+        if worker not in before:
+            worker.kill()  # it would be waited for whenever the loader is collected, seconds each
 
 
 def assert_equal_runs(one: Path, two: Path, same_weights: Same) -> None:

@@ -118,9 +118,9 @@ class Counter:
         return dict(zip(self.groups, counts, strict=True))
 
 
-def spread(value: Tensor, rows: Tensor, size: int) -> Tensor:
-    """[n, ...] of the samples `rows` [n] among all [size, ...]. The others are NaN: nothing may look at them."""
-    return value.new_full((size, *value.shape[1:]), torch.nan).index_copy(0, rows, value)
+def spread(value: Tensor, rows: Tensor, size: int, others: float = torch.nan) -> Tensor:
+    """[n, ...] of the samples `rows` [n] among all [size, ...]. The `others` are NaN: nothing may look at them."""
+    return value.new_full((size, *value.shape[1:]), others).index_copy(0, rows, value)
 
 
 def reached(net: nn.Module) -> Tensor:

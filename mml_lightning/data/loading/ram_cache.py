@@ -102,17 +102,21 @@ class RamCache:
         Raises:
             DecodeError: as `load`.
         """
-        key = _key(media, made_with)
-        held = self._held.get(key)
-        if held is None:
-            pairs = load()
-            if key is None or not self._take(pairs.nbytes):
-                return HeldItems(pairs, fps, times)
-            held = self._held[key] = HeldItems(np.array(pairs), 0.0)
-        return HeldItems(held.items, fps, times)
+        pairs = self.kept(media, made_with, load, lambda it: it.nbytes, np.array)  # they may be memory-mapped
+        return HeldItems(pairs, fps, times)
 
-    def kept(self, media: Media, made_with: Hashable, make: Callable[[], T], nbytes: Callable[[T], int]) -> T:
+    def kept(
+        self,
+        media: Media,
+        made_with: Hashable,
+        make: Callable[[], T],
+        nbytes: Callable[[T], int],
+        copied: Callable[[T], T] | None = None,
+    ) -> T:
         """What `make` makes of `media`, from memory, or made and kept where its `nbytes` fit.
+
+        Args:
+            copied: makes what is kept, where that differs from what was made.
 
         Raises:
             DecodeError: as `make`.
@@ -122,7 +126,7 @@ class RamCache:
             made = make()
             if key is None or not self._take(nbytes(made)):
                 return made
-            self._held[key] = made
+            self._held[key] = made if copied is None else copied(made)
         kept: T = self._held[key]
         return kept
 
