@@ -73,6 +73,8 @@ def identity(predictor: Predictor, parts: Sequence[Part], **more: Any) -> dict[s
     states = {name: own_weights(net.state_dict()) for name, net in predictor.networks.items()}
     if predictor.fusion is not None and predictor.fusion.learned:
         states["fusion"] = predictor.fusion.state_dict()
+    if predictor.gate is not None:
+        states["gate"] = predictor.gate.state_dict()
     keys = ("sampling", "transforms", "views", "metrics", "fusion")
     settings = {key: cfg.plain(key) for key in keys}
     settings["data"] = {k: cfg.get(f"data.{k}") for k in ("decoder", "span_margin", "missing", "eval_batch_size")}

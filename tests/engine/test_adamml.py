@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import mml_lightning as mml
 from mml_lightning.config.settings import Settings
+from mml_lightning.engine import predict_files
 from mml_lightning.engine.evaluate import evaluate
 from mml_lightning.utils.errors import UserError
 from mml_lightning.zoo.fusions import FILE, load_fusion
@@ -52,6 +55,13 @@ def test_policies_are_taught_in_their_phase_kept_and_skip_for_real(
         found[skip] = logits(Path(again["run_dir"]) if "run_dir" in again else tmp_path / "single" / skip)
     assert set(found["real"]) == {"fused"} and {"rgb", "flow"} < set(found["mask"])
     np.testing.assert_allclose(found["real"]["fused"], found["mask"]["fused"], atol=1e-6)
+
+    predictor = mml.load(run)  # scores of another policy are not continued
+    assert predictor.gate is not None
+    known = predict_files.identity(predictor, [])
+    with torch.no_grad():
+        next(predictor.gate.parameters()).add_(1.0)
+    assert predict_files.identity(predictor, [])["weights"] != known["weights"]
 
 
 @pytest.mark.slow
